@@ -1,0 +1,1 @@
+"""The compiler: reading models, tracing, stages, verification, report; tflite/ emits files."""

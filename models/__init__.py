@@ -1,0 +1,1 @@
+"""The models of the papers in PyTorch, with their training."""

@@ -1,0 +1,1 @@
+"""Rewrites of the IR: one idea per file, its algebra in the docstring."""
