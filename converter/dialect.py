@@ -1,0 +1,154 @@
+"""The `bgnn::` ops: what ATen has no word for, each with a plain PyTorch reference that runs.
+
+The IR is an FX graph over ATen plus these ops. Every op is implemented here in ordinary PyTorch, so the
+graph can be executed after each pass: that is how passes are tested and how verification finds the one
+that broke something. No second interpreter exists.
+
+Tensors are channels-last from the semantic stage on: the last axis is the feature axis. A *packed* tensor is
+int32 `[..., ceil(C/32)]`: bit `i` of word `w` is set where channel `32*w+i` is -1; padding bits are 0
+(Larq Compute Engine's encoding).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WORD = 32
+_library = torch.library.Library("bgnn", "DEF")
+_BIT_VALUES = [1 << i for i in range(31)] + [-(1 << 31)]  # the values of an int32's bits
+
+
+def packed_words(channels: int) -> int:
+    """The number of int32 words that `channels` bits take."""
+    return -(-channels // WORD)
+
+
+def binarize(x: Tensor) -> Tensor:
+    """The sign with sign(0) = +1 (binary GNN paper, Eq. 8). `x`: real `[...]`; returns -1 or +1, same dtype.
+
+    NaN gives -1 (the comparison is false), as `torch.where(x >= 0, 1, -1)` does.
+    """
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float
+) -> Tensor:
+    """Eval-mode batch normalisation over the last axis of f32 `x[..., C]`; parameters f32 `[C]`.
+
+    It calls PyTorch's own kernel on a channel-first view, so that the rounding is the model's.
+    """
+    flat = x.reshape(-1, x.shape[-1]).t().contiguous().unsqueeze(0)
+    out = F.batch_norm(flat, mean, var, weight, bias, training=False, eps=eps)
+    return out.squeeze(0).t().reshape(x.shape).contiguous()
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """PReLU over the last axis: `x` f32 `[..., C]`, slope `weight` f32 `[C]` or `[1]`."""
+    return torch.where(x > 0, x, x * weight)
+
+
+def topk_lowest(x: Tensor, k: int, dim: int, largest: bool) -> tuple[Tensor, Tensor]:
+    """`torch.topk` with its open point settled: equal values go to the lowest index.
+
+    `x` real `[...]`; returns (values, int64 indices) with `k` entries along `dim`. TFLite's TOPK_V2 and ONNX
+    Runtime's TopK follow the same rule.
+    """
+    values, indices = torch.sort(x, dim=dim, descending=largest, stable=True)
+    return values.narrow(dim, 0, k).contiguous(), indices.narrow(dim, 0, k).contiguous()
+
+
+def knn(x: Tensor, k: int, metric: str) -> Tensor:
+    """The k nearest nodes of every node, itself included; equal distances go to the lowest index.
+
+    `x`: `[B, N, C]`; `metric`: "l2" for real features, "hamming" for features of +-1 (paper, Eq. 21: a matrix
+    product); returns int64 `[B, N, k]`, nearest first.
+    """
+    if k > x.shape[1]:
+        raise ValueError(f"knn: k={k} is more than the {x.shape[1]} nodes")
+    product = x @ x.transpose(1, 2)
+    if metric == "hamming":
+        score = product
+    elif metric == "l2":
+        square = (x * x).sum(-1)
+        score = 2 * product - square[:, None, :]  # the row's own |x_i|^2 does not change its order
+    else:
+        raise ValueError(f"knn: metric {metric!r} is neither 'l2' nor 'hamming'")
+    return topk_lowest(score, k, -1, True)[1]
+
+
+def gather_nodes(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of each batch element: `x[B, N, C]` (any dtype), `index` int `[B, M, k]` -> `[B, M, k, C]`."""
+    batch = torch.arange(x.shape[0], device=x.device).view(-1, 1, 1)
+    return x[batch, index.long()]
+
+
+def pack(x: Tensor) -> Tensor:
+    """Signs to bits: real `[..., C]` -> packed int32 `[..., ceil(C/32)]`; bit 1 where `x < 0`."""
+    channels = x.shape[-1]
+    words = packed_words(channels)
+    bits = F.pad((x < 0).to(torch.int32), (0, words * WORD - channels))
+    values = torch.tensor(_BIT_VALUES, dtype=torch.int32, device=x.device)
+    return (bits.reshape(*x.shape[:-1], words, WORD) * values).sum(-1, dtype=torch.int32)
+
+
+def unpack(p: Tensor, channels: int) -> Tensor:
+    """Bits to signs: packed int32 `[..., W]` -> f32 `[..., channels]` of +-1."""
+    values = torch.tensor(_BIT_VALUES, dtype=torch.int32, device=p.device)
+    bits = (p.unsqueeze(-1) & values) != 0
+    flat = bits.reshape(*p.shape[:-1], p.shape[-1] * WORD)[..., :channels]
+    return 1.0 - 2.0 * flat.to(torch.float32)
+
+
+def binary_dot(x: Tensor, weight: Tensor, channels_in: int) -> Tensor:
+    """K - 2 popcount(x xor w): packed `x[..., W]`, `weight[O, W]` -> f32 integers `[..., O]`, K = channels_in."""
+    return F.linear(unpack(x, channels_in), unpack(weight, channels_in))
+
+
+def bconv(x: Tensor, weight: Tensor, channels_in: int, multiplier: Tensor, bias: Tensor) -> Tensor:
+    """Binary dense layer with real output (LceBconv2d, 1x1): `dot * multiplier + bias`, f32 `[..., O]`.
+
+    `x` packed `[..., W]`, `weight` packed `[O, W]`, `multiplier` and `bias` f32 `[O]`.
+    """
+    return binary_dot(x, weight, channels_in) * multiplier + bias
+
+
+def bconv_bits(x: Tensor, weight: Tensor, channels_in: int, threshold: Tensor) -> Tensor:
+    """Binary dense layer with packed output: bit 1 (a -1) where popcount(x xor w) > threshold.
+
+    `x` packed `[..., W]`, `weight` packed `[O, W]`, `threshold` int32 `[O]`; returns packed `[..., ceil(O/32)]`.
+    """
+    differing = (channels_in - binary_dot(x, weight, channels_in)) / 2
+    return pack(torch.where(differing > threshold, -1.0, 1.0))
+
+
+def packed_max(x: Tensor, dim: int) -> Tensor:
+    """Maximum over axis `dim` (not the last) of the signs in a packed tensor: a bitwise AND; drops the axis."""
+    words = x.unbind(dim)
+    out = words[0]
+    for word in words[1:]:
+        out = out & word
+    return out.clone()
+
+
+_OPS: list[tuple[str, object]] = [
+    ("binarize(Tensor x) -> Tensor", binarize),
+    ("batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps) -> Tensor", batch_norm),
+    ("prelu(Tensor x, Tensor weight) -> Tensor", prelu),
+    ("topk_lowest(Tensor x, int k, int dim, bool largest) -> (Tensor, Tensor)", topk_lowest),
+    ("knn(Tensor x, int k, str metric) -> Tensor", knn),
+    ("gather_nodes(Tensor x, Tensor index) -> Tensor", gather_nodes),
+    ("pack(Tensor x) -> Tensor", pack),
+    ("unpack(Tensor p, int channels) -> Tensor", unpack),
+    ("bconv(Tensor x, Tensor weight, int channels_in, Tensor multiplier, Tensor bias) -> Tensor", bconv),
+    ("bconv_bits(Tensor x, Tensor weight, int channels_in, Tensor threshold) -> Tensor", bconv_bits),
+    ("packed_max(Tensor x, int dim) -> Tensor", packed_max),
+]
+for _schema, _reference in _OPS:
+    _library.define(_schema)
+    # Composite: under fake tensors the reference itself gives shapes and dtypes, so no second description exists.
+    _library.impl(_schema.split("(")[0], _reference, "CompositeExplicitAutograd")
+
+ops = torch.ops.bgnn
