@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 KERAS_VENV ?= .venv-keras
 PYTHON ?=
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --cache-dir .cache/pip
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --cache-dir .cache/pip
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
