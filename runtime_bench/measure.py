@@ -1,0 +1,255 @@
+"""The one place that measures: candidates run in interleaved rounds, memory is taken in fresh processes.
+
+A time on a shared machine says little by itself: clocks change and neighbours come and go. So every round
+runs each candidate once, in an order that rotates, and a ratio is taken *within* a round, between runs that
+saw the same machine; reported are the medians over the rounds and their quartiles. Times never decide whether
+a test passes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A sample's median, quartiles and extremes, in the unit of the sample."""
+
+    median: float
+    low: float
+    """First quartile."""
+    high: float
+    """Third quartile."""
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, sample: Sequence[float]) -> Spread:
+        """Summarise one or more figures. Raises ValueError for an empty sample."""
+        if not sample:
+            raise ValueError("cannot summarise an empty sample")
+        low, median, high = (
+            statistics.quantiles(sample, n=4, method="inclusive") if len(sample) > 1 else [sample[0]] * 3
+        )
+        return cls(median, low, high, min(sample), max(sample))
+
+    def __str__(self) -> str:
+        return f"{_digits(self.median)} ({_digits(self.low)}-{_digits(self.high)})"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One candidate's runs, in round order."""
+
+    wall_ms: list[float]
+    """Elapsed milliseconds of each timed run."""
+    cpu_ms: list[float]
+    """Milliseconds of processor time, of all threads of the process, in each timed run."""
+    wall: Spread
+    cpu: Spread
+    speedup: Spread | None
+    """Base's wall time / this one's, round by round: 2 is twice as fast. None where no base was named."""
+    cpu_speedup: Spread | None
+    """The same of processor time, which a busy neighbour on the machine disturbs less."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` found, with what is needed to read it."""
+
+    timings: dict[str, Timing]
+    base: str | None
+    rounds: int
+    warmup: int
+    threads: int
+    """Threads that the caller told the candidates to use; noted here, not enforced."""
+    machine: dict[str, Any]
+
+
+def measure(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    base: str | None = None,
+    rounds: int = 9,
+    warmup: int = 1,
+    threads: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> Measurement:
+    """Time zero-argument callables against each other.
+
+    Every candidate first runs `warmup` times untimed; then each of the `rounds` runs every candidate once,
+    and the order moves on by one place a round, so that no candidate always follows the same other one.
+    `base` names the candidate that the ratios refer to. `progress` is called with one line per round. Raises
+    ValueError for no candidates, no rounds, or a base that is not among the candidates; whatever a candidate
+    raises passes through.
+    """
+    if not candidates:
+        raise ValueError("nothing to measure: no candidates were given")
+    if base is not None and base not in candidates:
+        raise ValueError(f"base {base!r} is not a candidate; they are {', '.join(map(repr, candidates))}")
+    if rounds < 1 or warmup < 0:
+        raise ValueError(f"rounds must be at least 1 and warmup at least 0, got {rounds} and {warmup}")
+
+    for run in candidates.values():
+        for _ in range(warmup):
+            run()
+    names = list(candidates)
+    wall_ms: dict[str, list[float]] = {name: [] for name in names}
+    cpu_ms: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            run = candidates[name]
+            cpu_start, start = time.process_time_ns(), time.perf_counter_ns()
+            run()
+            end, cpu_end = time.perf_counter_ns(), time.process_time_ns()
+            wall_ms[name].append((end - start) / 1e6)
+            cpu_ms[name].append((cpu_end - cpu_start) / 1e6)
+        if progress is not None:
+            progress(f"round {number + 1} of {rounds}")
+
+    timings = {
+        name: Timing(
+            wall_ms=wall_ms[name],
+            cpu_ms=cpu_ms[name],
+            wall=Spread.of(wall_ms[name]),
+            cpu=Spread.of(cpu_ms[name]),
+            speedup=None if base is None else _ratios(wall_ms[base], wall_ms[name]),
+            cpu_speedup=None if base is None else _ratios(cpu_ms[base], cpu_ms[name]),
+        )
+        for name in names
+    }
+    return Measurement(timings, base, rounds, warmup, threads, describe_machine())
+
+
+def _ratios(base: Sequence[float], other: Sequence[float]) -> Spread:
+    # A clock too coarse for a very short run reads 0; a nanosecond keeps the ratio finite, and absurd.
+    return Spread.of([b / max(o, 1e-6) for b, o in zip(base, other, strict=True)])
+
+
+# The child of `peak_memory`: it imports nothing but what the task itself imports.
+_CHILD = """
+import sys
+if len(sys.argv) > 1:
+    import importlib, json
+    module, function = sys.argv[1].split(":")
+    getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
+try:
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+except OSError:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print("peak", peak)
+"""
+
+
+def peak_memory(
+    task: str | None = None, arguments: Mapping[str, Any] | None = None, *, threads: int = 1
+) -> int:
+    """Largest resident size, in bytes, of a fresh Python process that runs one task.
+
+    `task` is "package.module:function"; it is called with `arguments`, which must be what JSON can hold. With
+    no task the process does nothing: the empty interpreter, the figure to subtract. Read from VmHWM, which
+    starts anew with the program; `ru_maxrss` would carry over the size of the process that forked this one,
+    and is used only where there is no /proc. Raises RuntimeError with the process's own words when it fails.
+    """
+    command = [sys.executable, "-c", _CHILD]
+    if task is not None:
+        command += [task, json.dumps(dict(arguments or {}))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    last_line = done.stdout.strip().rpartition("\n")[2]
+    if done.returncode != 0 or not last_line.startswith("peak "):
+        raise RuntimeError(
+            f"measuring the memory of {task or 'an empty process'} failed:\n{done.stderr.strip()}"
+        )
+    return int(last_line.split()[1])
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor (model, cores, instruction-set flags), memory in bytes, system, and package versions."""
+    cpu = ""
+    flags: list[str] = []
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model") and not cpu:
+                cpu = value.strip()
+            elif key.strip() in ("flags", "Features") and not flags:
+                flags = value.split()
+    except OSError:
+        pass  # not Linux: the platform module still names the processor
+    versions = {}
+    for package in ("torch", "numpy", "ai-edge-litert", "larq-compute-engine"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": cpu or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "flags": flags,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def write_json(measurement: Measurement, path: Path, **more: Any) -> None:
+    """Write a measurement as JSON, with whatever else belongs to it under further keys; makes the folder."""
+    clash = more.keys() & asdict(measurement).keys()
+    if clash:
+        raise ValueError(f"the measurement has these keys itself: {', '.join(sorted(clash))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**asdict(measurement), **more}, indent=2) + "\n")
+
+
+def print_table(
+    measurement: Measurement, columns: Mapping[str, Mapping[str, str]] | None = None, title: str = ""
+) -> None:
+    """Print medians with their quartiles; `columns` adds further ones: heading -> candidate -> text."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = columns or {}
+    machine = measurement.machine
+    caption = (
+        f"medians (quartiles) of {measurement.rounds} interleaved rounds, {measurement.threads} thread(s), "
+        f"{machine['cpu']}, {machine['cores']} cores"
+    )
+    table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("")
+    table.add_column("wall ms", justify="right")
+    table.add_column("CPU ms", justify="right")
+    if measurement.base is not None:
+        table.add_column(f"x as fast as\n{measurement.base}", justify="right")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name, timing in measurement.timings.items():
+        cells = [name, str(timing.wall), str(timing.cpu)]
+        if timing.speedup is not None:
+            cells.append(str(timing.speedup))
+        table.add_row(*cells, *(column.get(name, "") for column in columns.values()))
+    # Into a file or a CI log a table has no terminal to fit into.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, and no exponent: 0.0123, 1.23, 12.3, 123, 12345."""
+    if value >= 100:
+        return f"{value:.0f}"
+    decimals = 0 if value == 0 else max(0, 2 - int(f"{value:e}".rpartition("e")[2]))
+    return f"{value:.{decimals}f}"
