@@ -85,6 +85,20 @@ def gather_nodes(x: Tensor, index: Tensor) -> Tensor:
     return x[batch, index.long()]
 
 
+def dot_threshold(x: Tensor, weight: Tensor, thresholds: Tensor) -> Tensor:
+    """A binary dense layer and everything up to the next sign, as a boolean function of its integer result.
+
+    `x` +-1 f32 `[..., K]`, `weight` +-1 f32 `[O, K]`, `thresholds` int32 `[T, O]`. With p = (K - dot)/2 differing
+    signs, each threshold with `p > threshold` turns the output's sign once, starting from +1: one is a plain
+    threshold, two an interval, T any table of T steps. Returns +-1 f32 `[..., O]`.
+    """
+    differing = (x.shape[-1] - F.linear(x, weight)) / 2
+    out = torch.ones_like(differing)
+    for row in thresholds.unbind(0):
+        out = torch.where(differing > row, -out, out)
+    return out
+
+
 def pack(x: Tensor) -> Tensor:
     """Signs to bits: real `[..., C]` -> packed int32 `[..., ceil(C/32)]`; bit 1 where `x < 0`."""
     channels = x.shape[-1]
@@ -140,6 +154,7 @@ _OPS: list[tuple[str, object]] = [
     ("topk_lowest(Tensor x, int k, int dim, bool largest) -> (Tensor, Tensor)", topk_lowest),
     ("knn(Tensor x, int k, str metric) -> Tensor", knn),
     ("gather_nodes(Tensor x, Tensor index) -> Tensor", gather_nodes),
+    ("dot_threshold(Tensor x, Tensor weight, Tensor thresholds) -> Tensor", dot_threshold),
     ("pack(Tensor x) -> Tensor", pack),
     ("unpack(Tensor p, int channels) -> Tensor", unpack),
     ("bconv(Tensor x, Tensor weight, int channels_in, Tensor multiplier, Tensor bias) -> Tensor", bconv),

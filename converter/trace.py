@@ -1,0 +1,174 @@
+"""From a PyTorch model to the IR: `torch.export`, functionalised, with the weights frozen as constants."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
+from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.passes.graph import as_meta, remove_dead_code
+
+aten = torch.ops.aten
+
+
+def trace(
+    model: nn.Module | ExportedProgram, inputs: Sequence[Tensor], keep_outputs: Sequence[int] = (0,)
+) -> fx.GraphModule:
+    """Traces an eval-mode model on example inputs into the IR (stage "traced").
+
+    `inputs`: the positional arguments, with the shapes and dtypes the emitted file will have. `keep_outputs`:
+    which of the model's flattened outputs the file keeps (default: the first). The result is an FX graph over ATen ops without
+    in-place updates; its constants are attributes. Raises ConversionError where PyTorch cannot export the model.
+    """
+    # Example inputs must be contiguous: traced from a permuted view, `contiguous` vanishes (facts: tracing).
+    inputs = tuple(t.detach().contiguous() for t in inputs)
+    if isinstance(model, ExportedProgram):
+        program = model
+    else:
+        model.eval()
+        program = _export(model, inputs)
+    program = _functionalise(program)
+    return _freeze(program, inputs, keep_outputs)
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """Exports without Dynamo; where that fails, with it, and mends in-place weight updates in forward."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(model, inputs, strict=False)
+        except Exception as first:  # export raises whatever the model's forward raises
+            try:
+                program = torch.export.export(model, inputs, strict=True)
+            except Exception:
+                raise ConversionError(_first_line(first)) from first
+        if any(n.target is aten.set_.source_Tensor for n in program.graph.nodes):
+            mended = _undo_weight_updates(program)
+            return torch.export.export(mended, inputs, strict=False)
+        return program
+
+
+def _first_line(error: Exception) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return (
+        f"torch.export cannot trace the model: {type(error).__name__}: {text[:300]} "
+        "(make forward independent of tensor values, or give other example inputs; --debug shows where)"
+    )
+
+
+def _undo_weight_updates(program: ExportedProgram) -> nn.Module:
+    """Turns `set_(p, f(c))` into `f(p)`.
+
+    `self.weight.data = clamp(self.weight.data)` inside forward is traced as an update of parameter p from a
+    copy c of its data that holds no values. The program reads the updated weight, so f(p) is what it computes.
+    """
+    gm = cast(fx.GraphModule, _with_attributes(program))
+    for node in list(gm.graph.nodes):
+        if node.target is aten.set_.source_Tensor:
+            parameter, new_value = node.args
+            for leaf in _leaves(new_value):
+                leaf.replace_all_uses_with(parameter)
+            # what ran between the old value and the new one must come after the parameter
+            node.replace_all_uses_with(new_value)
+            gm.graph.erase_node(node)
+    remove_dead_code(gm)
+    return gm
+
+
+def _leaves(node: fx.Node) -> list[fx.Node]:
+    if node.op == "get_attr":
+        return [node]
+    return [leaf for source in node.all_input_nodes for leaf in _leaves(source)]
+
+
+def _functionalise(program: ExportedProgram) -> ExportedProgram:
+    """No in-place ops after this; composite ops stay whole (cdist, linear, conv, prelu, topk: easier to match)."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return program.run_decompositions({})
+    except Exception as error:
+        raise ConversionError(_first_line(error)) from error
+
+
+def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
+    """The program's graph with its lifted parameters, buffers and constants turned back into attributes."""
+    signature = program.graph_signature
+    graph = fx.Graph()
+    gm = fx.GraphModule(nn.Module(), graph)
+    specs = {spec.arg.name: spec for spec in signature.input_specs if hasattr(spec.arg, "name")}
+    state: dict[str, Any] = {**program.constants, **program.state_dict}
+    remap: dict[fx.Node, fx.Node] = {}
+    output: fx.Node | None = None
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = specs[node.name]
+            if spec.kind == InputKind.USER_INPUT:
+                if not isinstance(node.meta.get("val"), Tensor):
+                    raise ConversionError(f"input {node.name!r} is not a tensor: fix it as a constant in the model")
+                remap[node] = graph.node_copy(node, lambda n: remap[n])
+                continue
+            name = cast(str, spec.target)
+            value = state.get(name)
+            if not isinstance(value, Tensor):
+                raise ConversionError(f"the model holds {name!r}, which is not a tensor, and cannot be frozen")
+            attribute = name.replace(".", "_")
+            while hasattr(gm, attribute):
+                attribute += "_"
+            gm.register_buffer(attribute, value.detach())
+            remap[node] = graph.get_attr(attribute)
+            remap[node].meta = {"val": as_meta(value), "source": name}
+        elif node.op == "output":
+            output = node
+        else:
+            remap[node] = graph.node_copy(node, lambda n: remap[n])
+    assert output is not None
+    results = list(output.args[0])
+    user = [
+        value
+        for value, spec in zip(results, signature.output_specs, strict=True)
+        if spec.kind == OutputKind.USER_OUTPUT
+    ]
+    graph.output(tuple(remap[v] if isinstance(v, fx.Node) else v for v in user))
+    return gm
+
+
+def _freeze(program: ExportedProgram, inputs: Sequence[Tensor], keep: Sequence[int]) -> fx.GraphModule:
+    gm = _with_attributes(program)
+    placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    if len(placeholders) != len(inputs):
+        raise UsageError(f"the model takes {len(placeholders)} tensors, but {len(inputs)} example inputs were given")
+    for node, value in zip(placeholders, inputs, strict=True):
+        if tuple(node.meta["val"].shape) != tuple(value.shape) or node.meta["val"].dtype != value.dtype:
+            raise UsageError(
+                f"input {node.name!r} is {tuple(value.shape)} {value.dtype}, "
+                f"but the program was exported for {tuple(node.meta['val'].shape)} {node.meta['val'].dtype}"
+            )
+    output = next(n for n in gm.graph.nodes if n.op == "output")
+    results = list(output.args[0])
+    for index in keep:
+        if not 0 <= index < len(results) or not isinstance(results[index], fx.Node):
+            raise UsageError(f"there is no tensor output {index}: the model returns {len(results)} outputs")
+    output.args = (tuple(results[i] for i in keep),)
+    remove_dead_code(gm)
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            tensor = getattr(gm, node.target)
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                kind = "NaN" if torch.isnan(tensor).any() else "infinite"
+                name = node.meta.get("source", node.target)
+                raise ConversionError(f"{name} holds a {kind} value: mend the checkpoint (training diverged?)")
+        if "val" in node.meta:
+            node.meta["val"] = as_meta(node.meta["val"])
+        if isinstance(node.meta["val"] if "val" in node.meta else None, Tensor) and any(
+            not isinstance(s, int) for s in node.meta["val"].shape
+        ):
+            raise ConversionError(f"{node.name} has a size that depends on the data: export with static shapes")
+    return gm

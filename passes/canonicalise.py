@@ -1,0 +1,492 @@
+"""One spelling for each operation, so that later passes match one form and not five.
+
+Reshapes of every kind become `view`, transpositions `permute`, repetitions `expand`, poolings over a whole
+axis `amax` or `mean`, products with a constant matrix `linear`; what does nothing in inference goes. Exact:
+no value changes, but for `topk` and `sort`, whose open tie order becomes the lowest-index rule (`topk_lowest`).
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.graph import (
+    PassResult,
+    arg,
+    aten,
+    call,
+    calls,
+    constant,
+    getitem,
+    is_call,
+    is_constant,
+    remove_dead_code,
+    replace,
+    shape_of,
+    value_of,
+)
+
+bgnn = torch.ops.bgnn
+
+VIEWS = [
+    aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.unsqueeze, aten.squeeze,
+    aten.view_as, aten.reshape_as,
+]  # fmt: skip
+PERMUTES = [aten.permute, aten.transpose, aten.t, aten.movedim, aten.swapaxes, aten.numpy_T, aten.mT]
+NO_OPS = [
+    aten.contiguous, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy, aten.dropout,
+    aten.feature_dropout, aten.alpha_dropout, aten.detach_, aten.lift_fresh,
+]  # fmt: skip
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Rewrites every node that has another spelling; runs until nothing changes."""
+    result = PassResult()
+    while True:
+        count = 0
+        for node in list(gm.graph.nodes):
+            if node.op != "call_function" or node._erased:
+                continue
+            for targets, rule in RULES:
+                if is_call(node, *targets):
+                    new = rule(node)
+                    if new is not None:
+                        replace(node, new)
+                        count += 1
+                    break
+        remove_dead_code(gm)
+        result.rewrites += count
+        if count == 0:
+            return result
+
+
+def reshape(before: fx.Node, x: fx.Node, shape: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
+    """`x` in another shape; looks through views, and gives the node itself where the shape is its own."""
+    while is_call(x, aten.reshape):
+        x = cast(fx.Node, x.args[0])
+    if shape_of(x) == tuple(shape):
+        return x
+    return call(before, aten.reshape.default, x, list(shape), like=like)
+
+
+def permute(before: fx.Node, x: fx.Node, dims: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
+    """`x` with its axes reordered; merges with an earlier permute, and gives the node itself where nothing moves."""
+    dims = tuple(d % len(dims) for d in dims)
+    if is_call(x, aten.permute):
+        inner = [d % len(dims) for d in cast(list[int], x.args[1])]
+        return permute(before, cast(fx.Node, x.args[0]), tuple(inner[d] for d in dims), like)
+    if dims == tuple(range(len(dims))):
+        return x
+    return call(before, aten.permute.default, x, list(dims), like=like)
+
+
+def _view(node: fx.Node) -> fx.Node | None:
+    new = reshape(node, cast(fx.Node, node.args[0]), shape_of(node), like=node)
+    same = is_call(node, aten.reshape) and new is not node.args[0] and new.args[0] is node.args[0]
+    if same and list(cast(list[int], node.args[1])) == list(shape_of(node)):
+        new.graph.erase_node(new)
+        return None
+    return new
+
+
+def _permute(node: fx.Node) -> fx.Node | None:
+    x = cast(fx.Node, node.args[0])
+    rank = len(shape_of(x))
+    if is_call(node, aten.permute):
+        dims = tuple(d % rank for d in cast(list[int], node.args[1]))
+        if list(dims) == list(cast(list[int], node.args[1])) and not is_call(x, aten.permute):
+            return None if dims != tuple(range(rank)) else x
+    else:
+        # The op itself tells the order of axes: apply it to a tensor whose strides name its axes.
+        probe = torch.empty([2 + i for i in range(rank)], device="meta")
+        moved = cast(Callable[..., Tensor], node.target)(probe, *node.args[1:], **node.kwargs)
+        dims = tuple(size - 2 for size in moved.shape)
+    return permute(node, x, dims, like=node)
+
+
+def _no_op(node: fx.Node) -> fx.Node | None:
+    if is_call(node, aten.dropout, aten.feature_dropout, aten.alpha_dropout) and arg(node, 2, "train", True):
+        return None  # a dropout that drops: left for the spec to name
+    return cast(fx.Node, node.args[0])
+
+
+def _cast(node: fx.Node) -> fx.Node | None:
+    x = cast(fx.Node, node.args[0])
+    return x if x.meta["val"].dtype == node.meta["val"].dtype else None
+
+
+def _expand(node: fx.Node) -> fx.Node | None:
+    x = cast(fx.Node, node.args[0])
+    shape = shape_of(node)
+    if shape == shape_of(x):
+        return x
+    if len(shape) == len(shape_of(x)) and list(arg(node, 1, "size")) == list(shape) and is_call(node, aten.expand):
+        return None
+    x = reshape(node, x, (1,) * (len(shape) - len(shape_of(x))) + shape_of(x), like=node)
+    return x if shape == shape_of(x) else call(node, aten.expand.default, x, list(shape), like=node)
+
+
+def _repeat(node: fx.Node) -> fx.Node:
+    """`repeat` is an expand of an axis of size 1 beside each repeated one."""
+    x = cast(fx.Node, node.args[0])
+    times = cast(list[int], node.args[1])
+    sizes = (1,) * (len(times) - len(shape_of(x))) + shape_of(x)
+    split: list[int] = []
+    grown: list[int] = []
+    for count, size in zip(times, sizes, strict=True):
+        split += [size] if count == 1 or size == 1 else [1, size]
+        grown += [size] if count == 1 else ([count] if size == 1 else [count, size])
+    x = reshape(node, x, tuple(split), like=node)
+    if tuple(grown) != tuple(split):
+        x = call(node, aten.expand.default, x, grown, like=node)
+    return reshape(node, x, shape_of(node), like=node)
+
+
+def _batch_norm(node: fx.Node) -> fx.Node | None:
+    source = getitem(node)
+    if source is None or source[1] != 0 or not is_call(source[0], aten._native_batch_norm_legit_no_training):
+        return None
+    x, weight, bias, mean, var, _, eps = source[0].args
+    return call(node, aten.batch_norm.default, x, weight, bias, mean, var, False, 0.1, eps, False, like=source[0])
+
+
+REDUCTIONS = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
+
+
+def _getitem(node: fx.Node) -> fx.Node | None:
+    source, index = cast(tuple[fx.Node, int], getitem(node))
+    if is_call(source, aten._native_batch_norm_legit_no_training):
+        return _batch_norm(node)
+    if source.target in REDUCTIONS and index == 0:
+        x, dim = source.args[0], source.args[1]
+        return call(node, REDUCTIONS[source.target], x, [dim], arg(source, 2, "keepdim", False), like=source)
+    if is_call(source, aten.adaptive_max_pool1d, aten.adaptive_max_pool2d) and index == 0:
+        return _global_pool(node, source, aten.amax.default)
+    if is_call(source, aten.max_pool2d_with_indices, aten.max_pool1d_with_indices) and index == 0:
+        return _whole_axis_pool(source, node)
+    if is_call(source, aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split, aten.unbind):
+        return _piece(node, source, index)
+    if is_call(source, aten.topk) and not is_call(source, bgnn.topk_lowest):
+        x = cast(fx.Node, source.args[0])
+        dim, largest = arg(source, 2, "dim", -1), arg(source, 3, "largest", True)
+        return _topk(node, source, x, cast(int, source.args[1]), dim % len(shape_of(x)), largest, index)
+    if is_call(source, aten.median) and index == 0 and len(source.args) > 1:
+        return _median(node, source)
+    return None
+
+
+def _topk(
+    node: fx.Node, like: fx.Node, x: fx.Node, k: int, dim: int, largest: bool, index: int
+) -> fx.Node:
+    for twin in x.users:  # values and indices of one topk stay one topk
+        if is_call(twin, bgnn.topk_lowest) and twin.args == (x, k, dim, largest) and twin < node:
+            break
+    else:
+        twin = call(node, bgnn.topk_lowest.default, x, k, dim, largest, like=like)
+    return call(node, operator.getitem, twin, index, like=like)
+
+
+def _sort(node: fx.Node) -> fx.Node | None:
+    """`sort(x)[1][..., :k]` and `argsort(x)[..., :k]` are a topk: the slice says how many are wanted."""
+    source = cast(fx.Node, node.args[0])
+    dim, start, end, step = (arg(node, i, n, d) for i, n, d in
+                             [(1, "dim", 0), (2, "start", None), (3, "end", None), (4, "step", 1)])  # fmt: skip
+    index = 1
+    picked = getitem(source)
+    if picked is not None and is_call(picked[0], aten.sort):
+        source, index = picked
+        stable = "stable" in str(source.target)
+    elif is_call(source, aten.argsort):
+        stable = "stable" in str(source.target)
+    else:
+        return None
+    x = cast(fx.Node, source.args[0])
+    rank = len(shape_of(x))
+    options = list(source.args[1:])
+    if stable and options and not isinstance(source.kwargs.get("stable"), bool):
+        options = options[1:]  # sort.stable(x, stable, dim, descending)
+    along = source.kwargs.get("dim", options[0] if options else -1) % rank
+    descending = bool(source.kwargs.get("descending", options[1] if len(options) > 1 else False))
+    if along != dim % rank or (start or 0) != 0 or step != 1:
+        return None
+    k = min(end if end is not None else shape_of(x)[along], shape_of(x)[along])
+    return _topk(node, source, x, k, along, descending, index)
+
+
+def _slice(node: fx.Node) -> fx.Node | None:
+    as_topk = _sort(node)
+    if as_topk is not None:
+        return as_topk
+    x = cast(fx.Node, node.args[0])
+    if shape_of(node) == shape_of(x) and arg(node, 4, "step", 1) == 1:
+        return x
+    dim = arg(node, 1, "dim", 0) % len(shape_of(x))
+    start, end = arg(node, 2, "start", 0) or 0, arg(node, 3, "end", None)
+    size = shape_of(x)[dim]
+    start = max(start + size, 0) if start < 0 else min(start, size)
+    end = size if end is None else (max(end + size, 0) if end < 0 else min(end, size))
+    step = arg(node, 4, "step", 1)
+    if is_call(x, aten.cat) and step == 1 and arg(x, 1, "dim", 0) % len(shape_of(x)) == dim:
+        offset = 0
+        for part in cast(list[fx.Node], x.args[0]):  # a slice that is one of the joined parts
+            length = shape_of(part)[dim]
+            if (start, end) == (offset, offset + length):
+                return part
+            offset += length
+    if list(node.args) == [x, dim, start, end, step] or (step == 1 and list(node.args) == [x, dim, start, end]):
+        return None
+    return call(node, aten.slice.Tensor, x, dim, start, end, step, like=node)
+
+
+def _select(node: fx.Node) -> fx.Node:
+    x, dim, index = cast(fx.Node, node.args[0]), cast(int, node.args[1]), cast(int, node.args[2])
+    dim, index = dim % len(shape_of(x)), index % shape_of(x)[dim]
+    piece = call(node, aten.slice.Tensor, x, dim, index, index + 1, 1, like=node)
+    return reshape(node, piece, shape_of(node), like=node)
+
+
+def _piece(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
+    x = cast(fx.Node, source.args[0])
+    position = 1 if is_call(source, aten.unbind) else 2
+    dim = arg(source, position, "dim", 0) % len(shape_of(x))
+    sizes = [1] * shape_of(x)[dim] if position == 1 else [v.shape[dim] for v in source.meta["val"]]
+    start = sum(sizes[:index])
+    piece = call(node, aten.slice.Tensor, x, dim, start, start + sizes[index], 1, like=source)
+    return reshape(node, piece, shape_of(node), like=source)
+
+
+def _stack(node: fx.Node) -> fx.Node:
+    parts = cast(list[fx.Node], node.args[0])
+    dim = arg(node, 1, "dim", 0) % len(shape_of(node))
+    one = tuple(1 if i == dim else s for i, s in enumerate(shape_of(node)))
+    return call(node, aten.cat.default, [reshape(node, p, one, like=node) for p in parts], dim, like=node)
+
+
+def _cat(node: fx.Node) -> fx.Node | None:
+    parts = cast(list[fx.Node], node.args[0])
+    return parts[0] if len(parts) == 1 else None
+
+
+def _global_pool(node: fx.Node, source: fx.Node, reduce: Any) -> fx.Node | None:
+    x = cast(fx.Node, source.args[0])
+    sizes = cast(list[int], source.args[1])
+    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+    if any(s != 1 for s in sizes):
+        return None
+    return call(node, reduce, x, list(range(-len(sizes), 0)), True, like=source)
+
+
+def _whole_axis_pool(source: fx.Node, node: fx.Node | None = None) -> fx.Node | None:
+    """A pooling whose window covers whole axes and is 1 elsewhere is a reduction over those axes."""
+    node = node if node is not None else source
+    x = cast(fx.Node, source.args[0])
+    kernel = cast(list[int], source.args[1])
+    kernel = [kernel] if isinstance(kernel, int) else list(kernel)
+    spatial = 2 if is_call(source, aten.max_pool2d, aten.avg_pool2d, aten.max_pool2d_with_indices) else 1
+    kernel = kernel * spatial if len(kernel) == 1 else kernel
+    padding = arg(source, 3, "padding", 0)
+    if any(cast(list[int], padding) if isinstance(padding, (list, tuple)) else [padding]):
+        return None
+    sizes = shape_of(x)[-spatial:]
+    dims = [i - spatial for i in range(spatial) if kernel[i] == sizes[i]]
+    if any(kernel[i] not in (1, sizes[i]) for i in range(spatial)):
+        return None
+    reduced = tuple(1 if i - spatial in dims else s for i, s in enumerate(sizes))
+    if shape_of(node)[-spatial:] != reduced:
+        return None
+    average = is_call(source, aten.avg_pool1d, aten.avg_pool2d)
+    return call(node, aten.mean.dim if average else aten.amax.default, x, dims, True, like=source)
+
+
+def _median(node: fx.Node, source: fx.Node) -> fx.Node:
+    """The lower median is the last of the n - (n-1)//2 largest values."""
+    x, dim = cast(fx.Node, source.args[0]), cast(int, source.args[1])
+    rank = len(shape_of(x))
+    dim, n = dim % rank, shape_of(x)[dim]
+    k = n - (n - 1) // 2
+    last_first = tuple(d for d in range(rank) if d != dim) + (dim,)
+    top = call(node, bgnn.topk_lowest.default, permute(node, x, last_first), k, rank - 1, True, like=source)
+    values = call(node, operator.getitem, top, 0, like=source)
+    middle = call(node, aten.slice.Tensor, values, rank - 1, k - 1, k, 1, like=source)
+    back = tuple(last_first.index(d) for d in range(rank))
+    return reshape(node, permute(node, middle, back), shape_of(node), like=source)
+
+
+def _linear(node: fx.Node) -> fx.Node | None:
+    """A product with a constant matrix on the right, with or without a bias."""
+    if is_call(node, aten.addmm):
+        bias, x, weight = node.args[:3]
+        if arg(node, 3, "beta", 1) != 1 or arg(node, 4, "alpha", 1) != 1 or node.kwargs:
+            return None
+    else:
+        x, weight = node.args[:2]
+        bias = None
+    if not is_constant(weight) or is_constant(x) or len(shape_of(cast(fx.Node, weight))) != 2:
+        return None
+    if bias is not None and (not is_constant(bias) or len(shape_of(cast(fx.Node, bias))) != 1):
+        return None
+    matrix = cast(fx.Node, weight)
+    turned = constant(node, value_of(matrix).t(), f"{matrix.target}_t")
+    return call(node, aten.linear.default, x, turned, bias, like=node)
+
+
+def _square(node: fx.Node) -> fx.Node | None:
+    if is_call(node, aten.pow) and node.args[1] != 2:
+        return None
+    return call(node, aten.mul.Tensor, node.args[0], node.args[0], like=node)
+
+
+def _rsub(node: fx.Node) -> fx.Node | None:
+    if arg(node, 2, "alpha", 1) != 1:
+        return None
+    negative = call(node, aten.neg.default, node.args[0], like=node)
+    return call(node, aten.add.Tensor, negative, node.args[1], like=node)
+
+
+def _add_alpha(node: fx.Node) -> fx.Node | None:
+    """`add(x, y, alpha=a)` is `x + a*y`; and a scalar overload is the tensor one with a number."""
+    alpha = node.kwargs.get("alpha", 1)
+    target = aten.add.Tensor if is_call(node, aten.add) else aten.sub.Tensor
+    x, y = node.args[:2]
+    if alpha != 1:
+        y = call(node, aten.mul.Tensor, y, alpha, like=node) if isinstance(y, fx.Node) else cast(Any, y) * alpha
+    elif node.target == target and not node.kwargs and len(node.args) == 2:
+        return _neutral(node, 0)
+    return call(node, target, x, y, like=node)
+
+
+def _neutral(node: fx.Node, element: float) -> fx.Node | None:
+    """x + 0, x - 0, x * 1, x / 1, where neither shape nor dtype changes."""
+    x, y = node.args[:2]
+    same = isinstance(x, fx.Node) and shape_of(x) == shape_of(node) and x.meta["val"].dtype == node.meta["val"].dtype
+    return cast(fx.Node, x) if same and not isinstance(y, fx.Node) and y == element else None
+
+
+def _mul(node: fx.Node) -> fx.Node | None:
+    if node.target in (aten.mul.Scalar, aten.div.Scalar):
+        target = aten.mul.Tensor if is_call(node, aten.mul) else aten.div.Tensor
+        return call(node, target, *node.args, like=node)
+    return _neutral(node, 1) if not node.kwargs else None
+
+
+def _ones(node: fx.Node) -> fx.Node:
+    """A tensor that depends on no data: `zeros_like(x)` and its kin."""
+    shape, dtype = shape_of(node), node.meta["val"].dtype
+    if is_call(node, aten.zeros_like, aten.new_zeros, aten.zeros):
+        value = torch.zeros(shape, dtype=dtype)
+    elif is_call(node, aten.ones_like, aten.new_ones, aten.ones):
+        value = torch.ones(shape, dtype=dtype)
+    else:
+        value = torch.full(shape, cast(Any, arg(node, 2 if is_call(node, aten.new_full) else 1, "fill_value")), dtype=dtype)
+    return constant(node, value, node.name)
+
+
+def _scatter(node: fx.Node) -> fx.Node | None:
+    """Aggregation over edges whose targets are known, with as many edges at every node (a k-NN graph).
+
+    `scatter(x[E, C], target)` becomes a reduction over `[nodes, degree, C]`, after sorting the edges by target.
+    """
+    base, dim, index, source = cast(tuple[fx.Node, int, fx.Node, fx.Node], node.args[:4])
+    if not (is_constant(base) and is_constant(index)) or dim % len(shape_of(source)) != 0:
+        return None
+    how = {aten.scatter_add: "sum"}.get(cast(Any, node.target).overloadpacket) or cast(str, node.args[4])
+    include_self = node.kwargs.get("include_self", True)
+    if how not in ("sum", "amax", "amin", "mean") or (how != "sum" and include_self):
+        return None
+    rows = value_of(index)
+    target = rows.reshape(rows.shape[0], -1)[:, 0]
+    nodes = shape_of(base)[0]
+    columns = rows.reshape(rows.shape[0], -1) == target[:, None]
+    counts = torch.bincount(target, minlength=nodes)
+    if not bool(columns.all()) or int(counts.min()) != int(counts.max()) or bool(value_of(base).any()):
+        return None
+    order = torch.argsort(target, stable=True)
+    x = source
+    if not torch.equal(order, torch.arange(len(order))):
+        x = call(node, aten.index_select.default, x, 0, constant(node, order, "edge_order"), like=node)
+    degree = int(counts[0])
+    x = reshape(node, x, (nodes, degree, *shape_of(source)[1:]), like=node)
+    reduce = {"sum": aten.sum.dim_IntList, "amax": aten.amax.default, "amin": aten.amin.default, "mean": aten.mean.dim}
+    return call(node, reduce[how], x, [1], False, like=node)
+
+
+def _reduce_all(node: fx.Node) -> fx.Node | None:
+    x = cast(fx.Node, node.args[0])
+    table = {
+        aten.max.default: aten.amax.default, aten.min.default: aten.amin.default,
+        aten.mean.default: aten.mean.dim, aten.sum.default: aten.sum.dim_IntList,
+    }  # fmt: skip
+    if node.target not in table:
+        return None
+    return call(node, table[node.target], x, list(range(len(shape_of(x)))), False, like=node)
+
+
+def _repeat_rows(node: fx.Node) -> fx.Node | None:
+    """`x.index_select(0, [0,0,0,1,1,1,...])` repeats each row: an expand beside it."""
+    if is_call(node, aten.index_select):
+        x, dim, index = cast(tuple[fx.Node, int, fx.Node], node.args)
+    else:
+        x, indices = cast(tuple[fx.Node, list[Any]], node.args[:2])
+        if len(indices) != 1:
+            return None
+        dim, index = 0, indices[0]
+    if not is_constant(index) or dim % len(shape_of(x)) != 0 or len(shape_of(index)) != 1:
+        return None
+    rows, wanted = shape_of(x)[0], value_of(index)
+    if rows == 0 or len(wanted) % rows or not torch.equal(wanted, torch.arange(rows).repeat_interleave(len(wanted) // rows)):
+        return None
+    times, rest = len(wanted) // rows, shape_of(x)[1:]
+    if times == 1:
+        return x
+    grown = call(node, aten.expand.default, reshape(node, x, (rows, 1, *rest), like=node), [rows, times, *rest], like=node)
+    return reshape(node, grown, shape_of(node), like=node)
+
+
+def _mean(node: fx.Node) -> fx.Node | None:
+    if math.prod(shape_of(cast(fx.Node, node.args[0]))) == math.prod(shape_of(node)):  # axes of size 1
+        return reshape(node, cast(fx.Node, node.args[0]), shape_of(node), like=node)
+    return None
+
+
+Rule = Callable[[fx.Node], "fx.Node | None"]
+RULES: list[tuple[list[Any], Rule]] = [
+    (VIEWS, _view),
+    (PERMUTES, _permute),
+    (NO_OPS, _no_op),
+    ([aten._to_copy, aten.to, aten.type_as], _cast),
+    ([aten.expand, aten.expand_as, aten.broadcast_to], _expand),
+    ([aten.repeat, aten.tile], _repeat),
+    ([operator.getitem], _getitem),
+    ([aten.slice], _slice),
+    ([aten.select], _select),
+    ([aten.stack], _stack),
+    ([aten.cat], _cat),
+    ([aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d],
+     lambda n: _global_pool(n, n, aten.mean.dim)),
+    ([aten.max_pool1d, aten.max_pool2d, aten.avg_pool1d, aten.avg_pool2d], _whole_axis_pool),
+    ([aten.mm, aten.matmul, aten.addmm], _linear),
+    ([aten.pow, aten.square], _square),
+    ([aten.rsub], _rsub),
+    ([aten.add, aten.sub], _add_alpha),
+    ([aten.mul, aten.div], _mul),
+    ([aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full,
+      aten.zeros, aten.ones, aten.full], _ones),
+    ([aten.scatter_add, aten.scatter_reduce], _scatter),
+    ([aten.index_select, aten.index], _repeat_rows),
+    ([aten.amax, aten.amin, aten.mean, aten.sum], _mean),
+    ([aten.max, aten.min], _reduce_all),
+]  # fmt: skip
+
+
+def constant_scalars(gm: fx.GraphModule) -> None:
+    """0-d constants become Python numbers in arithmetic: `x * tensor(2.)` is `x * 2.`."""
+    for node in calls(gm.graph, aten.add, aten.sub, aten.mul, aten.div, aten.where):
+        for position, value in enumerate(node.args):
+            if is_constant(value) and shape_of(cast(fx.Node, value)) == () and position > 0:
+                if not is_call(node, aten.where):
+                    node.update_arg(position, value_of(cast(fx.Node, value)).item())

@@ -1,0 +1,42 @@
+"""Computes at conversion time what depends on constants alone: `sign(weights)` becomes a constant of +-1.
+
+Exact: the op itself is run. A result much larger than what it is made from (an expanded table) stays an op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.graph import PassResult, constant, is_constant, remove_dead_code, replace, value_of
+
+LARGEST_GROWTH = 1 << 16  # elements
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Replaces every call whose tensor arguments are all constants by its value."""
+    result = PassResult()
+    for node in list(gm.graph.nodes):
+        if node.op != "call_function" or not all(is_constant(n) for n in node.all_input_nodes):
+            continue
+        if not isinstance(node.meta["val"], Tensor):
+            continue
+        if not node.all_input_nodes and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            continue  # a random number is not a constant
+        grown = node.meta["val"].numel() - sum(n.meta["val"].numel() for n in node.all_input_nodes)
+        if grown > LARGEST_GROWTH:
+            continue
+        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), value_of)
+        with torch.no_grad():
+            value = cast(Callable[..., Any], node.target)(*args, **kwargs)
+        source = next((n.meta["source"] for n in node.all_input_nodes if "source" in n.meta), None)
+        folded = constant(node, value, source or node.name)
+        if source:
+            folded.meta["source"] = source
+        replace(node, folded)
+        result.rewrites += 1
+    remove_dead_code(gm)
+    return result

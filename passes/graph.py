@@ -1,0 +1,192 @@
+"""Building, replacing and reading nodes of the IR (an FX graph with constants as attributes).
+
+Each node's `meta` holds: `val`, a tensor on the "meta" device that tells shape and dtype (a tuple for several
+results); `tap`, where the node stands for a tensor of the traced program (see `Tap`); `stack_trace`, the
+line of the user's model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+
+
+@dataclasses.dataclass(frozen=True)
+class Tap:
+    """This node holds the value of the traced program's tensor `name`, perhaps stored otherwise.
+
+    The traced value is `decode(node)`: unpack to `channels` signs if packed, multiply by `flip` (+-1 per
+    channel), permute by `perm`, then reshape to the traced shape.
+    """
+
+    name: str
+    perm: tuple[int, ...] | None = None
+    channels: int | None = None
+    flip: Tensor | None = None
+
+    def decode(self, value: Tensor, shape: Sequence[int]) -> Tensor:
+        """The traced tensor that `value` of the tapped node stands for."""
+        if self.channels is not None:
+            value = torch.ops.bgnn.unpack(value.to(torch.int32), self.channels)
+        if self.flip is not None:
+            value = value * self.flip
+        if self.perm is not None:
+            value = value.permute(self.perm)
+        return value.reshape(tuple(shape))
+
+
+@dataclasses.dataclass
+class PassResult:
+    """What a pass did: how many rewrites, and why it left candidates alone (printed in the report)."""
+
+    rewrites: int = 0
+    refusals: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def refuse(self, node: fx.Node, reason: str) -> None:
+        """Records that `node` was a candidate and why it stays as it is."""
+        self.refusals.append((source_name(node), reason))
+
+
+def source_name(node: fx.Node) -> str:
+    """The name a person knows the node by: its module in the user's model if there is one."""
+    stack = node.meta.get("nn_module_stack")
+    if stack:
+        path = list(stack.values())[-1][0].removeprefix("L['self'].")
+        if path and path != "L['self']":
+            return f"{path}.{node.name}"
+    return node.name
+
+
+def is_call(node: Any, *targets: Any) -> bool:
+    """Whether `node` is a call of one of these ops; an overload packet stands for all of its overloads."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return False
+    packet = getattr(node.target, "overloadpacket", None)
+    return node.target in targets or (packet is not None and packet in targets)
+
+
+def value_of(node: fx.Node) -> Tensor:
+    """The constant tensor behind a get_attr node."""
+    assert node.op == "get_attr"
+    return cast(Tensor, getattr(node.graph.owning_module, cast(str, node.target)))
+
+
+def is_constant(node: Any) -> bool:
+    """Whether `node` is a tensor known at conversion time."""
+    return isinstance(node, fx.Node) and node.op == "get_attr"
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """The static shape of a node with one tensor result."""
+    return tuple(node.meta["val"].shape)
+
+
+def as_meta(value: Any) -> Any:
+    """Shapes and dtypes of a value, without its data."""
+    if isinstance(value, Tensor):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    if isinstance(value, (tuple, list)):
+        return tuple(as_meta(v) for v in value)
+    return value
+
+
+def compute_meta(node: fx.Node) -> None:
+    """Fills `meta["val"]` of a call from its arguments', by running the op on meta tensors."""
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+    node.meta["val"] = as_meta(cast(Callable[..., Any], node.target)(*args, **kwargs))
+
+
+def call(before: fx.Node, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
+    """Inserts a call of `target` before a node; shape from the op itself, source line from `like`."""
+    with before.graph.inserting_before(before):
+        node = before.graph.call_function(target, args, kwargs)
+    origin = like if like is not None else before
+    for key in ("stack_trace", "nn_module_stack"):
+        if key in origin.meta:
+            node.meta[key] = origin.meta[key]
+    compute_meta(node)
+    node.meta["new"] = True
+    return node
+
+
+def constant(before: fx.Node, value: Tensor, name: str) -> fx.Node:
+    """Inserts a constant tensor before a node; `name` is made unique and legal."""
+    module = cast(fx.GraphModule, before.graph.owning_module)
+    stem = "".join(c if c.isalnum() else "_" for c in name).strip("_") or "constant"
+    unique, count = stem, 0
+    while hasattr(module, unique):
+        count += 1
+        unique = f"{stem}_{count}"
+    module.register_buffer(unique, value.detach().clone().contiguous())
+    with before.graph.inserting_before(before):
+        node = before.graph.get_attr(unique)
+    node.meta["val"] = as_meta(value)
+    return node
+
+
+def replace(old: fx.Node, new: fx.Node, tap: Tap | None = None) -> None:
+    """Makes every user of `old` use `new`, hands on its tap, and removes it."""
+    if tap is None and "tap" not in new.meta:
+        tap = old.meta.get("tap")
+    if tap is not None:
+        new.meta["tap"] = tap
+    old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    name = old.name
+    old.graph.erase_node(old)
+    if new.meta.pop("new", False):  # names stay those of the traced program where the node is a new one
+        new.name = name
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one user of a node, or None."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def calls(graph: fx.Graph, *targets: Any) -> Iterator[fx.Node]:
+    """The calls of these ops, in order; safe while nodes are replaced."""
+    for node in list(graph.nodes):
+        if is_call(node, *targets) and not node._erased:
+            yield node
+
+
+def remove_dead_code(gm: fx.GraphModule) -> int:
+    """Drops what no output needs, and constants that nothing reads. Inputs stay. Returns the count of nodes."""
+    before = len(gm.graph.nodes)
+    for node in reversed(list(gm.graph.nodes)):
+        if not node.users and node.op in ("call_function", "get_attr"):
+            gm.graph.erase_node(node)
+    used = {n.target for n in gm.graph.nodes if n.op == "get_attr"}
+    for name, _ in list(gm.named_buffers(recurse=False)):
+        if name not in used:
+            delattr(gm, name)
+    gm.graph.lint()
+    gm.recompile()
+    return before - len(gm.graph.nodes)
+
+
+def run(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Executes the IR and returns its outputs."""
+    with torch.no_grad():
+        out = fx.Interpreter(gm).run(*inputs)
+    return list(out) if isinstance(out, (tuple, list)) else [out]
+
+
+def getitem(node: fx.Node) -> tuple[fx.Node, int] | None:
+    """(source, index) if `node` picks one result of a several-result op."""
+    if is_call(node, operator.getitem):
+        return cast(fx.Node, node.args[0]), cast(int, node.args[1])
+    return None
+
+
+def arg(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """An op's argument given by position or by keyword."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)

@@ -1,0 +1,123 @@
+"""Finds the sign function, however it was written: what computes a sign is a sign.
+
+`torch.sign(x)`, `where(x >= 0, 1, -1)`, `(x >= 0).float() * 2 - 1`, `where(sign(x) == 0, 1, sign(x))`,
+`(sign(x) - x).detach() + x`: each is an elementwise expression of one tensor. The expression is evaluated on
+numbers around zero and far from it; if it gives the sign there, it becomes `bgnn::binarize` (binary GNN
+paper, Eq. 8). What it gives at exactly 0 decides the form: +1 is `binarize(x)`, -1 is `-binarize(-x)`, and
+`torch.sign`'s 0 is settled as +1 (`--sign-zero plus`; verification counts the zeros it meets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.graph import PassResult, aten, call, is_call, remove_dead_code, replace, shape_of
+
+bgnn = torch.ops.bgnn
+
+ELEMENTWISE = [
+    aten.sign, aten.where, aten.ge, aten.gt, aten.le, aten.lt, aten.eq, aten.ne, aten.add, aten.sub, aten.mul,
+    aten.div, aten.neg, aten._to_copy, aten.to, aten.abs, aten.clamp, aten.hardtanh, aten.logical_not,
+    aten.bitwise_not, aten.heaviside, aten.copysign, aten.detach,
+    aten.sgn, aten.masked_fill,
+]  # fmt: skip
+LONGEST = 12  # nodes in one expression
+# Zeros of both signs, the smallest numbers, and ordinary ones.
+POINTS = torch.tensor(
+    [0.0, -0.0, 1e-38, -1e-38, 1e-7, -1e-7, 1e-3, -1e-3, 0.3, -0.3, 0.5, -0.5, 1.0, -1.0, 1.7, -1.7, 40.0, -40.0]
+)
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Replaces each maximal sign expression; runs on constants' expressions too (binary weights)."""
+    result = PassResult()
+    for node in reversed(list(gm.graph.nodes)):  # the last node of an expression first: it is the whole one
+        if node._erased or not _is_elementwise(node) or not node.meta["val"].is_floating_point():
+            continue
+        found = _sign_of(node)
+        if found is None:
+            continue
+        source, at_zero = found
+        if at_zero == -1.0:
+            inside = call(node, aten.neg.default, source, like=node)
+            new = call(node, aten.neg.default, call(node, bgnn.binarize.default, inside, like=node), like=node)
+        else:
+            new = call(node, bgnn.binarize.default, source, like=node)
+            if at_zero == 0.0:
+                new.meta["zero_was_zero"] = True
+        replace(node, new)
+        result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _is_elementwise(node: Any) -> bool:
+    return is_call(node, *ELEMENTWISE)
+
+
+def _sign_of(node: fx.Node) -> tuple[fx.Node, float] | None:
+    """(x, value at 0) if `node` is the sign of `x`; the nearest such x."""
+    inside: set[fx.Node] = {node}
+    while len(inside) <= LONGEST:
+        border = {n for member in inside for n in member.all_input_nodes if not _is_number(n)} - inside
+        if not border:
+            return None
+        if len(border) == 1:
+            source = next(iter(border))
+            same = isinstance(source.meta.get("val"), Tensor) and shape_of(source) == shape_of(node)
+            if same and source.meta["val"].is_floating_point():
+                at_zero = _evaluate(node, source, inside)
+                if at_zero is not None:
+                    return source, at_zero
+        # Grow by the border node that comes last: it cannot be the source of the others.
+        last = max(border, key=lambda n: n)
+        if not _is_elementwise(last):
+            return None
+        inside.add(last)
+    return None
+
+
+def _is_number(node: fx.Node) -> bool:
+    """A constant that is the same everywhere, so that it means the same on the points."""
+    if node.op != "get_attr":
+        return False
+    value = cast(Tensor, getattr(node.graph.owning_module, cast(str, node.target)))
+    return value.numel() > 0 and bool((value == value.flatten()[0]).all()) and _is_fill(node)
+
+
+def _is_fill(node: fx.Node) -> bool:
+    return node.meta.get("source") is None  # a parameter of equal values is still a parameter
+
+
+def _evaluate(node: fx.Node, source: fx.Node, inside: set[fx.Node]) -> float | None:
+    """The value at 0 if the expression from `source` to `node` is a sign, else None."""
+    points = POINTS.to(source.meta["val"].dtype)
+    env: dict[fx.Node, Tensor] = {source: points}
+
+    def value(n: fx.Node) -> Tensor:
+        if n not in env:
+            if n.op == "get_attr":
+                filled = cast(Tensor, getattr(n.graph.owning_module, cast(str, n.target)))
+                env[n] = filled.flatten()[:1].expand(points.shape)
+            else:
+                args, kwargs = fx.node.map_arg((n.args, dict(n.kwargs)), value)
+                env[n] = cast(Callable[..., Tensor], n.target)(*args, **kwargs)
+        return env[n]
+
+    try:
+        out = value(node)
+    except (RuntimeError, TypeError):  # not an expression of one tensor after all
+        return None
+    positive, negative, zero = points > 0, points < 0, points == 0
+    # A straight-through estimator in arithmetic, (sign(x) - x) + x, misses +-1 by its own rounding.
+    close = torch.allclose(out[positive], torch.ones(1), atol=1e-5, rtol=0) and torch.allclose(
+        out[negative], -torch.ones(1), atol=1e-5, rtol=0
+    )
+    at_zero = float(out[zero][0])
+    if not close or at_zero not in (-1.0, 0.0, 1.0) or not bool((out[zero] == at_zero).all()):
+        return None
+    return at_zero

@@ -1,0 +1,130 @@
+"""Finds the gathering of neighbours' features by what it computes.
+
+Flat indices with batch offsets, `x[batch, idx]`, `torch.gather` with expanded indices, a loop over the batch: all
+move rows of one feature tensor to where one index tensor says. The moving ops between the two and the
+result are run on features that carry their own address; if the result is `x[b, idx[b, n, j]]` in some
+order of axes, it becomes `bgnn::gather_nodes`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.canonicalise import permute, reshape
+from bgnn.passes.graph import PassResult, aten, call, is_call, is_constant, remove_dead_code, replace, shape_of
+from bgnn.passes.recognise_knn import evaluate
+
+bgnn = torch.ops.bgnn
+LOOKUPS = [aten.index, aten.index_select, aten.gather]
+MOVES = [aten.reshape, aten.permute, aten.expand, aten.slice, aten.cat, *LOOKUPS]
+INDEX_MATHS = [aten.add, aten.sub, aten.mul, aten._to_copy, aten.to, *MOVES]
+LARGEST = 60  # nodes in one expression
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Replaces each expression, as soon as it is complete, by `gather_nodes` and the axes' order."""
+    result = PassResult()
+    for node in list(gm.graph.nodes):
+        if node._erased or not is_call(node, *MOVES) or not _is_value(node):
+            continue
+        found = _sources(node)
+        if found is None:
+            continue
+        new = _as_gather(node, *found)
+        if new is not None:
+            replace(node, new)
+            result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _is_value(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _sources(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The one feature tensor and the one index tensor that `node` is moved from, if there is a lookup between."""
+    features: set[fx.Node] = set()
+    indices: set[fx.Node] = set()
+    seen: set[fx.Node] = set()
+    stack, looked_up = [node], False
+    while stack:
+        current = stack.pop()
+        if current in seen or is_constant(current):
+            continue
+        seen.add(current)
+        if len(seen) > LARGEST:
+            return None
+        if _is_value(current):
+            looked_up = looked_up or is_call(current, *LOOKUPS)
+            moved = is_call(current, *MOVES)
+        else:
+            moved = is_call(current, *INDEX_MATHS)
+        if moved:
+            stack.extend(current.all_input_nodes)
+        else:
+            (features if _is_value(current) else indices).add(current)
+    if not looked_up or len(features) != 1 or len(indices) != 1:
+        return None
+    return features.pop(), indices.pop()
+
+
+def _as_gather(node: fx.Node, features: fx.Node, index: fx.Node) -> fx.Node | None:
+    if not isinstance(index.meta["val"], Tensor) or index.meta["val"].dtype not in (torch.int64, torch.int32):
+        return None
+    shape = shape_of(index)
+    if len(shape) not in (2, 3) or len(shape_of(features)) not in (2, 3):
+        return None
+    batch, m, k = shape if len(shape) == 3 else (1, *shape)
+    size = node.meta["val"].numel()
+    if size % (batch * m * k) or features.meta["val"].numel() > 1 << 24:
+        return None
+    channels = size // (batch * m * k)
+    address = torch.arange(features.meta["val"].numel(), dtype=torch.float64).reshape(shape_of(features))
+    for channel_first in (False, True):
+        if channel_first and (len(shape_of(features)) != 3 or shape_of(features)[:2] != (batch, channels)):
+            continue
+        rows = address.transpose(1, 2) if channel_first else address
+        if rows.numel() % (batch * channels) or rows.shape[-1] != channels:
+            continue
+        rows = rows.reshape(batch, -1, channels)
+        generator = torch.Generator().manual_seed(0)
+        picked = torch.randint(0, rows.shape[1], (batch, m, k), generator=generator)
+        try:
+            out = evaluate(node, {features: address, index: picked.reshape(shape).to(index.meta["val"].dtype)})
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            return None
+        expected = bgnn.gather_nodes(rows, picked)
+        order = _order_of_axes(expected, out)
+        if order is not None:
+            return _build(node, features, index, channel_first, (batch, m, k, channels), order)
+    return None
+
+
+def _order_of_axes(expected: Tensor, out: Tensor) -> tuple[int, ...] | None:
+    """How the axes of `expected[b, m, k, c]` stand in `out`, whatever its shape."""
+    flat = out.flatten()
+    for order in itertools.permutations(range(4)):
+        if torch.equal(expected.permute(order).flatten(), flat):
+            return order
+    return None
+
+
+def _build(
+    node: fx.Node, features: fx.Node, index: fx.Node, channel_first: bool, sizes: tuple[int, ...], order: tuple[int, ...]
+) -> fx.Node:
+    batch, m, k, channels = sizes
+    rows = permute(node, features, (0, 2, 1), like=node) if channel_first else features
+    count = features.meta["val"].numel() // (batch * channels)
+    rows = reshape(node, rows, (batch, count, channels), like=node)
+    table = reshape(node, index, (batch, m, k), like=node)
+    gathered = call(node, bgnn.gather_nodes.default, rows, table, like=node)
+    moved = permute(node, gathered, order, like=node)
+    assert math.prod(shape_of(node)) == math.prod(sizes)
+    return cast(fx.Node, reshape(node, moved, shape_of(node), like=node))
