@@ -1,0 +1,227 @@
+"""Writes one TFLite flatbuffer: tensors, constants, operators, signature, metadata.
+
+It knows the container and nothing of PyTorch. The same calls in the same order give the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from bgnn.converter.errors import ConversionError
+
+_TENSOR_TYPES = {
+    np.dtype(np.float32): schema.TensorType.FLOAT32,
+    np.dtype(np.int32): schema.TensorType.INT32,
+    np.dtype(np.bool_): schema.TensorType.BOOL,
+}
+_PLACEHOLDER_FOR_GREATER_OP_CODES = 127  # what deprecatedBuiltinCode, a signed byte, holds for codes above it
+_BUFFER_ALIGNMENT = 16  # the schema's force_align, which the generated Python does not apply
+_SIZE_LIMIT = 2**31 - 2**20  # flatbuffer offsets are 31 bits; 1 MiB is left for everything but constants
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the file: its index in the subgraph, static shape and dtype (float32, int32 or bool)."""
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    constant: bool = False
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+
+class _AlignedBuffer(schema.BufferT):
+    """A constant's bytes, at a file offset that is a multiple of 16."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        builder.StartVector(1, len(self.data), _BUFFER_ALIGNMENT)
+        builder.head -= len(self.data)
+        builder.Bytes[builder.head : builder.head + len(self.data)] = self.data
+        data = builder.EndVector()
+        schema.BufferStart(builder)
+        schema.BufferAddData(builder, data)
+        return schema.BufferEnd(builder)
+
+
+class FileBuilder:
+    """Collects one subgraph and its constants; `finish` returns the file."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._subgraph = schema.SubGraphT()
+        self._subgraph.name, self._subgraph.tensors, self._subgraph.operators = "main", [], []
+        self._buffers: list[schema.BufferT] = [schema.BufferT()]  # buffer 0 is empty: "not a constant"
+        self._buffer_of: dict[bytes, int] = {}
+        self._constant_of: dict[tuple[int, tuple[int, ...], np.dtype], Value] = {}
+        self._codes: list[schema.OperatorCodeT] = []
+        self._code_of: dict[tuple[int, str | None, int], int] = {}
+
+    def tensor(self, name: str, shape: Sequence[int], dtype: np.dtype) -> Value:
+        """A tensor that an operator or the caller fills."""
+        return self._tensor(name, tuple(int(n) for n in shape), np.dtype(dtype), 0)
+
+    def constant(self, name: str, array: np.ndarray) -> Value:
+        """A constant; equal ones share a tensor, and equal bytes a buffer."""
+        array = np.asarray(array)
+        if array.size == 0:
+            raise ConversionError(f"constant {name} is empty: TFLite has no empty constants")
+        buffer = self._buffer(np.ascontiguousarray(array).tobytes())
+        key = (buffer, array.shape, array.dtype)
+        if key not in self._constant_of:
+            self._constant_of[key] = self._tensor(name, array.shape, array.dtype, buffer)
+        return self._constant_of[key]
+
+    def rename(self, value: Value, name: str) -> None:
+        self._subgraph.tensors[value.index].name = name
+
+    def builtin(
+        self,
+        op: str,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        options: Any = None,
+    ) -> None:
+        """A builtin operator: its name in the schema, and its options object (such as `AddOptionsT`)."""
+        code = getattr(schema.BuiltinOperator, op)
+        operator = self._operator(code, None, _version(op, inputs, options), inputs, outputs)
+        if options is not None:
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
+
+    def custom(
+        self, op: str, inputs: Sequence[Value | None], outputs: Sequence[Value], options: bytes
+    ) -> None:
+        """A custom operator with flexbuffer options; an unused input is None."""
+        operator = self._operator(schema.BuiltinOperator.CUSTOM, op, 1, inputs, outputs)
+        operator.customOptions = np.frombuffer(options, dtype=np.uint8)
+        operator.customOptionsFormat = schema.CustomOptionsFormat.FLEXBUFFERS
+
+    def finish(
+        self,
+        inputs: Sequence[tuple[str, Value]],
+        outputs: Sequence[tuple[str, Value]],
+        metadata: Mapping[str, str],
+    ) -> bytes:
+        """The file's bytes, with the signature "serving_default" and the metadata as UTF-8 buffers."""
+        graph = self._subgraph
+        graph.inputs = np.array([value.index for _, value in inputs], dtype=np.int32)
+        graph.outputs = np.array([value.index for _, value in outputs], dtype=np.int32)
+        signature = schema.SignatureDefT()
+        signature.signatureKey = "serving_default"
+        signature.inputs = [_tensor_map(name, value) for name, value in inputs]
+        signature.outputs = [_tensor_map(name, value) for name, value in outputs]
+
+        model = schema.ModelT()
+        model.version = 3
+        model.description = self._name
+        model.operatorCodes = self._codes
+        model.subgraphs = [graph]
+        model.signatureDefs = [signature]
+        model.metadata = []
+        for key, text in metadata.items():
+            entry = schema.MetadataT()
+            entry.name, entry.buffer = key, self._buffer(text.encode())
+            model.metadata.append(entry)
+        model.buffers = self._buffers
+
+        size = sum(len(data) for data in self._buffer_of)
+        if size > _SIZE_LIMIT:
+            raise ConversionError(
+                f"the constants of {self._name} take {size} bytes, and a TFLite file holds less than 2 GiB: "
+                "use a smaller model"
+            )
+        builder = flatbuffers.Builder(size + 65536)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def _tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype, buffer: int) -> Value:
+        tensor = schema.TensorT()
+        tensor.name = name
+        tensor.shape = np.array(shape, dtype=np.int32)
+        tensor.type = _TENSOR_TYPES[dtype]
+        tensor.buffer = buffer
+        tensor.hasRank = True  # tells a scalar, whose shape is empty too, from a tensor of unknown shape
+        self._subgraph.tensors.append(tensor)
+        return Value(len(self._subgraph.tensors) - 1, shape, dtype, constant=buffer != 0)
+
+    def _buffer(self, data: bytes) -> int:
+        if data not in self._buffer_of:
+            self._buffer_of[data] = len(self._buffers)
+            buffer = _AlignedBuffer()
+            buffer.data = data
+            self._buffers.append(buffer)
+        return self._buffer_of[data]
+
+    def _operator(
+        self,
+        code: int,
+        custom: str | None,
+        version: int,
+        inputs: Sequence[Value | None],
+        outputs: Sequence[Value],
+    ) -> schema.OperatorT:
+        key = (code, custom, version)
+        if key not in self._code_of:
+            entry = schema.OperatorCodeT()
+            entry.builtinCode = code
+            entry.deprecatedBuiltinCode = min(code, _PLACEHOLDER_FOR_GREATER_OP_CODES)
+            entry.customCode = custom
+            entry.version = version
+            self._code_of[key] = len(self._codes)
+            self._codes.append(entry)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._code_of[key]
+        operator.inputs = np.array([-1 if v is None else v.index for v in inputs], dtype=np.int32)
+        operator.outputs = np.array([v.index for v in outputs], dtype=np.int32)
+        self._subgraph.operators.append(operator)
+        return operator
+
+
+def _tensor_map(name: str, value: Value) -> schema.TensorMapT:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, value.index
+    return entry
+
+
+def _version(op: str, inputs: Sequence[Value], options: Any) -> int:
+    """The operator version that the features used need, by TensorFlow Lite's own table (op_version.cc).
+
+    A runtime refuses versions newer than it knows, and may misread features newer than the version.
+    """
+    rank = max(value.rank for value in inputs)
+    dtype = inputs[0].dtype
+    if op == "BROADCAST_TO":
+        return 2
+    if op == "FULLY_CONNECTED":
+        return 6 if len(inputs) == 2 else 5 if options.keepNumDims else 1
+    if op == "GATHER":
+        return 5 if options.batchDims else 3 if dtype == np.bool_ else 1
+    if op == "ABS":
+        return 5 if dtype == np.int32 else 1
+    if op == "SLICE":
+        return 5 if rank > 4 else 1
+    if op in ("TRANSPOSE", "STRIDED_SLICE"):
+        if op == "TRANSPOSE" and rank > 5:
+            return 6
+        return 4 if rank > 4 else 3 if dtype == np.bool_ else 1
+    broadcasts = len(inputs) > 1 and inputs[0].shape != inputs[1].shape
+    if op in ("MAXIMUM", "MINIMUM", "SUB") and broadcasts and rank > 4:
+        return 3
+    if op == "DIV" and broadcasts and rank > 4:
+        return 2
+    return 1
+
+
+def numel(shape: Sequence[int]) -> int:
+    """The number of elements of a shape (1 for a scalar)."""
+    return math.prod(shape)

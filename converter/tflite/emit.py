@@ -1,0 +1,130 @@
+"""A target-stage FX graph becomes a TFLite flatbuffer: one walk over the nodes, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from bgnn.converter.errors import UsageError
+from bgnn.converter.tflite import builtin_ops, lce_ops
+from bgnn.converter.tflite.builder import FileBuilder, Value
+from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
+
+_LOWERINGS: dict[str, Callable[..., Any]] = {**builtin_ops.LOWERINGS, **lce_ops.LOWERINGS}
+
+_MAX_RANK = 6  # what XNNPACK and the builtin kernels of both runtimes take
+
+
+def supported_ops() -> list[str]:
+    """The ops that may stand in a target-stage graph, as `aten.add.Tensor`, sorted."""
+    return sorted(_LOWERINGS)
+
+
+def emit(
+    gm: fx.GraphModule,
+    *,
+    name: str,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    metadata: Mapping[str, str],
+    probes: Mapping[str, fx.Node] | None = None,
+) -> bytes:
+    """The TFLite file of a target-stage graph.
+
+    `gm`: placeholders, get_attr constants, calls of `supported_ops()`, one output of a node or a tuple of
+    nodes; every node's `meta["val"]` gives static shape and dtype (float32, int32, int64 or bool; int64
+    means indices and is int32 in the file). `name` becomes the model's description. `input_names` and
+    `output_names` name the file's inputs and outputs in the graph's order, as tensors and in the signature
+    "serving_default". `metadata` is stored under its keys as UTF-8 text. `probes`: more nodes whose tensors
+    the file returns after the outputs, in this order, under the keys as names; nothing is fused over them.
+
+    Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that TFLite cannot
+    express, and UsageError where the names do not fit the graph.
+    """
+    nodes = list(gm.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    results = next(node for node in nodes if node.op == "output").args[0]
+    outputs = [results] if isinstance(results, fx.Node) else list(results)
+    probes = probes or {}
+    if len(input_names) != len(placeholders) or len(output_names) != len(outputs):
+        raise UsageError(
+            f"the graph has {len(placeholders)} inputs and {len(outputs)} outputs, but "
+            f"{len(input_names)} and {len(output_names)} names were given"
+        )
+    for key, probe in probes.items():
+        if isinstance(probe.meta["val"], (tuple, list)):
+            raise UsageError(
+                f"probe {key}: {probe} is a tuple, and a file returns tensors; probe its getitem"
+            )
+
+    builder = FileBuilder(name)
+    walk = Walk(builder, kept=[*outputs, *probes.values()])
+    for input_name, node in zip(input_names, placeholders, strict=True):
+        walk.values[node] = builder.tensor(input_name, walk.shape(node), walk.dtype(node))
+        walk.claim(walk.value(node), input_name)
+    for node in nodes:
+        if node.op == "get_attr":
+            walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
+        elif node.op == "call_function":
+            walk.values[node] = _lower(walk, node)
+
+    wanted = [*zip(output_names, outputs, strict=True), *probes.items()]
+    return builder.finish(
+        [(name, walk.value(node)) for name, node in zip(input_names, placeholders, strict=True)],
+        _outputs(walk, wanted, [walk.value(node) for node in placeholders]),
+        metadata,
+    )
+
+
+def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
+    """A constant in the file's dtype."""
+    dtype = walk.file_dtype(node, tensor.dtype)
+    array = tensor.detach().cpu().contiguous().numpy()
+    limits = np.iinfo(INT)
+    if (
+        tensor.dtype == torch.int64
+        and array.size
+        and not limits.min <= array.min() <= array.max() <= limits.max
+    ):
+        walk.refuse(node, "holds an integer beyond 32 bits", "use smaller indices: TFLite's are int32")
+    return array.astype(dtype, copy=False)
+
+
+def _lower(walk: Walk, node: fx.Node) -> Any:
+    """Emits one call; returns its tensor, or tensors."""
+    if node in walk.absorbed:
+        return walk.value(node.args[0])  # type: ignore[arg-type]
+    name = op_name(node)
+    if name not in _LOWERINGS:
+        walk.refuse(node, "is not supported by the TFLite targets", "rewrite this line with supported ops")
+    if isinstance(node.meta["val"], torch.Tensor) and node.meta["val"].dim() > _MAX_RANK:
+        walk.refuse(
+            node, f"gives a tensor of rank {node.meta['val'].dim()}", f"reshape to rank {_MAX_RANK} or less"
+        )
+    given = node.args if name == "getitem" else arguments(node)
+    walk.name_after(node)
+    value = _LOWERINGS[name](walk, node, *given)
+    if isinstance(value, Value):
+        walk.claim(value, node.name)
+    return value
+
+
+def _outputs(
+    walk: Walk, wanted: Sequence[tuple[str, fx.Node]], inputs: Sequence[Value]
+) -> list[tuple[str, Value]]:
+    """The named outputs. An input, a constant or a tensor returned twice gets a copy of its own."""
+    taken = {value.index for value in inputs}
+    outputs = []
+    for name, node in wanted:
+        value = walk.value(node)
+        if value.constant or value.index in taken:
+            value = walk.copy(value)
+        taken.add(value.index)
+        walk.builder.rename(value, name)
+        outputs.append((name, value))
+    return outputs

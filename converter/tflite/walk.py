@@ -1,0 +1,199 @@
+"""What a lowering sees while the graph is walked: the file's tensors behind the nodes, and ways to add ops.
+
+A *lowering* is a function `(walk, node, *arguments) -> Value` (or a tuple of them), with the node's arguments
+in the order of the op's schema, defaults filled in. It adds TFLite operators through the walk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from ai_edge_litert import schema_py_generated as schema
+from torch import fx
+
+from bgnn.converter.errors import ConversionError
+from bgnn.converter.tflite.builder import FileBuilder, Value, numel
+
+# The file's dtype for each of PyTorch's. int64 tensors are indices, and TFLite's indices are int32.
+_DTYPES = {
+    torch.float32: np.dtype(np.float32),
+    torch.int32: np.dtype(np.int32),
+    torch.int64: np.dtype(np.int32),
+    torch.bool: np.dtype(np.bool_),
+}
+FLOAT = np.dtype(np.float32)
+INT = np.dtype(np.int32)
+BOOL = np.dtype(np.bool_)
+
+
+class Walk:
+    """The walk's state: `values` maps the nodes met so far to the file's tensors.
+
+    `kept` are the nodes that must exist as tensors (outputs and probes): nothing may be fused over them.
+    """
+
+    def __init__(self, builder: FileBuilder, kept: Collection[fx.Node]) -> None:
+        self.builder = builder
+        self.kept = set(kept)
+        self.values: dict[fx.Node, Value | tuple[Value, ...]] = {}
+        self.arrays: dict[fx.Node, np.ndarray] = {}  # constants; they enter the file when a lowering asks
+        self.absorbed: set[fx.Node] = set()  # activations that the op before them computes
+        self._prefix = ""
+        self._claimed: set[int] = set()
+
+    # What the graph says.
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        return tuple(int(n) for n in node.meta["val"].shape)
+
+    def dtype(self, node: fx.Node) -> np.dtype:
+        """The file's dtype of a node's tensor; refuses dtypes that the target has no kernels for."""
+        return self.file_dtype(node, node.meta["val"].dtype)
+
+    def file_dtype(self, node: fx.Node, dtype: torch.dtype) -> np.dtype:
+        if dtype not in _DTYPES:
+            self.refuse(node, f"has dtype {dtype}", "make it float32, int32, int64 or bool")
+        return _DTYPES[dtype]
+
+    def axis(self, node: fx.Node, dim: int) -> int:
+        """A dimension of `node` counted from the front."""
+        rank = len(self.shape(node))
+        return dim + rank if dim < 0 else dim
+
+    def axes(self, node: fx.Node, dims: Sequence[int] | None) -> list[int]:
+        """The dimensions of a reduction over `node`; none given means all."""
+        if not dims:
+            return list(range(len(self.shape(node))))
+        return sorted(self.axis(node, dim) for dim in dims)
+
+    def only_user(self, node: fx.Node) -> fx.Node | None:
+        """The single node that reads `node`, unless `node` must stand as a tensor."""
+        return next(iter(node.users)) if len(node.users) == 1 and node not in self.kept else None
+
+    # What the file holds.
+
+    def value(self, node: fx.Node) -> Value:
+        if node in self.arrays:
+            return self.builder.constant(node.name, self.arrays[node])
+        value = self.values[node]
+        assert isinstance(value, Value), f"{node} is a tuple"
+        return value
+
+    def array(self, node: fx.Node) -> np.ndarray | None:
+        """A constant's numbers, in the file's dtype; None where the node is computed."""
+        return self.arrays.get(node)
+
+    def operand(self, arg: fx.Node | float | bool, dtype: np.dtype) -> Value:
+        """A node's tensor or a Python scalar, as `dtype`."""
+        if isinstance(arg, fx.Node):
+            return self.cast(self.value(arg), dtype)
+        return self.constant(np.array(arg, dtype=dtype))
+
+    def constant(self, array: np.ndarray | Sequence[int], dtype: np.dtype | None = None) -> Value:
+        return self.builder.constant(f"{self._prefix}/constant", np.asarray(array, dtype=dtype))
+
+    def indices(self, numbers: Sequence[int]) -> Value:
+        """An int32 vector: axes, shapes, positions."""
+        return self.constant(np.array(list(numbers), dtype=INT))
+
+    def result(self, shape: Sequence[int], dtype: np.dtype) -> Value:
+        """A new tensor for an operator to fill."""
+        return self.builder.tensor(f"{self._prefix}/part", shape, dtype)
+
+    def op(
+        self, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype: np.dtype, options: Any = None
+    ) -> Value:
+        """Adds a builtin operator with one output."""
+        out = self.result(shape, dtype)
+        self.builder.builtin(op, inputs, [out], options)
+        return out
+
+    def reshape(self, value: Value, shape: Sequence[int]) -> Value:
+        """The same elements in another shape; no operator where the shape is already right."""
+        shape = tuple(shape)
+        return value if shape == value.shape else self.copy(value, shape)
+
+    def copy(self, value: Value, shape: Sequence[int] | None = None) -> Value:
+        """A RESHAPE, to the same shape where none is given."""
+        shape = value.shape if shape is None else tuple(shape)
+        assert numel(shape) == numel(value.shape)
+        if not shape:  # TFLite has no empty constants, so the shape of a scalar cannot be given
+            if not value.rank:
+                value = self.copy(value, [1])
+            options = schema.SqueezeOptionsT(squeezeDims=list(range(value.rank)))
+            return self.op("SQUEEZE", [value], shape, value.dtype, options)
+        options = schema.ReshapeOptionsT(newShape=list(shape))
+        return self.op("RESHAPE", [value, self.indices(shape)], shape, value.dtype, options)
+
+    def cast(self, value: Value, dtype: np.dtype) -> Value:
+        """The same numbers in another dtype; no operator where it is already right."""
+        return value if value.dtype == dtype else self.op("CAST", [value], value.shape, dtype)
+
+    def concatenation(self, parts: Sequence[Value], axis: int) -> Value:
+        """The parts one after the other along an axis."""
+        if len(parts) == 1:
+            return parts[0]
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        return self.op("CONCATENATION", parts, shape, parts[0].dtype, schema.ConcatenationOptionsT(axis=axis))
+
+    def broadcast(self, value: Value, shape: Sequence[int]) -> Value:
+        """The value repeated to a shape, by PyTorch's rule."""
+        shape = tuple(shape)
+        if shape == value.shape:
+            return value
+        inputs = [value, self.indices(shape)]
+        return self.op("BROADCAST_TO", inputs, shape, value.dtype, schema.BroadcastToOptionsT())
+
+    def name_after(self, node: fx.Node) -> None:
+        """Tensors made from now on are parts of this node's lowering."""
+        self._prefix = node.name
+
+    def claim(self, value: Value, name: str) -> None:
+        """Names a tensor after the first node whose value it is."""
+        if not value.constant and value.index not in self._claimed:
+            self._claimed.add(value.index)
+            self.builder.rename(value, name)
+
+    # Errors.
+
+    def refuse(self, node: fx.Node, what: str, way_out: str) -> NoReturn:
+        """Raises the one-line error: the op, where the user wrote it, what is wrong, the way out."""
+        raise ConversionError(f"{op_name(node)}{source_line(node)} {what}: {way_out} (see docs/ops.md)")
+
+
+def op_name(node: fx.Node) -> str:
+    """The op of a call, as `aten.add.Tensor`; an op given without its overload gets `.default`."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return f"{target}.default"
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    return getattr(target, "__name__", str(target))
+
+
+def source_line(node: fx.Node) -> str:
+    """` (model.py:12: y = torch.erf(x))`: the last line of the stack trace; empty where there is none."""
+    frames = re.findall(
+        r'File "([^"]+)", line (\d+)[^\n]*(?:\n([^\n]*))?', node.meta.get("stack_trace") or ""
+    )
+    if not frames:
+        return ""
+    path, line, code = frames[-1]
+    return f" ({path}:{line}: {code.strip()})" if code.strip() else f" ({path}:{line})"
+
+
+def arguments(node: fx.Node) -> list[Any]:
+    """A call's arguments in the order of its op's schema, with defaults filled in."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        target = target.default
+    assert isinstance(target, torch._ops.OpOverload)
+    given = list(node.args)
+    for argument in target._schema.arguments[len(given) :]:
+        given.append(node.kwargs.get(argument.name, argument.default_value))
+    return given
