@@ -20,7 +20,6 @@ from bgnn.passes.graph import (
     arg,
     aten,
     call,
-    calls,
     constant,
     getitem,
     is_call,
@@ -356,7 +355,7 @@ def _add_alpha(node: fx.Node) -> fx.Node | None:
     if alpha != 1:
         y = call(node, aten.mul.Tensor, y, alpha, like=node) if isinstance(y, fx.Node) else cast(Any, y) * alpha
     elif node.target == target and not node.kwargs and len(node.args) == 2:
-        return _neutral(node, 0)
+        return _neutral(node, 0) or _plain_constants(node)
     return call(node, target, x, y, like=node)
 
 
@@ -367,11 +366,36 @@ def _neutral(node: fx.Node, element: float) -> fx.Node | None:
     return cast(fx.Node, x) if same and not isinstance(y, fx.Node) and y == element else None
 
 
+def _plain_constants(node: fx.Node) -> fx.Node | None:
+    """A constant's leading axes of size 1 say nothing beside a tensor of higher rank; one number is a number."""
+    changed = False
+    sides: list[Any] = []
+    for side, other in zip(node.args[:2], reversed(node.args[:2]), strict=True):
+        if is_constant(side) and isinstance(other, fx.Node) and not is_constant(other):
+            value = value_of(cast(fx.Node, side))
+            small = value
+            while small.dim() > (1 if value.numel() > 1 else 0) and small.shape[0] == 1:
+                small = small.squeeze(0)
+            same_type = value.dtype == other.meta["val"].dtype and shape_of(other) == shape_of(node)
+            if small.dim() == 0 and same_type and other.meta["val"].dtype == torch.float32:
+                side, changed = small.item(), True
+            elif small.dim() < value.dim() and len(shape_of(other)) == len(shape_of(node)):
+                side, changed = constant(node, small, cast(str, cast(fx.Node, side).target)), True
+        sides.append(side)
+    if not changed or node.kwargs:
+        return None
+    if not isinstance(sides[0], fx.Node):
+        if not is_call(node, aten.add, aten.mul):
+            return None
+        sides.reverse()
+    return call(node, node.target, *sides, like=node)
+
+
 def _mul(node: fx.Node) -> fx.Node | None:
     if node.target in (aten.mul.Scalar, aten.div.Scalar):
         target = aten.mul.Tensor if is_call(node, aten.mul) else aten.div.Tensor
         return call(node, target, *node.args, like=node)
-    return _neutral(node, 1) if not node.kwargs else None
+    return (_neutral(node, 1) or _plain_constants(node)) if not node.kwargs else None
 
 
 def _ones(node: fx.Node) -> fx.Node:
@@ -481,12 +505,3 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.amax, aten.amin, aten.mean, aten.sum], _mean),
     ([aten.max, aten.min], _reduce_all),
 ]  # fmt: skip
-
-
-def constant_scalars(gm: fx.GraphModule) -> None:
-    """0-d constants become Python numbers in arithmetic: `x * tensor(2.)` is `x * 2.`."""
-    for node in calls(gm.graph, aten.add, aten.sub, aten.mul, aten.div, aten.where):
-        for position, value in enumerate(node.args):
-            if is_constant(value) and shape_of(cast(fx.Node, value)) == () and position > 0:
-                if not is_call(node, aten.where):
-                    node.update_arg(position, value_of(cast(fx.Node, value)).item())

@@ -64,18 +64,35 @@ def run(gm: fx.GraphModule) -> PassResult:
             if node.op == "call_function":
                 node.args = fx.node.map_arg(node.args, lambda n: _plain(laid, n, node))
             if isinstance(node.meta.get("val"), Tensor):
-                laid[node] = Laid(node, tuple(range(len(shape_of(node)))))
+                laid[node] = _input(node) if node.op == "placeholder" else _as_is(node)
         else:
             new = _move(node, laid, result)
             if new is None:  # an op that needs its axes as they are
                 node.args = fx.node.map_arg(node.args, lambda n: _plain(laid, n, node))
-                new = Laid(node, tuple(range(len(shape_of(node)))))
+                new = _as_is(node)
             elif "tap" in node.meta and new.base is not node:
                 tap = node.meta["tap"]
                 new.base.meta["tap"] = dataclasses.replace(tap, perm=new.order if new.moved else None)
             laid[node] = new
     remove_dead_code(gm)
     return result
+
+
+def _as_is(node: fx.Node) -> Laid:
+    return Laid(node, tuple(range(len(shape_of(node)))))
+
+
+def _input(node: fx.Node) -> Laid:
+    """An input that the model permutes first of all (channel-first points) is permuted once, for all its users."""
+    for user in node.users:
+        if is_call(user, aten.permute):
+            order = tuple(cast(list[int], user.args[1]))
+            with node.graph.inserting_after(node):
+                base = node.graph.call_function(aten.permute.default, (node, list(order)))
+            base.meta = {**user.meta}
+            base.meta.pop("tap", None)
+            return Laid(base, tuple(order.index(i) for i in range(len(order))))
+    return _as_is(node)
 
 
 def _plain(laid: dict[fx.Node, Laid], node: fx.Node, before: fx.Node) -> fx.Node:
@@ -236,7 +253,7 @@ def _reduce(node: fx.Node, known: Laid) -> Laid:
 
 def _cat(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
     parts = cast(list[fx.Node], node.args[0])
-    largest = max(parts, key=lambda p: p.meta["val"].numel())
+    largest = max(parts, key=lambda p: (p.meta["val"].numel(), laid[p].moved))
     order = laid[largest].order
     dim = order[arg(node, 1, "dim", 0) % len(order)]
     bases = [_in_order(laid, p, order, node) for p in parts]

@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops that every pass names)
+
 aten = torch.ops.aten
 
 
@@ -30,6 +32,7 @@ class Tap:
     perm: tuple[int, ...] | None = None
     channels: int | None = None
     flip: Tensor | None = None
+    exact: bool = False
 
     def decode(self, value: Tensor, shape: Sequence[int]) -> Tensor:
         """The traced tensor that `value` of the tapped node stands for."""
@@ -51,7 +54,9 @@ class PassResult:
 
     def refuse(self, node: fx.Node, reason: str) -> None:
         """Records that `node` was a candidate and why it stays as it is."""
-        self.refusals.append((source_name(node), reason))
+        entry = (str(node.meta.get("layer") or source_name(node)), reason)
+        if entry not in self.refusals:
+            self.refusals.append(entry)
 
 
 def source_name(node: fx.Node) -> str:
@@ -108,7 +113,7 @@ def call(before: fx.Node, target: Any, *args: Any, like: fx.Node | None = None, 
     with before.graph.inserting_before(before):
         node = before.graph.call_function(target, args, kwargs)
     origin = like if like is not None else before
-    for key in ("stack_trace", "nn_module_stack"):
+    for key in ("stack_trace", "nn_module_stack", "layer"):
         if key in origin.meta:
             node.meta[key] = origin.meta[key]
     compute_meta(node)
@@ -176,6 +181,20 @@ def run(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
     with torch.no_grad():
         out = fx.Interpreter(gm).run(*inputs)
     return list(out) if isinstance(out, (tuple, list)) else [out]
+
+
+def snapshot(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy of the graph that later passes do not touch; names and notes are kept, constants are shared."""
+    graph = fx.Graph()
+    remap: dict[fx.Node, fx.Node] = {}
+    for node in gm.graph.nodes:
+        remap[node] = graph.node_copy(node, lambda n: remap[n])
+        remap[node].meta = dict(node.meta)
+        remap[node].name = node.name
+    constants = torch.nn.Module()
+    for name, value in gm.named_buffers(recurse=False):
+        constants.register_buffer(name, value)
+    return fx.GraphModule(constants, graph)
 
 
 def getitem(node: fx.Node) -> tuple[fx.Node, int] | None:

@@ -9,6 +9,7 @@ distances'. Verification later compares the neighbours themselves, so a chance a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -55,6 +56,8 @@ def run(gm: fx.GraphModule) -> PassResult:
         rows = permute(index, features, (0, 2, 1)) if channel_first else features
         rows = reshape(index, rows, (batch, shape[-1], rows.meta["val"].numel() // (batch * shape[-1])), like=node)
         new = call(index, bgnn.knn.default, rows, k, metric, like=node)
+        if metric == "hamming" and "tap" in index.meta:
+            index.meta["tap"] = dataclasses.replace(index.meta["tap"], exact=True)
         replace(index, reshape(index, new, shape_of(index), like=node))
         result.rewrites += 1
     remove_dead_code(gm)

@@ -1,0 +1,203 @@
+"""`convert`: a model in, a verified file and its report out. The command line calls this and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from bgnn.converter import stages
+from bgnn.converter.dump import dump_stage
+from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.report import Report, build_report
+from bgnn.converter.tflite.emit import emit
+from bgnn.converter.trace import trace
+from bgnn.converter.verify import Check, Reference, TieRule, exact_decisions, run_with_taps
+from bgnn.passes.graph import PassResult, Tap, snapshot
+from bgnn.runtime_bench.interpreters import run_file
+
+TARGETS = stages.TARGETS
+STAGES = stages.STAGES
+
+
+@dataclasses.dataclass
+class Conversion:
+    """What `convert` gives: the file's bytes (None if stopped before emission), the report, where it was written."""
+
+    model_bytes: bytes | None
+    report: Report
+    path: Path | None
+    graph: fx.GraphModule
+
+
+def convert(
+    model: nn.Module | ExportedProgram,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    target: str,
+    output: Path | str | None = None,
+    optimize: int = 1,
+    verify: bool = True,
+    knn: str = "matmul",
+    sign_zero: str = "plus",
+    stop_after: str | None = None,
+    dump: Path | str | None = None,
+    name: str = "model",
+    keep_outputs: Sequence[int] = (0,),
+    progress: Callable[[str], None] | None = None,
+) -> Conversion:
+    """Converts a trained PyTorch model into a file that a stock runtime runs.
+
+    `example_inputs`: the model's arguments, with the shapes and dtypes of the file; verification runs on them, so real
+    samples are best. `target`: "lce-arm64" (TFLite with Larq Compute Engine ops) or "tflite-arm64" (builtins only).
+    `optimize`: 1 runs all passes, 0 only makes the graph legal. `keep_outputs`: which of the model's outputs the
+    file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples reach a `torch.sign(0)`.
+    `stop_after`: a stage's name, to stop there without a file; `dump`: a folder for each stage as Python.
+
+    Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file
+    does not compute what the model computes; then nothing is written.
+    """
+    _check_arguments(target, optimize, knn, sign_zero, stop_after)
+    say = progress or (lambda line: None)
+    inputs = tuple(t.detach().contiguous() for t in example_inputs)
+    say("tracing the model")
+    gm = trace(model, inputs, keep_outputs)
+    if dump is not None:
+        dump_stage(gm, Path(dump), "exported")
+    plain_outputs = _outputs(TieRule(gm), inputs) if verify else []
+    reference: Reference | None = None
+    checks: list[Check] = []
+    log: list[tuple[str, list[tuple[str, PassResult]]]] = []
+    semantic: fx.GraphModule | None = None
+    for stage, results in stages.walk(gm, target, optimize):
+        log.append((stage, results))
+        say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
+        if dump is not None:
+            dump_stage(gm, Path(dump), stage)
+        if stage == "traced" and verify:
+            reference = Reference(gm, inputs)
+            _check_zeros(reference, sign_zero)
+            checks.append(reference.compare("stage traced", {}, plain_outputs, set()))
+        elif reference is not None:
+            taps, outputs = run_with_taps(gm, inputs, reference.shapes)
+            checks.append(reference.compare(f"stage {stage}", taps, outputs, exact_decisions(gm)))
+        if stage == "semantic":
+            semantic = snapshot(gm)
+        if stage == stop_after:
+            return Conversion(None, build_report(gm, semantic, log, checks, reference, target, optimize, name, None), None, gm)
+    assert semantic is not None
+    say("writing the file")
+    names = _io_names(gm)
+    metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize)}
+    if verify:
+        assert reference is not None
+        say("running the file and comparing it with the model")
+        checks.append(_check_file(gm, name, names, metadata, reference, inputs))
+        metadata["verification"] = _summary(checks[-1])
+    else:
+        metadata["verification"] = "not verified (--no-verify)"
+    data = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata)
+    report = build_report(gm, semantic, log, checks, reference, target, optimize, name, data)
+    path = None
+    if output is not None:
+        path = Path(output)
+        write_atomically(path, data)
+    return Conversion(data, report, path, gm)
+
+
+def _check_arguments(target: str, optimize: int, knn: str, sign_zero: str, stop_after: str | None) -> None:
+    for what, value, allowed in (
+        ("target", target, TARGETS),
+        ("optimisation level", optimize, (0, 1)),
+        ("k-NN lowering", knn, ("matmul",)),
+        ("sign-zero policy", sign_zero, ("plus", "error")),
+        ("stage", stop_after, (None, *STAGES)),
+    ):
+        if value not in allowed:
+            raise UsageError(f"there is no {what} {value!r}: choose from {', '.join(str(a) for a in allowed if a is not None)}")
+
+
+def _outputs(runner: fx.Interpreter, inputs: Sequence[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        return [t.clone() for t in runner.run(*inputs)]
+
+
+def _check_zeros(reference: Reference, sign_zero: str) -> None:
+    count = sum(reference.zeros.values())
+    if count and sign_zero == "error":
+        name = next(n for n, zeros in reference.zeros.items() if zeros)
+        raise ConversionError(
+            f"torch.sign meets {count} exact zeros on the samples (first at {name!r}), where it gives 0 and the file +1: "
+            "accept that with --sign-zero plus, or write the model's sign as where(x >= 0, 1, -1)"
+        )
+
+
+def _check_file(
+    gm: fx.GraphModule, name: str, names: tuple[list[str], list[str]], metadata: dict[str, str],
+    reference: Reference, inputs: Sequence[Tensor],
+) -> Check:  # fmt: skip
+    """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
+    tapped = {f"tap/{node.meta['tap'].name}": node for node in gm.graph.nodes if "tap" in node.meta}
+    arrays = [t.numpy() for t in inputs]
+    probe = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata, probes=tapped)
+    results = run_file(probe, arrays)
+    count = len(names[1])
+    taps: dict[str, Tensor] = {}
+    for node, value in zip(tapped.values(), results[count:], strict=True):
+        tap: Tap = node.meta["tap"]
+        decoded = tap.decode(torch.from_numpy(np.array(value)), reference.shapes[tap.name])
+        taps[tap.name] = decoded >= 0 if decoded.is_floating_point() else decoded
+    outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]
+    check = reference.compare("emitted file", taps, outputs, exact_decisions(gm))
+    plain = run_file(emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata), arrays)
+    for position, (with_taps, without) in enumerate(zip(results[:count], plain, strict=True)):
+        if not np.array_equal(with_taps, without, equal_nan=True):
+            raise ConversionError(f"emitted file: output {position} changes when intermediate tensors are read")
+    return check
+
+
+def _summary(check: Check) -> str:
+    return (
+        f"{check.signs} signs and {check.neighbours} neighbours compared, {check.exact} of them exact; "
+        f"turned by rounding: {check.turned_signs} signs, {check.turned_rows} rows of neighbours; "
+        f"largest output difference {check.output_error:.3g}"
+    )
+
+
+def _io_names(gm: fx.GraphModule) -> tuple[list[str], list[str]]:
+    inputs = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
+    count = len(next(n for n in gm.graph.nodes if n.op == "output").args[0])
+    return inputs, ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+
+
+def _version() -> str:
+    try:
+        return version("bgnn-convert")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes the whole file or nothing: a temporary file beside it takes its place at the end."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

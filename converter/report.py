@@ -1,0 +1,208 @@
+"""What a conversion made: size, operators, multiply-accumulates by kind, each layer and why, the checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, fx
+
+from bgnn.converter.tflite.inspect import operators
+from bgnn.converter.verify import Check, Reference
+from bgnn.passes import domains as dm
+from bgnn.passes.graph import PassResult, aten, is_call, shape_of
+
+bgnn = torch.ops.bgnn
+
+BINARY = [bgnn.bconv, bgnn.bconv_bits]
+FLOAT = [aten.linear, aten.matmul, aten.bmm, aten.mm]
+
+
+@dataclasses.dataclass
+class Layer:
+    """One dot product of the model: what it was, what it became, and why. MACs are multiply-accumulates."""
+
+    name: str
+    was: str
+    became: str
+    binary_macs: int
+    float_macs: int
+    why: str
+
+
+@dataclasses.dataclass
+class Report:
+    """Everything the terminal table and report.json say."""
+
+    name: str
+    target: str
+    optimize: int
+    bytes: int | None
+    operators: dict[str, int]
+    macs: dict[str, int]
+    peak_activation_bytes: int
+    layers: list[Layer]
+    rewrites: list[tuple[str, str, int]]
+    refusals: list[tuple[str, str, str]]
+    checks: list[Check]
+    sign_zeros: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for report.json."""
+        return {**dataclasses.asdict(self), "checks": [c.to_json() for c in self.checks]}
+
+    def print(self, console: Console) -> None:
+        """The terminal tables."""
+        title = f"{self.name}: {self.target} -O{self.optimize}"
+        table = Table(title=title, title_justify="left", show_header=False)
+        if self.bytes is not None:
+            table.add_row("file", f"{self.bytes:,} bytes")
+        if self.operators:
+            table.add_row("operators", ", ".join(f"{n} {c}" for n, c in self.operators.items()))
+        total = sum(self.macs.values()) or 1
+        macs = [f"{kind} {count / 1e6:,.1f} M ({100 * count / total:.1f}%)" for kind, count in self.macs.items()]
+        table.add_row("multiply-accumulates", ", ".join(macs))
+        table.add_row("peak activations", f"{self.peak_activation_bytes / 1e6:,.1f} MB")
+        if self.sign_zeros:
+            table.add_row("sign(0)", f"torch.sign met {self.sign_zeros} exact zeros on the samples; the file gives +1")
+        for check in self.checks:
+            table.add_row(check.what, _check_line(check))
+        if not self.checks:
+            table.add_row("verification", "[bold]not verified[/bold] (--no-verify)")
+        console.print(table)
+        layers = Table(title="what each dot product became, and why", title_justify="left")
+        for heading in ("layer", "was", "became", "M MACs", "why"):
+            layers.add_column(heading, overflow="fold", justify="right" if heading == "M MACs" else "left")
+        for layer in self.layers:
+            count = (layer.binary_macs + layer.float_macs) / 1e6
+            layers.add_row(layer.name, layer.was, layer.became, f"{count:,.2f}", layer.why)
+        console.print(layers)
+
+
+def _check_line(check: Check) -> str:
+    parts = [f"largest output difference {check.output_error:.2g} (of {check.output_scale:.3g})"]
+    if check.signs or check.neighbours:
+        parts.append(
+            f"{check.signs:,} signs and {check.neighbours:,} neighbours equal"
+            if not (check.turned_signs or check.turned_rows)
+            else f"{check.signs:,} signs ({check.turned_signs} turned by rounding), {check.neighbours:,} neighbours "
+            f"({check.turned_rows} rows nearly tied)"
+        )
+        parts.append(f"{check.exact:,} of them exact")
+    return "; ".join(parts)
+
+
+def build_report(
+    gm: fx.GraphModule, semantic: fx.GraphModule | None, log: list[tuple[str, list[tuple[str, PassResult]]]],
+    checks: list[Check], reference: Reference | None, target: str, optimize: int, name: str, data: bytes | None,
+) -> Report:  # fmt: skip
+    """The report of a conversion, complete or stopped early (`data` None)."""
+    refusals = [(n, label, why) for _, results in log for n, result in results for label, why in result.refusals]
+    layers = _layers(gm, semantic, refusals) if semantic is not None else []
+    macs = {"binary": 0, "INT8": 0, "float": 0}
+    for node in gm.graph.nodes:
+        if is_call(node, *BINARY):
+            macs["binary"] += _macs(node)
+        elif is_call(node, *FLOAT):
+            macs["float"] += _macs(node)
+    return Report(
+        name=name,
+        target=target,
+        optimize=optimize,
+        bytes=None if data is None else len(data),
+        operators={} if data is None else operators(data),
+        macs=macs,
+        peak_activation_bytes=peak_activations(gm),
+        layers=layers,
+        rewrites=[(stage, n, r.rewrites) for stage, results in log for n, r in results],
+        refusals=refusals,
+        checks=checks,
+        sign_zeros=0 if reference is None else sum(reference.zeros.values()),
+    )
+
+
+def _macs(node: fx.Node) -> int:
+    """Multiply-accumulates of one dot-product node."""
+    x = cast(fx.Node, node.args[0])
+    fan_in = cast(int, node.args[2]) if is_call(node, *BINARY) else shape_of(x)[-1]
+    rows = math.prod(shape_of(node)[:-1])
+    channels = shape_of(cast(fx.Node, node.args[1]))[0] if is_call(node, *BINARY) else shape_of(node)[-1]
+    return rows * channels * fan_in
+
+
+def _layers(gm: fx.GraphModule, semantic: fx.GraphModule, refusals: list[tuple[str, str, str]]) -> list[Layer]:
+    domains = dm.analyse(semantic)
+    layers = []
+    for node in semantic.graph.nodes:
+        if "layer" not in node.meta or not is_call(node, *FLOAT, bgnn.knn):
+            continue
+        label = cast(str, node.meta["layer"])
+        parts = [n for n in gm.graph.nodes if n.meta.get("layer") == label and is_call(n, *BINARY, *FLOAT)]
+        binary = sum(_macs(n) for n in parts if is_call(n, *BINARY))
+        real = sum(_macs(n) for n in parts if is_call(n, *FLOAT))
+        why = "; ".join(dict.fromkeys(f"{pass_name}: {reason}" for pass_name, at, reason in refusals if at == label))
+        layers.append(Layer(label, _was(node, domains), _became(node, parts), binary, real, why or _reason(node, domains)))
+    return layers
+
+
+def _was(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
+    x = cast(fx.Node, node.args[0])
+    shape = "x".join(str(s) for s in shape_of(x))
+    if is_call(node, bgnn.knn):
+        return f"k-NN ({node.args[2]}), k={node.args[1]}, of {shape}"
+    other = cast(fx.Node, node.args[1])
+    return f"{domains[x].kind} {shape} x {domains[other].kind} {'x'.join(str(s) for s in shape_of(other))}"
+
+
+def _became(node: fx.Node, parts: list[fx.Node]) -> str:
+    bits = sum(is_call(n, bgnn.bconv_bits) for n in parts)
+    dense = sum(is_call(n, bgnn.bconv) for n in parts)
+    real = len(parts) - bits - dense
+    words = []
+    if bits:
+        words.append("binary, bits out" if bits == 1 else f"binary, bits out ({bits} thresholds)")
+    if dense:
+        words.append("binary, float out")
+    if real:
+        words.append("matrix product + top-k" if is_call(node, bgnn.knn) else f"float ({real} products)" if real > 1 else "float")
+    return ", ".join(words) or "removed"
+
+
+def _reason(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
+    if is_call(node, bgnn.knn):
+        return "features are signs: Hamming distance" if node.args[2] == "hamming" else "features are real"
+    x, weight = (domains[cast(fx.Node, a)] for a in node.args[:2])
+    if x.kind == weight.kind == "binary":
+        return "inputs and weights are signs"
+    if x.kind != "binary":
+        return f"its inputs are real{f' since {x.lost}' if x.lost else ''}"
+    return "its weights are real"
+
+
+def peak_activations(gm: fx.GraphModule) -> int:
+    """Bytes of live tensors at the worst moment, when each lives from its making to its last use.
+
+    A lower bound of what a runtime's memory planner reaches; views are counted as copies.
+    """
+    last_use: dict[fx.Node, int] = {}
+    order = [n for n in gm.graph.nodes if n.op != "get_attr"]
+    for i, node in enumerate(order):
+        for source in node.all_input_nodes:
+            last_use[source] = i
+    live = peak = 0
+    sizes: Counter[fx.Node] = Counter()
+    for i, node in enumerate(order):
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and node.op != "output":
+            sizes[node] = value.numel() * (4 if value.dtype == torch.int64 else value.element_size())
+            live += sizes[node]
+        peak = max(peak, live)
+        for source in set(node.all_input_nodes):
+            if last_use.get(source) == i:
+                live -= sizes[source]
+    return peak

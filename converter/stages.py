@@ -1,0 +1,164 @@
+"""The stages of a conversion: which passes lead to each, and which ops may stand in the graph after it.
+
+traced    ATen as exported, in one spelling; signs found, constants folded, tie order settled. The reference.
+semantic  what the graph means: k-NN, gathers, channels last, one node per dense layer.
+integer   norms, rescaling and signs folded into thresholds; binary tensors as bits.
+target    only ops the emitter writes.
+
+A stage is its spec (`SPECS`): leaving it with an op that is not in the list is an error that names the op and
+the line of the user's model it came from.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import fx
+
+from bgnn.converter.errors import ConversionError
+from bgnn.passes import (
+    canonicalise,
+    channels_last,
+    fold_batch_norm,
+    fold_constants,
+    fold_threshold,
+    fuse_rescale,
+    hoist_binarize,
+    legalise,
+    lower_knn,
+    max_before_monotone,
+    merge_equal_nodes,
+    pack_bits,
+    recognise_binarize,
+    recognise_gather,
+    recognise_knn,
+    sink_reshapes,
+    split_edge_linear,
+)
+from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call
+
+bgnn = torch.ops.bgnn
+
+STAGES = ("traced", "semantic", "integer", "target")
+TARGETS = ("lce-arm64", "tflite-arm64")
+
+ARITHMETIC = [
+    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.sqrt, aten.rsqrt, aten.relu,
+    aten.leaky_relu, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum,
+    aten.ge, aten.gt, aten.le, aten.lt, aten.eq, aten.ne, aten.where, aten.softmax, aten.log_softmax, aten._softmax,
+    aten._log_softmax, aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to,
+]  # fmt: skip
+MOVES = [
+    aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.index_select, bgnn.topk_lowest,
+    operator.getitem,
+]  # fmt: skip
+DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
+BITS = [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max, aten.bitwise_xor]
+MEANING = [bgnn.binarize, bgnn.knn, bgnn.gather_nodes, bgnn.batch_norm, bgnn.prelu]
+
+SPECS: dict[str, list[Any] | None] = {
+    "traced": None,  # whatever torch.export gives
+    "semantic": [*ARITHMETIC, *MOVES, *DENSE, *MEANING, aten.cdist],
+    "integer": [*ARITHMETIC, *MOVES, *DENSE, *MEANING, *BITS, aten.cdist],
+    "target": [*ARITHMETIC, *MOVES, *DENSE, *BITS, bgnn.gather_nodes, bgnn.prelu],
+}
+
+Pass = Callable[[fx.GraphModule], PassResult]
+Step = tuple[str, Pass]
+
+
+def _steps(*modules: ModuleType) -> list[Step]:
+    return [(m.__name__.rsplit(".", 1)[-1], m.run) for m in modules]
+
+
+def passes_to(stage: str, target: str, optimize: int) -> list[Step]:
+    """The passes that lead from the stage before to `stage`."""
+    if stage == "traced":
+        # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
+        return _steps(canonicalise, recognise_binarize, fold_constants, canonicalise)
+    if stage == "semantic":
+        return _steps(
+            recognise_knn, recognise_gather, canonicalise, channels_last, fold_constants, canonicalise,
+            merge_equal_nodes, sink_reshapes, canonicalise, merge_equal_nodes,
+        )  # fmt: skip
+    lce = target == "lce-arm64"
+    if stage == "integer":
+        if optimize == 0:
+            to_bits: list[Step] = [("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if lce else []
+            return [*_steps(fold_batch_norm), *to_bits]
+        thresholds = _steps(fold_threshold) if lce else []
+        bits = _steps(hoist_binarize, merge_equal_nodes, pack_bits) if lce else []
+        return [
+            *_steps(fold_batch_norm, fuse_rescale),
+            *thresholds,
+            *_steps(split_edge_linear, max_before_monotone),
+            *bits,
+        ]
+    knn: Step = ("lower_knn", lambda gm: lower_knn.run(gm, naive=optimize == 0))
+    return [knn, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
+
+
+def walk(gm: fx.GraphModule, target: str, optimize: int) -> Iterator[tuple[str, list[tuple[str, PassResult]]]]:
+    """Runs the passes stage after stage, in place; yields each stage's name and its passes' results."""
+    for stage in STAGES:
+        results = []
+        for name, run in passes_to(stage, target, optimize):
+            results.append((name, run(gm)))
+        if stage == "traced":
+            mark_decisions(gm)
+        check_spec(gm, stage)
+        if stage == "semantic":
+            _name_layers(gm)
+        yield stage, results
+
+
+def mark_decisions(gm: fx.GraphModule) -> None:
+    """Taps the tensors that verification compares: every sign and every choice of neighbours."""
+    for node in gm.graph.nodes:
+        picked = getitem(node)
+        if is_call(node, bgnn.binarize) or (picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1):
+            node.meta["tap"] = Tap(node.name)
+
+
+def _name_layers(gm: fx.GraphModule) -> None:
+    """Labels each dense layer, k-NN and edge op, so that the report can say what became of it."""
+    for node in calls(gm.graph, *DENSE, bgnn.knn):
+        weight = node.args[1] if len(node.args) > 1 else None
+        label = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
+        node.meta["layer"] = label or node.name
+
+
+def check_spec(gm: fx.GraphModule, stage: str) -> None:
+    """Raises ConversionError for the first op that may not stand after `stage`."""
+    allowed = SPECS[stage]
+    if allowed is None:
+        return
+    for node in gm.graph.nodes:
+        if node.op == "call_function" and not is_call(node, *allowed):
+            raise ConversionError(unsupported(node))
+
+
+def unsupported(node: fx.Node) -> str:
+    """One line on an op that cannot be converted: its name, its place in the user's model, what to do."""
+    op = str(node.target).removesuffix(".default")
+    return f"{op} is not supported{where(node)}: rewrite it with the ops of docs/ops.md, or take it out of the model"
+
+
+def where(node: fx.Node) -> str:
+    """` (file, line, code)` of the user's model that made the node, if it is known."""
+    trace = node.meta.get("stack_trace")
+    if not trace:
+        return ""
+    lines = [line.strip() for line in str(trace).strip().splitlines()]
+    frames = [(i, line) for i, line in enumerate(lines) if line.startswith("File ")]
+    own = [f for f in frames if "/torch/" not in f[1] and "torch_geometric" not in f[1]] or frames
+    if not own:
+        return ""
+    index, place = own[-1]
+    code = lines[index + 1] if index + 1 < len(lines) and not lines[index + 1].startswith("File ") else ""
+    parts = place.replace('"', "").removeprefix("File ").split(", ")
+    return f" (at {parts[0]}:{parts[1].removeprefix('line ')}{': ' + code if code else ''})"

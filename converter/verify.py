@@ -1,0 +1,252 @@
+"""Proof that a stage, or the emitted file, computes what the PyTorch model computes.
+
+The reference is the traced graph, run by PyTorch. Three kinds of tensor are compared:
+
+- a *sign* of integers and the choice of Hamming neighbours are exact: one differing bit or index is an error;
+- a sign of real numbers, or a choice of neighbours by real distances, is a *decision* that rounding can turn where the
+  number is (nearly) 0 or the distances (nearly) tie. A decision may differ only within the stated tolerance; it is
+  counted and reported, and the reference goes on with the file's decision, so that all after it is
+  compared on equal terms;
+- outputs are real numbers, compared within the stated tolerance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.converter.errors import ConversionError
+from bgnn.passes.graph import Tap, getitem, is_call, snapshot
+
+bgnn = torch.ops.bgnn
+aten = torch.ops.aten
+
+# Relative to the largest magnitude of the tensor compared. float32 sums of a few thousand terms in another order
+# differ by about 1e-6 of it; a wrong rewrite differs by far more than 1e-4.
+OUTPUT_TOLERANCE = 1e-4
+DECISION_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass
+class Check:
+    """What one comparison found: all numbers are counts, but `output_error` (largest absolute difference)."""
+
+    what: str
+    signs: int = 0
+    neighbours: int = 0
+    exact: int = 0
+    turned_signs: int = 0
+    turned_rows: int = 0
+    output_error: float = 0.0
+    output_scale: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for report.json."""
+        return dataclasses.asdict(self)
+
+
+class Reference:
+    """The traced graph and one run of it on the sample inputs."""
+
+    def __init__(self, gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+        self.gm = snapshot(gm)  # the passes go on with the original
+        self.inputs = list(inputs)
+        run = _Decisions(self.gm, {}, set())
+        self.outputs = run.outputs(self.inputs)
+        self.decisions, self.zeros = run.seen, run.zeros
+        self.shapes = {name: tuple(value.shape) for name, value in self.decisions.items()}
+
+    def compare(
+        self, what: str, taps: Mapping[str, Tensor], outputs: Sequence[Tensor], exact: set[str]
+    ) -> Check:
+        """Compares decoded taps (by name) and outputs with the reference; raises at the first difference.
+
+        `exact`: the decisions that rounding cannot turn. The reference runs again only if a decision differs, since
+        all after it depends on it.
+        """
+        check = Check(what)
+        same = all(
+            _same(taps[name], self.decisions[name]) for name in self.decisions if name in taps
+        )
+        expected = self.outputs
+        if not same:
+            run = _Decisions(self.gm, taps, exact, check)
+            expected = run.outputs(self.inputs)
+        for name, value in self.decisions.items():
+            if name in taps:
+                counted = "neighbours" if value.dtype != torch.bool else "signs"
+                setattr(check, counted, getattr(check, counted) + value.numel())
+                check.exact += value.numel() if name in exact else 0
+        for position, (mine, theirs) in enumerate(zip(expected, outputs, strict=True)):
+            _compare_output(check, position, mine, theirs)
+        return check
+
+
+def _same(mine: Tensor, reference: Tensor) -> bool:
+    return torch.equal(_as_decision(mine, reference), reference)
+
+
+def _as_decision(value: Tensor, like: Tensor) -> Tensor:
+    """Signs as booleans (+1 is True), neighbours as int64."""
+    return value >= 0 if like.dtype == torch.bool and value.dtype != torch.bool else value.to(like.dtype)
+
+
+def _compare_output(check: Check, position: int, expected: Tensor, got: Tensor) -> None:
+    if tuple(expected.shape) != tuple(got.shape):
+        raise ConversionError(
+            f"{check.what}: output {position} has shape {tuple(got.shape)} instead of {tuple(expected.shape)}"
+        )
+    if not expected.is_floating_point():
+        if not torch.equal(expected, got.to(expected.dtype)):
+            count = int((expected != got).sum())
+            raise ConversionError(f"{check.what}: output {position} differs in {count} of {expected.numel()} integers")
+        return
+    if expected.numel() == 0:
+        return
+    error = float((expected.double() - got.double()).abs().max())
+    scale = float(expected.abs().max())
+    check.output_error, check.output_scale = max(check.output_error, error), max(check.output_scale, scale)
+    if not error <= OUTPUT_TOLERANCE * max(scale, 1e-3):
+        raise ConversionError(
+            f"{check.what}: output {position} differs by {error:.3g} (largest value {scale:.3g}, "
+            f"tolerance {OUTPUT_TOLERANCE:g} of it)"
+        )
+
+
+class _Decisions(fx.Interpreter):
+    """Runs the traced graph; at each decision it checks and takes over the other side's, if there is one."""
+
+    def __init__(
+        self, gm: fx.GraphModule, forced: Mapping[str, Tensor], exact: set[str], check: Check | None = None
+    ) -> None:
+        super().__init__(gm)
+        self.forced, self.exact, self.check = forced, exact, check
+        self.seen: dict[str, Tensor] = {}
+        self.zeros: dict[str, int] = {}
+        self.scores: dict[fx.Node, Tensor] = {}  # what each topk chose from, until its indices are seen
+
+    def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The graph's outputs."""
+        with torch.no_grad():
+            return [t.clone() for t in self.run(*inputs)]
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if is_call(n, bgnn.topk_lowest):
+            self.scores[n] = self.env[cast(fx.Node, n.args[0])]
+        tap = cast("Tap | None", n.meta.get("tap"))
+        if tap is None:
+            return value
+        if is_call(n, bgnn.binarize):
+            before = cast(Tensor, self.env[n.args[0]] if n.args[0] in self.env else value)
+            self.seen[tap.name] = value >= 0
+            if n.meta.get("zero_was_zero"):
+                self.zeros[tap.name] = int((before == 0).sum())
+            if tap.name in self.forced:
+                return self._sign(tap.name, before, value)
+        else:
+            self.seen[tap.name] = value
+            picked = getitem(n)
+            assert picked is not None
+            scores = self.scores.pop(picked[0])
+            if tap.name in self.forced:
+                return self._neighbours(tap.name, scores, picked[0], value)
+        return value
+
+    def _sign(self, name: str, before: Tensor, value: Tensor) -> Tensor:
+        theirs = torch.where(_as_decision(self.forced[name], self.seen[name]), 1.0, -1.0).to(value.dtype)
+        differs = theirs != value
+        count = int(differs.sum())
+        if count == 0:
+            return value
+        assert self.check is not None
+        if name in self.exact:
+            raise ConversionError(
+                f"{self.check.what}: {count} of {value.numel()} signs of {name!r} differ; they are exact integers' signs"
+            )
+        allowed = DECISION_TOLERANCE * float(before.abs().max())
+        worst = float(before[differs].abs().max())
+        if worst > allowed:
+            raise ConversionError(
+                f"{self.check.what}: {count} of {value.numel()} signs of {name!r} differ, one where the number is "
+                f"{worst:.3g} (rounding explains up to {allowed:.3g})"
+            )
+        self.check.turned_signs += count
+        return theirs
+
+    def _neighbours(self, name: str, scores: Tensor, topk: fx.Node, value: Tensor) -> Tensor:
+        theirs = self.forced[name].to(torch.int64)
+        if torch.equal(theirs, value):
+            return value
+        assert self.check is not None
+        what = self.check.what
+        rows = int((theirs != value).any(-1).sum())
+        if name in self.exact:
+            raise ConversionError(f"{what}: {rows} rows of neighbours {name!r} differ; their distances are integers")
+        dim = cast(int, topk.args[2]) % scores.dim()
+        if bool(((theirs < 0) | (theirs >= scores.shape[dim])).any()):
+            raise ConversionError(f"{what}: {name!r} holds an index out of range")
+        ordered = theirs.sort(dim)[0]
+        if bool((ordered.diff(dim=dim) == 0).any()):
+            raise ConversionError(f"{what}: {name!r} holds a neighbour twice")
+        mine = torch.gather(scores, dim, value).sort(dim)[0]
+        other = torch.gather(scores, dim, theirs).sort(dim)[0]
+        worst = float((mine - other).abs().max())
+        allowed = DECISION_TOLERANCE * float(scores.abs().max())
+        if worst > allowed:
+            raise ConversionError(
+                f"{what}: neighbours {name!r} differ in {rows} rows, by a distance of {worst:.3g} "
+                f"(rounding explains up to {allowed:.3g})"
+            )
+        self.check.turned_rows += rows
+        return theirs
+
+
+def run_with_taps(gm: fx.GraphModule, inputs: Sequence[Tensor], shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Executes a stage's graph; returns the decoded taps (signs as booleans) and the outputs."""
+    taps: dict[str, Tensor] = {}
+
+    class Collect(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            tap = cast("Tap | None", n.meta.get("tap"))
+            if tap is not None and tap.name in shapes:
+                decoded = tap.decode(value, shapes[tap.name])
+                taps[tap.name] = decoded >= 0 if decoded.is_floating_point() else decoded.clone()
+            return value
+
+    with torch.no_grad():
+        outputs = [t.clone() for t in Collect(gm).run(*inputs)]
+    return taps, outputs
+
+
+def exact_decisions(gm: fx.GraphModule) -> set[str]:
+    """Names of the taps that are functions of integers alone, as the passes marked them."""
+    return {node.meta["tap"].name for node in gm.graph.nodes if "tap" in node.meta and node.meta["tap"].exact}
+
+
+class TieRule(fx.Interpreter):
+    """Runs a graph as PyTorch would, but with the tie and zero rules that the emitted file follows.
+
+    It stands between the model and the traced stage: the model's own `topk` and `sign(0)` leave open what
+    this settles.
+    """
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`topk` with the lowest index on ties; `sign` with +1 at 0."""
+        if target is aten.topk.default:
+            x, k = args[:2]
+            dim = args[2] if len(args) > 2 else kwargs.get("dim", -1)
+            largest = args[3] if len(args) > 3 else kwargs.get("largest", True)
+            return bgnn.topk_lowest(x, k, dim, largest)
+        if target is aten.sort.default:
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+            descending = args[2] if len(args) > 2 else kwargs.get("descending", False)
+            return torch.sort(args[0], dim=dim, descending=descending, stable=True)
+        if target is aten.sign.default:
+            return bgnn.binarize(args[0])
+        return super().call_function(target, args, kwargs)

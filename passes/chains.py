@@ -1,0 +1,107 @@
+"""Chains of per-channel operations: what several passes walk over, evaluate and move.
+
+A *channel op* acts on each value by itself, with constants that depend on the last axis at most: a rescaling
+Gamma, BatchNorm, a bias, PReLU, ReLU, tanh. On a column of values it can be evaluated without the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.graph import arg, aten, is_call, is_constant, shape_of, value_of
+
+bgnn = torch.ops.bgnn
+
+PLAIN = [aten.neg, aten.relu, aten.relu6, aten.leaky_relu, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh, aten.abs]
+WITH_CONSTANT = [aten.add, aten.sub, aten.mul, aten.div]
+
+
+def _is_channel_constant(value: Any, channels: int) -> bool:
+    if isinstance(value, (int, float)):
+        return True
+    return is_constant(value) and shape_of(value) in ((), (1,), (channels,))
+
+
+def is_channel_op(node: Any) -> bool:
+    """Whether `node` acts per value with constants per channel; its data operand is `data_of(node)`."""
+    if not isinstance(node, fx.Node) or not isinstance(node.meta.get("val"), Tensor) or not shape_of(node):
+        return False
+    if is_call(node, *PLAIN, bgnn.prelu, bgnn.batch_norm):
+        return True
+    if not is_call(node, *WITH_CONSTANT) or node.kwargs:
+        return False
+    channels = shape_of(node)[-1]
+    constants = [a for a in node.args if _is_channel_constant(a, channels)]
+    return len(constants) == 1 and shape_of(data_of(node)) == shape_of(node)
+
+
+def data_of(node: fx.Node) -> fx.Node:
+    """The operand of a channel op that is not a constant."""
+    return next(a for a in node.args if isinstance(a, fx.Node) and not is_constant(a))
+
+
+def evaluate(node: fx.Node, column: Tensor) -> Tensor:
+    """A channel op on values `[V, C]`, in the arithmetic PyTorch uses for the tensor itself."""
+    data = data_of(node)
+
+    def value(n: fx.Node) -> Tensor:
+        return column if n is data else value_of(n)
+
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), value)
+    with torch.no_grad():
+        return cast(Callable[..., Tensor], node.target)(*args, **kwargs)
+
+
+def norm_affine(node: fx.Node) -> tuple[Tensor, Tensor]:
+    """(scale, shift) f32 `[C]` of a `bgnn::batch_norm`: `x * scale + shift`, computed in f64 and rounded once."""
+    weight, bias, mean, var, eps = node.args[1:6]
+    mean_value, var_value = value_of(cast(fx.Node, mean)).double(), value_of(cast(fx.Node, var)).double()
+    scale = (var_value + cast(float, eps)).rsqrt()
+    if weight is not None:
+        scale = scale * value_of(cast(fx.Node, weight)).double()
+    shift = -mean_value * scale
+    if bias is not None:
+        shift = shift + value_of(cast(fx.Node, bias)).double()
+    return scale.float(), shift.float()
+
+
+def affine_of(node: fx.Node) -> tuple[Tensor, Tensor] | None:
+    """(scale, shift) `[C]` f32 if the channel op is `x * scale + shift`, else None."""
+    if not is_channel_op(node):
+        return None
+    channels = shape_of(node)[-1]
+    if is_call(node, bgnn.batch_norm):
+        return norm_affine(node)
+    if is_call(node, aten.neg):
+        return -torch.ones(channels), torch.zeros(channels)
+    if not is_call(node, *WITH_CONSTANT):
+        return None
+    left, right = node.args[:2]
+    data = data_of(node)
+    other = right if left is data else left
+    number = value_of(cast(fx.Node, other)) if isinstance(other, fx.Node) else torch.tensor(float(cast(float, other)))
+    full = number.float().expand(channels).clone()
+    one, zero = torch.ones(channels), torch.zeros(channels)
+    if is_call(node, aten.add):
+        return one, full
+    if is_call(node, aten.sub):
+        return (one, -full) if left is data else (-one, full)
+    if is_call(node, aten.mul):
+        return full, zero
+    return (1 / full, zero) if left is data else None
+
+
+def is_increasing(node: fx.Node) -> bool:
+    """Whether a channel op keeps the order of values in every channel (not strictly)."""
+    if is_call(node, aten.relu, aten.relu6, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh):
+        return True
+    if is_call(node, aten.leaky_relu):
+        return float(arg(node, 1, "negative_slope", 0.01)) >= 0
+    if is_call(node, bgnn.prelu):
+        return bool((value_of(cast(fx.Node, node.args[1])) >= 0).all())
+    affine = affine_of(node)
+    return affine is not None and bool((affine[0] >= 0).all())

@@ -1,0 +1,53 @@
+"""The last step to the target: what the emitter has no op for, written with ops it has."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import fx
+
+from bgnn.passes.chains import norm_affine
+from bgnn.passes.graph import PassResult, aten, call, calls, constant, remove_dead_code, replace, shape_of
+
+bgnn = torch.ops.bgnn
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """BatchNorm as a product and a sum; a sign among floats as a comparison; cdist as its formula."""
+    result = PassResult()
+    for node in calls(gm.graph, bgnn.batch_norm):
+        scale, shift = norm_affine(node)
+        name = str(cast(fx.Node, node.args[3]).target).replace("running_mean", "norm")
+        product = call(node, aten.mul.Tensor, node.args[0], constant(node, scale, f"{name}_scale"), like=node)
+        replace(node, call(node, aten.add.Tensor, product, constant(node, shift, f"{name}_shift"), like=node))
+        result.rewrites += 1
+    for node in calls(gm.graph, bgnn.binarize):
+        positive = call(node, aten.ge.Scalar, node.args[0], 0.0, like=node)
+        one, minus = constant(node, torch.tensor(1.0), "one"), constant(node, torch.tensor(-1.0), "minus_one")
+        replace(node, call(node, aten.where.self, positive, one, minus, like=node))
+        result.rewrites += 1
+    for node in calls(gm.graph, aten.cdist):
+        replace(node, _distance(node))
+        result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _distance(node: fx.Node) -> fx.Node:
+    """`|x - y| = sqrt(max(|x|^2 + |y|^2 - 2 x y, 0))`."""
+    x, y = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
+    last = len(shape_of(x)) - 1
+    turn = [*range(last - 1), last, last - 1]
+    squares = [
+        call(node, aten.sum.dim_IntList, call(node, aten.mul.Tensor, t, t, like=node), [last], True, like=node)
+        for t in (x, y)
+    ]
+    product = call(node, aten.matmul.default, x, call(node, aten.permute.default, y, turn, like=node), like=node)
+    both = call(
+        node, aten.add.Tensor, squares[0], call(node, aten.permute.default, squares[1], turn, like=node), like=node
+    )
+    square = call(
+        node, aten.sub.Tensor, both, call(node, aten.mul.Tensor, product, 2.0, like=node), like=node
+    )
+    return call(node, aten.sqrt.default, call(node, aten.relu.default, square, like=node), like=node)

@@ -1,0 +1,62 @@
+"""The k-NN search with stock ops: distances as one matrix product, then the k largest scores.
+
+For signs the score is `X X^T` itself (paper, Eq. 21: the Hamming distance is `(d - X X^T)/2`, and a constant and a
+positive factor do not change an order). For real features it is `2 x_i x_j - |x_j|^2`: the row's own `|x_i|^2` is the
+same along the row. `naive` writes the full distance with every step a separate op, as the models do. Equal scores
+go to the lowest index. Real distances that nearly tie can round the other way; verification reports them.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import cast
+
+import torch
+from torch import fx
+
+from bgnn.passes.graph import PassResult, aten, call, calls, constant, remove_dead_code, replace, shape_of
+
+bgnn = torch.ops.bgnn
+
+
+def run(gm: fx.GraphModule, naive: bool = False) -> PassResult:
+    """Replaces every `bgnn::knn`."""
+    result = PassResult()
+    for node in calls(gm.graph, bgnn.knn):
+        x, k, metric = cast(tuple[fx.Node, int, str], node.args)
+        score = _naive_score(node, x, metric) if naive else _score(node, x, metric)
+        top = call(node, bgnn.topk_lowest.default, score, k, 2, True, like=node)
+        replace(node, call(node, operator.getitem, top, 1, like=node))
+        result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _score(node: fx.Node, x: fx.Node, metric: str) -> fx.Node:
+    if metric == "hamming":
+        return call(node, aten.matmul.default, x, _turned(node, x), like=node)
+    # [x_i, -1] . [2 x_j, |x_j|^2]: the whole score in one product, no second pass over N x N values
+    square = _squares(node, x)
+    minus_one = constant(node, torch.full(shape_of(square), -1.0), "minus_one")
+    left = call(node, aten.cat.default, [x, minus_one], 2, like=node)
+    right = call(node, aten.cat.default, [call(node, aten.mul.Tensor, x, 2.0, like=node), square], 2, like=node)
+    return call(node, aten.matmul.default, left, _turned(node, right), like=node)
+
+
+def _naive_score(node: fx.Node, x: fx.Node, metric: str) -> fx.Node:
+    product = call(node, aten.matmul.default, x, _turned(node, x), like=node)
+    if metric == "hamming":
+        distance = call(node, aten.sub.Tensor, product, float(shape_of(x)[-1]), like=node)
+        return distance
+    square = _squares(node, x)
+    inner = call(node, aten.mul.Tensor, product, -2.0, like=node)
+    score = call(node, aten.sub.Tensor, call(node, aten.neg.default, square, like=node), inner, like=node)
+    return call(node, aten.sub.Tensor, score, _turned(node, square), like=node)
+
+
+def _squares(node: fx.Node, x: fx.Node) -> fx.Node:
+    return call(node, aten.sum.dim_IntList, call(node, aten.mul.Tensor, x, x, like=node), [2], True, like=node)
+
+
+def _turned(node: fx.Node, x: fx.Node) -> fx.Node:
+    return call(node, aten.permute.default, x, [0, 2, 1], like=node)

@@ -1,0 +1,40 @@
+"""Nodes that compute the same thing from the same inputs become one (common subexpression elimination). Exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from bgnn.passes.graph import PassResult, remove_dead_code, value_of
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Keeps the first of each set of equal calls and equal constants."""
+    result = PassResult()
+    seen: dict[Any, fx.Node] = {}
+    for node in list(gm.graph.nodes):
+        if node.op == "get_attr":
+            value = value_of(node)
+            key: Any = ("constant", tuple(value.shape), value.dtype, value.numpy().tobytes())
+        elif node.op == "call_function":
+            key = (node.target, _frozen(node.args), _frozen(node.kwargs))
+        else:
+            continue
+        first = seen.setdefault(key, node)
+        if first is not node:
+            if "tap" in node.meta:
+                first.meta.setdefault("tap", node.meta["tap"])
+            node.replace_all_uses_with(first)
+            node.graph.erase_node(node)
+            result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return ("sequence", *(_frozen(v) for v in value))
+    if isinstance(value, dict):
+        return tuple(sorted((k, _frozen(v)) for k, v in value.items()))
+    return (type(value).__name__, value)

@@ -1,0 +1,264 @@
+"""Binary tensors become bits, 32 channels to an int32 word, and stay bits from one binary layer to the next.
+
+Moves (gather, repeat, reshape, join where channels fill words) act on words; the maximum of signs is the AND of
+bits; the product of two binaries (the XOR edge, paper Eq. 17) is the XOR of words. Signs that are known per channel
+(the minus of the XOR edge, channels that take a minimum) are carried along beside the words and
+end in the next layer's weights. A binary dense layer with real output becomes `bconv`, with the rescaling, bias and
+norm after it as its multiplier and bias. Everything else that reads a binary tensor gets it unpacked.
+
+With `stay_packed=False` only the dense layers' inputs are packed, as the papers' route does (`-O0`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.converter.dialect import WORD
+from bgnn.passes import domains as dm
+from bgnn.passes.binary_rows import binary_rows
+from bgnn.passes.canonicalise import reshape
+from bgnn.passes.chains import affine_of
+from bgnn.passes.graph import (
+    PassResult,
+    Tap,
+    arg,
+    aten,
+    call,
+    constant,
+    is_call,
+    is_constant,
+    only_user,
+    remove_dead_code,
+    replace,
+    shape_of,
+    value_of,
+)
+
+bgnn = torch.ops.bgnn
+
+
+@dataclasses.dataclass(frozen=True)
+class Bits:
+    """A binary tensor: `unpack(words) * flip`, with a sign per channel (None: all +1)."""
+
+    words: fx.Node
+    channels: int
+    flip: Tensor | None = None
+
+    def times(self, other: Tensor | None) -> Tensor | None:
+        """This flip and another one together."""
+        if self.flip is None or other is None:
+            return self.flip if other is None else other
+        product = self.flip * other
+        return None if bool((product == 1).all()) else product
+
+
+def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
+    """One walk in order; `rewrites` counts binary dense layers."""
+    result = PassResult()
+    domains = dm.analyse(gm)
+    packed: dict[fx.Node, Bits] = {}
+    for node in list(gm.graph.nodes):
+        if node.op != "call_function" or node._erased or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        if is_call(node, aten.linear) and is_constant(node.args[1]):
+            if domains.get(cast(fx.Node, node.args[0]), dm.REAL).kind == "binary":
+                _dense(node, packed, result, fuse_affine=stay_packed)
+            continue
+        if domains[node].kind != "binary":
+            continue
+        bits = _bits(node, packed) if stay_packed else None
+        if bits is not None:
+            packed[node] = bits
+            if "tap" in node.meta:
+                tap = cast(Tap, node.meta.pop("tap"))
+                bits.words.meta["tap"] = dataclasses.replace(tap, channels=bits.channels, flip=bits.flip)
+    for node, bits in packed.items():  # those who still read +-1 numbers get them unpacked
+        if node.users:
+            first = next(n for n in gm.graph.nodes if n in node.users)
+            node.replace_all_uses_with(_unpacked(first, bits))
+    remove_dead_code(gm)
+    if not stay_packed:
+        _quantise_signs(gm)
+    return result
+
+
+def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
+    """The node as bits, built from its operands' bits; None if it has to stay numbers."""
+    channels = shape_of(node)[-1] if shape_of(node) else 1
+    x = node.args[0]
+    if is_call(node, bgnn.binarize):
+        return Bits(call(node, bgnn.pack.default, x, like=node), channels)
+    if is_call(node, bgnn.dot_threshold):
+        return _threshold_layer(node, packed)
+    if is_call(node, aten.cat):
+        return _join(node, packed)
+    if not isinstance(x, fx.Node):
+        return None
+    if is_call(node, aten.mul):
+        return _product(node, packed)
+    if x not in packed:
+        return None
+    bits = packed[x]
+    rank = len(shape_of(x))
+    same_channels = shape_of(x)[-1:] == (channels,)
+    if is_call(node, aten.neg):
+        return Bits(bits.words, channels, bits.times(-torch.ones(channels)))
+    if is_call(node, aten.amax, aten.amin):
+        return _maximum(node, bits, rank)
+    if is_call(node, aten.reshape) and same_channels:
+        shape = (*shape_of(node)[:-1], shape_of(bits.words)[-1])
+        return Bits(reshape(node, bits.words, shape, like=node), channels, bits.flip)
+    if is_call(node, aten.expand) and same_channels:
+        shape_list = [*shape_of(node)[:-1], shape_of(bits.words)[-1]]
+        return Bits(call(node, aten.expand.default, bits.words, shape_list, like=node), channels, bits.flip)
+    if is_call(node, bgnn.gather_nodes):
+        return Bits(call(node, node.target, bits.words, node.args[1], like=node), channels, bits.flip)
+    moves_rows = is_call(node, aten.slice, aten.index_select) and cast(int, node.args[1]) % rank != rank - 1
+    keeps_last = is_call(node, aten.permute) and cast(list[int], node.args[1])[-1] % rank == rank - 1
+    if moves_rows or keeps_last:
+        return Bits(call(node, node.target, bits.words, *node.args[1:], like=node), channels, bits.flip)
+    return None
+
+
+def _maximum(node: fx.Node, bits: Bits, rank: int) -> Bits | None:
+    dims = arg(node, 1, "dim")
+    dims = sorted((d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])), reverse=True)
+    if rank - 1 in dims:
+        return None
+    lowest = is_call(node, aten.amin)
+    signs = bits.flip if bits.flip is not None else torch.ones(bits.channels)
+    if lowest:
+        signs = -signs
+    if bool((signs == signs[0]).all()) and signs[0] < 0:  # max(-v) = -min(v), and AND is a maximum of v
+        words = _flipped(node, bits.words, bits.channels, -torch.ones(bits.channels))
+    else:
+        words = _flipped(node, bits.words, bits.channels, signs)
+    for dim in dims:
+        words = call(node, bgnn.packed_max.default, words, dim, like=node)
+    shape = (*shape_of(node)[:-1], shape_of(words)[-1])
+    flip = -torch.ones(bits.channels) if lowest else None
+    return Bits(reshape(node, words, shape, like=node), bits.channels, flip)
+
+
+def _product(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
+    left, right = node.args[:2]
+    channels = shape_of(node)[-1]
+    if not isinstance(left, fx.Node) or left not in packed:
+        left, right = right, left
+    if not isinstance(left, fx.Node) or left not in packed:
+        return None
+    bits = packed[left]
+    if isinstance(right, (int, float)):
+        return Bits(bits.words, channels, bits.times(torch.full((channels,), float(right))))
+    other = cast(fx.Node, right)
+    if is_constant(other):
+        signs = value_of(other)
+        if tuple(signs.shape) not in ((), (1,), (channels,)) or shape_of(left) != shape_of(node):
+            return None
+        return Bits(bits.words, channels, bits.times(signs.float().expand(channels).clone()))
+    if other not in packed or shape_of(other)[-1] != shape_of(left)[-1]:
+        return None
+    twin = packed[other]
+    words = call(node, aten.bitwise_xor.Tensor, bits.words, twin.words, like=node)
+    return Bits(words, channels, bits.times(twin.flip))
+
+
+def _join(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
+    parts = cast(list[fx.Node], node.args[0])
+    rank = len(shape_of(node))
+    dim = arg(node, 1, "dim", 0) % rank
+    if any(p not in packed for p in parts):
+        return None
+    bits = [packed[p] for p in parts]
+    flip: Tensor | None = None
+    if dim == rank - 1:
+        if any(b.channels % WORD for b in bits[:-1]):
+            return None
+        if any(b.flip is not None for b in bits):
+            flip = torch.cat([b.flip if b.flip is not None else torch.ones(b.channels) for b in bits])
+        words = [b.words for b in bits]
+    else:
+        words = [_flipped(node, b.words, b.channels, b.flip) for b in bits]
+    return Bits(call(node, aten.cat.default, words, dim, like=node), shape_of(node)[-1], flip)
+
+
+def _flipped(before: fx.Node, words: fx.Node, channels: int, flip: Tensor | None) -> fx.Node:
+    """The words with the flipped channels' bits turned over."""
+    if flip is None or bool((flip == 1).all()):
+        return words
+    mask = torch.ops.bgnn.pack(flip)
+    return call(before, aten.bitwise_xor.Tensor, words, constant(before, mask, "flip_mask"), like=before)
+
+
+def _unpacked(before: fx.Node, bits: Bits) -> fx.Node:
+    words = _flipped(before, bits.words, bits.channels, bits.flip)
+    return call(before, bgnn.unpack.default, words, bits.channels, like=bits.words)
+
+
+def _threshold_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
+    x, weight, thresholds = cast(tuple[fx.Node, fx.Node, fx.Node], node.args)
+    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1])
+    signs = value_of(weight) if bits.flip is None else value_of(weight) * bits.flip
+    filters = constant(node, torch.ops.bgnn.pack(signs), str(weight.target))
+    words: fx.Node | None = None
+    for row in value_of(thresholds):
+        step = call(
+            node, bgnn.bconv_bits.default, bits.words, filters, bits.channels,
+            constant(node, row, str(thresholds.target)), like=node,
+        )  # fmt: skip
+        words = step if words is None else call(node, aten.bitwise_xor.Tensor, words, step, like=node)
+    assert words is not None
+    return Bits(words, shape_of(node)[-1])
+
+
+def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_affine: bool) -> None:
+    """A dense layer on a binary tensor: bconv if its weights are binary too."""
+    x, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
+    rows = binary_rows(value_of(weight))
+    if rows is None:
+        result.refuse(node, "binary input, but real weights")
+        return
+    signs, multiplier = rows
+    bias = torch.zeros(len(multiplier))
+    if len(node.args) > 2 and node.args[2] is not None:
+        bias = value_of(cast(fx.Node, node.args[2]))
+    last = node
+    while fuse_affine:
+        following = only_user(last)
+        affine = affine_of(following) if following is not None else None
+        if affine is None or following is None or "tap" in following.meta:
+            break
+        multiplier, bias = multiplier * affine[0], bias * affine[0] + affine[1]
+        last = following
+    bits = packed.get(x)
+    words = bits.words if bits is not None else call(node, bgnn.pack.default, x, like=node)
+    if bits is not None and bits.flip is not None:
+        signs = signs * bits.flip
+    name = str(weight.target)
+    new = call(
+        last, bgnn.bconv.default, words, constant(last, torch.ops.bgnn.pack(signs), name), signs.shape[1],
+        constant(last, multiplier, f"{name}_multiplier"), constant(last, bias, f"{name}_bias"), like=node,
+    )  # fmt: skip
+    replace(last, new)
+    result.rewrites += 1
+
+
+def _quantise_signs(gm: fx.GraphModule) -> None:
+    """A sign whose +-1 are read as numbers goes through bits and back: LCE has no other sign."""
+    for node in list(gm.graph.nodes):
+        if is_call(node, bgnn.binarize):
+            words = call(node, bgnn.pack.default, node.args[0], like=node)
+            for user in list(node.users):
+                if is_call(user, bgnn.pack):
+                    replace(user, words)
+            if node.users:
+                tap: Any = node.meta.get("tap")
+                replace(node, call(node, bgnn.unpack.default, words, shape_of(node)[-1], like=node), tap)
+            elif "tap" in node.meta:
+                words.meta["tap"] = dataclasses.replace(node.meta["tap"], channels=shape_of(node)[-1])
+    remove_dead_code(gm)
