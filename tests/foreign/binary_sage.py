@@ -1,11 +1,14 @@
-"""Binary GraphSAGE (paper, Eq. 14-15) on a fixed, sampled neighbour table, as a recommender team would keep it.
+"""Binary GraphSAGE (paper, Eq. 14-15) on a fixed, sampled neighbour table, as a recommender team would keep
+it.
 
-What is peculiar: no batch axis, the neighbour table `[N, S]` is a buffer of the model, aggregation is `x[table]`
-and a mean, BatchNorm precedes the sign, the sign is `torch.sign` with an explicit repair of zeros, the weight
-rescaling is applied to the output, and each layer may L2-normalise its rows.
+What is peculiar: no batch axis, the neighbour table `[N, S]` is a buffer of the model, aggregation is
+`x[table]` and a mean, BatchNorm precedes the sign, the sign is `torch.sign` with an explicit repair of
+zeros, the weight rescaling is applied to the output, and each layer may L2-normalise its rows.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn as nn
@@ -38,9 +41,7 @@ class BinarySAGE(nn.Module):
     def __init__(self, table: Tensor, sizes: tuple[int, ...], classes: int, normalise: bool):
         super().__init__()
         self.register_buffer("table", table)
-        self.layers = nn.ModuleList(
-            BinarySAGELayer(a, b, normalise) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(BinarySAGELayer(a, b, normalise) for a, b in pairwise(sizes))
         self.out = nn.Linear(sizes[-1], classes)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """BF2 as someone porting a PointNet++ style code base writes it: channel-first all the way.
 
-What is peculiar: tensors are `[B, C, N]`, the k-NN is `cdist` with `topk(largest=False)` on binary features too, the
-sign is `torch.where(x >= 0, 1, -1)`, neighbours come from `torch.gather` on an expanded tensor, x_i stands before
-the edge in the cat, activations are plain ReLU with one single-slope PReLU, and the global pool is `amax` and `mean`.
+What is peculiar: tensors are `[B, C, N]`, the k-NN is `cdist` with `topk(largest=False)` on binary features
+too, the sign is `torch.where(x >= 0, 1, -1)`, neighbours come from `torch.gather` on an expanded tensor,
+x_i stands before the edge in the cat, activations are plain ReLU with one single-slope PReLU, and the
+global pool is `amax` and `mean`.
 """
 
 from __future__ import annotations

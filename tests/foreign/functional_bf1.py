@@ -1,8 +1,9 @@
 """BF1 by someone who dislikes modules: parameters in a dict and `torch.nn.functional`.
 
-What is peculiar: the sign is `(x >= 0).float() * 2 - 1`, the Hamming distance counts `!=` of broadcast features
-(an int64 tensor goes into topk), BatchNorm is functional and comes after the max, the 1x1 convolution is an einsum
-in one place and a matmul elsewhere, the x_i half is expanded, not repeated, and the weights are stored as +-1 already.
+What is peculiar: the sign is `(x >= 0).float() * 2 - 1`, the Hamming distance counts `!=` of broadcast
+features (an int64 tensor goes into topk), BatchNorm is functional and comes after the max, the 1x1
+convolution is an einsum in one place and a matmul elsewhere, the x_i half is expanded, not repeated, and
+the weights are stored as +-1 already.
 """
 
 from __future__ import annotations

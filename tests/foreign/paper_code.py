@@ -1,9 +1,9 @@
 """BF2 with Hamming k-NN in the style of the binary GNN paper's research code.
 
-What is peculiar: latent weights are clamped *in place* inside forward (`weight.data = clamp(...)`), the sign is an
-autograd Function around `torch.sign`, the k-NN is `topk(-relu(-(XX^T - C)))`, neighbours come from a flattened
-index, the edge stands before x_i in the cat, Gamma is a product of parameters `[1, C, 1, 1]`, `[1, 1, 1, 1]`, and
-forward returns the intermediate features and edge lists beside the logits.
+What is peculiar: latent weights are clamped *in place* inside forward (`weight.data = clamp(...)`), the
+sign is an autograd Function around `torch.sign`, the k-NN is `topk(-relu(-(XX^T - C)))`, neighbours come
+from a flattened index, the edge stands before x_i in the cat, Gamma is a product of parameters `[1, C, 1,
+1]`, `[1, 1, 1, 1]`, and forward returns the intermediate features and edge lists beside the logits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The fp32 DGCNN of a PyTorch Geometric user: `EdgeConv` message passing on a fixed-k graph built densely.
 
-What is peculiar: nodes of all clouds stand in one `[B*N, C]` tensor, the graph is an `edge_index [2, B*N*k]` made
-from a dense cdist (the batch has one size, so no torch-cluster is needed), the maximum over neighbours is a
-scatter, BatchNorm sits inside the edge MLP, and the readout is `global_max_pool` of a sorted batch vector.
+What is peculiar: nodes of all clouds stand in one `[B*N, C]` tensor, the graph is an `edge_index [2,
+B*N*k]` made from a dense cdist (the batch has one size, so no torch-cluster is needed), the maximum over
+neighbours is a scatter, BatchNorm sits inside the edge MLP, and the readout is `global_max_pool` of a
+sorted batch vector.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def edge_mlp(cin: int, cout: int) -> nn.Sequential:
 
 
 def dense_knn_graph(x: Tensor, batch_size: int, k: int) -> Tensor:
-    """`edge_index` int64 `[2, B*N*k]`, source (neighbour) first, as PyG's `knn_graph(flow="source_to_target")`."""
+    """`edge_index` int64 `[2, B*N*k]`, neighbours first, as PyG's `knn_graph(flow="source_to_target")`."""
     clouds = x.view(batch_size, -1, x.size(-1))
     n = clouds.size(1)
     nearest = torch.cdist(clouds, clouds).topk(k, largest=False).indices

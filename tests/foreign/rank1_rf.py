@@ -1,8 +1,10 @@
-"""RF after XNOR-Net++ by someone who thinks in outer products: rank-1 rescaling over point, neighbour, channel.
+"""RF after XNOR-Net++ by someone who thinks in outer products: rank-1 rescaling over point, neighbour,
+channel.
 
-What is peculiar: Gamma is `alpha[:, None, None] * beta[None, :, None] * gamma` (paper, Eq. 11), given once as a
-product and once as an einsum; `x.sign()` on a BatchNorm written out by hand as `(x - mean) * rsqrt(var + eps) * w + b`;
-the binary linear is a `torch.matmul` with a transposed sign; the head rescales by a full `[C]` vector.
+What is peculiar: Gamma is `alpha[:, None, None] * beta[None, :, None] * gamma` (paper, Eq. 11), given once
+as a product and once as an einsum; `x.sign()` on a BatchNorm written out by hand as `(x - mean) * rsqrt(var
++ eps) * w + b`; the binary linear is a `torch.matmul` with a transposed sign; the head rescales by a full
+`[C]` vector.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """RF as a ReActNet user writes it: real features, binary edge MLPs, everything channels-last.
 
-What is peculiar: the straight-through estimator is `(sign(x) - x).detach() + x` (whose value differs from +-1 by
-an ulp), weights are scaled by their mean absolute value before the linear, a learnable shift stands before the
-sign (RSign) and around the PReLU (RPReLU), nodes are gathered by `x[batch, idx]`, the k-NN is a broadcast
-difference, and BatchNorm runs on a `[-1, C]` reshape.
+What is peculiar: the straight-through estimator is `(sign(x) - x).detach() + x` (whose value differs from
++-1 by an ulp), weights are scaled by their mean absolute value before the linear, a learnable shift stands
+before the sign (RSign) and around the PReLU (RPReLU), nodes are gathered by `x[batch, idx]`, the k-NN is a
+broadcast difference, and BatchNorm runs on a `[-1, C]` reshape.
 """
 
 from __future__ import annotations

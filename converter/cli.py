@@ -1,0 +1,331 @@
+"""`bgnn-convert`: the command line around `load` and `convert`.
+
+The report goes to standard output, progress and errors to standard error. Exit codes: 0 done, 1 the model
+cannot be converted or the file does not verify, 2 the command is wrong. On an error no file is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bgnn.converter.errors import BgnnError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bgnn.converter.api import Conversion
+
+# Said here and in api.py (a test compares them): importing api.py takes seconds, --help should not.
+TARGETS = ("lce-arm64", "tflite-arm64")
+STAGES = ("traced", "semantic", "integer", "target")
+
+_EXAMPLES = """\
+examples:
+  bgnn-convert model.pt --target lce-arm64
+      a checkpoint of bgnn.models, which says what it is
+  bgnn-convert program.pt2 --target lce-arm64 -o classifier.tflite
+      your own model, saved with torch.export.save(torch.export.export(model, inputs), "program.pt2")
+  bgnn-convert weights.pt --target lce-arm64 --model my_models:make_net --set k=20 --input points=8x1024x3
+      your own class (my_models.py is in this folder) and its state_dict
+  bgnn-convert weights.pt --target lce-arm64 --arch bf2 --set k=20 stage=3 knn=hamming activation=prelu ...
+      a bare state_dict of one of the papers' models
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="bgnn-convert",
+        description="Converts a trained PyTorch graph neural network into a TFLite file for a stock runtime, "
+        "runs that file, and succeeds only if it computes what the PyTorch model computes.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="MODEL", help="model.pt, a .pt2 of torch.export, or a state_dict")
+    parser.add_argument(
+        "--target",
+        required=True,
+        metavar="TARGET",
+        help="lce-arm64: TFLite with Larq Compute Engine ops, for binary models; "
+        "tflite-arm64: TFLite's own ops only, for float models",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="the file to write (default: ./MODEL's name.tflite)"
+    )
+    parser.add_argument(
+        "-O",
+        dest="optimize",
+        type=int,
+        default=1,
+        metavar="{0,1}",
+        help="1 (default): all optimisations; 0: only what makes the model legal for the target",
+    )
+    parser.add_argument(
+        "--knn",
+        default="matmul",
+        metavar="HOW",
+        help="how k-NN is computed: matmul (default), by a matrix product",
+    )
+    parser.add_argument(
+        "--sign-zero",
+        default="plus",
+        metavar="{plus,error}",
+        help="torch.sign(0) is 0, which one bit cannot hold. plus (default): take it as +1 and say how often "
+        "that happened on the example inputs; error: refuse such a model",
+    )
+    parser.add_argument(
+        "--keep-output",
+        type=int,
+        action="append",
+        metavar="I",
+        help="which of several outputs the file keeps, counted from 0; may be repeated (default: the first)",
+    )
+
+    source = parser.add_argument_group("what the model is")
+    source.add_argument(
+        "--arch", metavar="NAME", help="for a bare state_dict: the architecture, dgcnn, rf, bf1 or bf2"
+    )
+    source.add_argument(
+        "--model",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="for a state_dict of your own model: the class or function that makes the nn.Module (imported, "
+        "and so run, from the current folder or the environment)",
+    )
+    source.add_argument(
+        "--set",
+        dest="settings",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of --arch, or keyword arguments of --model's factory",
+    )
+    source.add_argument(
+        "--input",
+        dest="inputs",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="the model's example input, as NAME=SHAPE[:DTYPE] (points=8x1024x3:float32; random values; repeat "
+        "it for several inputs) or an .npz file with one array for each input. The file is made for these shapes",
+    )
+    source.add_argument(
+        "--batch", type=int, metavar="N", help="clouds in a batch, for bgnn's own models (default: 1)"
+    )
+    source.add_argument(
+        "--points",
+        type=int,
+        metavar="N",
+        help="points in a cloud, for bgnn's own models (default: as trained)",
+    )
+    source.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read a pickled nn.Module. This runs whatever code the file holds: only for files you trust",
+    )
+
+    output = parser.add_argument_group("looking inside")
+    output.add_argument(
+        "--report",
+        metavar="FILE",
+        help="where to write the report as JSON (default: report.json beside the output)",
+    )
+    output.add_argument(
+        "--dump", metavar="DIR", help="write every stage of the conversion as readable Python"
+    )
+    output.add_argument(
+        "--stop-after", metavar="STAGE", help=f"stop after a stage ({', '.join(STAGES)}); no file"
+    )
+    output.add_argument(
+        "--no-verify", action="store_true", help="do not run and compare the file (not advised)"
+    )
+    output.add_argument("--debug", action="store_true", help="show tracebacks and PyTorch's warnings")
+    output.add_argument("--version", action="version", version=f"bgnn-convert {_version()}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with `argv` (default: the process's arguments) and returns the exit code."""
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed the help, the version or its error
+        return int(stop.code or 0)
+    try:
+        with _quiet(args.debug):
+            _run(args)
+        return 0
+    except BgnnError as error:
+        return _fail(str(error), error.exit_code, args.debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, False)
+    except BrokenPipeError:  # whoever read the report has gone; the file is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _fail("out of memory: give a smaller batch or fewer points", 1, args.debug)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        hint = "" if args.debug else " (a bug in bgnn-convert: run again with --debug and report it)"
+        return _fail(f"internal error: {what}{hint}", 1, args.debug)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    output = _output_path(args)
+    report_path = Path(args.report) if args.report else output.parent / "report.json"
+    with _progress(Console(stderr=True, highlight=False)) as say:
+        say(f"reading {args.file}")
+        conversion = _convert(args, None if args.stop_after else output, say)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    conversion.report.print(console)
+    if args.stop_after:
+        console.print(f"stopped after stage {args.stop_after}: no file written")
+        return
+    _write_report(conversion, report_path)
+    console.print(f"wrote {output} and {report_path}", soft_wrap=True)
+
+
+def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str], None]) -> Conversion:
+    from bgnn.converter.api import convert
+    from bgnn.converter.load import LoadOptions, load
+
+    loaded = load(
+        args.file,
+        LoadOptions(
+            arch=args.arch,
+            model=args.model,
+            settings=_settings(args.settings),
+            inputs=tuple(args.inputs),
+            batch=args.batch,
+            points=args.points,
+            allow_pickle=args.allow_pickle,
+        ),
+    )
+    return convert(
+        loaded.model,
+        loaded.example_inputs,
+        target=args.target,
+        output=output,
+        optimize=args.optimize,
+        verify=not args.no_verify,
+        knn=args.knn,
+        sign_zero=args.sign_zero,
+        stop_after=args.stop_after,
+        dump=Path(args.dump) if args.dump else None,
+        name=loaded.name,
+        keep_outputs=tuple(args.keep_output or (0,)),
+        progress=say,
+    )
+
+
+def _output_path(args: argparse.Namespace) -> Path:
+    """Where the file goes. What can be checked is checked now: a conversion takes a minute."""
+    for what, value, allowed in (
+        ("--target", args.target, TARGETS),
+        ("--stop-after", args.stop_after, STAGES),
+    ):
+        if value is not None and value not in allowed:
+            raise UsageError(f"{what} {value}: there is no such {what[2:]}; choose from {', '.join(allowed)}")
+    for what, value in (("--batch", args.batch), ("--points", args.points)):
+        if value is not None and value < 1:
+            raise UsageError(f"{what} {value}: must be at least 1")
+    output = Path(args.output) if args.output else Path(Path(args.file).stem + ".tflite")
+    for path in (output, Path(args.report) if args.report else output.parent / "report.json"):
+        if path.is_dir():
+            raise UsageError(f"cannot write {path}: it is a folder")
+        if not path.parent.is_dir():
+            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+            raise UsageError(f"cannot write {path}: permission denied")
+    if output.exists() and Path(args.file).exists() and output.samefile(args.file):
+        raise UsageError(f"cannot write {output}: it is the model itself")
+    return output
+
+
+def _settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE arguments with values as Python literals (20, 0.5, true, [64, 64]) or else plain text."""
+    settings: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--set {argument!r} must look like KEY=VALUE (put MODEL before --set)")
+        if key in settings:
+            raise UsageError(f"--set {key} is given twice")
+        if text.lower() in ("true", "false"):
+            settings[key] = text.lower() == "true"
+            continue
+        try:
+            settings[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            settings[key] = text
+    return settings
+
+
+def _write_report(conversion: Conversion, path: Path) -> None:
+    from bgnn.converter.api import write_atomically
+
+    text = json.dumps(conversion.report.to_json(), indent=2) + "\n"
+    write_atomically(path, text.encode())
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """A function that shows a line of progress: a spinner on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield lambda line: print(f"bgnn-convert: {line}", file=sys.stderr, flush=True)
+        return
+    with console.status("") as status:
+
+        def say(line: str) -> None:
+            console.print(f"[dim]bgnn-convert:[/dim] {line}", markup=True)
+            status.update(line)
+
+        yield say
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Silences PyTorch's warnings and log lines, which are not about the command; `debug` keeps them."""
+    if debug:
+        yield
+        return
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(previous)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"bgnn-convert: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("bgnn-convert")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,312 @@
+"""From the file the user names to a model and example inputs. Its code runs only when asked for.
+
+model.pt of bgnn.models        says its architecture and settings itself
+.pt2 of torch.export.save      carries its program (load_pt2.py)
+state_dict + --arch, --set     one of bgnn.models, stated by the user: BF1 and BF2 have the same keys
+state_dict + --model, --set    the user's own class, importable from the current folder
+pickled nn.Module              only with --allow-pickle, which runs whatever code the file holds
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from bgnn.converter.errors import UsageError
+from bgnn.converter.example_inputs import (
+    forward_names,
+    named_inputs,
+    order_inputs,
+    random_like,
+    random_points,
+)
+from bgnn.converter.load_pt2 import is_pt2, load_pt2
+from bgnn.models.checkpoint import build_model, load_checkpoint, settings_of
+from bgnn.models.dgcnn import ARCHITECTURES
+
+# Settings that change what an architecture computes and leave no mark on its keys and shapes.
+_UNSEEN = ("k", "activation", "stage", "knn", "edge_balance", "global_balance")
+# Where training scripts put the weights beside the epoch and the optimiser's state.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# DataParallel and torch.compile put these before every key.
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclasses.dataclass
+class LoadOptions:
+    """What the command line says about the model beside its file.
+
+    `settings` are keyword arguments of the architecture or factory. `inputs` are `--input` arguments (see
+    `example_inputs.named_inputs`). `batch` (default 1) and `points` (default: the configuration's) shape
+    the input of the project's own models.
+    """
+
+    arch: str | None = None
+    model: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    batch: int | None = None
+    points: int | None = None
+    allow_pickle: bool = False
+
+
+@dataclasses.dataclass
+class Loaded:
+    """A model in eval mode, the tensors to trace it with, and its name (the file's stem)."""
+
+    model: nn.Module | ExportedProgram
+    example_inputs: tuple[Tensor, ...]
+    name: str
+
+
+def load(path: Path | str, options: LoadOptions | None = None) -> Loaded:
+    """Reads the model at `path` (see the module's docstring for what it can be).
+
+    Raises UsageError, in one line that says what is missing, damaged, unsafe or contradictory.
+    """
+    path, options = Path(path), options or LoadOptions()
+    if options.arch and options.model:
+        raise UsageError(
+            "--arch and --model exclude each other: the first is for bgnn's models, the second for yours"
+        )
+    if options.settings and not (options.arch or options.model):
+        raise UsageError("--set needs --arch NAME or --model PACKAGE.MODULE:FACTORY: what should it set?")
+    if _holds_program(path):
+        if options.arch or options.model:
+            raise UsageError(f"{path} carries its own program: leave out --arch, --model and --set")
+        program = load_pt2(path)
+        return Loaded(program, _program_inputs(program, options), path.stem)
+    content = _read(path, options.allow_pickle)
+    if isinstance(content, nn.Module):
+        if options.arch or options.model:
+            raise UsageError(f"{path} holds a whole module: leave out --arch, --model and --set")
+        model = content
+    elif isinstance(content, dict) and "format_version" in content:
+        if options.arch or options.model:
+            raise UsageError(f"{path} states its own architecture: leave out --arch, --model and --set")
+        model = _or_usage_error(load_checkpoint, path)
+    else:
+        state = _state_dict(path, content)
+        model = _build_arch(options) if options.arch else _build_factory(path, options)
+        _fill(path, model, state)
+    model.eval()
+    return Loaded(model, _module_inputs(path, model, options), path.stem)
+
+
+def _holds_program(path: Path) -> bool:
+    """Whether `path` is a .pt2; raises UsageError where it is no PyTorch file at all."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name the model's file in it")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if not start:
+        raise UsageError(f"{path} is empty")
+    if start != b"PK\x03\x04":
+        if start[:1] != b"\x80":  # what every pickle starts with since protocol 2
+            raise UsageError(f"{path} is not a PyTorch file (neither an archive nor a pickle)")
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if is_pt2(archive):
+                return True
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise UsageError(f"{path}: the archive is truncated or damaged ({error})") from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise UsageError(
+            f"{path} is TorchScript, which is not read: save torch.export.export(...) as .pt2, "
+            "or give the state_dict with --model PACKAGE.MODULE:FACTORY"
+        )
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise UsageError(f"{path} is a zip archive, but not one of PyTorch")
+    return False
+
+
+def _read(path: Path, allow_pickle: bool) -> Any:
+    """What torch.save wrote. Without `allow_pickle`, only tensors and plain containers, and no code runs."""
+    if allow_pickle:
+        _make_cwd_importable()
+        try:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as error:  # the file's own code may raise anything
+            raise UsageError(f"{path}: unpickling it failed: {_one_line(error)}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's readers raise many kinds for damaged files
+        if culprit := re.search(r"(?:GLOBAL|class|function) ([\w.]+\.\w+)", str(error)):
+            raise UsageError(
+                f"{path} holds a pickled Python object ({culprit[1]}), and reading one can run any code: "
+                "save model.state_dict() instead and name the class with --model, or, only if you trust "
+                "whoever made the file, add --allow-pickle"
+            ) from error
+        raise UsageError(f"{path}: truncated, damaged or not a PyTorch file ({_one_line(error)})") from error
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    """The tensors by name, without what training scripts wrap around them."""
+    if isinstance(content, dict):
+        for wrapper in _WRAPPERS:
+            if isinstance(content.get(wrapper), Mapping):
+                content = content[wrapper]
+                break
+    if not isinstance(content, Mapping) or not content:
+        raise UsageError(f"{path} holds a {type(content).__name__}, neither a model nor a state_dict")
+    state = {}
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"{path} is not a state_dict: {str(key)[:80]!r} is a {type(value).__name__}, not a tensor"
+            )
+        state[str(key)] = value
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _build_arch(options: LoadOptions) -> nn.Module:
+    arch, settings = str(options.arch), dict(options.settings)
+    defaults = _or_usage_error(settings_of, arch)
+    missing = [name for name in _UNSEEN if name in defaults and name not in settings]
+    if missing:
+        hint = " ".join(f"{name}={defaults[name]}" for name in missing)
+        raise UsageError(
+            f"a state_dict does not show these settings of {arch}: state what it was trained with; "
+            f"the usual values are --set {hint}"
+        )
+    if options.points is not None:
+        settings.setdefault("num_points", options.points)
+    return _or_usage_error(build_model, arch, **settings)
+
+
+def _build_factory(path: Path, options: LoadOptions) -> nn.Module:
+    if options.model is None:
+        raise UsageError(
+            f"{path} is a bare state_dict, and its architecture is never guessed: "
+            f"add --arch NAME --set KEY=VALUE ... (bgnn's own: {', '.join(ARCHITECTURES)}) "
+            "or --model PACKAGE.MODULE:FACTORY (your own class)"
+        )
+    module_name, _, factory_name = options.model.partition(":")
+    if not module_name or not factory_name:
+        raise UsageError(
+            f"--model {options.model!r} must look like package.module:factory, with a class or function"
+        )
+    _make_cwd_importable()
+    try:
+        factory: Any = importlib.import_module(module_name)
+        for part in factory_name.split("."):
+            factory = getattr(factory, part)
+    except Exception as error:  # whatever the user's module raises on import
+        raise UsageError(
+            f"--model {options.model}: cannot import it from {os.getcwd()}: {_one_line(error)}"
+        ) from error
+    try:
+        model = factory(**options.settings)
+    except Exception as error:
+        raise UsageError(f"--model {options.model}: the factory raised {_one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"--model {options.model} gave a {type(model).__name__}, not an nn.Module")
+    return model
+
+
+def _fill(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Loads the tensors; every key and shape must match."""
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in state]
+    extra = [key for key in state if key not in wanted]
+    if missing or extra:
+        parts = [
+            f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has unknown", extra)) if keys
+        ]
+        raise UsageError(f"{path} does not fit {type(model).__name__}: it {' and '.join(parts)}")
+    for key, value in wanted.items():
+        if isinstance(value, Tensor) and value.shape != state[key].shape:
+            found, needed = list(state[key].shape), list(value.shape)
+            raise UsageError(f"{path}: {key!r} has shape {found}, but {type(model).__name__} needs {needed}")
+    _or_usage_error(model.load_state_dict, state)
+
+
+def _module_inputs(path: Path, model: nn.Module, options: LoadOptions) -> tuple[Tensor, ...]:
+    config = getattr(model, "config", None)
+    own = getattr(model, "architecture", None) in ARCHITECTURES and isinstance(config, dict)
+    if options.inputs:
+        if options.batch is not None or options.points is not None:
+            raise UsageError("--input gives the whole shape: leave out --batch and --points")
+        given = named_inputs(options.inputs)
+        return order_inputs(given, forward_names(model, list(given)))
+    if not own:
+        names = " ".join(f"--input {name}=SHAPE" for name in forward_names(model, []))
+        raise UsageError(
+            f"the shapes of {type(model).__name__}'s inputs are not in {path}: "
+            f"add {names or '--input NAME=SHAPE'}, "
+            "as in --input points=8x1024x3:float32, or --input FILE.npz"
+        )
+    assert isinstance(config, dict)
+    points = options.points or config["num_points"]
+    if config["k"] > points:
+        raise UsageError(f"the model looks for k = {config['k']} neighbours among only {points} points")
+    return (random_points(options.batch or 1, points),)
+
+
+def _program_inputs(program: ExportedProgram, options: LoadOptions) -> tuple[Tensor, ...]:
+    """Inputs of the shapes the program was exported for: it has no others."""
+    values = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
+    names = [s.arg.name for s in program.graph_signature.input_specs if s.kind == InputKind.USER_INPUT]
+    if options.inputs:
+        given = order_inputs(named_inputs(options.inputs), names)
+    else:
+        given = tuple(random_like(name, tuple(values[name].shape), values[name].dtype) for name in names)
+    for name, value in zip(names, given, strict=True):
+        expected = values[name]
+        if value.shape != expected.shape or value.dtype != expected.dtype:
+            raise UsageError(
+                f"input {name!r} is {list(value.shape)} {value.dtype}, but the program was exported for "
+                f"{list(expected.shape)} {expected.dtype}: export it with the shape you want"
+            )
+    first = list(given[0].shape) if given else []
+    for flag, wanted, axis in (("--batch", options.batch, 0), ("--points", options.points, 1)):
+        if wanted is not None and (axis >= len(first) or first[axis] != wanted):
+            raise UsageError(
+                f"{flag} {wanted}: the program was exported for {first}: export it with the shape you want"
+            )
+    return given
+
+
+def _make_cwd_importable() -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _or_usage_error(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls `function`; its complaints are about what the user gave."""
+    try:
+        return function(*args, **kwargs)
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        raise UsageError(_one_line(error, with_type=False)) from error
+
+
+def _one_line(error: Exception, with_type: bool = True) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return (f"{type(error).__name__}: {text}" if with_type or not text else text)[:300]
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(repr(key) for key in keys[:3])
+    return shown + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
