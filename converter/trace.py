@@ -17,6 +17,9 @@ from bgnn.passes.graph import as_meta, remove_dead_code
 
 aten = torch.ops.aten
 
+# Composites that are easier to match taken apart; all others stay whole.
+TAKEN_APART = ["einsum", "tensordot", "outer", "inner", "pairwise_distance", "cosine_similarity", "group_norm"]
+
 
 def trace(
     model: nn.Module | ExportedProgram, inputs: Sequence[Tensor], keep_outputs: Sequence[int] = (0,)
@@ -89,11 +92,13 @@ def _leaves(node: fx.Node) -> list[fx.Node]:
 
 
 def _functionalise(program: ExportedProgram) -> ExportedProgram:
-    """No in-place ops after this; composite ops stay whole (cdist, linear, conv, prelu, topk: easier to match)."""
+    """No in-place ops after this; composites mostly stay whole (cdist, linear, conv, prelu: easier to match)."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return program.run_decompositions({})
+            known = torch.export.default_decompositions()
+            apart = [getattr(aten, name).default for name in TAKEN_APART]
+            return program.run_decompositions({op: known[op] for op in apart if op in known})
     except Exception as error:
         raise ConversionError(_first_line(error)) from error
 

@@ -325,12 +325,17 @@ def _linear(node: fx.Node) -> fx.Node | None:
     else:
         x, weight = node.args[:2]
         bias = None
-    if not is_constant(weight) or is_constant(x) or len(shape_of(cast(fx.Node, weight))) != 2:
+    if not is_constant(weight) or is_constant(x):
+        return None
+    shape = shape_of(cast(fx.Node, weight))
+    if len(shape) != 2 and shape[:-2] != (1,) * (len(shape) - 2) or len(shape) > len(shape_of(cast(fx.Node, x))):
         return None
     if bias is not None and (not is_constant(bias) or len(shape_of(cast(fx.Node, bias))) != 1):
         return None
     matrix = cast(fx.Node, weight)
-    turned = constant(node, value_of(matrix).t(), f"{matrix.target}_t")
+    turned = constant(node, value_of(matrix).reshape(shape[-2:]).t(), str(matrix.target))
+    if "source" in matrix.meta:
+        turned.meta["source"] = matrix.meta["source"]
     return call(node, aten.linear.default, x, turned, bias, like=node)
 
 
@@ -454,6 +459,8 @@ def _repeat_rows(node: fx.Node) -> fx.Node | None:
     """`x.index_select(0, [0,0,0,1,1,1,...])` repeats each row: an expand beside it."""
     if is_call(node, aten.index_select):
         x, dim, index = cast(tuple[fx.Node, int, fx.Node], node.args)
+    elif is_call(node, aten.embedding):
+        return None
     else:
         x, indices = cast(tuple[fx.Node, list[Any]], node.args[:2])
         if len(indices) != 1:
@@ -469,6 +476,26 @@ def _repeat_rows(node: fx.Node) -> fx.Node | None:
         return x
     grown = call(node, aten.expand.default, reshape(node, x, (rows, 1, *rest), like=node), [rows, times, *rest], like=node)
     return reshape(node, grown, shape_of(node), like=node)
+
+
+def _index(node: fx.Node) -> fx.Node | None:
+    """`x[idx]` and `embedding(x, idx)` are a selection of rows, then a reshape."""
+    if is_call(node, aten.embedding):
+        x, index, dim = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1]), 0
+    else:
+        x, indices = cast(tuple[fx.Node, list[Any]], node.args[:2])
+        used = [(d, i) for d, i in enumerate(indices) if i is not None]
+        if len(used) != 1 or used[0][1].meta["val"].dtype == torch.bool:
+            return None
+        dim, index = used[0]
+    repeated = _repeat_rows(node)
+    if repeated is not None:
+        return repeated
+    if is_constant(index) and bool((value_of(index) < 0).any()):
+        index = constant(node, value_of(index) % shape_of(x)[dim], str(index.target))
+    rows = reshape(node, index, (index.meta["val"].numel(),), like=node)
+    picked = call(node, aten.index_select.default, x, dim, rows, like=node)
+    return reshape(node, picked, shape_of(node), like=node)
 
 
 def _mean(node: fx.Node) -> fx.Node | None:
@@ -493,7 +520,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d],
      lambda n: _global_pool(n, n, aten.mean.dim)),
     ([aten.max_pool1d, aten.max_pool2d, aten.avg_pool1d, aten.avg_pool2d], _whole_axis_pool),
-    ([aten.mm, aten.matmul, aten.addmm], _linear),
+    ([aten.mm, aten.matmul, aten.bmm, aten.addmm], _linear),
     ([aten.pow, aten.square], _square),
     ([aten.rsub], _rsub),
     ([aten.add, aten.sub], _add_alpha),
@@ -501,7 +528,8 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full,
       aten.zeros, aten.ones, aten.full], _ones),
     ([aten.scatter_add, aten.scatter_reduce], _scatter),
-    ([aten.index_select, aten.index], _repeat_rows),
+    ([aten.index_select], _repeat_rows),
+    ([aten.index, aten.embedding], _index),
     ([aten.amax, aten.amin, aten.mean, aten.sum], _mean),
     ([aten.max, aten.min], _reduce_all),
 ]  # fmt: skip

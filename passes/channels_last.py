@@ -70,9 +70,12 @@ def run(gm: fx.GraphModule) -> PassResult:
             if new is None:  # an op that needs its axes as they are
                 node.args = fx.node.map_arg(node.args, lambda n: _plain(laid, n, node))
                 new = _as_is(node)
-            elif "tap" in node.meta and new.base is not node:
-                tap = node.meta["tap"]
-                new.base.meta["tap"] = dataclasses.replace(tap, perm=new.order if new.moved else None)
+            elif new.base is not node:
+                if "tap" in node.meta:
+                    tap = node.meta["tap"]
+                    new.base.meta["tap"] = dataclasses.replace(tap, perm=new.order if new.moved else None)
+                if new.base.meta.pop("new", False):  # it stands for this node now, and keeps its name
+                    new.base.name, node.name = node.name, f"{node.name}_as_traced"
             laid[node] = new
     remove_dead_code(gm)
     return result

@@ -48,9 +48,17 @@ MOVES = [
 ]  # fmt: skip
 
 
-def analyse(gm: fx.GraphModule) -> dict[fx.Node, Domain]:
+class Domains(dict[fx.Node, Domain]):
+    """The domain of every node; a node that a pass has added since is looked at when it is asked for."""
+
+    def __missing__(self, node: fx.Node) -> Domain:
+        self[node] = _domain(node, self)
+        return self[node]
+
+
+def analyse(gm: fx.GraphModule) -> Domains:
     """The domain of every node, in one forward walk."""
-    domains: dict[fx.Node, Domain] = {}
+    domains = Domains()
     for node in gm.graph.nodes:
         domains[node] = _domain(node, domains)
     return domains

@@ -51,8 +51,7 @@ def is_real_layer(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> bool:
     if not is_call(node, aten.linear) or not is_constant(node.args[1]):
         return False
     x = cast(fx.Node, node.args[0])
-    binary_input = x in domains and domains[x].kind == "binary"
-    return not (binary_input and binary_rows(value_of(cast(fx.Node, node.args[1]))) is not None)
+    return not (domains[x].kind == "binary" and binary_rows(value_of(cast(fx.Node, node.args[1]))) is not None)
 
 
 def _into_previous(norm: fx.Node, domains: dict[fx.Node, dm.Domain]) -> bool:

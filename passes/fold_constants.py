@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from bgnn.passes.graph import PassResult, constant, is_constant, remove_dead_code, replace, value_of
 
-LARGEST_GROWTH = 1 << 16  # elements
+LARGEST_GROWTH = 1 << 12  # elements
 
 
 def run(gm: fx.GraphModule) -> PassResult:

@@ -36,7 +36,6 @@ def run(gm: fx.GraphModule) -> PassResult:
         weight = value_of(cast(fx.Node, layer.args[1]))
         bias = value_of(cast(fx.Node, layer.args[2])) if len(layer.args) > 2 and layer.args[2] is not None else 0.0
         new = rebuilt(node, layer, cast(fx.Node, layer.args[0]), weight * scale[:, None], bias * scale + shift)
-        domains[new] = dm.REAL
         replace(node, new)
         result.rewrites += 1
     remove_dead_code(gm)

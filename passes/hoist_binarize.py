@@ -63,9 +63,9 @@ def run(gm: fx.GraphModule) -> PassResult:
             sign = _sign(node, cast(fx.Node, source.args[0]), chain, slice(0, channels), channels)
             new = call(node, aten.expand.default, sign, source.args[1], like=source)
             pending.append(sign)
-        elif is_call(source, bgnn.gather_nodes):
+        elif is_call(source, bgnn.gather_nodes) or _selects_rows(source):
             sign = _sign(node, cast(fx.Node, source.args[0]), chain, slice(0, channels), channels)
-            new = call(node, bgnn.gather_nodes.default, sign, source.args[1], like=source)
+            new = call(node, source.target, sign, *source.args[1:], like=source)
             pending.append(sign)
         elif is_call(source, aten.reshape) and shape_of(cast(fx.Node, source.args[0]))[-1:] == (channels,):
             sign = _sign(node, cast(fx.Node, source.args[0]), chain, slice(0, channels), channels)
@@ -77,6 +77,11 @@ def run(gm: fx.GraphModule) -> PassResult:
         result.rewrites += 1
     remove_dead_code(gm)
     return result
+
+
+def _selects_rows(node: fx.Node) -> bool:
+    """A selection or slice along an axis that is not the features'."""
+    return is_call(node, aten.index_select, aten.slice) and cast(int, node.args[1]) != len(shape_of(node)) - 1
 
 
 def _sign(before: fx.Node, x: fx.Node, chain: list[fx.Node], part: slice, channels: int) -> fx.Node:

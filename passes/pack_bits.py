@@ -66,7 +66,7 @@ def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
         if node.op != "call_function" or node._erased or not isinstance(node.meta.get("val"), Tensor):
             continue
         if is_call(node, aten.linear) and is_constant(node.args[1]):
-            if domains.get(cast(fx.Node, node.args[0]), dm.REAL).kind == "binary":
+            if domains[cast(fx.Node, node.args[0])].kind == "binary":
                 _dense(node, packed, result, fuse_affine=stay_packed)
             continue
         if domains[node].kind != "binary":
