@@ -38,7 +38,7 @@ $(VENV)/.installed: pyproject.toml Makefile
 
 $(KERAS_VENV)/.installed: pyproject.toml Makefile
 	@$(call make_venv,$(KERAS_VENV))
-	@echo "setup: installing TensorFlow and larq beside PyTorch into $(KERAS_VENV) (about 2 GB on disk)"
+	@echo "setup: installing TensorFlow and larq beside PyTorch into $(KERAS_VENV) (about 3 GB on disk)"
 	@$(KERAS_VENV)/bin/python $(PIP_INSTALL) --editable '.[dev,keras]'
 	@touch $@
 
@@ -58,7 +58,7 @@ bench: setup ## speed, size and memory of BF, RF and fp32 DGCNN, measured side b
 	@$(VENV)/bin/python -m bgnn.runtime_bench.bench_dgcnn
 
 cross-check: $(KERAS_VENV)/.installed ## compare our file with the paper's route (Keras, larq, LCE's converter)
-	@TF_USE_LEGACY_KERAS=1 $(KERAS_VENV)/bin/python -m pytest -q -rs tests/cross_check
+	@TF_USE_LEGACY_KERAS=1 $(KERAS_VENV)/bin/python -m pytest -q -rs --show-capture=no tests/cross_check
 
 clean: ## remove the environments and everything generated (the download cache .cache stays)
 	rm -rf $(VENV) $(KERAS_VENV) build dist out src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
