@@ -1,0 +1,154 @@
+"""`model.pt`: a plain dict that says what it is, and loads with `weights_only=True`.
+
+    {"format_version": 1, "architecture": "bf2", "config": {"classes": 40, ...}, "state_dict": {...}}
+
+`config` holds the constructor's arguments as plain numbers, strings and lists. An architecture is always
+stated and never guessed: BF1, BF2 and their stages have the same keys and shapes.
+
+A compact file holds the latent weights of binary dot products as int8 signs, a quarter of the space.
+Inference only ever sees their signs, so it computes exactly the same; further training would start from +-1.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bgnn.models.dgcnn import ARCHITECTURES
+from bgnn.models.layers import BinaryDot, sign
+
+FORMAT_VERSION = 1
+
+
+def settings_of(architecture: str) -> dict[str, Any]:
+    """The settings of an architecture with their defaults. Raises ValueError on an unknown name."""
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}")
+    return {name: p.default for name, p in inspect.signature(ARCHITECTURES[architecture]).parameters.items()}
+
+
+def build_model(architecture: str, **config: Any) -> nn.Module:
+    """A fresh model in training mode: `architecture` is "dgcnn", "rf", "bf1" or "bf2", `config` its settings.
+
+    Raises ValueError, one line, on an unknown architecture or setting or a value out of range.
+    """
+    known = settings_of(architecture)
+    for name, value in config.items():
+        if name not in known:
+            raise ValueError(f"{architecture} has no setting {name!r}; it has {', '.join(known)}")
+        kind = (
+            (list, tuple)
+            if name in ("channels", "mlp")
+            else (float, int)
+            if name == "dropout"
+            else type(known[name])
+        )
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"setting {name!r} is {value!r}; the default is {known[name]!r}")
+    return ARCHITECTURES[architecture](**config)
+
+
+def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: bool = False) -> None:
+    """Writes one of this package's models to `path`; a failed write leaves no partial file.
+
+    `compact` stores the latent weights of binary dot products as int8 signs (see the module's docstring).
+    Raises ValueError when `model` is of another class, OSError when the path cannot be written.
+    """
+    architecture = getattr(model, "architecture", None)
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"{type(model).__name__} is not a model of bgnn.models; save its state_dict instead")
+    state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    if compact:
+        for name, module in model.named_modules():
+            if isinstance(module, BinaryDot) and module.binary:
+                key = f"{name}.weights_real"
+                state[key] = sign(state[key]).to(torch.int8)
+    whole = {
+        "format_version": FORMAT_VERSION,
+        "architecture": architecture,
+        "config": dict(model.config),  # type: ignore[arg-type]
+        "state_dict": state,
+    }
+    partial = Path(f"{os.fspath(path)}.partial")
+    try:
+        torch.save(whole, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
+    """The model of a `model.pt`, in eval mode, on the CPU.
+
+    Raises FileNotFoundError, or ValueError naming what is wrong in one line. Nothing in the file is executed.
+    """
+    whole = _read(path)
+    if not isinstance(whole, dict) or "format_version" not in whole:
+        raise ValueError(
+            f"{path}: not a model.pt of this package (no format_version); "
+            "a bare state_dict needs its architecture and settings stated"
+        )
+    if whole["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format_version {whole['format_version']!r}; this version reads {FORMAT_VERSION}"
+        )
+    for name, kind in (("architecture", str), ("config", dict), ("state_dict", Mapping)):
+        if not isinstance(whole.get(name), kind):
+            raise ValueError(f"{path}: {name!r} is missing or not a {kind.__name__.lower()}")
+    return _filled(path, whole["architecture"], whole["config"], whole["state_dict"])
+
+
+def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> nn.Module:
+    """A model in eval mode from a bare state_dict file and its stated architecture and settings.
+
+    A prefix `module.` (of DataParallel) is taken off the keys. Weights of the DGCNN authors' code load as
+    "dgcnn" with activation="leaky_relu", those of the binary GNN paper's code as "rf", "bf1" or "bf2".
+    Raises FileNotFoundError, or ValueError naming what is wrong in one line.
+    """
+    state = _read(path)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: not a state_dict (a dict of tensors)")
+    return _filled(path, architecture, config, state)
+
+
+def _read(path: str | os.PathLike[str]) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a zip, pickle or tensor reader's: there are many, and the file is to blame
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"{path}: not a PyTorch file that loads with weights_only=True ({reason[0]})"
+        ) from error
+
+
+def _filled(
+    path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping
+) -> nn.Module:
+    """The model with the tensors of `state` in it; every key and shape must match."""
+    try:
+        model = build_model(architecture, **config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
+    wanted = model.state_dict()
+    for key, value in wanted.items():
+        if key not in state:
+            raise ValueError(f"{path}: no tensor {key!r}, which {architecture} with these settings has")
+        if not isinstance(state[key], Tensor) or state[key].shape != value.shape:
+            found = list(state[key].shape) if isinstance(state[key], Tensor) else type(state[key]).__name__
+            raise ValueError(
+                f"{path}: {key!r} is {found}; {architecture} with these settings has {list(value.shape)}"
+            )
+    for key in state:
+        if key not in wanted:
+            raise ValueError(f"{path}: tensor {key!r} is not part of {architecture} with these settings")
+    model.load_state_dict(state)  # copies into float32, whatever the stored type
+    return model.eval()
