@@ -47,8 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="bgnn-convert",
-        description="Converts a trained PyTorch graph neural network into a TFLite file for a stock runtime, "
-        "runs that file, and succeeds only if it computes what the PyTorch model computes.",
+        description="Converts a trained PyTorch graph neural network into a TFLite file for a stock\n"
+        "runtime, runs it, and succeeds only if the file computes what the PyTorch model computes.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -117,8 +117,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SPEC",
-        help="the model's example input, as NAME=SHAPE[:DTYPE] (points=8x1024x3:float32; random values; repeat "
-        "it for several inputs) or an .npz file with one array for each input. The file is made for these shapes",
+        help="the model's example input, as NAME=SHAPE[:DTYPE] (points=8x1024x3:float32; random values; "
+        "repeat it for several inputs) or an .npz file with one array for each input. "
+        "The file is made for these shapes",
     )
     source.add_argument(
         "--batch", type=int, metavar="N", help="clouds in a batch, for bgnn's own models (default: 1)"
@@ -172,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the report has gone; the file is written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a --dump folder that cannot be made
+        return _fail(str(error), 1, args.debug)
     except MemoryError:
         return _fail("out of memory: give a smaller batch or fewer points", 1, args.debug)
     except Exception as error:
@@ -183,8 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    output = _output_path(args)
+    output = Path(args.output) if args.output else Path(Path(args.file).stem + ".tflite")
     report_path = Path(args.report) if args.report else output.parent / "report.json"
+    _check(args, output, report_path)
     with _progress(Console(stderr=True, highlight=False)) as say:
         say(f"reading {args.file}")
         conversion = _convert(args, None if args.stop_after else output, say)
@@ -230,8 +234,8 @@ def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str],
     )
 
 
-def _output_path(args: argparse.Namespace) -> Path:
-    """Where the file goes. What can be checked is checked now: a conversion takes a minute."""
+def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
+    """What can be checked before the model is read: a conversion takes a minute."""
     for what, value, allowed in (
         ("--target", args.target, TARGETS),
         ("--stop-after", args.stop_after, STAGES),
@@ -241,17 +245,17 @@ def _output_path(args: argparse.Namespace) -> Path:
     for what, value in (("--batch", args.batch), ("--points", args.points)):
         if value is not None and value < 1:
             raise UsageError(f"{what} {value}: must be at least 1")
-    output = Path(args.output) if args.output else Path(Path(args.file).stem + ".tflite")
-    for path in (output, Path(args.report) if args.report else output.parent / "report.json"):
+    if args.dump and Path(args.dump).exists() and not Path(args.dump).is_dir():
+        raise UsageError(f"--dump {args.dump}: not a folder")
+    for path in () if args.stop_after else (output, report):
         if path.is_dir():
             raise UsageError(f"cannot write {path}: it is a folder")
         if not path.parent.is_dir():
             raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
         if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
             raise UsageError(f"cannot write {path}: permission denied")
-    if output.exists() and Path(args.file).exists() and output.samefile(args.file):
-        raise UsageError(f"cannot write {output}: it is the model itself")
-    return output
+        if path.exists() and Path(args.file).exists() and path.samefile(args.file):
+            raise UsageError(f"cannot write {path}: it is the model itself")
 
 
 def _settings(arguments: Sequence[str]) -> dict[str, Any]:
