@@ -36,8 +36,7 @@ class _PointCloudNet(nn.Module):
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
-        config["channels"] = [int(width) for width in config["channels"]]
-        config["mlp"] = [int(width) for width in config["mlp"]]
+        config["channels"], config["mlp"] = list(config["channels"]), list(config["mlp"])
         if len(config["channels"]) != 4:
             raise ValueError(
                 f"channels has {len(config['channels'])} widths; the four EdgeConv layers need 4"
@@ -45,7 +44,11 @@ class _PointCloudNet(nn.Module):
         if len(config["mlp"]) != 2:
             raise ValueError(f"mlp has {len(config['mlp'])} widths; the two hidden layers need 2")
         sizes = {name: config[name] for name in ("classes", "num_points", "k", "embedding")}
-        for name, size in [*sizes.items(), *(("width", w) for w in config["channels"] + config["mlp"])]:
+        for name, size in [
+            *sizes.items(),
+            *(("channels", c) for c in config["channels"]),
+            *(("mlp", m) for m in config["mlp"]),
+        ]:
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} is {size!r}; it must be a positive whole number")
         if config["k"] > config["num_points"]:

@@ -6,10 +6,11 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
+
 from bgnn.models.checkpoint import build_model
 from bgnn.models.dgcnn import ARCHITECTURES, parameter_counts
 from bgnn.models.layers import BinaryDot
-from torch import nn
 
 SMALL = {
     "classes": 5,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from bgnn.models.layers import BinaryDot, Rescale, center, edge_features, knn, sign
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bgnn.models.layers import BinaryDot, Rescale, center, edge_features, knn, sign
 
 
 def nearest_by_definition(distance: np.ndarray, k: int) -> np.ndarray:
