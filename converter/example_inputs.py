@@ -92,7 +92,7 @@ def forward_names(model: nn.Module, given: Sequence[str]) -> list[str]:
 
 
 def _described(argument: str) -> dict[str, Tensor]:
-    match = re.fullmatch(r"([^=:]+)=(\d+(?:x\d+)*)(?::(\w+))?", argument)
+    match = re.fullmatch(r"([^=:]+)=([0-9]+(?:x[0-9]+)*)(?::(\w+))?", argument)
     if not match:
         raise UsageError(
             f"--input {argument!r} is neither NAME=SHAPE[:DTYPE], as in points=8x1024x3:float32, "
