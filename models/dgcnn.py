@@ -145,7 +145,7 @@ class DGCNN(_PointCloudNet):
         x = self._node_features(points)
         outputs = []
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            idx = knn(x.transpose(1, 2), self.k, "l2", stable=not self.training)
+            idx = knn(x.transpose(1, 2), self.k, "l2", fast=self.training)
             x = conv(edge_features(x, idx, "difference")).max(dim=-1)[0]
             outputs.append(x)
         x = self._pool(self.conv5(torch.cat(outputs, dim=1)))
@@ -315,7 +315,7 @@ class RF(_BinaryNet):
             raise ValueError(f"{x.shape[2]} points; rf's rescaling was made for {self.config['num_points']}")
         outputs = []
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            idx = knn(x.transpose(1, 2), self.k, "l2", stable=not self.training)
+            idx = knn(x.transpose(1, 2), self.k, "l2", fast=self.training)
             x = conv(edge_features(x, idx, "difference")).max(dim=-1)[0]
             x = center(x, self.edge_balance, dim=2)
             outputs.append(x)
@@ -346,6 +346,11 @@ class _BinaryFeatures(_BinaryNet):
         dot = BinaryDot(inputs, outputs, dims, self.stage == 3)
         return nn.Sequential(dot, Rescale(outputs, (1,) * dims), self._activation())
 
+    def _neighbours(self, nodes: Tensor, binary: bool) -> Tensor:
+        if self.training:  # +-1 features rank alike in both metrics, and "hamming" is fast without open ties
+            return knn(nodes, self.k, "hamming" if binary else "l2", fast=True)
+        return knn(nodes, self.k, self.config["knn"] if binary else "l2")
+
     def _aggregate(self, norm: nn.Module, messages: Tensor) -> Tensor:
         """`[B, C, N, k]` edge messages to real `[B, C, N]` node features, normalised."""
         raise NotImplementedError
@@ -353,7 +358,7 @@ class _BinaryFeatures(_BinaryNet):
     def forward(self, points: Tensor) -> Tensor:
         """Logits `[B, classes]` of clouds `[B, N, 3]`, float32."""
         x = self._node_features(points)
-        metric, edge = "l2", "difference"
+        binary = False
         outputs = []
         for conv, norm in (
             (self.conv1, self.bn1),
@@ -361,12 +366,11 @@ class _BinaryFeatures(_BinaryNet):
             (self.conv3, self.bn3),
             (self.conv4, self.bn4),
         ):
-            idx = knn(x.transpose(1, 2), self.k, metric, stable=not self.training or edge == "xor")
-            x = self._aggregate(norm, conv(edge_features(x, idx, edge)))
+            idx = self._neighbours(x.transpose(1, 2), binary)
+            x = self._aggregate(norm, conv(edge_features(x, idx, "xor" if binary else "difference")))
             x = self.quantizer(center(x, self.edge_balance, dim=2))
             outputs.append(x)
-            if self.stage > 1:
-                metric, edge = self.config["knn"], "xor"
+            binary = self.stage > 1
         x = self.bn5(self.conv5(torch.cat(outputs, dim=1)))
         return self._classify(self._pool(x))
 

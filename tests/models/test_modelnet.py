@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,13 @@ def test_labels_of_shape_m_1(tmp_path):
     points, labels = load_h5(tmp_path / "a.h5")
     assert points.shape == (4, 9, 3)
     assert labels.tolist() == [3, 1, 2, 0]
+
+
+def test_says_how_to_get_h5py(tmp_path, monkeypatch):
+    write(tmp_path / "a.h5", np.zeros((4, 9, 3)), np.zeros(4))
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match=r"needs h5py: pip install 'bgnn-convert\[models\]'"):
+        load_h5(tmp_path / "a.h5")
 
 
 def test_wrong_files_are_named(tmp_path):

@@ -109,9 +109,24 @@ def test_training_on_h5_files(tmp_path, capsys):
     assert "dgcnn epoch 2/2" in capsys.readouterr().out
 
 
+def test_bad_settings_are_one_line_and_exit_with_1(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        train.main(
+            f"dgcnn --arch rf --knn hamming --points 16 --k 3 --epochs 0 0 0 1 --out {tmp_path}/m.pt".split()
+        )
+    assert error.value.code == 1
+    assert capsys.readouterr().err.endswith("set knn to 'l2'\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
-    ["dgcnn --arch bf2 --out m.pt --train a.h5", "dgcnn --arch bf2", "dgcnn --arch bf4 --out m.pt", ""],
+    [
+        "dgcnn --arch bf2 --out nowhere/m.pt",
+        "dgcnn --arch bf2 --out m.pt --train a.h5",
+        "dgcnn --arch bf2",
+        "dgcnn --arch bf4 --out m.pt",
+        "",
+    ],
 )
 def test_wrong_arguments_exit_with_2(arguments):
     with pytest.raises(SystemExit) as error:
