@@ -15,8 +15,6 @@ def operators(data: bytes) -> dict[str, int]:
     names = []
     for code in model.operatorCodes:
         custom = code.customCode
-        names.append(
-            custom.decode() if custom else _BUILTIN_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        )
+        names.append(custom.decode() if custom else _BUILTIN_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)])
     count = Counter(names[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators or [])
     return dict(count.most_common())

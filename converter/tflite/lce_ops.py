@@ -52,7 +52,12 @@ def bconv(
     multiplier: fx.Node,
     bias: fx.Node,
 ) -> Value:
-    """LceBconv2d with float output."""
+    """LceBconv2d with float output.
+
+    With p differing bits LCE computes p * (-2 multiplier) + (bias + channels_in * multiplier), which rounds
+    otherwise than dot * multiplier + bias: by up to 2^-23 * channels_in * |multiplier|. Multiplier 1 and bias
+    0 give the exact integers.
+    """
     per_channel = [walk.value(multiplier), walk.value(bias), None]
     return _bconv(walk, node, x, weight, channels_in, per_channel, FLOAT)
 
