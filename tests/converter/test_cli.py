@@ -106,6 +106,7 @@ def test_stop_after_and_dump(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert not any("integer" in name or name.endswith((".tflite", ".json")) for name in written)
 
 
+@pytest.mark.slow
 def test_an_old_file_is_replaced_as_a_whole_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("small.tflite").write_bytes(b"old")
 
@@ -154,6 +155,7 @@ def test_the_users_class_and_several_outputs(folder: Path) -> None:
     assert x.shape == (2, 5, 7)
 
 
+@pytest.mark.slow
 def test_a_program(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -164,6 +166,7 @@ def test_a_program(folder: Path) -> None:
     assert sum(layer["became"].startswith("binary") for layer in report["layers"]) >= 5
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(folder: Path) -> None:
     command = [sys.executable, "-m", "bgnn.converter.cli", "small.pt", "--target", "lce-arm64"]
     done = subprocess.run(command, capture_output=True, text=True)

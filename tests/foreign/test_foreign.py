@@ -111,6 +111,20 @@ def test_default_sizes(foreign: Foreign) -> None:
     converted(foreign, 0, 1)
 
 
+@pytest.mark.parametrize("foreign", MODELS, ids=IDS)
+def test_files_do_not_grow_with_the_points(foreign: Foreign) -> None:
+    """Weights do not depend on the number of points or clouds; a folded `[B, N, k, C]` constant would."""
+    if "points" not in foreign.odd or foreign.name == "rank1_rf":
+        pytest.skip("its own tensors grow with the number of nodes")
+    sizes = []
+    for points in (24, 48):
+        model, inputs = module(foreign).make(0, points=points)
+        conversion = convert(model, inputs, target=foreign.target, verify=False)
+        assert conversion.model_bytes is not None
+        sizes.append(len(conversion.model_bytes))
+    assert sizes[1] - sizes[0] < 2000  # room for row indices of the gathers
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("foreign", MODELS, ids=IDS)
