@@ -155,9 +155,7 @@ def test_settings_that_leave_no_mark_must_be_stated(tmp_path: Path, bf2: nn.Modu
         ("rf", {}, "does not fit RF: it lacks"),
     ],
 )
-def test_wrong_architecture(
-    tmp_path: Path, bf2: nn.Module, arch: str, change: dict[str, Any], message: str
-) -> None:
+def test_wrong_architecture(tmp_path: Path, bf2: nn.Module, arch: str, change: dict[str, Any], message: str) -> None:
     torch.save(bf2.state_dict(), tmp_path / "weights.pt")
     settings = {**SETTINGS, **change}
     if arch == "rf":
@@ -179,9 +177,7 @@ def test_missing_and_unexpected_keys(tmp_path: Path, bf2: nn.Module) -> None:
 def test_the_users_own_class(user: Any, tmp_path: Path, factory: str) -> None:
     model = user.Net(width=6, scale=2.0)
     torch.save(model.state_dict(), "weights.pt")
-    options = LoadOptions(
-        model=f"user_models:{factory}", settings={"width": 6, "scale": 2.0}, inputs=("points=2x5x3",)
-    )
+    options = LoadOptions(model=f"user_models:{factory}", settings={"width": 6, "scale": 2.0}, inputs=("points=2x5x3",))
     loaded = load("weights.pt", options)
     assert loaded.example_inputs[0].shape == (2, 5, 3)
     assert same(loaded.model, model, *loaded.example_inputs)
