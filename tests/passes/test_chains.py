@@ -16,10 +16,15 @@ from bgnn.passes.chains import affine_of, data_of, evaluate, is_channel_op, is_i
 C = 5
 X = randn(2, 3, C)
 CONSTANTS = {
-    "c": randn(C, seed=1), "one": torch.tensor([0.7]), "positive": randn(C, seed=2).abs(), "mean": randn(C, seed=3),
-    "var": randn(C, seed=4).abs() + 0.1, "bias": randn(C, seed=5), "rows": randn(3, 1, seed=6),
+    "c": randn(C, seed=1),
+    "one": torch.tensor([0.7]),
+    "positive": randn(C, seed=2).abs(),
+    "mean": randn(C, seed=3),
+    "var": randn(C, seed=4).abs() + 0.1,
+    "bias": randn(C, seed=5),
+    "rows": randn(3, 1, seed=6),
     "slopes": torch.tensor([-0.5, 0.0, 0.25, 1.0, 2.0]),
-}  # fmt: skip
+}
 
 
 def last(function: Callable[..., Any], *inputs: Tensor) -> tuple[fx.GraphModule, fx.Node]:
@@ -60,9 +65,25 @@ CHANNEL_OPS = {
 }
 AFFINE = {n for n in CHANNEL_OPS if n.startswith(("add", "sub", "mul", "norm", "neg"))} | {"div", "div number"}
 INCREASING = {
-    "relu", "relu6", "leaky", "tanh", "sigmoid", "clamp", "clamp min", "hardtanh", "prelu one", "norm positive",
-    "norm plain", "add", "add left", "add number", "add one", "sub", "mul positive", "div number",
-}  # fmt: skip
+    "relu",
+    "relu6",
+    "leaky",
+    "tanh",
+    "sigmoid",
+    "clamp",
+    "clamp min",
+    "hardtanh",
+    "prelu one",
+    "norm positive",
+    "norm plain",
+    "add",
+    "add left",
+    "add number",
+    "add one",
+    "sub",
+    "mul positive",
+    "div number",
+}
 
 
 @pytest.mark.parametrize("name", CHANNEL_OPS)
@@ -86,7 +107,7 @@ def test_as_scale_and_shift(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHANNEL_OPS)
 def test_increasing_is_claimed_only_where_it_is(name: str) -> None:
-    gm, node = last(CHANNEL_OPS[name], X)
+    _, node = last(CHANNEL_OPS[name], X)
     assert is_increasing(node) == (name in INCREASING)
     if is_increasing(node):
         column = torch.linspace(-3, 3, 200)[:, None].expand(-1, C).contiguous()

@@ -18,11 +18,17 @@ from bgnn.passes import domains as dm
 K, OUT = 6, 5
 X, Y = randn(2, 3, K), randn(2, 3, K, seed=1)
 CONSTANTS = {
-    "w": signs(OUT, K), "real": randn(OUT, K), "integers": torch.tensor([[2.0, -3, 0, 1, 1, 1]]),
-    "halves": torch.full((OUT,), 0.5), "whole": torch.tensor([3.0, -2, 0, 1, 1]), "conv": signs(OUT, 3, 1),
-    "grouped": signs(3, 1, 1), "wide": signs(OUT, 3, 3), "index": torch.tensor([[[0, 1], [1, 2], [0, 0]]] * 2),
+    "w": signs(OUT, K),
+    "real": randn(OUT, K),
+    "integers": torch.tensor([[2.0, -3, 0, 1, 1, 1]]),
+    "halves": torch.full((OUT,), 0.5),
+    "whole": torch.tensor([3.0, -2, 0, 1, 1]),
+    "conv": signs(OUT, 3, 1),
+    "grouped": signs(3, 1, 1),
+    "wide": signs(OUT, 3, 3),
+    "index": torch.tensor([[[0, 1], [1, 2], [0, 0]]] * 2),
     "ternary": torch.tensor([1.0, 0, -1, 1, 1, 1]),
-}  # fmt: skip
+}
 b = bgnn.binarize
 
 BINARY: dict[str, Callable[..., Any]] = {
@@ -167,11 +173,17 @@ def test_promised_bounds_hold(steps: list[str]) -> None:
         a, other = b(x), b(y)
         for step in steps:
             a = {
-                "neg": lambda a: -a, "relu": lambda a: a.relu(), "add": lambda a: a + other, "sub": lambda a: other - a,
-                "mul": lambda a: a * other, "scale": lambda a: a * -3, "abs": lambda a: a.abs(),
-                "sum": lambda a: a.sum(1, keepdim=True).expand(2, 3, K), "cat": lambda a: torch.cat([a, other], 1)[:, 2:5],
+                "neg": lambda a: -a,
+                "relu": lambda a: a.relu(),
+                "add": lambda a: a + other,
+                "sub": lambda a: other - a,
+                "mul": lambda a: a * other,
+                "scale": lambda a: a * -3,
+                "abs": lambda a: a.abs(),
+                "sum": lambda a: a.sum(1, keepdim=True).expand(2, 3, K),
+                "cat": lambda a: torch.cat([a, other], 1)[:, 2:5],
                 "max": lambda a: a.amax(1, keepdim=True).expand(2, 3, K),
-            }[step](a)  # fmt: skip
+            }[step](a)
         return a
 
     domain, value, _ = result(function)

@@ -16,10 +16,17 @@ from bgnn.passes.graph import PassResult, aten
 
 C, K = 5, 3
 PARAMETERS = {
-    "g": torch.tensor([-1.5, 0.0, 0.3, 2.0, -0.1]), "h": randn(C, seed=2), "mu": randn(C, seed=3),
-    "va": randn(C, seed=4).abs() + 0.1, "w": randn(C, K, seed=5), "bias": randn(C, seed=6), "after": randn(4, C, seed=7),
-    "after_bias": randn(4, seed=8), "sign": signs(C, K), "square": signs(C, C),
-}  # fmt: skip
+    "g": torch.tensor([-1.5, 0.0, 0.3, 2.0, -0.1]),
+    "h": randn(C, seed=2),
+    "mu": randn(C, seed=3),
+    "va": randn(C, seed=4).abs() + 0.1,
+    "w": randn(C, K, seed=5),
+    "bias": randn(C, seed=6),
+    "after": randn(4, C, seed=7),
+    "after_bias": randn(4, seed=8),
+    "sign": signs(C, K),
+    "square": signs(C, C),
+}
 
 
 def bn(m: Any, x: Tensor) -> Tensor:

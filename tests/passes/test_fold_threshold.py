@@ -43,8 +43,11 @@ def norm(c: int, seed: int = 0, **changes: Tensor) -> dict[str, Tensor]:
     weight = randn(c, seed=seed + 1)
     weight[::5] = 0.0
     values = {
-        "g": weight, "h": randn(c, seed=seed + 2), "mu": randn(c, seed=seed + 3) * 3, "va": randn(c, seed=seed + 4).abs() + 0.1,
-    }  # fmt: skip
+        "g": weight,
+        "h": randn(c, seed=seed + 2),
+        "mu": randn(c, seed=seed + 3) * 3,
+        "va": randn(c, seed=seed + 4).abs() + 0.1,
+    }
     return values | changes
 
 
@@ -77,8 +80,12 @@ def test_prelu_norm_and_gamma(slope: float, fan_in: int) -> None:
     gamma[::4] = 0.0
     gm = rewritten(
         lambda m, x: b(bn(m, bgnn.prelu(F.linear(b(x), m.w) * m.gamma, m.slope))),
-        all_sums(fan_in), w=torch.ones(channels, fan_in), gamma=gamma, slope=torch.tensor([slope]), **norm(channels),
-    )  # fmt: skip
+        all_sums(fan_in),
+        w=torch.ones(channels, fan_in),
+        gamma=gamma,
+        slope=torch.tensor([slope]),
+        **norm(channels),
+    )
     steps = constants_of(only(gm, bgnn.dot_threshold))[1].shape[0]
     assert steps in ((2, 3) if slope < 0 else (1,))
 
@@ -88,8 +95,11 @@ def test_slopes_per_channel() -> None:
     slopes = torch.linspace(-1, 1, channels)
     rewritten(
         lambda m, x: b(bn(m, bgnn.prelu(F.linear(b(x), m.w), m.slopes))),
-        all_sums(9), w=torch.ones(channels, 9), slopes=slopes, **norm(channels),
-    )  # fmt: skip
+        all_sums(9),
+        w=torch.ones(channels, 9),
+        slopes=slopes,
+        **norm(channels),
+    )
 
 
 def test_ties_at_exactly_zero_after_the_norm() -> None:
@@ -108,8 +118,11 @@ def test_many_steps_from_the_outside_in() -> None:
     """|acc| > 2 in one channel, acc > 1 in the next, always -1 in the third: thresholds per channel."""
     gm = rewritten(
         lambda m, x: b((F.linear(b(x), m.w) * m.s).abs() - m.t),
-        all_sums(6), w=torch.ones(3, 6), s=torch.tensor([1.0, 1.0, 1.0]), t=torch.tensor([3.0, 0.0, 9.0]),
-    )  # fmt: skip
+        all_sums(6),
+        w=torch.ones(3, 6),
+        s=torch.tensor([1.0, 1.0, 1.0]),
+        t=torch.tensor([3.0, 0.0, 9.0]),
+    )
     thresholds = constants_of(only(gm, bgnn.dot_threshold))[1]
     assert thresholds.shape[0] == 2
     assert int((thresholds[:, 1] != fold_threshold.NEVER).sum()) == 0  # |acc| >= 0 always: no threshold at all
@@ -161,8 +174,11 @@ def test_norm_after_the_maximum(slope: float, channels: int) -> None:
     """BF1 (paper, Eq. 19): a negative scale turns the maximum into a minimum in that channel."""
     gm = rewritten(
         lambda m, x: b(bn(m, bgnn.prelu(F.linear(b(x), m.w), m.slope).amax(2))),
-        points(2, 5, 4, 6), w=signs(channels, 6), slope=torch.tensor([slope]), **norm(channels),
-    )  # fmt: skip
+        points(2, 5, 4, 6),
+        w=signs(channels, 6),
+        slope=torch.tensor([slope]),
+        **norm(channels),
+    )
     assert count(gm, aten.amax) == 1
     assert count(gm, aten.mul) == int(channels > 1)  # the channels that take a minimum; channel 0 has scale 0
 
@@ -172,8 +188,11 @@ def test_norm_after_the_maximum_of_a_v_shaped_function() -> None:
     for sign in (1.0, -1.0):
         gm, result = folded(
             lambda m, x: b((bgnn.prelu(F.linear(b(x), m.w), m.slope).amax(2) - 1.0) * m.sign),
-            points(1, 4, 3, 6), w=signs(2, 6), slope=torch.tensor([-0.5]), sign=torch.tensor([sign, sign]),
-        )  # fmt: skip
+            points(1, 4, 3, 6),
+            w=signs(2, 6),
+            slope=torch.tensor([-0.5]),
+            sign=torch.tensor([sign, sign]),
+        )
         assert result.rewrites == 1
         assert constants_of(only(gm, bgnn.dot_threshold))[1].shape[0] == 2
 
@@ -191,8 +210,11 @@ def test_norm_before_the_maximum(slope: float, channels: int) -> None:
     """BF2 (Eq. 20): sign(max_j f_j) is the maximum of the signs, whatever f is."""
     gm = rewritten(
         lambda m, x: b(bn(m, bgnn.prelu(F.linear(b(x), m.w), m.slope)).amax(2)),
-        points(2, 5, 4, 6), w=signs(channels, 6), slope=torch.tensor([slope]), **norm(channels),
-    )  # fmt: skip
+        points(2, 5, 4, 6),
+        w=signs(channels, 6),
+        slope=torch.tensor([slope]),
+        **norm(channels),
+    )
     assert count(gm, aten.mul) == 0
 
 
@@ -210,8 +232,9 @@ def test_operations_between_two_maxima_are_refused() -> None:
 def test_reshapes_on_the_way() -> None:
     gm = rewritten(
         lambda m, x: b((F.linear(b(x).reshape(-1, 6), m.w) + 1).reshape(2, 5, 4, 3).amax(2).reshape(10, 3)),
-        points(2, 5, 4, 6), w=signs(3, 6),
-    )  # fmt: skip
+        points(2, 5, 4, 6),
+        w=signs(3, 6),
+    )
     assert outputs(gm, points(2, 5, 4, 6))[0].shape == (10, 3)
 
 

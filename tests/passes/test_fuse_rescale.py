@@ -16,9 +16,15 @@ from bgnn.passes.graph import PassResult
 C, K = 5, 3
 X = randn(2, 4, 6, K)
 CONSTANTS = {
-    "w": randn(C, K), "bias": randn(C, seed=1), "gamma": torch.tensor([-2.0, 0.0, 0.5, 1.0, -0.1]), "shift": randn(C, seed=2),
-    "points": randn(4, 1, 1, seed=3), "neighbours": randn(6, 1, seed=4), "sign": signs(C, K), "divisor": torch.tensor([-2.0, 4.0, 0.5, 1.0, 3.0]),
-}  # fmt: skip
+    "w": randn(C, K),
+    "bias": randn(C, seed=1),
+    "gamma": torch.tensor([-2.0, 0.0, 0.5, 1.0, -0.1]),
+    "shift": randn(C, seed=2),
+    "points": randn(4, 1, 1, seed=3),
+    "neighbours": randn(6, 1, seed=4),
+    "sign": signs(C, K),
+    "divisor": torch.tensor([-2.0, 4.0, 0.5, 1.0, 3.0]),
+}
 
 
 def fused(function: Callable[..., Any]) -> tuple[Any, PassResult]:

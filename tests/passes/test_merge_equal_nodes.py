@@ -57,8 +57,11 @@ def test_constants_of_another_type_shape_or_sign_of_zero_differ() -> None:
     one = torch.ones(3)
     _, rewrites = merged(
         lambda m, x: x * m.a + x * m.b + x * m.c + x * m.d,
-        a=one, b=one.reshape(1, 3).double(), c=torch.zeros(3), d=-torch.zeros(3),
-    )  # fmt: skip
+        a=one,
+        b=one.reshape(1, 3).double(),
+        c=torch.zeros(3),
+        d=-torch.zeros(3),
+    )
     assert rewrites == 0
 
 
