@@ -97,7 +97,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "select rows": lambda m, x, i: x.index_select(1, i[0, 0]),
     "cat of rows": lambda m, x, i: torch.cat([x, -x * m.flips], 1),
     "cat of channels": lambda m, x, i: torch.cat([x, -x * m.flips], 2),
-    "xor": lambda m, x, i: x * x.flip(1) if False else x * bgnn.gather_nodes(x, i[:, :, :1]).amax(2)[:, :1],
+    "xor": lambda m, x, i: x * bgnn.gather_nodes(x, i[:, :, :1]).amax(2)[:, :1],
     "xor edge": lambda m, x, i: -bgnn.gather_nodes(x, i) * x[:, :2, None].expand(-1, -1, 3, -1),
     "xor edge, broadcast": lambda m, x, i: -bgnn.gather_nodes(x, i) * x[:, :2, None],
     "xor of flips": lambda m, x, i: (x * m.flips) * (-x)[:, :1],
