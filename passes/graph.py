@@ -146,12 +146,22 @@ def constant(before: fx.Node, value: Tensor, name: str) -> fx.Node:
     return node
 
 
+def set_tap(node: fx.Node, tap: Tap) -> None:
+    """Taps a node; of a reshape its source, which holds the same values and is not removed when reshapes merge."""
+    while tap.perm is None and is_call(node, aten.reshape):
+        source = cast(fx.Node, node.args[0])
+        if source.op != "call_function" or "tap" in source.meta:
+            break
+        node = source
+    node.meta["tap"] = tap
+
+
 def replace(old: fx.Node, new: fx.Node, tap: Tap | None = None) -> None:
     """Makes every user of `old` use `new`, hands on its tap, and removes it."""
     if tap is None and "tap" not in new.meta:
         tap = old.meta.get("tap")
     if tap is not None:
-        new.meta["tap"] = tap
+        set_tap(new, tap)
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
     name = old.name
     old.graph.erase_node(old)

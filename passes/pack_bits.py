@@ -36,6 +36,7 @@ from bgnn.passes.graph import (
     reduced_axes,
     remove_dead_code,
     replace,
+    set_tap,
     shape_of,
     value_of,
 )
@@ -78,7 +79,7 @@ def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
             packed[node] = bits
             if "tap" in node.meta:
                 tap = cast(Tap, node.meta.pop("tap"))
-                bits.words.meta["tap"] = tap.changed(channels=bits.channels, flip=bits.flip)
+                set_tap(bits.words, tap.changed(channels=bits.channels, flip=bits.flip))
     for node, bits in packed.items():  # those who still read +-1 numbers get them unpacked
         if node.users:
             first = next(n for n in gm.graph.nodes if n in node.users)
@@ -240,11 +241,14 @@ def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_
     if bits is not None and bits.flip is not None:
         signs = signs * bits.flip
     name = str(weight.target)
+    shape = shape_of(words)
+    if len(shape) < 4:  # LCE's convolution takes four axes; given here, the large result needs no reshape
+        words = reshape(last, words, (shape[0], *(1,) * (4 - len(shape)), *shape[1:]), like=node)
     new = call(
         last, bgnn.bconv.default, words, constant(last, torch.ops.bgnn.pack(signs), name), signs.shape[1],
         constant(last, multiplier, f"{name}_multiplier"), constant(last, bias, f"{name}_bias"), like=node,
     )  # fmt: skip
-    replace(last, new)
+    replace(last, reshape(last, new, (*shape[:-1], signs.shape[0]), like=node))
     result.rewrites += 1
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes.expressions import expressions
 from bgnn.passes.graph import PassResult, aten, call, is_call, remove_dead_code, replace, shape_of, value_of
 
 bgnn = torch.ops.bgnn
@@ -62,23 +63,12 @@ def _is_elementwise(node: Any) -> bool:
 
 def _sign_of(node: fx.Node) -> tuple[fx.Node, float] | None:
     """(x, value at 0) if `node` is the sign of `x`; the nearest such x."""
-    inside: set[fx.Node] = {node}
-    while len(inside) <= LONGEST:
-        border = {n for member in inside for n in member.all_input_nodes if not _is_number(n)} - inside
-        if not border:
-            return None
-        if len(border) == 1:
-            source = next(iter(border))
-            same = isinstance(source.meta.get("val"), Tensor) and shape_of(source) == shape_of(node)
-            if same and source.meta["val"].is_floating_point():
-                at_zero = _evaluate(node, source, inside)
-                if at_zero is not None:
-                    return source, at_zero
-        # Grow by the border node that comes last: it cannot be the source of the others.
-        last = max(border, key=lambda n: n)
-        if not _is_elementwise(last):
-            return None
-        inside.add(last)
+    for source, inside in expressions(node, LONGEST, _is_elementwise, _is_number):
+        same = isinstance(source.meta.get("val"), Tensor) and shape_of(source) == shape_of(node)
+        if same and source.meta["val"].is_floating_point():
+            at_zero = _evaluate(node, source, inside)
+            if at_zero is not None:
+                return source, at_zero
     return None
 
 
