@@ -11,6 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes.graph import value_of
+
+LARGEST = 64  # numbers in a constant of which each is looked at
+
 
 def expressions(
     node: fx.Node, longest: int, is_inside: Callable[[fx.Node], bool], is_given: Callable[[fx.Node], bool]
@@ -33,6 +37,17 @@ def expressions(
         inside.add(last)
 
 
+def around_constants(inside: set[fx.Node]) -> list[Tensor]:
+    """Points beside every number in an expression: where a function could turn that seems to be another."""
+    numbers = [float(a) for n in inside for a in n.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    for n in inside:
+        for constant in n.all_input_nodes:
+            if constant.op == "get_attr" and value_of(constant).numel() <= LARGEST:
+                numbers += value_of(constant).flatten().double().tolist()
+    near = [[c, c * 0.999, c * 1.001, c - 1, c + 1, c - 0.01, c + 0.01] for c in sorted(set(numbers))]
+    return [torch.tensor([p, -p]) for points in near for p in points if p != 0 and abs(p) < 1e6]
+
+
 def evaluate(node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
     """The value of `node` when some tensors before it are given."""
     env: dict[fx.Node, Any] = dict(known)
@@ -48,7 +63,7 @@ def evaluate(node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
             stack.extend(missing)
             continue
         if current.op == "get_attr":
-            env[current] = getattr(current.graph.owning_module, cast(str, current.target))
+            env[current] = value_of(current)
         elif current.op == "call_function":
             order.append(current)
         else:

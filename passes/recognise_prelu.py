@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.expressions import expressions
+from bgnn.passes.expressions import around_constants, expressions
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -41,14 +41,14 @@ def run(gm: fx.GraphModule) -> PassResult:
     """Replaces each such expression on channels-last tensors by `bgnn::prelu`, or `relu` where the slopes are 0."""
     result = PassResult()
     for node in reversed(list(gm.graph.nodes)):
-        if node._erased or not is_call(node, aten.add, aten.sub, aten.where, aten.maximum):
+        if node._erased or not node.users or not is_call(node, aten.add, aten.sub, aten.where, aten.maximum):
             continue
         if not node.meta["val"].is_floating_point() or not shape_of(node):
             continue
-        for source, _ in expressions(node, LONGEST, lambda n: is_call(n, *ELEMENTWISE), is_constant):
+        for source, inside in expressions(node, LONGEST, lambda n: is_call(n, *ELEMENTWISE), is_constant):
             if shape_of(source) != shape_of(node) or source.meta["val"].dtype != node.meta["val"].dtype:
                 continue
-            slope = _slope(node, source)
+            slope = _slope(node, source, inside)
             if slope is not None:
                 replace(node, _prelu(node, source, slope))
                 result.rewrites += 1
@@ -64,10 +64,11 @@ def _prelu(node: fx.Node, source: fx.Node, slope: Tensor) -> fx.Node:
     return call(node, bgnn.prelu.default, source, constant(node, slope[:1] if same else slope, "slope"), like=node)
 
 
-def _slope(node: fx.Node, source: fx.Node) -> Tensor | None:
+def _slope(node: fx.Node, source: fx.Node, inside: set[fx.Node]) -> Tensor | None:
     """The slopes `[C]` if the expression is a PReLU of the source."""
     channels = shape_of(node)[-1]
-    column = POINTS[:, None].expand(-1, channels).contiguous()
+    points = torch.cat([POINTS, *around_constants(inside)])
+    column = points[:, None].expand(-1, channels).contiguous()
     env: dict[fx.Node, Tensor] = {source: column}
 
     def value(n: fx.Node) -> Any:
@@ -83,7 +84,7 @@ def _slope(node: fx.Node, source: fx.Node) -> Tensor | None:
         out = torch.broadcast_to(value(node), column.shape)
     except (RuntimeError, TypeError, ValueError):
         return None
-    slope = out[POINTS == -1.0].neg()[0]
+    slope = out[points == -1.0].neg()[0]
     return slope.clone() if torch.equal(out, torch.where(column > 0, column, column * slope)) else None
 
 

@@ -48,6 +48,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         for user in users:
             _swap(user, z, varying, direction)
             result.rewrites += 1
+        gm.graph.erase_node(z)  # or it would still count among its operand's users
     remove_dead_code(gm)
     return result
 
