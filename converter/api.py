@@ -46,7 +46,8 @@ def convert(
     output: Path | str | None = None,
     optimize: int = 1,
     verify: bool = True,
-    knn: str = "matmul",
+    kernels: str = "stock",
+    knn: str | None = None,
     sign_zero: str = "plus",
     stop_after: str | None = None,
     dump: Path | str | None = None,
@@ -58,14 +59,15 @@ def convert(
 
     `example_inputs`: the model's arguments, with the shapes and dtypes of the file; verification runs on them, so real
     samples are best. `target`: "lce-arm64" (TFLite with Larq Compute Engine ops) or "tflite-arm64" (builtins only).
-    `optimize`: 1 runs all passes, 0 only makes the graph legal. `keep_outputs`: which of the model's outputs the
-    file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples reach a `torch.sign(0)`.
+    `optimize`: 1 runs all passes, 0 only makes the graph legal. `kernels`: "stock" for files that any LCE runtime
+    runs, "bgnn" for this project's fused operators, which its delegate brings to LiteRT. `keep_outputs`: which of the
+    model's outputs the file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples reach a `torch.sign(0)`.
     `stop_after`: a stage's name, to stop there without a file; `dump`: a folder for each stage as Python.
 
     Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file
     does not compute what the model computes; then nothing is written.
     """
-    _check_arguments(target, optimize, knn, sign_zero, stop_after)
+    plan = _check_arguments(target, optimize, kernels, knn, sign_zero, stop_after)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     say("tracing the model")
@@ -77,7 +79,7 @@ def convert(
     checks: list[Check] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
     semantic: fx.GraphModule | None = None
-    for stage, results in stages.walk(gm, target, optimize):
+    for stage, results in stages.walk(gm, plan):
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
@@ -92,13 +94,11 @@ def convert(
         if stage == "semantic":
             semantic = snapshot(gm)
         if stage == stop_after:
-            return Conversion(
-                None, build_report(gm, semantic, log, checks, reference, target, optimize, name, None), None, gm
-            )
+            return Conversion(None, build_report(gm, semantic, log, checks, reference, plan, name, None), None, gm)
     assert semantic is not None
     say("writing the file")
     names = _io_names(gm)
-    metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize)}
+    metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
     if verify:
         assert reference is not None
         say("running the file and comparing it with the model")
@@ -107,7 +107,7 @@ def convert(
     else:
         metadata["verification"] = "not verified (--no-verify)"
     data = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata)
-    report = build_report(gm, semantic, log, checks, reference, target, optimize, name, data)
+    report = build_report(gm, semantic, log, checks, reference, plan, name, data)
     path = None
     if output is not None:
         path = Path(output)
@@ -115,18 +115,27 @@ def convert(
     return Conversion(data, report, path, gm)
 
 
-def _check_arguments(target: str, optimize: int, knn: str, sign_zero: str, stop_after: str | None) -> None:
+def _check_arguments(
+    target: str, optimize: int, kernels: str, knn: str | None, sign_zero: str, stop_after: str | None
+) -> stages.Plan:
     for what, value, allowed in (
         ("target", target, TARGETS),
         ("optimisation level", optimize, (0, 1)),
-        ("k-NN lowering", knn, ("matmul",)),
+        ("set of kernels", kernels, stages.KERNELS),
+        ("k-NN lowering", knn, (None, "matmul", "popcount")),
         ("sign-zero policy", sign_zero, ("plus", "error")),
         ("stage", stop_after, (None, *STAGES)),
     ):
         if value not in allowed:
-            raise UsageError(
-                f"there is no {what} {value!r}: choose from {', '.join(str(a) for a in allowed if a is not None)}"
-            )
+            choices = ", ".join(str(a) for a in allowed if a is not None)
+            raise UsageError(f"there is no {what} {value!r}: choose from {choices}")
+    if kernels == "bgnn" and (target, optimize) != ("lce-arm64", 1):
+        raise UsageError("--kernels bgnn goes with --target lce-arm64 and -O1: its operators are what -O1 fuses to")
+    if knn is not None and (knn == "popcount") != (kernels == "bgnn"):
+        raise UsageError(
+            "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"
+        )
+    return stages.Plan(target, optimize, kernels)
 
 
 def _outputs(runner: fx.Interpreter, inputs: Sequence[Tensor]) -> list[Tensor]:

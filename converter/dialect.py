@@ -147,6 +147,66 @@ def packed_max(x: Tensor, dim: int) -> Tensor:
     return out.clone()
 
 
+# The project's own operators (`--kernels bgnn`): each is one fused kernel of runtime_bench/kernels.
+
+
+def hamming_knn(x: Tensor, channels: int, k: int) -> Tensor:
+    """The k nearest rows by Hamming distance, itself included: packed `[B, N, W]` -> int64 `[B, N, k]`.
+
+    Nearest first, equal distances by index: popcount(x_i xor x_j) of paper appendix B.2, without an N x N matrix.
+    """
+    return knn(unpack(x, channels), k, "hamming")
+
+
+def real_knn(x: Tensor, k: int) -> Tensor:
+    """The k nearest rows by squared distance, itself included: f32 `[B, N, C]` -> int64 `[B, N, k]`.
+
+    The distance is the sum over channels, in their order, of `(x_i - x_j)^2` in f32, each step rounded.
+    """
+    distance = torch.zeros(x.shape[0], x.shape[1], x.shape[1], device=x.device)
+    for column in x.unbind(2):
+        step = column[:, :, None] - column[:, None, :]
+        distance = distance + step * step
+    return topk_lowest(distance, k, 2, False)[1]
+
+
+def gather_max(x: Tensor, index: Tensor) -> Tensor:
+    """The maximum over the neighbours: f32 `[B, N, C]`, int `[B, M, k]` -> f32 `[B, M, C]`."""
+    return gather_nodes(x, index).amax(2)
+
+
+def xor_edge_layer(x: Tensor, index: Tensor, weight: Tensor, thresholds: Tensor) -> Tensor:
+    """XorEdgeConv up to the next sign (paper, Eq. 17-20), on signs: max over j of dot_threshold([x_i, x_i * x_j]).
+
+    `x` +-1 f32 `[B, N, C]`, `index` int `[B, N, k]`, `weight` +-1 f32 `[O, 2C]` (node half, then edge half),
+    `thresholds` int32 `[T, O]`; returns +-1 f32 `[B, N, O]`.
+    """
+    other = gather_nodes(x, index)
+    node = x.unsqueeze(2).expand(other.shape)
+    return dot_threshold(torch.cat([node, node * other], 3), weight, thresholds).amax(2)
+
+
+def xor_edge_conv(x: Tensor, index: Tensor, weight: Tensor, thresholds: Tensor, channels: int) -> Tensor:
+    """`xor_edge_layer` on bits: packed `[B, N, W]`, weights packed `[O, 2W]` (each half padded by itself) -> packed."""
+    words = x.shape[-1]
+    signs = torch.cat([unpack(weight[:, :words], channels), unpack(weight[:, words:], channels)], 1)
+    return pack(xor_edge_layer(unpack(x, channels), index, signs, thresholds))
+
+
+def dense_pool(x: Tensor, weight: Tensor, channels: int) -> Tensor:
+    """`dense_pool_layer` on bits: packed `[B, N, W]`, weights packed `[O, W]` -> f32 `[B, 4, O]`."""
+    return dense_pool_layer(unpack(x, channels), unpack(weight, channels))
+
+
+def dense_pool_layer(x: Tensor, weight: Tensor) -> Tensor:
+    """A binary dense layer reduced over the points, all integers: +-1 f32 `[B, N, K]`, `[O, K]` -> f32 `[B, 4, O]`.
+
+    The four rows are the largest and the smallest dot product, the sum of the positive ones and of the negative ones.
+    """
+    dot = F.linear(x, weight)
+    return torch.stack([dot.amax(1), dot.amin(1), dot.clamp(min=0).sum(1), dot.clamp(max=0).sum(1)], 1)
+
+
 _OPS: list[tuple[str, object]] = [
     ("binarize(Tensor x) -> Tensor", binarize),
     ("batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps) -> Tensor", batch_norm),
@@ -160,6 +220,13 @@ _OPS: list[tuple[str, object]] = [
     ("bconv(Tensor x, Tensor weight, int channels_in, Tensor multiplier, Tensor bias) -> Tensor", bconv),
     ("bconv_bits(Tensor x, Tensor weight, int channels_in, Tensor threshold) -> Tensor", bconv_bits),
     ("packed_max(Tensor x, int dim) -> Tensor", packed_max),
+    ("hamming_knn(Tensor x, int channels, int k) -> Tensor", hamming_knn),
+    ("real_knn(Tensor x, int k) -> Tensor", real_knn),
+    ("gather_max(Tensor x, Tensor index) -> Tensor", gather_max),
+    ("xor_edge_layer(Tensor x, Tensor index, Tensor weight, Tensor thresholds) -> Tensor", xor_edge_layer),
+    ("xor_edge_conv(Tensor x, Tensor index, Tensor weight, Tensor thresholds, int channels) -> Tensor", xor_edge_conv),
+    ("dense_pool_layer(Tensor x, Tensor weight) -> Tensor", dense_pool_layer),
+    ("dense_pool(Tensor x, Tensor weight, int channels) -> Tensor", dense_pool),
 ]
 for _schema, _reference in _OPS:
     _library.define(_schema)

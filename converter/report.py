@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx
 
+from bgnn.converter.stages import Plan
 from bgnn.converter.tflite.inspect import operators
 from bgnn.converter.verify import Check, Reference
 from bgnn.passes import domains as dm
@@ -19,7 +20,8 @@ from bgnn.passes.graph import PassResult, aten, is_call, shape_of
 
 bgnn = torch.ops.bgnn
 
-BINARY = [bgnn.bconv, bgnn.bconv_bits]
+BINARY = [bgnn.bconv, bgnn.bconv_bits, bgnn.xor_edge_conv, bgnn.dense_pool]
+SEARCH = [bgnn.hamming_knn, bgnn.real_knn]
 FLOAT = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 
 
@@ -42,6 +44,7 @@ class Report:
     name: str
     target: str
     optimize: int
+    kernels: str
     bytes: int | None
     operators: dict[str, int]
     macs: dict[str, int]
@@ -58,7 +61,7 @@ class Report:
 
     def print(self, console: Console) -> None:
         """The terminal tables."""
-        title = f"{self.name}: {self.target} -O{self.optimize}"
+        title = f"{self.name}: {self.target} -O{self.optimize}, {self.kernels} kernels"
         table = Table(title=title, title_justify="left", show_header=False)
         if self.bytes is not None:
             table.add_row("file", f"{self.bytes:,} bytes")
@@ -101,21 +104,22 @@ def _check_line(check: Check) -> str:
 
 def build_report(
     gm: fx.GraphModule, semantic: fx.GraphModule | None, log: list[tuple[str, list[tuple[str, PassResult]]]],
-    checks: list[Check], reference: Reference | None, target: str, optimize: int, name: str, data: bytes | None,
+    checks: list[Check], reference: Reference | None, plan: Plan, name: str, data: bytes | None,
 ) -> Report:  # fmt: skip
     """The report of a conversion, complete or stopped early (`data` None)."""
     refusals = [(n, label, why) for _, results in log for n, result in results for label, why in result.refusals]
     layers = _layers(gm, semantic, refusals) if semantic is not None else []
     macs = {"binary": 0, "INT8": 0, "float": 0}
     for node in gm.graph.nodes:
-        if is_call(node, *BINARY):
+        if is_call(node, *BINARY, bgnn.hamming_knn):
             macs["binary"] += _macs(node)
-        elif is_call(node, *FLOAT):
+        elif is_call(node, *FLOAT, bgnn.real_knn):
             macs["float"] += _macs(node)
     return Report(
         name=name,
-        target=target,
-        optimize=optimize,
+        target=plan.target,
+        optimize=plan.optimize,
+        kernels=plan.kernels,
         bytes=None if data is None else len(data),
         operators={} if data is None else operators(data),
         macs=macs,
@@ -131,10 +135,18 @@ def build_report(
 def _macs(node: fx.Node) -> int:
     """Multiply-accumulates of one dot-product node."""
     x = cast(fx.Node, node.args[0])
-    fan_in = cast(int, node.args[2]) if is_call(node, *BINARY) else shape_of(x)[-1]
-    rows = math.prod(shape_of(node)[:-1])
-    channels = shape_of(cast(fx.Node, node.args[1]))[0] if is_call(node, *BINARY) else shape_of(node)[-1]
-    return rows * channels * fan_in
+    rows, channels = math.prod(shape_of(node)[:-1]), shape_of(node)[-1]
+    if is_call(node, bgnn.xor_edge_conv):  # once per node, and once per edge
+        fan_in, neighbours = cast(int, node.args[4]), shape_of(cast(fx.Node, node.args[1]))[2]
+        return rows * shape_of(cast(fx.Node, node.args[2]))[0] * fan_in * (1 + neighbours)
+    if is_call(node, bgnn.dense_pool):
+        return math.prod(shape_of(x)[:-1]) * channels * cast(int, node.args[2])
+    if is_call(node, *SEARCH):
+        size = cast(int, node.args[1]) if is_call(node, bgnn.hamming_knn) else shape_of(x)[-1]
+        return rows * shape_of(x)[1] * size
+    if is_call(node, *BINARY):
+        return rows * shape_of(cast(fx.Node, node.args[1]))[0] * cast(int, node.args[2])
+    return rows * channels * shape_of(x)[-1]
 
 
 def _layers(gm: fx.GraphModule, semantic: fx.GraphModule, refusals: list[tuple[str, str, str]]) -> list[Layer]:
@@ -144,9 +156,9 @@ def _layers(gm: fx.GraphModule, semantic: fx.GraphModule, refusals: list[tuple[s
         if "layer" not in node.meta or not is_call(node, *FLOAT, bgnn.knn):
             continue
         label = cast(str, node.meta["layer"])
-        parts = [n for n in gm.graph.nodes if n.meta.get("layer") == label and is_call(n, *BINARY, *FLOAT)]
-        binary = sum(_macs(n) for n in parts if is_call(n, *BINARY))
-        real = sum(_macs(n) for n in parts if is_call(n, *FLOAT))
+        parts = [n for n in gm.graph.nodes if n.meta.get("layer") == label and is_call(n, *BINARY, *SEARCH, *FLOAT)]
+        binary = sum(_macs(n) for n in parts if is_call(n, *BINARY, bgnn.hamming_knn))
+        real = sum(_macs(n) for n in parts if is_call(n, *FLOAT, bgnn.real_knn))
         why = "; ".join(dict.fromkeys(f"{pass_name}: {reason}" for pass_name, at, reason in refusals if at == label))
         layers.append(
             Layer(label, _was(node, domains), _became(node, parts), binary, real, why or _reason(node, domains))
@@ -164,6 +176,13 @@ def _was(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
 
 
 def _became(node: fx.Node, parts: list[fx.Node]) -> str:
+    fused = {
+        bgnn.hamming_knn: "popcount and selection, fused", bgnn.real_knn: "distances and selection, fused",
+        bgnn.xor_edge_conv: "binary, fused from features to bits", bgnn.dense_pool: "binary, fused with the pooling",
+    }  # fmt: skip
+    for node_of_one, word in fused.items():
+        if any(is_call(n, node_of_one) for n in parts):
+            return word
     bits = sum(is_call(n, bgnn.bconv_bits) for n in parts)
     dense = sum(is_call(n, bgnn.bconv) for n in parts)
     real = len(parts) - bits - dense

@@ -11,6 +11,7 @@ the line of the user's model it came from.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -26,7 +27,10 @@ from bgnn.passes import (
     fold_batch_norm,
     fold_constants,
     fold_threshold,
+    fuse_gather_max,
+    fuse_pool,
     fuse_rescale,
+    fuse_xor_edge_conv,
     hoist_binarize,
     legalise,
     lower_knn,
@@ -47,6 +51,7 @@ bgnn = torch.ops.bgnn
 
 STAGES = ("traced", "semantic", "integer", "target")
 TARGETS = ("lce-arm64", "tflite-arm64")
+KERNELS = ("stock", "bgnn")
 
 ARITHMETIC = [
     aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.sqrt, aten.rsqrt, aten.relu,
@@ -60,13 +65,14 @@ MOVES = [
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 BITS = [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max, aten.bitwise_xor]
+OWN = [bgnn.hamming_knn, bgnn.real_knn, bgnn.gather_max, bgnn.xor_edge_conv, bgnn.dense_pool]
 MEANING = [bgnn.binarize, bgnn.knn, bgnn.gather_nodes, bgnn.batch_norm, bgnn.prelu]
 
 SPECS: dict[str, list[Any] | None] = {
     "traced": None,  # whatever torch.export gives
     "semantic": [*ARITHMETIC, *MOVES, *DENSE, *MEANING, aten.cdist],
-    "integer": [*ARITHMETIC, *MOVES, *DENSE, *MEANING, *BITS, aten.cdist],
-    "target": [*ARITHMETIC, *MOVES, *DENSE, *BITS, bgnn.gather_nodes, bgnn.prelu],
+    "integer": [*ARITHMETIC, *MOVES, *DENSE, *MEANING, *BITS, *OWN, aten.cdist],
+    "target": [*ARITHMETIC, *MOVES, *DENSE, *BITS, *OWN, bgnn.gather_nodes, bgnn.prelu],
 }
 
 Pass = Callable[[fx.GraphModule], PassResult]
@@ -77,8 +83,18 @@ def _steps(*modules: ModuleType) -> list[Step]:
     return [(m.__name__.rsplit(".", 1)[-1], m.run) for m in modules]
 
 
-def passes_to(stage: str, target: str, optimize: int) -> list[Step]:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a conversion aims at. `kernels`: "stock" (any LCE runtime) or "bgnn" (this project's operators too)."""
+
+    target: str
+    optimize: int = 1
+    kernels: str = "stock"
+
+
+def passes_to(stage: str, plan: Plan) -> list[Step]:
     """The passes that lead from the stage before to `stage`."""
+    lce, own, naive = plan.target == "lce-arm64", plan.kernels == "bgnn", plan.optimize == 0
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(canonicalise, recognise_binarize, fold_constants, canonicalise)
@@ -87,32 +103,28 @@ def passes_to(stage: str, target: str, optimize: int) -> list[Step]:
             recognise_knn, recognise_gather, canonicalise, channels_last, fold_constants, canonicalise,
             merge_equal_nodes, sink_reshapes, canonicalise, recognise_prelu, merge_equal_nodes,
         )  # fmt: skip
-    lce = target == "lce-arm64"
     if stage == "integer":
-        if optimize == 0:
-            to_bits: list[Step] = [("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if lce else []
-            return to_bits
-        thresholds = _steps(fold_threshold, split_xor_edge) if lce else []
-        bits = (
-            _steps(hoist_binarize, merge_equal_nodes, pack_bits, sink_reshapes, reduce_before_elementwise)
-            if lce
-            else []
-        )
-        return [
-            *_steps(fold_batch_norm, fuse_rescale),
-            *thresholds,
-            *_steps(split_edge_linear, reduce_before_elementwise, merge_equal_nodes),
-            *bits,
-        ]
-    knn: Step = ("lower_knn", lambda gm: lower_knn.run(gm, naive=optimize == 0))
-    return [knn, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
+        if naive:
+            return [("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if lce else []
+        steps = _steps(fold_batch_norm, fuse_rescale)
+        if lce:
+            steps += _steps(fold_threshold, fuse_xor_edge_conv if own else split_xor_edge)
+        steps += _steps(split_edge_linear, reduce_before_elementwise, merge_equal_nodes)
+        if own:
+            steps += _steps(fuse_pool)
+        if lce:
+            steps += _steps(hoist_binarize, merge_equal_nodes, pack_bits, sink_reshapes, reduce_before_elementwise)
+        return steps
+    knn: Step = ("lower_knn", lambda gm: lower_knn.run(gm, naive=naive, popcount=own))
+    fused = _steps(fuse_gather_max) if own else []
+    return [knn, *fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 
-def walk(gm: fx.GraphModule, target: str, optimize: int) -> Iterator[tuple[str, list[tuple[str, PassResult]]]]:
+def walk(gm: fx.GraphModule, plan: Plan) -> Iterator[tuple[str, list[tuple[str, PassResult]]]]:
     """Runs the passes stage after stage, in place; yields each stage's name and its passes' results."""
     for stage in STAGES:
         results = []
-        for name, run in passes_to(stage, target, optimize):
+        for name, run in passes_to(stage, plan):
             results.append((name, run(gm)))
         if stage == "traced":
             mark_decisions(gm)

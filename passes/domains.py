@@ -98,7 +98,7 @@ def _domain(node: fx.Node, domains: dict[fx.Node, Domain]) -> Domain:
         return REAL
     inputs = [domains[n] for n in node.all_input_nodes]
     first = domains[node.args[0]] if node.args and isinstance(node.args[0], fx.Node) else REAL
-    if is_call(node, bgnn.binarize, bgnn.unpack, bgnn.dot_threshold):
+    if is_call(node, bgnn.binarize, bgnn.unpack, bgnn.dot_threshold, bgnn.xor_edge_layer):
         return BINARY
     if is_call(node, *MOVES):
         return first

@@ -3,7 +3,9 @@
 For signs the score is `X X^T` itself (paper, Eq. 21: the Hamming distance is `(d - X X^T)/2`, and a constant and a
 positive factor do not change an order). For real features it is `2 x_i x_j - |x_j|^2`: the row's own `|x_i|^2` is the
 same along the row. `naive` writes the full distance with every step a separate op, as the models do. Equal scores
-go to the lowest index. Real distances that nearly tie can round the other way; verification reports them.
+go to the lowest index. With `popcount` (`--kernels bgnn`) the search is one operator: `hamming_knn` on the bits, which
+never makes the N x N matrix, or `real_knn`. Real distances that nearly tie can round the other way; verification
+reports them.
 """
 
 from __future__ import annotations
@@ -14,22 +16,50 @@ from typing import cast
 import torch
 from torch import fx
 
-from bgnn.passes.graph import PassResult, aten, call, calls, constant, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import (
+    PassResult,
+    aten,
+    call,
+    calls,
+    constant,
+    is_call,
+    is_constant,
+    remove_dead_code,
+    replace,
+    shape_of,
+)
 
 bgnn = torch.ops.bgnn
 
 
-def run(gm: fx.GraphModule, naive: bool = False) -> PassResult:
+def run(gm: fx.GraphModule, naive: bool = False, popcount: bool = False) -> PassResult:
     """Replaces every `bgnn::knn`."""
     result = PassResult()
     for node in calls(gm.graph, bgnn.knn):
         x, k, metric = cast(tuple[fx.Node, int, str], node.args)
+        if popcount:
+            replace(node, _counted(node, x, k, metric))
+            result.rewrites += 1
+            continue
         score = _naive_score(node, x, metric) if naive else _score(node, x, metric)
         top = call(node, bgnn.topk_lowest.default, score, k, 2, True, like=node)
         replace(node, call(node, operator.getitem, top, 1, like=node))
         result.rewrites += 1
     remove_dead_code(gm)
     return result
+
+
+def _counted(node: fx.Node, x: fx.Node, k: int, metric: str) -> fx.Node:
+    """The project's own operators. Flipped channels are flipped in both rows: they change no distance."""
+    if metric == "l2":
+        return call(node, bgnn.real_knn.default, x, k, like=node)
+    if is_call(x, bgnn.unpack):
+        words, channels = cast(fx.Node, x.args[0]), cast(int, x.args[1])
+        if is_call(words, aten.bitwise_xor) and is_constant(words.args[1]):
+            words = cast(fx.Node, words.args[0])
+    else:
+        words, channels = call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1]
+    return call(node, bgnn.hamming_knn.default, words, channels, k, like=node)
 
 
 def _score(node: fx.Node, x: fx.Node, metric: str) -> fx.Node:

@@ -22,6 +22,7 @@ from bgnn.passes import domains as dm
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.canonicalise import reshape
 from bgnn.passes.chains import affine_of
+from bgnn.passes.fuse_xor_edge_conv import packed_weight
 from bgnn.passes.graph import (
     PassResult,
     Tap,
@@ -72,6 +73,10 @@ def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
             if domains[cast(fx.Node, node.args[0])].kind == "binary":
                 _dense(node, packed, result, fuse_affine=stay_packed)
             continue
+        if is_call(node, bgnn.dense_pool_layer):
+            _pooled_layer(node, packed)
+            result.rewrites += 1
+            continue
         if domains[node].kind != "binary":
             continue
         bits = _bits(node, packed) if stay_packed else None
@@ -98,6 +103,8 @@ def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
         return Bits(call(node, bgnn.pack.default, x, like=node), channels)
     if is_call(node, bgnn.dot_threshold):
         return _threshold_layer(node, packed)
+    if is_call(node, bgnn.xor_edge_layer):
+        return _edge_layer(node, packed)
     if is_call(node, aten.cat):
         return _join(node, packed)
     if not isinstance(x, fx.Node):
@@ -220,6 +227,29 @@ def _threshold_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     assert words is not None
     channels = shape_of(node)[-1]
     return Bits(_flipped(node, words, channels, inverted), channels)
+
+
+def _edge_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits:
+    """A fused XOR edge layer. A flipped channel turns the node half's weight; x_i * x_j turns twice, so not at all."""
+    x, index, weight, thresholds = cast(tuple[fx.Node, ...], node.args)
+    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1])
+    signs = value_of(weight).clone()
+    if bits.flip is not None:
+        signs[:, : bits.channels] *= bits.flip
+    filters = constant(node, packed_weight(signs, bits.channels), str(weight.target))
+    words = call(
+        node, bgnn.xor_edge_conv.default, bits.words, index, filters, thresholds, bits.channels, like=node
+    )  # fmt: skip
+    return Bits(words, shape_of(node)[-1])
+
+
+def _pooled_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> None:
+    """A fused dense layer and pooling."""
+    x, weight = cast(tuple[fx.Node, fx.Node], node.args)
+    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1])
+    signs = value_of(weight) if bits.flip is None else value_of(weight) * bits.flip
+    filters = constant(node, torch.ops.bgnn.pack(signs), str(weight.target))
+    replace(node, call(node, bgnn.dense_pool.default, bits.words, filters, bits.channels, like=node))
 
 
 def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_affine: bool) -> None:

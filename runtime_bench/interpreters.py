@@ -52,9 +52,7 @@ def _check_inputs(
 def _load_lce() -> ModuleType:
     """LCE's binding, loaded by path: the package around it would import TensorFlow."""
     if int(np.__version__.split(".")[0]) >= 2:
-        raise BgnnError(
-            f"larq-compute-engine fails on every call with numpy {np.__version__}: install 'numpy<2'"
-        )
+        raise BgnnError(f"larq-compute-engine fails on every call with numpy {np.__version__}: install 'numpy<2'")
     package = importlib.util.find_spec("larq_compute_engine")  # does not execute the package
     if package is None or not package.submodule_search_locations:
         raise BgnnError(
@@ -105,12 +103,13 @@ class LceInterpreter:
 
 
 class LiteRTInterpreter:
-    """Runs a TFLite file of builtin ops on stock LiteRT (ai-edge-litert), with or without XNNPACK.
+    """Runs a TFLite file on stock LiteRT (ai-edge-litert), with or without XNNPACK.
 
+    With `delegate`, our library adds LCE's and this project's operators; without, the file has builtin ops only.
     Raises BgnnError when the package is missing or the runtime refuses the file (as it does Lce* ops).
     """
 
-    def __init__(self, model_bytes: bytes, num_threads: int = 1, xnnpack: bool = True) -> None:
+    def __init__(self, model_bytes: bytes, num_threads: int = 1, xnnpack: bool = True, delegate: bool = False) -> None:
         try:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError as error:
@@ -119,9 +118,14 @@ class LiteRTInterpreter:
             ) from error
         resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
-            self._wrapped = Interpreter(
-                model_content=model_bytes, num_threads=num_threads, experimental_op_resolver_type=resolver
-            )
+            if delegate:
+                from bgnn.runtime_bench.delegate import load_interpreter
+
+                self._wrapped = load_interpreter(model_bytes, num_threads, xnnpack=xnnpack)
+            else:
+                self._wrapped = Interpreter(
+                    model_content=model_bytes, num_threads=num_threads, experimental_op_resolver_type=resolver
+                )
             self._wrapped.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise BgnnError(f"LiteRT refuses the file: {str(error).strip()}") from error
@@ -148,19 +152,28 @@ class LiteRTInterpreter:
 
 def has_lce_ops(model_bytes: bytes) -> bool:
     """Whether the flatbuffer lists a custom operator whose name starts with `Lce`."""
+    return _has_ops(model_bytes, b"Lce")
+
+
+def has_bgnn_ops(model_bytes: bytes) -> bool:
+    """Whether the flatbuffer lists one of this project's operators, which its delegate runs."""
+    return _has_ops(model_bytes, b"Bgnn")
+
+
+def _has_ops(model_bytes: bytes, prefix: bytes) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
     if not schema.Model.ModelBufferHasIdentifier(model_bytes, 0):
         raise BgnnError("not a TFLite file: the identifier TFL3 is missing at byte 4")
     model = schema.Model.GetRootAs(model_bytes, 0)
     codes = (model.OperatorCodes(i).CustomCode() for i in range(model.OperatorCodesLength()))
-    return any(code is not None and code.startswith(b"Lce") for code in codes)
+    return any(code is not None and code.startswith(prefix) for code in codes)
 
 
-def open_file(
-    model_bytes: bytes, num_threads: int = 1, kernel: str = "indirect", xnnpack: bool = True
-) -> Interpreter:
-    """The runtime that a file needs: LCE's interpreter where it has Lce* ops, else LiteRT."""
+def open_file(model_bytes: bytes, num_threads: int = 1, kernel: str = "indirect", xnnpack: bool = True) -> Interpreter:
+    """The runtime that a file needs: LiteRT with our delegate for Bgnn* ops, LCE's for Lce* ops, else LiteRT."""
+    if has_bgnn_ops(model_bytes):
+        return LiteRTInterpreter(model_bytes, num_threads, xnnpack, delegate=True)
     if has_lce_ops(model_bytes):
         return LceInterpreter(model_bytes, num_threads, kernel, xnnpack)
     return LiteRTInterpreter(model_bytes, num_threads, xnnpack)

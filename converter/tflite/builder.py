@@ -98,9 +98,7 @@ class FileBuilder:
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
 
-    def custom(
-        self, op: str, inputs: Sequence[Value | None], outputs: Sequence[Value], options: bytes
-    ) -> None:
+    def custom(self, op: str, inputs: Sequence[Value | None], outputs: Sequence[Value], options: bytes) -> None:
         """A custom operator with flexbuffer options; an unused input is None."""
         operator = self._operator(schema.BuiltinOperator.CUSTOM, op, 1, inputs, outputs)
         operator.customOptions = np.frombuffer(options, dtype=np.uint8)

@@ -105,17 +105,13 @@ def _clamp(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
 def _arithmetic(op: str, options: Callable[..., Any], fuses: bool = False) -> Lowering:
     """add, sub, mul and div; `alpha` (add and sub) scales the second operand."""
 
-    def lower(
-        walk: Walk, node: fx.Node, x: fx.Node | Scalar, y: fx.Node | Scalar, alpha: Scalar = 1
-    ) -> Value:
+    def lower(walk: Walk, node: fx.Node, x: fx.Node | Scalar, y: fx.Node | Scalar, alpha: Scalar = 1) -> Value:
         dtype = walk.dtype(node)
         a, b = walk.operand(x, dtype), walk.operand(y, dtype)
         if alpha != 1:
             b = walk.op("MUL", [b, walk.operand(alpha, dtype)], b.shape, dtype, schema.MulOptionsT())
         activation = _fused_activation(walk, node) if fuses else _ACTIVATION.NONE
-        return _elementwise(
-            walk, op, [a, b], walk.shape(node), dtype, options(fusedActivationFunction=activation)
-        )
+        return _elementwise(walk, op, [a, b], walk.shape(node), dtype, options(fusedActivationFunction=activation))
 
     return lower
 
@@ -237,10 +233,7 @@ def _transposed_operand(walk: Walk, node: fx.Node) -> bool:
         order is not None
         and _swaps_last_two(order)
         and node not in walk.kept
-        and all(
-            op_name(user) in _MATMULS and user.args[1] is node and user.args[0] is not node
-            for user in node.users
-        )
+        and all(op_name(user) in _MATMULS and user.args[1] is node and user.args[0] is not node for user in node.users)
     )
 
 
@@ -267,9 +260,7 @@ def _cat(walk: Walk, node: fx.Node, tensors: Sequence[fx.Node], dim: int = 0) ->
     return walk.concatenation(parts, dim % rank)
 
 
-def _slice(
-    walk: Walk, node: fx.Node, x: fx.Node, dim: int, start: int | None, end: int | None, step: int
-) -> Value:
+def _slice(walk: Walk, node: fx.Node, x: fx.Node, dim: int, start: int | None, end: int | None, step: int) -> Value:
     value, axis = walk.value(x), walk.axis(x, dim)
     return walk.reshape(_cut(walk, value, axis, range(value.shape[axis])[start:end:step]), walk.shape(node))
 
@@ -286,9 +277,7 @@ def _cut(walk: Walk, value: Value, axis: int, rows: range) -> Value:
         return value
     if value.rank > _SLICE_RANK:
         value, axis = (
-            walk.reshape(
-                value, [numel(value.shape[:axis]), value.shape[axis], numel(value.shape[axis + 1 :])]
-            ),
+            walk.reshape(value, [numel(value.shape[:axis]), value.shape[axis], numel(value.shape[axis + 1 :])]),
             1,
         )
     begin, shape = [0] * value.rank, list(value.shape)
@@ -306,9 +295,7 @@ def _cut(walk: Walk, value: Value, axis: int, rows: range) -> Value:
 
 
 def _reduction(op: str) -> Lowering:
-    def lower(
-        walk: Walk, node: fx.Node, x: fx.Node, dims: Sequence[int] | None, keep: bool = False, *_: Any
-    ) -> Value:
+    def lower(walk: Walk, node: fx.Node, x: fx.Node, dims: Sequence[int] | None, keep: bool = False, *_: Any) -> Value:
         dtype = walk.dtype(node)
         inputs = [walk.operand(x, dtype), walk.indices(walk.axes(x, dims))]
         return walk.op(op, inputs, walk.shape(node), dtype, schema.ReducerOptionsT(keepDims=keep))
@@ -383,15 +370,11 @@ def _matmul(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
     if len(shape) > 4:  # the kernels stop at 4 or 5: one batch axis instead of many
         batch = shape[:-2]
         a, b = (
-            walk.reshape(
-                walk.broadcast(value, (*batch, *value.shape[-2:])), (numel(batch), *value.shape[-2:])
-            )
+            walk.reshape(walk.broadcast(value, (*batch, *value.shape[-2:])), (numel(batch), *value.shape[-2:]))
             for value in (a, b)
         )
     options = schema.BatchMatMulOptionsT(adjY=_transposed_operand(walk, y))
-    out = walk.op(
-        "BATCH_MATMUL", [a, b], (*a.shape[:-2], *shape[-2:]) if len(shape) > 4 else shape, FLOAT, options
-    )
+    out = walk.op("BATCH_MATMUL", [a, b], (*a.shape[:-2], *shape[-2:]) if len(shape) > 4 else shape, FLOAT, options)
     return walk.reshape(out, shape)
 
 

@@ -11,11 +11,15 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import UsageError
-from bgnn.converter.tflite import builtin_ops, lce_ops
+from bgnn.converter.tflite import bgnn_ops, builtin_ops, lce_ops
 from bgnn.converter.tflite.builder import FileBuilder, Value
 from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
 
-_LOWERINGS: dict[str, Callable[..., Any]] = {**builtin_ops.LOWERINGS, **lce_ops.LOWERINGS}
+_LOWERINGS: dict[str, Callable[..., Any]] = {
+    **builtin_ops.LOWERINGS,
+    **lce_ops.LOWERINGS,
+    **bgnn_ops.LOWERINGS,
+}
 
 _MAX_RANK = 6  # what XNNPACK and the builtin kernels of both runtimes take
 
@@ -58,9 +62,7 @@ def emit(
         )
     for key, probe in probes.items():
         if isinstance(probe.meta["val"], (tuple, list)):
-            raise UsageError(
-                f"probe {key}: {probe} is a tuple, and a file returns tensors; probe its getitem"
-            )
+            raise UsageError(f"probe {key}: {probe} is a tuple, and a file returns tensors; probe its getitem")
 
     builder = FileBuilder(name)
     walk = Walk(builder, kept=[*outputs, *probes.values()])
@@ -86,11 +88,7 @@ def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
     dtype = walk.file_dtype(node, tensor.dtype)
     array = tensor.detach().cpu().contiguous().numpy()
     limits = np.iinfo(INT)
-    if (
-        tensor.dtype == torch.int64
-        and array.size
-        and not limits.min <= array.min() <= array.max() <= limits.max
-    ):
+    if tensor.dtype == torch.int64 and array.size and not limits.min <= array.min() <= array.max() <= limits.max:
         walk.refuse(node, "holds an integer beyond 32 bits", "use smaller indices: TFLite's are int32")
     return array.astype(dtype, copy=False)
 
@@ -103,9 +101,7 @@ def _lower(walk: Walk, node: fx.Node) -> Any:
     if name not in _LOWERINGS:
         walk.refuse(node, "is not supported by the TFLite targets", "rewrite this line with supported ops")
     if isinstance(node.meta["val"], torch.Tensor) and node.meta["val"].dim() > _MAX_RANK:
-        walk.refuse(
-            node, f"gives a tensor of rank {node.meta['val'].dim()}", f"reshape to rank {_MAX_RANK} or less"
-        )
+        walk.refuse(node, f"gives a tensor of rank {node.meta['val'].dim()}", f"reshape to rank {_MAX_RANK} or less")
     given = node.args if name == "getitem" else arguments(node)
     walk.name_after(node)
     value = _LOWERINGS[name](walk, node, *given)
@@ -114,9 +110,7 @@ def _lower(walk: Walk, node: fx.Node) -> Any:
     return value
 
 
-def _outputs(
-    walk: Walk, wanted: Sequence[tuple[str, fx.Node]], inputs: Sequence[Value]
-) -> list[tuple[str, Value]]:
+def _outputs(walk: Walk, wanted: Sequence[tuple[str, fx.Node]], inputs: Sequence[Value]) -> list[tuple[str, Value]]:
     """The named outputs. An input, a constant or a tensor returned twice gets a copy of its own."""
     taken = {value.index for value in inputs}
     outputs = []

@@ -19,7 +19,7 @@ _VALID = 1  # LCE's code for no padding
 _NO_ACTIVATION = 0
 
 
-def _flexbuffer(options: Mapping[str, int]) -> bytes:
+def flexbuffer(options: Mapping[str, int]) -> bytes:
     """A flexbuffer map of integers; keys are sorted in the file."""
     builder = flexbuffers.Builder()
     with builder.Map():
@@ -62,9 +62,7 @@ def bconv(
     return _bconv(walk, node, x, weight, channels_in, per_channel, FLOAT)
 
 
-def bconv_bits(
-    walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node, channels_in: int, threshold: fx.Node
-) -> Value:
+def bconv_bits(walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node, channels_in: int, threshold: fx.Node) -> Value:
     """LceBconv2d with packed output."""
     return _bconv(walk, node, x, weight, channels_in, [None, None, walk.value(threshold)], INT)
 
@@ -99,7 +97,7 @@ def _bconv(
     }
     ohwi = walk.constant(filters.reshape(out_channels, 1, 1, words))
     inputs = [walk.reshape(value, view), ohwi, *per_channel]
-    walk.builder.custom("LceBconv2d", inputs, [out], _flexbuffer(options))
+    walk.builder.custom("LceBconv2d", inputs, [out], flexbuffer(options))
     return walk.reshape(out, shape)
 
 
@@ -139,7 +137,7 @@ def _and_over(walk: Walk, value: Value, axis: int) -> Value:
         "stride_height": 1,
         "stride_width": length,
     }
-    walk.builder.custom("LceBMaxPool2d", [walk.reshape(value, view)], [out], _flexbuffer(options))
+    walk.builder.custom("LceBMaxPool2d", [walk.reshape(value, view)], [out], flexbuffer(options))
     return out
 
 

@@ -104,9 +104,7 @@ class Walk:
         """A new tensor for an operator to fill."""
         return self.builder.tensor(f"{self._prefix}/part", shape, dtype)
 
-    def op(
-        self, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype: np.dtype, options: Any = None
-    ) -> Value:
+    def op(self, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype: np.dtype, options: Any = None) -> Value:
         """Adds a builtin operator with one output."""
         out = self.result(shape, dtype)
         self.builder.builtin(op, inputs, [out], options)
@@ -184,9 +182,7 @@ def op_name(node: fx.Node) -> str:
 
 def source_line(node: fx.Node) -> str:
     """` (model.py:12: y = torch.erf(x))`: the last line of the stack trace; empty where there is none."""
-    frames = re.findall(
-        r'File "([^"]+)", line (\d+)[^\n]*(?:\n([^\n]*))?', node.meta.get("stack_trace") or ""
-    )
+    frames = re.findall(r'File "([^"]+)", line (\d+)[^\n]*(?:\n([^\n]*))?', node.meta.get("stack_trace") or "")
     if not frames:
         return ""
     path, line, code = frames[-1]

@@ -1,0 +1,119 @@
+"""A binary dense layer that is only pooled over the points never leaves the integers (`--kernels bgnn`).
+
+For f with f(0) = 0 and one factor on each side of 0 (a rescaling and a PReLU), and integers a_n = W x_n: the maximum of
+f(a_n) is at one of the ends of a, and the mean is (f(1) * sum of positive a + f(-1) * sum of negative |a|) / N. So
+`bgnn::dense_pool` gives four integers per channel, and no `[points, channels]` tensor of numbers exists. Maxima are
+exact, means round differently from PyTorch, within float tolerance.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes import domains as dm
+from bgnn.passes.canonicalise import reshape
+from bgnn.passes.chains import data_of, evaluate, is_channel_op
+from bgnn.passes.domains import EXACT
+from bgnn.passes.graph import (
+    PassResult,
+    aten,
+    call,
+    calls,
+    constant,
+    is_call,
+    is_constant,
+    only_user,
+    reduced_axes,
+    remove_dead_code,
+    replace,
+    shape_of,
+    value_of,
+)
+
+bgnn = torch.ops.bgnn
+POINTS = torch.tensor([0.0, 1.0, -1.0, 2.0, -2.0, 37.0, -37.0, 500.0, -500.0])
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Rewrites each binary layer on `[B, N, K]` whose result, after channel ops, is read by reductions over N alone."""
+    result = PassResult()
+    domains = dm.analyse(gm)
+    for layer in calls(gm.graph, aten.linear):
+        x = cast(fx.Node, layer.args[0])
+        if not is_constant(layer.args[1]) or len(shape_of(x)) != 3 or domains[x].kind != "binary":
+            continue
+        weight = value_of(cast(fx.Node, layer.args[1]))
+        if domains[cast(fx.Node, layer.args[1])].kind != "binary" or (
+            len(layer.args) > 2 and layer.args[2] is not None
+        ):
+            continue
+        chain, last = [], layer
+        while (following := only_user(last)) is not None and is_channel_op(following):
+            chain.append(following)
+            last = following
+        users = list(last.users)
+        if not users or not all(is_call(u, aten.amax, aten.amin, aten.mean) and reduced_axes(u) == [1] for u in users):
+            result.refuse(layer, "its result is read by more than poolings over the points")
+            continue
+        if shape_of(x)[1] * shape_of(x)[2] > EXACT:
+            result.refuse(layer, "sums over so many points could leave the exact integers")
+            continue
+        sides = _sides(chain, weight.shape[0])
+        if sides is None:
+            result.refuse(layer, "the functions before the pooling are not a factor on each side of 0")
+            continue
+        if not all(_at_the_ends(u, *sides) for u in users):
+            result.refuse(layer, "an extremum lies between the ends")
+            continue
+        _pool(layer, x, chain, users, sides)
+        result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _sides(chain: list[fx.Node], channels: int) -> tuple[Tensor, Tensor] | None:
+    """(f(1), -f(-1)) per channel if f is that factor times the value on each side of 0."""
+    column = POINTS[:, None].expand(-1, channels).contiguous()
+    out = column
+    for op in chain:
+        out = evaluate(op, out)
+    above, below = out[1], -out[2]
+    expected = torch.where(column > 0, column * above, column * below)
+    return (above, below) if torch.allclose(out, expected, rtol=1e-5, atol=0) else None
+
+
+def _at_the_ends(user: fx.Node, above: Tensor, below: Tensor) -> bool:
+    """Whether the reduction of f over a set is f at the set's largest or smallest member, in every channel."""
+    if is_call(user, aten.amax):
+        return not bool(((above < 0) & (below > 0)).any())  # a ridge: the maximum is next to 0
+    if is_call(user, aten.amin):
+        return not bool(((above > 0) & (below < 0)).any())  # a valley
+    return True
+
+
+def _pool(layer: fx.Node, x: fx.Node, chain: list[fx.Node], users: list[fx.Node], sides: tuple[Tensor, Tensor]) -> None:
+    above, below = sides
+    before = min(users)
+    pooled = call(before, bgnn.dense_pool_layer.default, x, layer.args[1], like=layer)
+
+    def row(i: int) -> fx.Node:
+        return call(before, aten.slice.Tensor, pooled, 1, i, i + 1, 1, like=layer)
+
+    def applied(value: fx.Node) -> fx.Node:
+        for op in chain:
+            value = call(before, op.target, *(value if a is data_of(op) else a for a in op.args), like=op)
+        return value
+
+    points = shape_of(x)[1]
+    for user in users:
+        if is_call(user, aten.mean):
+            up = call(before, aten.mul.Tensor, row(2), constant(before, above / points, "above_zero"), like=user)
+            down = call(before, aten.mul.Tensor, row(3), constant(before, below / points, "below_zero"), like=user)
+            new = call(before, aten.add.Tensor, up, down, like=user)
+        else:
+            pick = aten.maximum if is_call(user, aten.amax) else aten.minimum
+            new = call(before, pick.default, applied(row(0)), applied(row(1)), like=user)
+        replace(user, reshape(user, new, shape_of(user), like=user))
