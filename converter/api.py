@@ -60,8 +60,9 @@ def convert(
     `example_inputs`: the model's arguments, with the shapes and dtypes of the file; verification runs on them, so real
     samples are best. `target`: "lce-arm64" (TFLite with Larq Compute Engine ops) or "tflite-arm64" (builtins only).
     `optimize`: 1 runs all passes, 0 only makes the graph legal. `kernels`: "stock" for files that any LCE runtime
-    runs, "bgnn" for this project's fused operators, which its delegate brings to LiteRT. `keep_outputs`: which of the
-    model's outputs the file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples reach a `torch.sign(0)`.
+    runs, "bgnn" for this project's fused operators, which its delegate brings to LiteRT. `keep_outputs`: which of
+    the model's outputs the file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples
+    reach a `torch.sign(0)`.
     `stop_after`: a stage's name, to stop there without a file; `dump`: a folder for each stage as Python.
 
     Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file

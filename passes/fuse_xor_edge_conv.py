@@ -1,8 +1,8 @@
 """An XOR edge layer from features to bits as one operator: gather, XOR, dot product, threshold, maximum.
 
 For `--kernels bgnn`: `max_j dot_threshold([x_i, s x_i * x_j])` with j from a neighbour table becomes
-`bgnn::xor_edge_layer(x, table, W, t)`, and no edge tensor exists. The join may have its halves in either order and the product either sign (paper, Eq. 17: minus); both go
-into the weights. Exact.
+`bgnn::xor_edge_layer(x, table, W, t)`, and no edge tensor exists. The join may have its halves in either order and the
+product either sign (paper, Eq. 17: minus); both go into the weights. Exact.
 """
 
 from __future__ import annotations
