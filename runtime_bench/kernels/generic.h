@@ -1,0 +1,1066 @@
+// The kernels in plain C++ on 64-byte vectors of the compiler's own, for whatever instruction set the including
+// file is compiled for. portable.cc is nothing but this; the other files replace what they can do better.
+// Everything has internal linkage: each translation unit holds its own copy.
+#ifndef BGNN_GENERIC_H
+#define BGNN_GENERIC_H
+
+#include <string.h>
+
+#include "kernels.h"
+
+#define BGNN_INLINE static inline __attribute__((always_inline))
+
+// Packed words are read as bytes of 64-bit words here, and bit masks are written as bytes.
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "packed tensors are little-endian");
+
+// ---------------------------------------------------------------------------------------------- memory
+
+// Hands out 64-byte aligned pieces of a block of memory. With base NULL it only adds up the sizes, so one
+// function lays memory out and measures it.
+struct Carver {
+  char* base;
+  int64_t used;
+  template <class T>
+  T* take(int64_t count) {
+    char* at = base ? base + used : nullptr;
+    used += (count * int64_t(sizeof(T)) + 63) & ~int64_t(63);
+    return reinterpret_cast<T*>(at);
+  }
+};
+
+template <class Layout, class Args>
+static int64_t bytes_of(const Args& a) {
+  Carver carver{nullptr, 0};
+  Layout layout;
+  layout.lay(a, carver);
+  return carver.used;
+}
+
+template <class Layout, class Args>
+static Layout layout_in(const Args& a, void* memory) {
+  Carver carver{static_cast<char*>(memory), 0};
+  Layout layout;
+  layout.lay(a, carver);
+  return layout;
+}
+
+BGNN_INLINE int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+BGNN_INLINE int64_t words64(int64_t words) { return (words + 1) / 2; }
+BGNN_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// ---------------------------------------------------------------------------------------------- popcounts
+
+constexpr int64_t kLanes = 8;  // channels that are counted together: one 64-bit word of each in a vector
+typedef uint64_t Lanes __attribute__((vector_size(64), aligned(8), may_alias));
+typedef int64_t SignedLanes __attribute__((vector_size(64), aligned(8), may_alias));
+
+constexpr int64_t kByteSums = 31;  // as many popcounts of a byte (at most 8) fit a byte
+
+BGNN_INLINE void byte_counts(Lanes& v) {
+  v -= (v >> 1) & 0x5555555555555555u;
+  v = (v & 0x3333333333333333u) + ((v >> 2) & 0x3333333333333333u);
+  v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+}
+
+BGNN_INLINE void sum_bytes(Lanes& v) {
+  v = (v & 0x00ff00ff00ff00ffu) + ((v >> 8) & 0x00ff00ff00ff00ffu);
+  v += v >> 32;
+  v = (v + (v >> 16)) & 0xffffu;
+}
+
+// counts[l] += popcount of row ^ (the interleaved channel l), over `words` 64-bit words. The channels of a block
+// stand side by side: word w of channel l is block[w * 8 + l].
+BGNN_INLINE void add_popcounts(const uint64_t* row, const uint64_t* block, int64_t words, Lanes& counts) {
+  for (int64_t w = 0; w < words;) {
+    const int64_t end = at_most(words, w + kByteSums);
+    Lanes bytes = {};
+    for (; w < end; w++) {
+      Lanes v = *reinterpret_cast<const Lanes*>(block + w * kLanes) ^ row[w];
+      byte_counts(v);
+      bytes += v;
+    }
+    sum_bytes(bytes);
+    counts += bytes;
+  }
+}
+
+BGNN_INLINE int64_t popcount64(uint64_t v) {
+  v -= (v >> 1) & 0x5555555555555555u;
+  v = (v & 0x3333333333333333u) + ((v >> 2) & 0x3333333333333333u);
+  return int64_t((((v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u) >> 56);
+}
+
+// ---------------------------------------------------------------------------------------------- repacking
+
+// Rows of int32 words as rows of 64-bit words, an odd last word padded with 0.
+static void widen_rows(const int32_t* x, int64_t rows, int64_t words, uint64_t* out) {
+  if (words % 2 == 0) {
+    memcpy(out, x, size_t(rows * words * 4));
+    return;
+  }
+  for (int64_t r = 0; r < rows; r++, x += words, out += words64(words)) {
+    out[words64(words) - 1] = 0;
+    memcpy(out, x, size_t(words * 4));
+  }
+}
+
+// `channels` rows of `words` int32 words, `stride` words apart, as interleaved blocks of 8 channels (see
+// add_popcounts); channels up to `padded` (a multiple of 8) are 0.
+static void interleave(const int32_t* weights, int64_t channels, int64_t padded, int64_t words, int64_t stride,
+                       uint64_t* out) {
+  const int64_t w64 = words64(words);
+  memset(out, 0, size_t(padded * w64 * 8));
+  for (int64_t c = 0; c < channels; c++) {
+    uint64_t* block = out + c / kLanes * kLanes * w64 + c % kLanes;
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(weights) + c * stride;
+    for (int64_t w = 0; w < words; w++) block[w / 2 * kLanes] |= uint64_t(from[w]) << (w % 2 * 32);
+  }
+}
+
+static bool indices_are_valid(const int32_t* index, int64_t count, int64_t nodes) {
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < count; i++) bad |= uint32_t(index[i]) >= uint32_t(nodes);
+  return bad == 0;
+}
+
+// ---------------------------------------------------------------------------------------------- equal rows
+
+// first[n] = the lowest row equal to row n. `table` has `size` entries, a power of two >= 2 * rows.
+static void find_equal_rows(const uint64_t* x, int64_t rows, int64_t words, uint32_t* table, int64_t size,
+                            uint32_t* first) {
+  memset(table, 0xff, size_t(size * 4));
+  for (int64_t n = 0; n < rows; n++) {
+    const uint64_t* row = x + n * words;
+    uint64_t hash = 0;
+    for (int64_t w = 0; w < words; w++) hash = ((hash >> 29) ^ hash ^ row[w]) * 0x9e3779b97f4a7c15u;
+    int64_t at = int64_t(hash >> 32) & (size - 1);
+    while (table[at] != UINT32_MAX && memcmp(x + int64_t(table[at]) * words, row, size_t(words * 8)) != 0) {
+      at = (at + 1) & (size - 1);
+    }
+    if (table[at] == UINT32_MAX) table[at] = uint32_t(n);
+    first[n] = table[at];
+  }
+}
+
+BGNN_INLINE int64_t table_size(int64_t rows) {
+  int64_t size = 16;
+  while (size < 2 * rows) size *= 2;
+  return size;
+}
+
+// ---------------------------------------------------------------------------------------------- hamming_knn
+
+// Rows of 64-bit words; node-in-lane columns; each row's next equal row; the rows that are computed.
+struct HammingKnnShared {
+  uint64_t* rows;     // [batch, nodes, w64]
+  uint64_t* columns;  // [batch, w64, padded]
+  uint32_t* table;
+  uint32_t* first;    // [nodes], of one batch element at a time
+  int32_t* next;      // [batch, nodes]: the next row with an equal code, or -1
+  int32_t* heads;     // [batch * nodes]: the work items
+  int64_t padded;
+  void lay(const BgnnHammingKnn& a, Carver& c) {
+    padded = up(a.nodes, 64);
+    rows = c.take<uint64_t>(a.batch * a.nodes * words64(a.words));
+    columns = c.take<uint64_t>(a.batch * padded * words64(a.words));
+    table = c.take<uint32_t>(table_size(a.nodes));
+    first = c.take<uint32_t>(a.nodes);
+    next = c.take<int32_t>(a.batch * a.nodes);
+    heads = c.take<int32_t>(a.batch * a.nodes);
+  }
+};
+
+struct HammingKnnScratch {
+  uint16_t* distances;  // [padded]
+  uint32_t* histogram;  // [bits + 1]
+  void lay(const BgnnHammingKnn& a, Carver& c) {
+    distances = c.take<uint16_t>(up(a.nodes, 64));
+    histogram = c.take<uint32_t>(a.words * 32 + 1);
+  }
+};
+
+static int64_t hamming_knn_shared_bytes(const void* args) {
+  return bytes_of<HammingKnnShared>(*static_cast<const BgnnHammingKnn*>(args));
+}
+static int64_t hamming_knn_scratch_bytes(const void* args) {
+  return bytes_of<HammingKnnScratch>(*static_cast<const BgnnHammingKnn*>(args));
+}
+
+// Equal rows have equal distances to everything, hence, ties going by index, equal lists: one of them is computed.
+static int64_t hamming_knn_find_heads(const BgnnHammingKnn& a, const HammingKnnShared& s) {
+  const int64_t w64 = words64(a.words);
+  int64_t items = 0;
+  for (int64_t b = 0; b < a.batch; b++) {
+    int32_t* next = s.next + b * a.nodes;
+    find_equal_rows(s.rows + b * a.nodes * w64, a.nodes, w64, s.table, table_size(a.nodes), s.first);
+    for (int64_t n = 0; n < a.nodes; n++) {
+      const int64_t head = s.first[n];
+      if (head == n) {
+        next[n] = -1;
+        s.heads[items++] = int32_t(b * a.nodes + n);
+      } else {
+        next[n] = next[head];
+        next[head] = int32_t(n);
+      }
+    }
+  }
+  return items;
+}
+
+static int64_t hamming_knn_begin(const void* args, void* shared) {
+  const BgnnHammingKnn& a = *static_cast<const BgnnHammingKnn*>(args);
+  HammingKnnShared s = layout_in<HammingKnnShared>(a, shared);
+  const int64_t w64 = words64(a.words);
+  widen_rows(a.x, a.batch * a.nodes, a.words, s.rows);
+  for (int64_t b = 0; b < a.batch; b++) {
+    const uint64_t* rows = s.rows + b * a.nodes * w64;
+    uint64_t* columns = s.columns + b * s.padded * w64;
+    for (int64_t w = 0; w < w64; w++) {
+      for (int64_t n = 0; n < a.nodes; n++) columns[w * s.padded + n] = rows[n * w64 + w];
+      for (int64_t n = a.nodes; n < s.padded; n++) columns[w * s.padded + n] = 0;
+    }
+  }
+  return hamming_knn_find_heads(a, s);
+}
+
+// The k smallest of `distances`, each at most `largest`, nearest first and by index: a counting sort that stops.
+static void select_by_counting(const uint16_t* distances, int64_t nodes, int64_t k, int64_t largest,
+                               uint32_t* histogram, int32_t* out) {
+  memset(histogram, 0, size_t(largest + 1) * 4);
+  for (int64_t n = 0; n < nodes; n++) histogram[distances[n]]++;
+  int64_t filled = 0, cut = 0;
+  for (; filled < k; cut++) {  // histogram becomes the place where each distance starts
+    const uint32_t count = histogram[cut];
+    histogram[cut] = uint32_t(filled);
+    filled += count;
+  }
+  cut--;
+  int64_t left = k;
+  for (int64_t n = 0; left > 0; n++) {
+    const uint16_t d = distances[n];
+    if (d > cut) continue;
+    const uint32_t place = histogram[d]++;
+    if (place >= k) continue;
+    out[place] = int32_t(n);
+    left--;
+  }
+}
+
+static void write_equal_lists(const BgnnHammingKnn& a, const int32_t* next, int64_t batch_row, int64_t head) {
+  int32_t* lists = a.neighbours + batch_row * a.k;
+  for (int32_t n = next[batch_row + head]; n >= 0; n = next[batch_row + n]) {
+    memcpy(lists + n * a.k, lists + head * a.k, size_t(a.k) * 4);
+  }
+}
+
+static void hamming_knn_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  const BgnnHammingKnn& a = *static_cast<const BgnnHammingKnn*>(args);
+  const HammingKnnShared s = layout_in<HammingKnnShared>(a, const_cast<void*>(shared));
+  const HammingKnnScratch t = layout_in<HammingKnnScratch>(a, scratch);
+  const int64_t w64 = words64(a.words);
+  for (int64_t item = begin; item < end; item++) {
+    const int64_t row = s.heads[item], b = row / a.nodes;
+    const uint64_t* x = s.rows + row * w64;
+    const uint64_t* columns = s.columns + b * s.padded * w64;
+    for (int64_t n = 0; n < s.padded; n += kLanes) {
+      Lanes counts = {};
+      for (int64_t w = 0; w < w64;) {
+        const int64_t stop = at_most(w64, w + kByteSums);
+        Lanes bytes = {};
+        for (; w < stop; w++) {
+          Lanes v = *reinterpret_cast<const Lanes*>(columns + w * s.padded + n) ^ x[w];
+          byte_counts(v);
+          bytes += v;
+        }
+        sum_bytes(bytes);
+        counts += bytes;
+      }
+      for (int l = 0; l < kLanes; l++) t.distances[n + l] = uint16_t(counts[l]);
+    }
+    select_by_counting(t.distances, a.nodes, a.k, a.words * 32, t.histogram, a.neighbours + row * a.k);
+    write_equal_lists(a, s.next, b * a.nodes, row - b * a.nodes);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- knn
+
+struct KnnShared {
+  float* columns;  // [batch, channels, padded]
+  int64_t padded;
+  void lay(const BgnnKnn& a, Carver& c) {
+    padded = up(a.nodes, 64);
+    columns = c.take<float>(a.batch * a.channels * padded);
+  }
+};
+
+struct KnnScratch {
+  float* sums;     // [padded]; read back as keys
+  uint64_t* best;  // [nodes + 1]: (key, index) pairs
+  void lay(const BgnnKnn& a, Carver& c) {
+    sums = c.take<float>(up(a.nodes, 64));
+    best = c.take<uint64_t>(up(a.nodes, 64) + 64);
+  }
+};
+
+static int64_t knn_shared_bytes(const void* args) {
+  return bytes_of<KnnShared>(*static_cast<const BgnnKnn*>(args));
+}
+static int64_t knn_scratch_bytes(const void* args) {
+  return bytes_of<KnnScratch>(*static_cast<const BgnnKnn*>(args));
+}
+
+static int64_t knn_begin(const void* args, void* shared) {
+  const BgnnKnn& a = *static_cast<const BgnnKnn*>(args);
+  const KnnShared s = layout_in<KnnShared>(a, shared);
+  for (int64_t b = 0; b < a.batch; b++) {
+    const float* x = a.x + b * a.nodes * a.channels;
+    float* columns = s.columns + b * a.channels * s.padded;
+    for (int64_t c = 0; c < a.channels; c++) {
+      for (int64_t n = 0; n < a.nodes; n++) columns[c * s.padded + n] = x[n * a.channels + c];
+      for (int64_t n = a.nodes; n < s.padded; n++) columns[c * s.padded + n] = 0;
+    }
+  }
+  return a.batch * a.nodes;
+}
+
+// A sum of squares as an integer with the same order; every NaN is the same one, above infinity.
+BGNN_INLINE uint32_t distance_key(uint32_t bits) {
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  return magnitude < 0x7f800001u ? magnitude : 0x7f800001u;
+}
+
+static void squared_distances(const float* columns, int64_t padded, int64_t channels, int64_t row, float* sums) {
+  const float first = columns[row];
+  for (int64_t n = 0; n < padded; n++) {
+    const float d = columns[n] - first;
+    sums[n] = d * d;
+  }
+  for (int64_t c = 1; c < channels; c++) {
+    const float* column = columns + c * padded;
+    const float own = column[row];
+    for (int64_t n = 0; n < padded; n++) {
+      const float d = column[n] - own;
+      sums[n] += d * d;
+    }
+  }
+  for (int64_t n = 0; n < padded; n++) {
+    uint32_t key;
+    memcpy(&key, sums + n, 4);
+    key = distance_key(key);
+    memcpy(sums + n, &key, 4);
+  }
+}
+
+// Sinks best[at] in the heap best[0, count) whose largest entry is the root.
+static void sink(uint64_t* best, int64_t count, int64_t at) {
+  const uint64_t value = best[at];
+  for (int64_t child; (child = 2 * at + 1) < count; at = child) {
+    if (child + 1 < count && best[child + 1] > best[child]) child++;
+    if (best[child] <= value) break;
+    best[at] = best[child];
+  }
+  best[at] = value;
+}
+
+static void heap_sort(uint64_t* best, int64_t count) {
+  for (int64_t i = count / 2 - 1; i >= 0; i--) sink(best, count, i);
+  for (int64_t i = count - 1; i > 0; i--) {
+    const uint64_t largest = best[0];
+    best[0] = best[i];
+    best[i] = largest;
+    sink(best, i, 0);
+  }
+}
+
+// The k smallest keys, smallest first and by index. `best` holds k entries and is overwritten.
+static void select_smallest(const uint32_t* keys, int64_t nodes, int64_t k, uint64_t* best, int32_t* out) {
+  constexpr int64_t kInsertions = 64;  // for short lists, insertion into a sorted list beats a heap
+  for (int64_t n = 0; n < k; n++) best[n] = uint64_t(keys[n]) << 32 | uint64_t(n);
+  heap_sort(best, k);
+  if (k <= kInsertions) {
+    uint32_t worst = uint32_t(best[k - 1] >> 32);
+    for (int64_t n = k; n < nodes; n++) {
+      if (keys[n] >= worst) continue;
+      const uint64_t value = uint64_t(keys[n]) << 32 | uint64_t(n);
+      int64_t at = k - 1;
+      for (; at > 0 && best[at - 1] > value; at--) best[at] = best[at - 1];
+      best[at] = value;
+      worst = uint32_t(best[k - 1] >> 32);
+    }
+  } else {
+    for (int64_t i = 0; i < k / 2; i++) {  // descending: a heap with the largest at the root
+      const uint64_t swapped = best[i];
+      best[i] = best[k - 1 - i];
+      best[k - 1 - i] = swapped;
+    }
+    for (int64_t n = k; n < nodes; n++) {
+      const uint64_t value = uint64_t(keys[n]) << 32 | uint64_t(n);
+      if (value >= best[0]) continue;
+      best[0] = value;
+      sink(best, k, 0);
+    }
+    heap_sort(best, k);
+  }
+  for (int64_t n = 0; n < k; n++) out[n] = int32_t(uint32_t(best[n]));
+}
+
+static void knn_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  const BgnnKnn& a = *static_cast<const BgnnKnn*>(args);
+  const KnnShared s = layout_in<KnnShared>(a, const_cast<void*>(shared));
+  const KnnScratch t = layout_in<KnnScratch>(a, scratch);
+  for (int64_t item = begin; item < end; item++) {
+    const int64_t b = item / a.nodes;
+    squared_distances(s.columns + b * a.channels * s.padded, s.padded, a.channels, item - b * a.nodes, t.sums);
+    select_smallest(reinterpret_cast<const uint32_t*>(t.sums), a.nodes, a.k, t.best, a.neighbours + item * a.k);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- xor_edge_conv
+
+struct XorEdgeConvShared {
+  uint64_t* rows;       // [batch, nodes, w64]
+  uint64_t* node_half;  // w1, interleaved
+  uint64_t* edge_half;  // w2, interleaved
+  int64_t* self;        // [padded]: popcount(w2), the count of an edge between equal codes
+  int64_t* thresholds;  // [tables, padded]; with two tables the smaller one first
+  uint32_t* table;
+  uint32_t* first;  // [batch, nodes]: the lowest node of the batch element with an equal code
+  int32_t* next;    // [batch, nodes]: the next node with the same output, or -1
+  int32_t* heads;   // [batch * nodes]: the work items
+  int64_t w64;
+  int64_t padded;  // output channels, up to a multiple of 32
+  void lay(const BgnnXorEdgeConv& a, Carver& c) {
+    w64 = words64(a.words);
+    padded = up(a.out_channels, 32);
+    rows = c.take<uint64_t>(a.batch * a.nodes * w64);
+    node_half = c.take<uint64_t>(padded * w64);
+    edge_half = c.take<uint64_t>(padded * w64);
+    self = c.take<int64_t>(padded);
+    thresholds = c.take<int64_t>(a.tables * padded);
+    table = c.take<uint32_t>(table_size(a.nodes));
+    first = c.take<uint32_t>(a.batch * a.nodes);
+    next = c.take<int32_t>(a.batch * a.nodes);
+    heads = c.take<int32_t>(a.batch * a.nodes);
+  }
+};
+
+struct XorEdgeConvScratch {
+  uint64_t* edges;  // [k, w64]: the different edge codes of a node
+  uint32_t* seen;   // [nodes]: the item that last met a code, counted from 1
+  void lay(const BgnnXorEdgeConv& a, Carver& c) {
+    edges = c.take<uint64_t>(a.k * words64(a.words));
+    seen = c.take<uint32_t>(a.nodes);
+  }
+};
+
+static int64_t xor_edge_conv_shared_bytes(const void* args) {
+  return bytes_of<XorEdgeConvShared>(*static_cast<const BgnnXorEdgeConv*>(args));
+}
+static int64_t xor_edge_conv_scratch_bytes(const void* args) {
+  return bytes_of<XorEdgeConvScratch>(*static_cast<const BgnnXorEdgeConv*>(args));
+}
+
+// Nodes with equal codes whose neighbours have pairwise equal codes have equal outputs.
+static int64_t xor_edge_conv_find_heads(const BgnnXorEdgeConv& a, const XorEdgeConvShared& s) {
+  int64_t items = 0;
+  for (int64_t b = 0; b < a.batch; b++) {
+    uint32_t* first = s.first + b * a.nodes;
+    int32_t* next = s.next + b * a.nodes;
+    const int32_t* lists = a.neighbours + b * a.nodes * a.k;
+    find_equal_rows(s.rows + b * a.nodes * s.w64, a.nodes, s.w64, s.table, table_size(a.nodes), first);
+    for (int64_t n = 0; n < a.nodes; n++) {
+      const int64_t head = first[n];
+      bool equal = head != n;
+      for (int64_t j = 0; equal && j < a.k; j++) {
+        equal = first[lists[n * a.k + j]] == first[lists[head * a.k + j]];
+      }
+      next[n] = -1;
+      if (equal) {
+        next[n] = next[head];
+        next[head] = int32_t(n);
+      } else {
+        s.heads[items++] = int32_t(b * a.nodes + n);
+      }
+    }
+  }
+  return items;
+}
+
+static int64_t xor_edge_conv_begin(const void* args, void* shared) {
+  const BgnnXorEdgeConv& a = *static_cast<const BgnnXorEdgeConv*>(args);
+  if (!indices_are_valid(a.neighbours, a.batch * a.nodes * a.k, a.nodes)) return BGNN_BAD_INDEX;
+  const XorEdgeConvShared s = layout_in<XorEdgeConvShared>(a, shared);
+  widen_rows(a.x, a.batch * a.nodes, a.words, s.rows);
+  interleave(a.weights, a.out_channels, s.padded, a.words, 2 * a.words, s.node_half);
+  interleave(a.weights + a.words, a.out_channels, s.padded, a.words, 2 * a.words, s.edge_half);
+  for (int64_t o = 0; o < s.padded; o++) {
+    const uint64_t* block = s.edge_half + o / kLanes * kLanes * s.w64 + o % kLanes;
+    s.self[o] = 0;
+    for (int64_t w = 0; w < s.w64; w++) s.self[o] += popcount64(block[w * kLanes]);
+    for (int64_t t = 0; t < a.tables; t++) {  // padding channels: never above the threshold
+      s.thresholds[t * s.padded + o] = o < a.out_channels ? a.thresholds[t * a.out_channels + o] : INT32_MAX;
+    }
+    if (a.tables == 2 && s.thresholds[o] > s.thresholds[s.padded + o]) {
+      const int64_t larger = s.thresholds[o];
+      s.thresholds[o] = s.thresholds[s.padded + o];
+      s.thresholds[s.padded + o] = larger;
+    }
+  }
+  return xor_edge_conv_find_heads(a, s);
+}
+
+// The node's different edge codes, without the all-zero one; `has_self` tells whether that was among them.
+// `stamp` is not 0 and new for each call on one `seen`.
+static int64_t xor_edge_conv_edges(const XorEdgeConvShared& s, const int32_t* list, int64_t k, int64_t batch_row,
+                                   int64_t row, uint32_t stamp, const XorEdgeConvScratch& t, bool& has_self) {
+  const uint32_t* first = s.first + batch_row;
+  const uint64_t* x = s.rows + row * s.w64;
+  const uint32_t own = first[row - batch_row];
+  int64_t count = 0;
+  has_self = false;
+  for (int64_t j = 0; j < k; j++) {
+    const uint32_t code = first[list[j]];
+    const bool is_new = t.seen[code] != stamp && code != own;
+    has_self |= code == own;
+    t.seen[code] = stamp;
+    const uint64_t* other = s.rows + (batch_row + code) * s.w64;
+    for (int64_t w = 0; w < s.w64; w++) t.edges[count * s.w64 + w] = x[w] ^ other[w];  // kept only if new
+    count += is_new;
+  }
+  return count;
+}
+
+static void xor_edge_conv_write_equal(const BgnnXorEdgeConv& a, const int32_t* next, int64_t batch_row, int64_t row) {
+  const int64_t words = (a.out_channels + 31) / 32;
+  int32_t* out = a.out + batch_row * words;
+  for (int32_t n = next[row]; n >= 0; n = next[batch_row + n]) {
+    memcpy(out + n * words, out + (row - batch_row) * words, size_t(words) * 4);
+  }
+}
+
+// Bits (1 where all signs are -1) of the 8 channels from `o` on.
+BGNN_INLINE uint32_t xor_edge_block(const XorEdgeConvShared& s, int64_t tables, const uint64_t* x,
+                                    const uint64_t* edges, int64_t count, bool has_self, int64_t o) {
+  const uint64_t* edge_half = s.edge_half + o * s.w64;
+  Lanes node = {};
+  add_popcounts(x, s.node_half + o * s.w64, s.w64, node);
+  SignedLanes minus;  // all ones where every sign so far is -1
+  const SignedLanes self = *reinterpret_cast<const SignedLanes*>(s.self + o);
+  if (tables <= 2) {
+    SignedLanes low = has_self ? self : SignedLanes{} + INT32_MAX, high = has_self ? self : SignedLanes{} - 1;
+    for (int64_t j = 0; j < count; j++) {
+      Lanes counts = {};
+      add_popcounts(edges + j * s.w64, edge_half, s.w64, counts);
+      const SignedLanes p = SignedLanes(counts);
+      low = p < low ? p : low;
+      high = p > high ? p : high;
+    }
+    minus = low + SignedLanes(node) > *reinterpret_cast<const SignedLanes*>(s.thresholds + o);
+    if (tables == 2) {
+      minus &= high + SignedLanes(node) <= *reinterpret_cast<const SignedLanes*>(s.thresholds + s.padded + o);
+    }
+  } else {
+    minus = SignedLanes{} - 1;
+    for (int64_t j = has_self ? -1 : 0; j < count; j++) {
+      Lanes counts = {};
+      if (j < 0) {
+        counts = Lanes(self);
+      } else {
+        add_popcounts(edges + j * s.w64, edge_half, s.w64, counts);
+      }
+      const SignedLanes p = SignedLanes(counts + node);
+      SignedLanes turned = {};
+      for (int64_t t = 0; t < tables; t++) {
+        turned ^= p > *reinterpret_cast<const SignedLanes*>(s.thresholds + t * s.padded + o);
+      }
+      minus &= turned;
+    }
+  }
+  uint32_t bits = 0;
+  for (int l = 0; l < kLanes; l++) bits |= uint32_t(minus[l] & 1) << l;
+  return bits;
+}
+
+static void xor_edge_conv_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  const BgnnXorEdgeConv& a = *static_cast<const BgnnXorEdgeConv*>(args);
+  const XorEdgeConvShared s = layout_in<XorEdgeConvShared>(a, const_cast<void*>(shared));
+  const XorEdgeConvScratch t = layout_in<XorEdgeConvScratch>(a, scratch);
+  memset(t.seen, 0, size_t(a.nodes) * 4);
+  for (int64_t item = begin; item < end; item++) {
+    const int64_t row = s.heads[item], batch_row = row / a.nodes * a.nodes;
+    bool has_self;
+    const int64_t count = xor_edge_conv_edges(s, a.neighbours + row * a.k, a.k, batch_row, row,
+                                              uint32_t(item - begin + 1), t, has_self);
+    int32_t* out = a.out + row * (s.padded / 32);
+    for (int64_t o = 0; o < s.padded; o += 32) {
+      uint32_t word = 0;
+      for (int64_t l = 0; l < 32; l += kLanes) {
+        word |= xor_edge_block(s, a.tables, s.rows + row * s.w64, t.edges, count, has_self, o + l) << l;
+      }
+      const int64_t real = a.out_channels - o;
+      out[o / 32] = int32_t(real < 32 ? word & ((1u << real) - 1) : word);
+    }
+    xor_edge_conv_write_equal(a, s.next, batch_row, row);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- gather_max
+
+static int64_t no_bytes(const void*) { return 0; }
+
+static int64_t gather_max_begin(const void* args, void*) {
+  const BgnnGatherMax& a = *static_cast<const BgnnGatherMax*>(args);
+  if (!indices_are_valid(a.neighbours, a.batch * a.rows * a.k, a.nodes)) return BGNN_BAD_INDEX;
+  return a.batch * a.rows;
+}
+
+static void gather_max_run(const void* args, const void*, void*, int64_t begin, int64_t end) {
+  const BgnnGatherMax& a = *static_cast<const BgnnGatherMax*>(args);
+  constexpr int64_t kBlock = 64;  // channels held in registers
+  for (int64_t row = begin; row < end; row++) {
+    const float* x = a.x + row / a.rows * a.nodes * a.channels;
+    const int32_t* list = a.neighbours + row * a.k;
+    float* out = a.out + row * a.channels;
+    int64_t c = 0;
+    for (; c + kBlock <= a.channels; c += kBlock) {
+      float most[kBlock];
+      memcpy(most, x + list[0] * a.channels + c, sizeof most);
+      for (int64_t j = 1; j < a.k; j++) {
+        const float* other = x + list[j] * a.channels + c;
+        for (int64_t l = 0; l < kBlock; l++) most[l] = other[l] > most[l] ? other[l] : most[l];
+      }
+      memcpy(out + c, most, sizeof most);
+    }
+    for (; c < a.channels; c++) {
+      float most = x[list[0] * a.channels + c];
+      for (int64_t j = 1; j < a.k; j++) {
+        const float other = x[list[j] * a.channels + c];
+        most = other > most ? other : most;
+      }
+      out[c] = most;
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- bin_edge_conv
+
+struct BinEdgeConvShared {
+  uint64_t* rows;       // node bits, [batch, nodes, w64]
+  uint64_t* node_half;  // interleaved
+  uint64_t* edge_half;
+  float* alpha;  // [padded]
+  float* slope;  // [padded]
+  int64_t w64;
+  int64_t padded;  // output channels, up to a multiple of 32
+  void lay(const BgnnBinEdgeConv& a, Carver& c) {
+    w64 = words64(a.words);
+    padded = up(a.out_channels, 32);
+    rows = c.take<uint64_t>(a.batch * a.nodes * w64);
+    node_half = c.take<uint64_t>(padded * w64);
+    edge_half = c.take<uint64_t>(padded * w64);
+    alpha = c.take<float>(padded);
+    slope = c.take<float>(padded);
+  }
+};
+
+struct BinEdgeConvScratch {
+  uint64_t* edges;  // [k, w64]
+  void lay(const BgnnBinEdgeConv& a, Carver& c) { edges = c.take<uint64_t>(a.k * words64(a.words)); }
+};
+
+static int64_t bin_edge_conv_shared_bytes(const void* args) {
+  return bytes_of<BinEdgeConvShared>(*static_cast<const BgnnBinEdgeConv*>(args));
+}
+static int64_t bin_edge_conv_scratch_bytes(const void* args) {
+  return bytes_of<BinEdgeConvScratch>(*static_cast<const BgnnBinEdgeConv*>(args));
+}
+
+static int64_t bin_edge_conv_begin(const void* args, void* shared) {
+  const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
+  if (!indices_are_valid(a.neighbours, a.batch * a.nodes * a.k, a.nodes)) return BGNN_BAD_INDEX;
+  const BinEdgeConvShared s = layout_in<BinEdgeConvShared>(a, shared);
+  widen_rows(a.node_bits, a.batch * a.nodes, a.words, s.rows);
+  interleave(a.weights, a.out_channels, s.padded, a.words, 2 * a.words, s.node_half);
+  interleave(a.weights + a.words, a.out_channels, s.padded, a.words, 2 * a.words, s.edge_half);
+  for (int64_t o = 0; o < s.padded; o++) {
+    s.alpha[o] = o < a.out_channels ? a.alpha[o] : 0;
+    s.slope[o] = o < a.out_channels ? a.slope[a.slopes == 1 ? 0 : o] : 0;
+  }
+  return a.batch * a.nodes;
+}
+
+// The edge bits of one neighbour, padding 0.
+BGNN_INLINE void edge_bits(const BgnnBinEdgeConv& a, const float* own, const float* other, uint64_t* out) {
+  for (int64_t c = 0; c < a.channels; c += 64, out++) {
+    uint64_t bits = 0;
+    const int64_t stop = at_most(64, a.channels - c);
+    for (int64_t l = 0; l < stop; l++) {
+      const float difference = other[c + l] - own[c + l];
+      const float value = difference * a.edge_scale[c + l] + a.edge_shift[c + l];
+      bits |= uint64_t(value < 0) << l;
+    }
+    *out = bits;
+  }
+}
+
+// One channel's value for one edge; acc is 2 * channels - 2 * popcount.
+BGNN_INLINE float rescaled(int64_t acc, float alpha, float beta, float gamma, float slope) {
+  const float v = ((float(acc) * alpha) * beta) * gamma;
+  return v > 0 ? v : v * slope;
+}
+
+static void bin_edge_conv_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
+  const BinEdgeConvShared s = layout_in<BinEdgeConvShared>(a, const_cast<void*>(shared));
+  const BinEdgeConvScratch t = layout_in<BinEdgeConvScratch>(a, scratch);
+  for (int64_t row = begin; row < end; row++) {
+    const int64_t batch_row = row / a.nodes * a.nodes;
+    const float* own = a.x + row * a.channels;
+    const float beta = a.beta[a.betas == 1 ? 0 : row - batch_row];
+    const int32_t* list = a.neighbours + row * a.k;
+    for (int64_t j = 0; j < a.k; j++) {
+      edge_bits(a, own, a.x + (batch_row + list[j]) * a.channels, t.edges + j * s.w64);
+    }
+    for (int64_t o = 0; o < a.out_channels; o += kLanes) {
+      Lanes node = {};
+      add_popcounts(s.rows + row * s.w64, s.node_half + o * s.w64, s.w64, node);
+      float most[kLanes];
+      for (int64_t j = 0; j < a.k; j++) {
+        Lanes counts = node;
+        add_popcounts(t.edges + j * s.w64, s.edge_half + o * s.w64, s.w64, counts);
+        const float gamma = a.gamma[a.gammas == 1 ? 0 : j];
+        for (int l = 0; l < kLanes; l++) {
+          const float v = rescaled(2 * a.channels - 2 * int64_t(counts[l]), s.alpha[o + l], beta, gamma,
+                                   s.slope[o + l]);
+          most[l] = j == 0 || v > most[l] ? v : most[l];
+        }
+      }
+      memcpy(a.out + row * a.out_channels + o, most, size_t(at_most(kLanes, a.out_channels - o)) * 4);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- dense_pool
+
+constexpr int64_t kPoolChannels = 32;  // output channels of one work item
+
+struct DensePoolShared {
+  uint64_t* rows;     // [batch, nodes, w64]
+  uint64_t* weights;  // interleaved
+  int64_t w64;
+  int64_t padded;  // output channels, up to a multiple of 32
+  void lay(const BgnnDensePool& a, Carver& c) {
+    w64 = words64(a.words);
+    padded = up(a.out_channels, kPoolChannels);
+    rows = c.take<uint64_t>(a.batch * a.nodes * w64);
+    weights = c.take<uint64_t>(padded * w64);
+  }
+};
+
+static int64_t dense_pool_shared_bytes(const void* args) {
+  return bytes_of<DensePoolShared>(*static_cast<const BgnnDensePool*>(args));
+}
+
+static int64_t dense_pool_begin(const void* args, void* shared) {
+  const BgnnDensePool& a = *static_cast<const BgnnDensePool*>(args);
+  const DensePoolShared s = layout_in<DensePoolShared>(a, shared);
+  widen_rows(a.x, a.batch * a.nodes, a.words, s.rows);
+  interleave(a.weights, a.out_channels, s.padded, a.words, a.words, s.weights);
+  return a.batch * (s.padded / kPoolChannels);
+}
+
+// Writes [max, min, positive, negative] of the channels from `o` on (`count` of them), from popcounts: the least,
+// the largest, and the sums over the nodes of max(acc, 0) and of p.
+BGNN_INLINE void write_pool(const BgnnDensePool& a, int64_t b, int64_t o, int64_t count, const int64_t* least,
+                            const int64_t* most, const int64_t* positive, const int64_t* total) {
+  float* out = a.out + b * 4 * a.out_channels + o;
+  for (int64_t l = 0; l < count; l++) {
+    out[l] = float(a.channels - 2 * least[l]);
+    out[a.out_channels + l] = float(a.channels - 2 * most[l]);
+    out[2 * a.out_channels + l] = float(positive[l]);
+    out[3 * a.out_channels + l] = float(a.nodes * a.channels - 2 * total[l] - positive[l]);
+  }
+}
+
+static void dense_pool_run(const void* args, const void* shared, void*, int64_t begin, int64_t end) {
+  const BgnnDensePool& a = *static_cast<const BgnnDensePool*>(args);
+  const DensePoolShared s = layout_in<DensePoolShared>(a, const_cast<void*>(shared));
+  const int64_t blocks = s.padded / kPoolChannels;
+  for (int64_t item = begin; item < end; item++) {
+    const int64_t b = item / blocks;
+    const uint64_t* rows = s.rows + b * a.nodes * s.w64;
+    const int64_t from = item % blocks * kPoolChannels, to = at_most(from + kPoolChannels, a.out_channels);
+    for (int64_t o = from; o < to; o += kLanes) {
+      SignedLanes least = SignedLanes{} + INT32_MAX, most = {}, positive = {}, total = {};
+      for (int64_t n = 0; n < a.nodes; n++) {
+        Lanes counts = {};
+        add_popcounts(rows + n * s.w64, s.weights + o * s.w64, s.w64, counts);
+        const SignedLanes p = SignedLanes(counts), acc = a.channels - 2 * p;
+        least = p < least ? p : least;
+        most = p > most ? p : most;
+        positive += acc > 0 ? acc : SignedLanes{};
+        total += p;
+      }
+      int64_t columns[4][kLanes];
+      memcpy(columns[0], &least, 64);
+      memcpy(columns[1], &most, 64);
+      memcpy(columns[2], &positive, 64);
+      memcpy(columns[3], &total, 64);
+      write_pool(a, b, o, at_most(kLanes, to - o), columns[0], columns[1], columns[2], columns[3]);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- quantize
+
+static int64_t quantize_begin(const void* args, void*) { return static_cast<const BgnnQuantize*>(args)->rows; }
+static int64_t quantize_int8_begin(const void* args, void*) {
+  return static_cast<const BgnnQuantizeInt8*>(args)->rows;
+}
+static int64_t dequantize_begin(const void* args, void*) { return static_cast<const BgnnDequantize*>(args)->rows; }
+static int64_t dequantize_int8_begin(const void* args, void*) {
+  return static_cast<const BgnnDequantizeInt8*>(args)->rows;
+}
+
+template <class T, class Limit>
+static void pack_row(const T* x, int64_t channels, Limit limit, int32_t* out) {
+  for (int64_t c = 0; c < channels; c += 32) {
+    uint32_t word = 0;
+    const int64_t stop = at_most(32, channels - c);
+    for (int64_t l = 0; l < stop; l++) word |= uint32_t(x[c + l] < limit) << l;
+    out[c / 32] = int32_t(word);
+  }
+}
+
+template <class T>
+static void unpack_row(const int32_t* x, int64_t channels, T plus, T minus, T* out) {
+  for (int64_t c = 0; c < channels; c++) out[c] = (uint32_t(x[c / 32]) >> (c % 32)) & 1 ? minus : plus;
+}
+
+static void quantize_run(const void* args, const void*, void*, int64_t begin, int64_t end) {
+  const BgnnQuantize& a = *static_cast<const BgnnQuantize*>(args);
+  const int64_t words = (a.channels + 31) / 32;
+  for (int64_t r = begin; r < end; r++) pack_row(a.x + r * a.channels, a.channels, 0.0f, a.out + r * words);
+}
+
+static void quantize_int8_run(const void* args, const void*, void*, int64_t begin, int64_t end) {
+  const BgnnQuantizeInt8& a = *static_cast<const BgnnQuantizeInt8*>(args);
+  const int64_t words = (a.channels + 31) / 32;
+  for (int64_t r = begin; r < end; r++) {
+    pack_row(a.x + r * a.channels, a.channels, int32_t(a.zero_point), a.out + r * words);
+  }
+}
+
+static void dequantize_run(const void* args, const void*, void*, int64_t begin, int64_t end) {
+  const BgnnDequantize& a = *static_cast<const BgnnDequantize*>(args);
+  const int64_t words = (a.channels + 31) / 32;
+  for (int64_t r = begin; r < end; r++) {
+    unpack_row(a.x + r * words, a.channels, 1.0f, -1.0f, a.out + r * a.channels);
+  }
+}
+
+static void dequantize_int8_run(const void* args, const void*, void*, int64_t begin, int64_t end) {
+  const BgnnDequantizeInt8& a = *static_cast<const BgnnDequantizeInt8*>(args);
+  const int64_t words = (a.channels + 31) / 32;
+  for (int64_t r = begin; r < end; r++) {
+    unpack_row(a.x + r * words, a.channels, int8_t(a.plus), int8_t(a.minus), a.out + r * a.channels);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- bconv2d
+
+constexpr int64_t kPixels = 16;  // output pixels that share one reading of the weights
+
+struct Bconv2dShared {
+  uint64_t* weights;  // [groups] of interleaved blocks over taps * words
+  int64_t* tap_ones;  // [groups, taps, padded]: popcounts of a tap's weights, where pad_one is 0
+  int64_t w64;        // 64-bit words of one patch
+  int64_t taps;
+  int64_t channels_out;  // output channels of one group
+  int64_t padded;        // those, up to a multiple of 8
+  void lay(const BgnnBconv2d& a, Carver& c) {
+    taps = a.filter_height * a.filter_width;
+    w64 = words64(taps * a.words);
+    channels_out = a.out_channels / a.groups;
+    padded = up(channels_out, kLanes);
+    weights = c.take<uint64_t>(a.groups * padded * w64);
+    tap_ones = c.take<int64_t>(a.pad_one ? 0 : a.groups * taps * padded);
+  }
+};
+
+struct Bconv2dScratch {
+  uint64_t* patches;  // [kPixels, w64]
+  uint8_t* outside;   // [kPixels, taps]: 1 where a tap is outside the image
+  void lay(const BgnnBconv2d& a, Carver& c) {
+    const int64_t taps = a.filter_height * a.filter_width;
+    patches = c.take<uint64_t>(kPixels * words64(taps * a.words));
+    outside = c.take<uint8_t>(kPixels * taps);
+  }
+};
+
+static int64_t bconv2d_shared_bytes(const void* args) {
+  return bytes_of<Bconv2dShared>(*static_cast<const BgnnBconv2d*>(args));
+}
+static int64_t bconv2d_scratch_bytes(const void* args) {
+  return bytes_of<Bconv2dScratch>(*static_cast<const BgnnBconv2d*>(args));
+}
+
+static int64_t bconv2d_begin(const void* args, void* shared) {
+  const BgnnBconv2d& a = *static_cast<const BgnnBconv2d*>(args);
+  const Bconv2dShared s = layout_in<Bconv2dShared>(a, shared);
+  const int64_t words = s.taps * a.words;
+  for (int64_t g = 0; g < a.groups; g++) {
+    const int32_t* weights = a.weights + g * s.channels_out * words;
+    interleave(weights, s.channels_out, s.padded, words, words, s.weights + g * s.padded * s.w64);
+    if (a.pad_one) continue;
+    for (int64_t tap = 0; tap < s.taps; tap++) {
+      int64_t* ones = s.tap_ones + (g * s.taps + tap) * s.padded;
+      for (int64_t o = 0; o < s.padded; o++) ones[o] = 0;
+      for (int64_t o = 0; o < s.channels_out; o++) {
+        for (int64_t w = 0; w < a.words; w++) {
+          ones[o] += popcount64(uint32_t(weights[o * words + tap * a.words + w]));
+        }
+      }
+    }
+  }
+  return a.batch * a.out_height * a.out_width;
+}
+
+// Copies the window of output pixel `pixel`, taps outside as +1 (bits 0); returns how many are outside.
+static int64_t bconv2d_patch(const BgnnBconv2d& a, int64_t pixel, int64_t group, uint64_t* patch, uint8_t* outside) {
+  const int64_t row_words = a.groups * a.words;
+  if (a.filter_height == 1 && a.filter_width == 1 && a.stride_height == 1 && a.stride_width == 1 &&
+      a.out_height == a.height && a.out_width == a.width && a.pad_top == 0 && a.pad_left == 0) {
+    *outside = 0;
+    patch[words64(a.words) - 1] = 0;
+    memcpy(patch, a.x + pixel * row_words + group * a.words, size_t(a.words) * 4);
+    return 0;
+  }
+  const int64_t out_x = pixel % a.out_width, out_y = pixel / a.out_width % a.out_height;
+  const int32_t* image = a.x + pixel / (a.out_width * a.out_height) * a.height * a.width * row_words;
+  char* to = reinterpret_cast<char*>(patch);
+  const int64_t tap_bytes = a.words * 4;
+  patch[words64(a.filter_height * a.filter_width * a.words) - 1] = 0;
+  int64_t count = 0;
+  for (int64_t fy = 0; fy < a.filter_height; fy++) {
+    for (int64_t fx = 0; fx < a.filter_width; fx++, to += tap_bytes, outside++) {
+      const int64_t y = out_y * a.stride_height - a.pad_top + fy * a.dilation_height;
+      const int64_t x = out_x * a.stride_width - a.pad_left + fx * a.dilation_width;
+      *outside = y < 0 || y >= a.height || x < 0 || x >= a.width;
+      count += *outside;
+      if (*outside) {
+        memset(to, 0, size_t(tap_bytes));
+      } else {
+        memcpy(to, image + (y * a.width + x) * row_words + group * a.words, size_t(tap_bytes));
+      }
+    }
+  }
+  return count;
+}
+
+// From the popcounts of 8 channels (from `o` on in the group) to the output of one pixel.
+BGNN_INLINE void bconv2d_write(const BgnnBconv2d& a, const Bconv2dShared& s, int64_t pixel, int64_t group, int64_t o,
+                               int64_t* counts, const uint8_t* outside, int64_t outside_count) {
+  int64_t inputs = s.taps * a.channels;  // that meet a weight
+  if (outside_count > 0 && !a.pad_one) {
+    for (int64_t tap = 0; tap < s.taps; tap++) {
+      if (!outside[tap]) continue;
+      const int64_t* ones = s.tap_ones + (group * s.taps + tap) * s.padded + o;
+      for (int l = 0; l < kLanes; l++) counts[l] -= ones[l];
+    }
+    inputs -= outside_count * a.channels;
+  }
+  const int64_t channel = group * s.channels_out + o;
+  const int64_t real = at_most(kLanes, s.channels_out - o);
+  if (a.out) {
+    float* out = a.out + pixel * a.out_channels + channel;
+    for (int64_t l = 0; l < real; l++) {
+      int64_t dot = inputs - 2 * counts[l];
+      dot = dot < a.clamp_min ? a.clamp_min : dot;
+      dot = dot > a.clamp_max ? a.clamp_max : dot;
+      const float scaled = float(dot) * a.multiplier[channel + l];
+      out[l] = scaled + a.bias[channel + l];
+    }
+    return;
+  }
+  const int64_t half = a.pad_one ? 0 : outside_count * (a.channels / 2);
+  int32_t* out = a.out_bits + pixel * ((a.out_channels + 31) / 32);
+  for (int64_t l = 0; l < real; l++) {
+    const uint32_t bit = counts[l] + half > a.thresholds[channel + l];
+    out[(channel + l) / 32] = int32_t(uint32_t(out[(channel + l) / 32]) | bit << ((channel + l) % 32));
+  }
+}
+
+static void bconv2d_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  const BgnnBconv2d& a = *static_cast<const BgnnBconv2d*>(args);
+  const Bconv2dShared s = layout_in<Bconv2dShared>(a, const_cast<void*>(shared));
+  const Bconv2dScratch t = layout_in<Bconv2dScratch>(a, scratch);
+  if (a.out_bits) {
+    const int64_t words = (a.out_channels + 31) / 32;
+    memset(a.out_bits + begin * words, 0, size_t((end - begin) * words) * 4);
+  }
+  for (int64_t pixel = begin; pixel < end; pixel += kPixels) {
+    const int64_t pixels = at_most(kPixels, end - pixel);
+    for (int64_t g = 0; g < a.groups; g++) {
+      int64_t outside[kPixels];
+      for (int64_t i = 0; i < pixels; i++) {
+        outside[i] = bconv2d_patch(a, pixel + i, g, t.patches + i * s.w64, t.outside + i * s.taps);
+      }
+      for (int64_t o = 0; o < s.channels_out; o += kLanes) {
+        const uint64_t* block = s.weights + (g * s.padded + o) * s.w64;
+        for (int64_t i = 0; i < pixels; i++) {
+          Lanes sums = {};
+          add_popcounts(t.patches + i * s.w64, block, s.w64, sums);
+          int64_t counts[kLanes];
+          memcpy(counts, &sums, sizeof counts);
+          bconv2d_write(a, s, pixel + i, g, o, counts, t.outside + i * s.taps, outside[i]);
+        }
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- bmaxpool2d
+
+static int64_t bmaxpool2d_begin(const void* args, void*) {
+  const BgnnBMaxPool2d& a = *static_cast<const BgnnBMaxPool2d*>(args);
+  return a.batch * a.out_height * a.out_width;
+}
+
+static void bmaxpool2d_run(const void* args, const void*, void*, int64_t begin, int64_t end) {
+  const BgnnBMaxPool2d& a = *static_cast<const BgnnBMaxPool2d*>(args);
+  for (int64_t pixel = begin; pixel < end; pixel++) {
+    const int64_t left = pixel % a.out_width * a.stride_width - a.pad_left;
+    const int64_t top = pixel / a.out_width % a.out_height * a.stride_height - a.pad_top;
+    const int32_t* image = a.x + pixel / (a.out_width * a.out_height) * a.height * a.width * a.words;
+    int32_t* out = a.out + pixel * a.words;
+    for (int64_t w = 0; w < a.words; w++) out[w] = -1;
+    for (int64_t y = top < 0 ? 0 : top; y < at_most(top + a.filter_height, a.height); y++) {
+      for (int64_t x = left < 0 ? 0 : left; x < at_most(left + a.filter_width, a.width); x++) {
+        const int32_t* from = image + (y * a.width + x) * a.words;
+        for (int64_t w = 0; w < a.words; w++) out[w] &= from[w];
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- table
+
+#define gather_max_shared_bytes no_bytes
+#define gather_max_scratch_bytes no_bytes
+#define dense_pool_scratch_bytes no_bytes
+#define quantize_shared_bytes no_bytes
+#define quantize_scratch_bytes no_bytes
+#define quantize_int8_shared_bytes no_bytes
+#define quantize_int8_scratch_bytes no_bytes
+#define dequantize_shared_bytes no_bytes
+#define dequantize_scratch_bytes no_bytes
+#define dequantize_int8_shared_bytes no_bytes
+#define dequantize_int8_scratch_bytes no_bytes
+#define bmaxpool2d_shared_bytes no_bytes
+#define bmaxpool2d_scratch_bytes no_bytes
+
+#define BGNN_GENERIC_ENTRY(function, Args, FIELDS) \
+  {function##_shared_bytes, function##_scratch_bytes, function##_begin, function##_run},
+
+#endif
