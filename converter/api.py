@@ -21,7 +21,7 @@ from bgnn.converter.report import Report, build_report
 from bgnn.converter.tflite.emit import emit
 from bgnn.converter.trace import trace
 from bgnn.converter.verify import Check, Reference, TieRule, exact_decisions, run_with_taps
-from bgnn.passes.graph import PassResult, Tap, snapshot
+from bgnn.passes.graph import PassResult, all_taps, snapshot
 from bgnn.runtime_bench.interpreters import run_file
 
 TARGETS = stages.TARGETS
@@ -92,7 +92,9 @@ def convert(
         if stage == "semantic":
             semantic = snapshot(gm)
         if stage == stop_after:
-            return Conversion(None, build_report(gm, semantic, log, checks, reference, target, optimize, name, None), None, gm)
+            return Conversion(
+                None, build_report(gm, semantic, log, checks, reference, target, optimize, name, None), None, gm
+            )
     assert semantic is not None
     say("writing the file")
     names = _io_names(gm)
@@ -122,7 +124,9 @@ def _check_arguments(target: str, optimize: int, knn: str, sign_zero: str, stop_
         ("stage", stop_after, (None, *STAGES)),
     ):
         if value not in allowed:
-            raise UsageError(f"there is no {what} {value!r}: choose from {', '.join(str(a) for a in allowed if a is not None)}")
+            raise UsageError(
+                f"there is no {what} {value!r}: choose from {', '.join(str(a) for a in allowed if a is not None)}"
+            )
 
 
 def _outputs(runner: fx.Interpreter, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -135,7 +139,7 @@ def _check_zeros(reference: Reference, sign_zero: str) -> None:
     if count and sign_zero == "error":
         name = next(n for n, zeros in reference.zeros.items() if zeros)
         raise ConversionError(
-            f"torch.sign meets {count} exact zeros on the samples (first at {name!r}), where it gives 0 and the file +1: "
+            f"torch.sign meets {count} exact zeros (first at {name!r}), where it gives 0 and the file +1: "
             "accept that with --sign-zero plus, or write the model's sign as where(x >= 0, 1, -1)"
         )
 
@@ -145,14 +149,14 @@ def _check_file(
     reference: Reference, inputs: Sequence[Tensor],
 ) -> Check:  # fmt: skip
     """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
-    tapped = {f"tap/{node.meta['tap'].name}": node for node in gm.graph.nodes if "tap" in node.meta}
+    tapped = list(all_taps(gm))
+    probes = {f"tap/{tap.name}": node for node, tap in tapped}
     arrays = [t.numpy() for t in inputs]
-    probe = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata, probes=tapped)
+    probe = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata, probes=probes)
     results = run_file(probe, arrays)
     count = len(names[1])
     taps: dict[str, Tensor] = {}
-    for node, value in zip(tapped.values(), results[count:], strict=True):
-        tap: Tap = node.meta["tap"]
+    for (_, tap), value in zip(tapped, results[count:], strict=True):
         decoded = tap.decode(torch.from_numpy(np.array(value)), reference.shapes[tap.name])
         taps[tap.name] = decoded >= 0 if decoded.is_floating_point() else decoded
     outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]

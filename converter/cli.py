@@ -60,9 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="lce-arm64: TFLite with Larq Compute Engine ops, for binary models; "
         "tflite-arm64: TFLite's own ops only, for float models",
     )
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="the file to write (default: ./MODEL's name.tflite)"
-    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="the file to write (default: ./MODEL's name.tflite)")
     parser.add_argument(
         "-O",
         dest="optimize",
@@ -93,9 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     source = parser.add_argument_group("what the model is")
-    source.add_argument(
-        "--arch", metavar="NAME", help="for a bare state_dict: the architecture, dgcnn, rf, bf1 or bf2"
-    )
+    source.add_argument("--arch", metavar="NAME", help="for a bare state_dict: the architecture, dgcnn, rf, bf1 or bf2")
     source.add_argument(
         "--model",
         metavar="PACKAGE.MODULE:FACTORY",
@@ -121,9 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
         "repeat it for several inputs) or an .npz file with one array for each input. "
         "The file is made for these shapes",
     )
-    source.add_argument(
-        "--batch", type=int, metavar="N", help="clouds in a batch, for bgnn's own models (default: 1)"
-    )
+    source.add_argument("--batch", type=int, metavar="N", help="clouds in a batch, for bgnn's own models (default: 1)")
     source.add_argument(
         "--points",
         type=int,
@@ -142,15 +136,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where to write the report as JSON (default: report.json beside the output)",
     )
-    output.add_argument(
-        "--dump", metavar="DIR", help="write every stage of the conversion as readable Python"
-    )
-    output.add_argument(
-        "--stop-after", metavar="STAGE", help=f"stop after a stage ({', '.join(STAGES)}); no file"
-    )
-    output.add_argument(
-        "--no-verify", action="store_true", help="do not run and compare the file (not advised)"
-    )
+    output.add_argument("--dump", metavar="DIR", help="write every stage of the conversion as readable Python")
+    output.add_argument("--stop-after", metavar="STAGE", help=f"stop after a stage ({', '.join(STAGES)}); no file")
+    output.add_argument("--no-verify", action="store_true", help="do not run and compare the file (not advised)")
     output.add_argument("--debug", action="store_true", help="show tracebacks and PyTorch's warnings")
     output.add_argument("--version", action="version", version=f"bgnn-convert {_version()}")
     return parser
@@ -241,7 +229,7 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
         ("--stop-after", args.stop_after, STAGES),
     ):
         if value is not None and value not in allowed:
-            raise UsageError(f"{what} {value}: there is no such {what[2:]}; choose from {', '.join(allowed)}")
+            raise UsageError(f"{what} {value}: there is no such thing; choose from {', '.join(allowed)}")
     for what, value in (("--batch", args.batch), ("--points", args.points)):
         if value is not None and value < 1:
             raise UsageError(f"{what} {value}: must be at least 1")

@@ -33,9 +33,7 @@ def binarize(x: Tensor) -> Tensor:
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
-def batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float
-) -> Tensor:
+def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> Tensor:
     """Eval-mode batch normalisation over the last axis of f32 `x[..., C]`; parameters f32 `[C]`.
 
     It calls PyTorch's own kernel on a channel-first view, so that the rounding is the model's.

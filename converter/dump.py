@@ -6,6 +6,8 @@ user's model; `DIR/NAME.pt` holds the constants `w` (a plain dict of tensors, lo
 
 from __future__ import annotations
 
+import keyword
+import math
 import operator
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +24,8 @@ _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool",
     torch.float16: "f16", torch.int8: "i8", torch.uint8: "u8",
 }  # fmt: skip
+
+_RESERVED = {"w", "torch", "aten", "bgnn", "bgnn_ops", "forward", "float"}  # names the written module uses itself
 
 
 def dump_stage(gm: fx.GraphModule, folder: Path, name: str) -> None:
@@ -48,7 +52,7 @@ def as_python(gm: fx.GraphModule, name: str) -> str:
     """The source of the stage's module."""
     domains = dm.analyse(gm)
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    parameters = ", ".join(["w", *(f"{n.name}: 'torch.Tensor'" for n in inputs)])
+    parameters = ", ".join(["w", *(f"{_text(n)}: 'torch.Tensor'" for n in inputs)])
     lines = [
         f'"""Stage "{name}" of a bgnn-convert conversion. Run it: forward(torch.load("{name}.pt"), *inputs)."""',
         "",
@@ -64,13 +68,13 @@ def as_python(gm: fx.GraphModule, name: str) -> str:
     last_place = ""
     for node in gm.graph.nodes:
         if node.op == "call_function":
-            place = where(node).strip(" ()").removeprefix("at ")
+            place = where(node).removeprefix(" (at ").removesuffix(")")
             if place and place != last_place:
                 lines += ["", f"    # {place}"]
                 last_place = place
             domain = domains[node]
             note = f"{type_of(node.meta.get('val'))} {_describe(domain)}".strip()
-            lines.append(f"    {node.name} = {_call(node)}  # {note}")
+            lines.append(f"    {_text(node)} = {_call(node)}  # {note}")
         elif node.op == "output":
             lines += ["", f"    return ({', '.join(_text(a) for a in cast(tuple[Any, ...], node.args[0]))},)"]
     return "\n".join(lines) + "\n"
@@ -93,7 +97,11 @@ def _call(node: fx.Node) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, fx.Node):
-        return f"w[{str(value.target)!r}]" if value.op == "get_attr" else value.name
+        if value.op == "get_attr":
+            return f"w[{str(value.target)!r}]"
+        return f"{value.name}_" if value.name in _RESERVED or keyword.iskeyword(value.name) else value.name
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_text(v) for v in value)}]"
     if isinstance(value, (torch.dtype, torch.device, torch.memory_format)):

@@ -92,11 +92,10 @@ def forward_names(model: nn.Module, given: Sequence[str]) -> list[str]:
 
 
 def _described(argument: str) -> dict[str, Tensor]:
-    match = re.fullmatch(r"([^=:]+)=(\d+(?:x\d+)*)(?::(\w+))?", argument)
+    match = re.fullmatch(r"([^=:]+)=([0-9]+(?:x[0-9]+)*)(?::(\w+))?", argument)
     if not match:
         raise UsageError(
-            f"--input {argument!r} is neither NAME=SHAPE[:DTYPE], as in points=8x1024x3:float32, "
-            "nor an .npz file"
+            f"--input {argument!r} is neither NAME=SHAPE[:DTYPE], as in points=8x1024x3:float32, nor an .npz file"
         )
     name, shape_text, dtype_text = match[1].strip(), match[2], match[3] or "float32"
     if dtype_text not in _DTYPES:
@@ -120,6 +119,9 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # zipfile, numpy and torch each have their own for a malformed file
         raise UsageError(f"--input {path}: not a readable .npz of plain arrays ({error})") from error
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UsageError(f"--input {path}: {name!r} holds NaN or infinity, with which nothing can be verified")
     if not tensors:
         raise UsageError(f"--input {path}: the file holds no array")
     return tensors

@@ -55,9 +55,7 @@ _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 def is_pt2(archive: zipfile.ZipFile) -> bool:
     """Whether a zip archive says that it is a PT2 archive (its format record, or an exported program)."""
-    return any(
-        n.endswith("/archive_format") or n == "serialized_exported_program.json" for n in archive.namelist()
-    )
+    return any(n.endswith("/archive_format") or n == "serialized_exported_program.json" for n in archive.namelist())
 
 
 def load_pt2(path: Path) -> ExportedProgram:
@@ -77,8 +75,7 @@ def load_pt2(path: Path) -> ExportedProgram:
     except Exception as error:  # whatever a malformed record leads to, here or in torch's deserialiser
         reason = next((line for line in reversed(str(error).strip().splitlines()) if line.strip()), "")
         raise UsageError(
-            f"{path}: not a program that torch {torch.__version__} can read "
-            f"({type(error).__name__}: {reason[:200]})"
+            f"{path}: not a program that torch {torch.__version__} can read ({type(error).__name__}: {reason[:200]})"
         ) from error
 
 
@@ -124,12 +121,8 @@ class _Records:
             raise UsageError("its records are compressed or overlap, which torch.export.save never writes")
         root = next((i.filename.split("/")[0] for i in infos if i.filename.endswith("/archive_format")), None)
         if root is None:
-            raise UsageError(
-                f"saved by an old torch: load it there and save it with torch {torch.__version__}"
-            )
-        self.names = {
-            i.filename.removeprefix(root + "/"): i for i in infos if i.filename.startswith(root + "/")
-        }
+            raise UsageError(f"saved by an old torch: load it there and save it with torch {torch.__version__}")
+        self.names = {i.filename.removeprefix(root + "/"): i for i in infos if i.filename.startswith(root + "/")}
         if self.read("archive_format").strip() != b"pt2":
             raise UsageError("not a PT2 archive")
 
@@ -139,9 +132,7 @@ class _Records:
         return self.archive.read(self.names[name])
 
     def only_model(self) -> str:
-        found = [
-            n[len("models/") : -len(".json")] for n in self.names if re.fullmatch(r"models/[^/]+\.json", n)
-        ]
+        found = [n[len("models/") : -len(".json")] for n in self.names if re.fullmatch(r"models/[^/]+\.json", n)]
         if len(found) != 1:
             held = "no exported program" if not found else f"{len(found)} programs"
             raise UsageError(f"the archive holds {held}; one saved by torch.export.save is needed")
@@ -204,9 +195,7 @@ class _Program:
     def clean(self) -> dict[str, Any]:
         inputs, input_specs = self._inputs()
         outputs, output_specs = self._outputs()
-        users = [
-            spec["user_input"]["arg"]["as_tensor"]["name"] for spec in input_specs if "user_input" in spec
-        ]
+        users = [spec["user_input"]["arg"]["as_tensor"]["name"] for spec in input_specs if "user_input" in spec]
         leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
         arguments = {"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * len(users)}
         keywords = {"type": "builtins.dict", "context": "[]", "children_spec": []}
@@ -285,8 +274,7 @@ class _Program:
         return {
             "target": node["target"],
             "inputs": [
-                {"name": _name(i["name"]), "arg": self._value(i["arg"]), "kind": i.get("kind")}
-                for i in node["inputs"]
+                {"name": _name(i["name"]), "arg": self._value(i["arg"]), "kind": i.get("kind")} for i in node["inputs"]
             ],
             "outputs": [self._value(o) for o in outputs],
             "metadata": metadata,

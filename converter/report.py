@@ -69,7 +69,9 @@ class Report:
         table.add_row("multiply-accumulates", ", ".join(macs))
         table.add_row("peak activations", f"{self.peak_activation_bytes / 1e6:,.1f} MB")
         if self.sign_zeros:
-            table.add_row("sign(0)", f"torch.sign met {self.sign_zeros} exact zeros on the samples; the file gives +1")
+            table.add_row(
+                "sign(0)", f"torch.sign met {self.sign_zeros} exact zeros in samples and weights; the file gives +1"
+            )
         for check in self.checks:
             table.add_row(check.what, _check_line(check))
         if not self.checks:
@@ -146,7 +148,9 @@ def _layers(gm: fx.GraphModule, semantic: fx.GraphModule, refusals: list[tuple[s
         binary = sum(_macs(n) for n in parts if is_call(n, *BINARY))
         real = sum(_macs(n) for n in parts if is_call(n, *FLOAT))
         why = "; ".join(dict.fromkeys(f"{pass_name}: {reason}" for pass_name, at, reason in refusals if at == label))
-        layers.append(Layer(label, _was(node, domains), _became(node, parts), binary, real, why or _reason(node, domains)))
+        layers.append(
+            Layer(label, _was(node, domains), _became(node, parts), binary, real, why or _reason(node, domains))
+        )
     return layers
 
 
@@ -169,7 +173,9 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     if dense:
         words.append("binary, float out")
     if real:
-        words.append("matrix product + top-k" if is_call(node, bgnn.knn) else f"float ({real} products)" if real > 1 else "float")
+        words.append(
+            "matrix product + top-k" if is_call(node, bgnn.knn) else f"float ({real} products)" if real > 1 else "float"
+        )
     return ", ".join(words) or "removed"
 
 

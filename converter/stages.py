@@ -120,7 +120,9 @@ def mark_decisions(gm: fx.GraphModule) -> None:
     """Taps the tensors that verification compares: every sign and every choice of neighbours."""
     for node in gm.graph.nodes:
         picked = getitem(node)
-        if is_call(node, bgnn.binarize) or (picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1):
+        if is_call(node, bgnn.binarize) or (
+            picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1
+        ):
             node.meta["tap"] = Tap(node.name)
 
 

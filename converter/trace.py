@@ -27,8 +27,8 @@ def trace(
     """Traces an eval-mode model on example inputs into the IR (stage "traced").
 
     `inputs`: the positional arguments, with the shapes and dtypes the emitted file will have. `keep_outputs`:
-    which of the model's flattened outputs the file keeps (default: the first). The result is an FX graph over ATen ops without
-    in-place updates; its constants are attributes. Raises ConversionError where PyTorch cannot export the model.
+    which of the model's flattened outputs the file keeps (default: the first). The result is an FX graph over ATen
+    ops without in-place updates; its constants are attributes. Raises ConversionError where PyTorch cannot export it.
     """
     # Example inputs must be contiguous: traced from a permuted view, `contiguous` vanishes (facts: tracing).
     inputs = tuple(t.detach().contiguous() for t in inputs)
@@ -72,7 +72,7 @@ def _undo_weight_updates(program: ExportedProgram) -> nn.Module:
     `self.weight.data = clamp(self.weight.data)` inside forward is traced as an update of parameter p from a
     copy c of its data that holds no values. The program reads the updated weight, so f(p) is what it computes.
     """
-    gm = cast(fx.GraphModule, _with_attributes(program))
+    gm = _with_attributes(program)
     for node in list(gm.graph.nodes):
         if node.target is aten.set_.source_Tensor:
             parameter, new_value = node.args
@@ -135,7 +135,7 @@ def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
         else:
             remap[node] = graph.node_copy(node, lambda n: remap[n])
     assert output is not None
-    results = list(output.args[0])
+    results = list(cast(tuple[Any, ...], output.args[0]))
     user = [
         value
         for value, spec in zip(results, signature.output_specs, strict=True)
@@ -157,7 +157,7 @@ def _freeze(program: ExportedProgram, inputs: Sequence[Tensor], keep: Sequence[i
                 f"but the program was exported for {tuple(node.meta['val'].shape)} {node.meta['val'].dtype}"
             )
     output = next(n for n in gm.graph.nodes if n.op == "output")
-    results = list(output.args[0])
+    results = list(cast(tuple[Any, ...], output.args[0]))
     for index in keep:
         if not 0 <= index < len(results) or not isinstance(results[index], fx.Node):
             raise UsageError(f"there is no tensor output {index}: the model returns {len(results)} outputs")
@@ -170,10 +170,9 @@ def _freeze(program: ExportedProgram, inputs: Sequence[Tensor], keep: Sequence[i
                 kind = "NaN" if torch.isnan(tensor).any() else "infinite"
                 name = node.meta.get("source", node.target)
                 raise ConversionError(f"{name} holds a {kind} value: mend the checkpoint (training diverged?)")
-        if "val" in node.meta:
-            node.meta["val"] = as_meta(node.meta["val"])
-        if isinstance(node.meta["val"] if "val" in node.meta else None, Tensor) and any(
-            not isinstance(s, int) for s in node.meta["val"].shape
-        ):
+        value = node.meta.get("val")
+        if value is not None:
+            node.meta["val"] = as_meta(value)
+        if isinstance(value, Tensor) and any(not isinstance(size, int) for size in value.shape):
             raise ConversionError(f"{node.name} has a size that depends on the data: export with static shapes")
     return gm

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.passes.graph import Tap, getitem, is_call, snapshot
+from bgnn.passes.graph import Tap, all_taps, getitem, is_call, snapshot
 
 bgnn = torch.ops.bgnn
 aten = torch.ops.aten
@@ -58,20 +58,19 @@ class Reference:
         run = _Decisions(self.gm, {}, set())
         self.outputs = run.outputs(self.inputs)
         self.decisions, self.zeros = run.seen, run.zeros
+        for node in self.gm.graph.nodes:  # weights' signs were taken when constants were folded
+            if node.meta.get("sign_zeros"):
+                self.zeros[str(node.meta.get("source", node.name))] = node.meta["sign_zeros"]
         self.shapes = {name: tuple(value.shape) for name, value in self.decisions.items()}
 
-    def compare(
-        self, what: str, taps: Mapping[str, Tensor], outputs: Sequence[Tensor], exact: set[str]
-    ) -> Check:
+    def compare(self, what: str, taps: Mapping[str, Tensor], outputs: Sequence[Tensor], exact: set[str]) -> Check:
         """Compares decoded taps (by name) and outputs with the reference; raises at the first difference.
 
         `exact`: the decisions that rounding cannot turn. The reference runs again only if a decision differs, since
         all after it depends on it.
         """
         check = Check(what)
-        same = all(
-            _same(taps[name], self.decisions[name]) for name in self.decisions if name in taps
-        )
+        same = all(_same(taps[name], self.decisions[name]) for name in self.decisions if name in taps)
         expected = self.outputs
         if not same:
             run = _Decisions(self.gm, taps, exact, check)
@@ -84,6 +83,12 @@ class Reference:
         for position, (mine, theirs) in enumerate(zip(expected, outputs, strict=True)):
             _compare_output(check, position, mine, theirs)
         return check
+
+
+def _finite_scale(values: Tensor) -> float:
+    """The largest magnitude among the finite values: what tolerances are relative to."""
+    finite = values[torch.isfinite(values)]
+    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def _same(mine: Tensor, reference: Tensor) -> bool:
@@ -107,8 +112,9 @@ def _compare_output(check: Check, position: int, expected: Tensor, got: Tensor) 
         return
     if expected.numel() == 0:
         return
-    error = float((expected.double() - got.double()).abs().max())
-    scale = float(expected.abs().max())
+    apart = torch.where(expected == got, 0.0, (expected.double() - got.double()).abs())  # equal infinities too
+    error = float(apart.max())
+    scale = _finite_scale(expected)
     check.output_error, check.output_scale = max(check.output_error, error), max(check.output_scale, scale)
     if not error <= OUTPUT_TOLERANCE * max(scale, 1e-3):
         raise ConversionError(
@@ -142,7 +148,7 @@ class _Decisions(fx.Interpreter):
         if tap is None:
             return value
         if is_call(n, bgnn.binarize):
-            before = cast(Tensor, self.env[n.args[0]] if n.args[0] in self.env else value)
+            before = cast(Tensor, self.env[cast(fx.Node, n.args[0])])
             self.seen[tap.name] = value >= 0
             if n.meta.get("zero_was_zero"):
                 self.zeros[tap.name] = int((before == 0).sum())
@@ -166,11 +172,11 @@ class _Decisions(fx.Interpreter):
         assert self.check is not None
         if name in self.exact:
             raise ConversionError(
-                f"{self.check.what}: {count} of {value.numel()} signs of {name!r} differ; they are exact integers' signs"
+                f"{self.check.what}: {count} of {value.numel()} signs of {name!r} differ, signs of exact integers"
             )
-        allowed = DECISION_TOLERANCE * float(before.abs().max())
+        allowed = DECISION_TOLERANCE * _finite_scale(before)
         worst = float(before[differs].abs().max())
-        if worst > allowed:
+        if not worst <= allowed:
             raise ConversionError(
                 f"{self.check.what}: {count} of {value.numel()} signs of {name!r} differ, one where the number is "
                 f"{worst:.3g} (rounding explains up to {allowed:.3g})"
@@ -195,9 +201,9 @@ class _Decisions(fx.Interpreter):
             raise ConversionError(f"{what}: {name!r} holds a neighbour twice")
         mine = torch.gather(scores, dim, value).sort(dim)[0]
         other = torch.gather(scores, dim, theirs).sort(dim)[0]
-        worst = float((mine - other).abs().max())
-        allowed = DECISION_TOLERANCE * float(scores.abs().max())
-        if worst > allowed:
+        worst = float(torch.where(mine == other, 0.0, (mine - other).abs()).max())  # equal infinities are equal
+        allowed = DECISION_TOLERANCE * _finite_scale(scores)
+        if not worst <= allowed:
             raise ConversionError(
                 f"{what}: neighbours {name!r} differ in {rows} rows, by a distance of {worst:.3g} "
                 f"(rounding explains up to {allowed:.3g})"
@@ -206,15 +212,18 @@ class _Decisions(fx.Interpreter):
         return theirs
 
 
-def run_with_taps(gm: fx.GraphModule, inputs: Sequence[Tensor], shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Tensor], list[Tensor]]:
+def run_with_taps(
+    gm: fx.GraphModule, inputs: Sequence[Tensor], shapes: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Executes a stage's graph; returns the decoded taps (signs as booleans) and the outputs."""
     taps: dict[str, Tensor] = {}
 
     class Collect(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
-            tap = cast("Tap | None", n.meta.get("tap"))
-            if tap is not None and tap.name in shapes:
+            for tap in n.meta["tap"].everyone() if "tap" in n.meta else ():
+                if tap.name not in shapes:
+                    continue
                 decoded = tap.decode(value, shapes[tap.name])
                 taps[tap.name] = decoded >= 0 if decoded.is_floating_point() else decoded.clone()
             return value
@@ -226,7 +235,7 @@ def run_with_taps(gm: fx.GraphModule, inputs: Sequence[Tensor], shapes: Mapping[
 
 def exact_decisions(gm: fx.GraphModule) -> set[str]:
     """Names of the taps that are functions of integers alone, as the passes marked them."""
-    return {node.meta["tap"].name for node in gm.graph.nodes if "tap" in node.meta and node.meta["tap"].exact}
+    return {tap.name for _, tap in all_taps(gm) if tap.exact}
 
 
 class TieRule(fx.Interpreter):
@@ -247,6 +256,6 @@ class TieRule(fx.Interpreter):
             dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
             descending = args[2] if len(args) > 2 else kwargs.get("descending", False)
             return torch.sort(args[0], dim=dim, descending=descending, stable=True)
-        if target is aten.sign.default:
+        if target in (aten.sign.default, aten.sgn.default):
             return bgnn.binarize(args[0])
         return super().call_function(target, args, kwargs)

@@ -75,6 +75,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
         "config": dict(model.config),  # type: ignore[arg-type]
         "state_dict": state,
     }
+    if not Path(path).parent.is_dir():  # torch.save would raise a RuntimeError
+        raise FileNotFoundError(f"{path}: no such directory")
     partial = Path(f"{os.fspath(path)}.partial")
     try:
         torch.save(whole, partial)

@@ -36,8 +36,7 @@ class _PointCloudNet(nn.Module):
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
-        config["channels"] = [int(width) for width in config["channels"]]
-        config["mlp"] = [int(width) for width in config["mlp"]]
+        config["channels"], config["mlp"] = list(config["channels"]), list(config["mlp"])
         if len(config["channels"]) != 4:
             raise ValueError(
                 f"channels has {len(config['channels'])} widths; the four EdgeConv layers need 4"
@@ -45,7 +44,11 @@ class _PointCloudNet(nn.Module):
         if len(config["mlp"]) != 2:
             raise ValueError(f"mlp has {len(config['mlp'])} widths; the two hidden layers need 2")
         sizes = {name: config[name] for name in ("classes", "num_points", "k", "embedding")}
-        for name, size in [*sizes.items(), *(("width", w) for w in config["channels"] + config["mlp"])]:
+        for name, size in [
+            *sizes.items(),
+            *(("channels", c) for c in config["channels"]),
+            *(("mlp", m) for m in config["mlp"]),
+        ]:
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} is {size!r}; it must be a positive whole number")
         if config["k"] > config["num_points"]:
@@ -142,7 +145,7 @@ class DGCNN(_PointCloudNet):
         x = self._node_features(points)
         outputs = []
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            idx = knn(x.transpose(1, 2), self.k, "l2", stable=not self.training)
+            idx = knn(x.transpose(1, 2), self.k, "l2", fast=self.training)
             x = conv(edge_features(x, idx, "difference")).max(dim=-1)[0]
             outputs.append(x)
         x = self._pool(self.conv5(torch.cat(outputs, dim=1)))
@@ -312,7 +315,7 @@ class RF(_BinaryNet):
             raise ValueError(f"{x.shape[2]} points; rf's rescaling was made for {self.config['num_points']}")
         outputs = []
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            idx = knn(x.transpose(1, 2), self.k, "l2", stable=not self.training)
+            idx = knn(x.transpose(1, 2), self.k, "l2", fast=self.training)
             x = conv(edge_features(x, idx, "difference")).max(dim=-1)[0]
             x = center(x, self.edge_balance, dim=2)
             outputs.append(x)
@@ -343,6 +346,11 @@ class _BinaryFeatures(_BinaryNet):
         dot = BinaryDot(inputs, outputs, dims, self.stage == 3)
         return nn.Sequential(dot, Rescale(outputs, (1,) * dims), self._activation())
 
+    def _neighbours(self, nodes: Tensor, binary: bool) -> Tensor:
+        if self.training:  # +-1 features rank alike in both metrics, and "hamming" is fast without open ties
+            return knn(nodes, self.k, "hamming" if binary else "l2", fast=True)
+        return knn(nodes, self.k, self.config["knn"] if binary else "l2")
+
     def _aggregate(self, norm: nn.Module, messages: Tensor) -> Tensor:
         """`[B, C, N, k]` edge messages to real `[B, C, N]` node features, normalised."""
         raise NotImplementedError
@@ -350,7 +358,7 @@ class _BinaryFeatures(_BinaryNet):
     def forward(self, points: Tensor) -> Tensor:
         """Logits `[B, classes]` of clouds `[B, N, 3]`, float32."""
         x = self._node_features(points)
-        metric, edge = "l2", "difference"
+        binary = False
         outputs = []
         for conv, norm in (
             (self.conv1, self.bn1),
@@ -358,12 +366,11 @@ class _BinaryFeatures(_BinaryNet):
             (self.conv3, self.bn3),
             (self.conv4, self.bn4),
         ):
-            idx = knn(x.transpose(1, 2), self.k, metric, stable=not self.training or edge == "xor")
-            x = self._aggregate(norm, conv(edge_features(x, idx, edge)))
+            idx = self._neighbours(x.transpose(1, 2), binary)
+            x = self._aggregate(norm, conv(edge_features(x, idx, "xor" if binary else "difference")))
             x = self.quantizer(center(x, self.edge_balance, dim=2))
             outputs.append(x)
-            if self.stage > 1:
-                metric, edge = self.config["knn"], "xor"
+            binary = self.stage > 1
         x = self.bn5(self.conv5(torch.cat(outputs, dim=1)))
         return self._classify(self._pool(x))
 

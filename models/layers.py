@@ -100,32 +100,34 @@ class BinaryDot(nn.Module):
         return product(x, weight)
 
 
-def knn(x: Tensor, k: int, metric: str, *, stable: bool = True) -> Tensor:
+def knn(x: Tensor, k: int, metric: str, *, fast: bool = False) -> Tensor:
     """The k nearest points of every point, itself included; of equal distances the lowest index comes first.
 
     Args: `x` float32 `[B, N, C]`; for "hamming" every value is +-1. Returns int64 `[B, N, k]`, values in
     [0, N). "l2" is the squared distance |x|^2 + |y|^2 - 2xy, exact on +-1 values; "hamming" is Eq. 21,
-    C - xy = twice the Hamming distance. `torch.topk` leaves the order of equal values open, and +-1 features
-    tie nearly always, so the rule is made part of the key: a stable sort, or distance * N + index, which is
-    an exact integer without ties. `stable=False` lets "l2" use topk, several times as fast: for training on
-    real features, where only doubled points tie.
+    C - xy = twice the Hamming distance.
+
+    `torch.topk` leaves the order of equal values open, and +-1 features tie nearly always; a stable sort does
+    not. `fast` takes topk all the same, several times faster, for training: "hamming" then ranks by
+    distance * N + index, an exact integer without ties, so the result is the same; with "l2" doubled points
+    may come in any order.
     """
     count, channels = x.shape[1], x.shape[2]
     inner = torch.matmul(x, x.transpose(1, 2))
     if metric == "hamming":
-        # float32 holds integers up to 2**24 exactly; beyond that float64 does.
         distance = channels - inner
-        if (2 * channels + 1) * count > 2**24:
-            distance = distance.double()
-        key = distance * count + torch.arange(count, device=x.device)
-        return key.topk(k, dim=-1, largest=False)[1]
-    if metric != "l2":
+    elif metric == "l2":
+        square = (x * x).sum(dim=2, keepdim=True)
+        distance = square - 2 * inner + square.transpose(1, 2)
+    else:
         raise ValueError(f"k-NN metric {metric!r}; known are 'l2' and 'hamming'")
-    square = (x * x).sum(dim=2, keepdim=True)
-    distance = square - 2 * inner + square.transpose(1, 2)
-    if not stable:
-        return distance.topk(k, dim=-1, largest=False)[1]
-    return torch.sort(distance, dim=-1, stable=True)[1][:, :, :k]
+    if not fast:
+        return torch.sort(distance, dim=-1, stable=True)[1][:, :, :k]
+    if metric == "hamming":
+        if (2 * channels + 1) * count > 2**24:  # float32 holds integers up to here
+            distance = distance.double()
+        distance = distance * count + torch.arange(count, device=x.device)
+    return distance.topk(k, dim=-1, largest=False)[1]
 
 
 def edge_features(x: Tensor, idx: Tensor, edge: str) -> Tensor:

@@ -132,6 +132,16 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if (options.train is None) != (options.test is None):
         parser.error("--train and --test go together")
+    if not options.out.parent.is_dir():
+        parser.error(f"--out: no folder {options.out.parent}")
+    try:
+        _cascade(options)
+    except (ValueError, OSError, ImportError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def _cascade(options: argparse.Namespace) -> None:
+    """Trains the steps of `options.epochs` one after the other."""
     torch.manual_seed(options.seed)
     torch.set_flush_denormal(True)
     data = Clouds(options.train, options.clouds, options.points, options.seed)

@@ -7,7 +7,6 @@ no value changes, but for `topk` and `sort`, whose open tie order becomes the lo
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from typing import Any, cast
@@ -85,6 +84,8 @@ def permute(before: fx.Node, x: fx.Node, dims: tuple[int, ...], like: fx.Node | 
 
 
 def _view(node: fx.Node) -> fx.Node | None:
+    if node.target is aten.view.dtype:
+        return None  # the bits under another type: no reshape
     new = reshape(node, cast(fx.Node, node.args[0]), shape_of(node), like=node)
     same = is_call(node, aten.reshape) and new is not node.args[0] and new.args[0] is node.args[0]
     if same and list(cast(list[int], node.args[1])) == list(shape_of(node)):
@@ -134,6 +135,7 @@ def _repeat(node: fx.Node) -> fx.Node:
     """`repeat` is an expand of an axis of size 1 beside each repeated one."""
     x = cast(fx.Node, node.args[0])
     times = cast(list[int], node.args[1])
+    times = [1] * (len(shape_of(x)) - len(times)) + list(times)
     sizes = (1,) * (len(times) - len(shape_of(x))) + shape_of(x)
     split: list[int] = []
     grown: list[int] = []
@@ -179,9 +181,7 @@ def _getitem(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _topk(
-    node: fx.Node, like: fx.Node, x: fx.Node, k: int, dim: int, largest: bool, index: int
-) -> fx.Node:
+def _topk(node: fx.Node, like: fx.Node, x: fx.Node, k: int, dim: int, largest: bool, index: int) -> fx.Node:
     for twin in x.users:  # values and indices of one topk stay one topk
         if is_call(twin, bgnn.topk_lowest) and twin.args == (x, k, dim, largest) and twin < node:
             break
@@ -193,27 +193,22 @@ def _topk(
 def _sort(node: fx.Node) -> fx.Node | None:
     """`sort(x)[1][..., :k]` and `argsort(x)[..., :k]` are a topk: the slice says how many are wanted."""
     source = cast(fx.Node, node.args[0])
-    dim, start, end, step = (arg(node, i, n, d) for i, n, d in
-                             [(1, "dim", 0), (2, "start", None), (3, "end", None), (4, "step", 1)])  # fmt: skip
+    dim, start, end = cast(int, arg(node, 1, "dim", 0)), arg(node, 2, "start", 0), arg(node, 3, "end")
     index = 1
     picked = getitem(source)
     if picked is not None and is_call(picked[0], aten.sort):
         source, index = picked
-        stable = "stable" in str(source.target)
-    elif is_call(source, aten.argsort):
-        stable = "stable" in str(source.target)
-    else:
+    elif not is_call(source, aten.argsort):
         return None
     x = cast(fx.Node, source.args[0])
     rank = len(shape_of(x))
-    options = list(source.args[1:])
-    if stable and options and not isinstance(source.kwargs.get("stable"), bool):
-        options = options[1:]  # sort.stable(x, stable, dim, descending)
-    along = source.kwargs.get("dim", options[0] if options else -1) % rank
-    descending = bool(source.kwargs.get("descending", options[1] if len(options) > 1 else False))
-    if along != dim % rank or (start or 0) != 0 or step != 1:
+    first = 2 if "stable" in str(source.target) and "stable" not in source.kwargs else 1  # (x, stable, dim, ...)
+    along = cast(int, arg(source, first, "dim", -1)) % rank
+    descending = bool(arg(source, first + 1, "descending", False))
+    if along != dim % rank or (start or 0) != 0 or arg(node, 4, "step", 1) != 1:
         return None
-    k = min(end if end is not None else shape_of(x)[along], shape_of(x)[along])
+    size = shape_of(x)[along]
+    k = size if end is None else min(cast(int, end), size)
     return _topk(node, source, x, k, along, descending, index)
 
 
@@ -295,10 +290,14 @@ def _whole_axis_pool(source: fx.Node, node: fx.Node | None = None) -> fx.Node | 
     dims = [i - spatial for i in range(spatial) if kernel[i] == sizes[i]]
     if any(kernel[i] not in (1, sizes[i]) for i in range(spatial)):
         return None
+    average = is_call(source, aten.avg_pool1d, aten.avg_pool2d)
+    if average and arg(source, 6, "divisor_override") is not None:
+        return None
     reduced = tuple(1 if i - spatial in dims else s for i, s in enumerate(sizes))
     if shape_of(node)[-spatial:] != reduced:
         return None
-    average = is_call(source, aten.avg_pool1d, aten.avg_pool2d)
+    if not dims:
+        return x
     return call(node, aten.mean.dim if average else aten.amax.default, x, dims, True, like=source)
 
 
@@ -308,7 +307,7 @@ def _median(node: fx.Node, source: fx.Node) -> fx.Node:
     rank = len(shape_of(x))
     dim, n = dim % rank, shape_of(x)[dim]
     k = n - (n - 1) // 2
-    last_first = tuple(d for d in range(rank) if d != dim) + (dim,)
+    last_first = (*(d for d in range(rank) if d != dim), dim)
     top = call(node, bgnn.topk_lowest.default, permute(node, x, last_first), k, rank - 1, True, like=source)
     values = call(node, operator.getitem, top, 0, like=source)
     middle = call(node, aten.slice.Tensor, values, rank - 1, k - 1, k, 1, like=source)
@@ -328,7 +327,10 @@ def _linear(node: fx.Node) -> fx.Node | None:
     if not is_constant(weight) or is_constant(x):
         return None
     shape = shape_of(cast(fx.Node, weight))
-    if len(shape) != 2 and shape[:-2] != (1,) * (len(shape) - 2) or len(shape) > len(shape_of(cast(fx.Node, x))):
+    if len(shape) == 1:  # a product with a vector is one with a matrix of one row
+        row = constant(node, value_of(cast(fx.Node, weight)).reshape(1, -1), str(cast(fx.Node, weight).target))
+        return reshape(node, call(node, aten.linear.default, x, row, like=node), shape_of(node), like=node)
+    if (len(shape) != 2 and shape[:-2] != (1,) * (len(shape) - 2)) or len(shape) > len(shape_of(cast(fx.Node, x))):
         return None
     if bias is not None and (not is_constant(bias) or len(shape_of(cast(fx.Node, bias))) != 1):
         return None
@@ -411,7 +413,9 @@ def _ones(node: fx.Node) -> fx.Node:
     elif is_call(node, aten.ones_like, aten.new_ones, aten.ones):
         value = torch.ones(shape, dtype=dtype)
     else:
-        value = torch.full(shape, cast(Any, arg(node, 2 if is_call(node, aten.new_full) else 1, "fill_value")), dtype=dtype)
+        value = torch.full(
+            shape, cast(Any, arg(node, 2 if is_call(node, aten.new_full) else 1, "fill_value")), dtype=dtype
+        )
     return constant(node, value, node.name)
 
 
@@ -421,6 +425,8 @@ def _scatter(node: fx.Node) -> fx.Node | None:
     `scatter(x[E, C], target)` becomes a reduction over `[nodes, degree, C]`, after sorting the edges by target.
     """
     base, dim, index, source = cast(tuple[fx.Node, int, fx.Node, fx.Node], node.args[:4])
+    while is_call(index, aten.expand, aten.reshape):  # one target per edge, repeated over the channels
+        index = cast(fx.Node, index.args[0])
     if not (is_constant(base) and is_constant(index)) or dim % len(shape_of(source)) != 0:
         return None
     how = {aten.scatter_add: "sum"}.get(cast(Any, node.target).overloadpacket) or cast(str, node.args[4])
@@ -428,6 +434,8 @@ def _scatter(node: fx.Node) -> fx.Node | None:
     if how not in ("sum", "amax", "amin", "mean") or (how != "sum" and include_self):
         return None
     rows = value_of(index)
+    if rows.shape[0] != shape_of(source)[0]:
+        return None
     target = rows.reshape(rows.shape[0], -1)[:, 0]
     nodes = shape_of(base)[0]
     columns = rows.reshape(rows.shape[0], -1) == target[:, None]
@@ -455,6 +463,20 @@ def _reduce_all(node: fx.Node) -> fx.Node | None:
     return call(node, table[node.target], x, list(range(len(shape_of(x)))), False, like=node)
 
 
+def _where(node: fx.Node) -> fx.Node:
+    """Numbers in a `where` are 0-d tensors."""
+    dtype = node.meta["val"].dtype
+    sides = [
+        side if isinstance(side, fx.Node) else constant(node, torch.tensor(cast(float, side), dtype=dtype), "number")
+        for side in node.args[1:]
+    ]
+    return call(node, aten.where.self, node.args[0], *sides, like=node)
+
+
+def _extremum(node: fx.Node) -> fx.Node:
+    return call(node, aten.maximum.default if is_call(node, aten.max) else aten.minimum.default, *node.args, like=node)
+
+
 def _repeat_rows(node: fx.Node) -> fx.Node | None:
     """`x.index_select(0, [0,0,0,1,1,1,...])` repeats each row: an expand beside it."""
     if is_call(node, aten.index_select):
@@ -469,12 +491,18 @@ def _repeat_rows(node: fx.Node) -> fx.Node | None:
     if not is_constant(index) or dim % len(shape_of(x)) != 0 or len(shape_of(index)) != 1:
         return None
     rows, wanted = shape_of(x)[0], value_of(index)
-    if rows == 0 or len(wanted) % rows or not torch.equal(wanted, torch.arange(rows).repeat_interleave(len(wanted) // rows)):
+    if (
+        rows == 0
+        or len(wanted) % rows
+        or not torch.equal(wanted, torch.arange(rows).repeat_interleave(len(wanted) // rows))
+    ):
         return None
     times, rest = len(wanted) // rows, shape_of(x)[1:]
     if times == 1:
         return x
-    grown = call(node, aten.expand.default, reshape(node, x, (rows, 1, *rest), like=node), [rows, times, *rest], like=node)
+    grown = call(
+        node, aten.expand.default, reshape(node, x, (rows, 1, *rest), like=node), [rows, times, *rest], like=node
+    )
     return reshape(node, grown, shape_of(node), like=node)
 
 
@@ -499,8 +527,10 @@ def _index(node: fx.Node) -> fx.Node | None:
 
 
 def _mean(node: fx.Node) -> fx.Node | None:
-    if math.prod(shape_of(cast(fx.Node, node.args[0]))) == math.prod(shape_of(node)):  # axes of size 1
-        return reshape(node, cast(fx.Node, node.args[0]), shape_of(node), like=node)
+    """A reduction over axes of size 1 only drops them."""
+    x = cast(fx.Node, node.args[0])
+    if x.meta["val"].numel() == node.meta["val"].numel() and x.meta["val"].dtype == node.meta["val"].dtype:
+        return reshape(node, x, shape_of(node), like=node)
     return None
 
 
@@ -530,6 +560,9 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.scatter_add, aten.scatter_reduce], _scatter),
     ([aten.index_select], _repeat_rows),
     ([aten.index, aten.embedding], _index),
+    ([aten.mean.default, aten.sum.default], _reduce_all),
     ([aten.amax, aten.amin, aten.mean, aten.sum], _mean),
+    ([aten.where.Scalar, aten.where.ScalarSelf, aten.where.ScalarOther], _where),
+    ([aten.max.other, aten.min.other], _extremum),
     ([aten.max, aten.min], _reduce_all),
 ]  # fmt: skip

@@ -30,7 +30,9 @@ def is_channel_op(node: Any) -> bool:
     """Whether `node` acts per value with constants per channel; its data operand is `data_of(node)`."""
     if not isinstance(node, fx.Node) or not isinstance(node.meta.get("val"), Tensor) or not shape_of(node):
         return False
-    if is_call(node, *PLAIN, bgnn.prelu, bgnn.batch_norm):
+    if is_call(node, *PLAIN):
+        return sum(isinstance(a, fx.Node) for a in [*node.args, *node.kwargs.values()]) == 1  # bounds are numbers
+    if is_call(node, bgnn.prelu, bgnn.batch_norm):
         return True
     if not is_call(node, *WITH_CONSTANT) or node.kwargs:
         return False
@@ -83,7 +85,7 @@ def affine_of(node: fx.Node) -> tuple[Tensor, Tensor] | None:
     left, right = node.args[:2]
     data = data_of(node)
     other = right if left is data else left
-    number = value_of(cast(fx.Node, other)) if isinstance(other, fx.Node) else torch.tensor(float(cast(float, other)))
+    number = value_of(other) if isinstance(other, fx.Node) else torch.tensor(float(cast(float, other)))
     full = number.float().expand(channels).clone()
     one, zero = torch.ones(channels), torch.zeros(channels)
     if is_call(node, aten.add):

@@ -23,6 +23,7 @@ from bgnn.passes.graph import (
     constant,
     is_call,
     is_constant,
+    reduced_axes,
     remove_dead_code,
     shape_of,
     value_of,
@@ -59,16 +60,16 @@ def run(gm: fx.GraphModule) -> PassResult:
     laid: dict[fx.Node, Laid] = {}
     for node in list(gm.graph.nodes):
         if node.op == "output":
-            node.args = fx.node.map_arg(node.args, lambda n: _plain(laid, n, node))
+            node.args = _plain_args(laid, node)
         elif node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
             if node.op == "call_function":
-                node.args = fx.node.map_arg(node.args, lambda n: _plain(laid, n, node))
+                node.args = _plain_args(laid, node)
             if isinstance(node.meta.get("val"), Tensor):
                 laid[node] = _input(node) if node.op == "placeholder" else _as_is(node)
         else:
             new = _move(node, laid, result)
             if new is None:  # an op that needs its axes as they are
-                node.args = fx.node.map_arg(node.args, lambda n: _plain(laid, n, node))
+                node.args = _plain_args(laid, node)
                 new = _as_is(node)
             elif new.base is not node:
                 if "tap" in node.meta:
@@ -104,6 +105,10 @@ def _plain(laid: dict[fx.Node, Laid], node: fx.Node, before: fx.Node) -> fx.Node
         return node
     known = laid[node]
     return permute(before, known.base, known.order) if known.moved else known.base
+
+
+def _plain_args(laid: dict[fx.Node, Laid], node: fx.Node) -> Any:
+    return fx.node.map_arg(node.args, lambda n: _plain(laid, n, node))
 
 
 def _in_order(laid: dict[fx.Node, Laid], node: fx.Node, order: tuple[int, ...], before: fx.Node) -> fx.Node:
@@ -175,11 +180,7 @@ def _move(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -> Laid 
     if is_call(node, aten.reshape):
         return _reshape(node, laid[x])
     if is_call(node, aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax):
-        known = laid[x]
-        dim = known.order[cast(int, node.args[1]) % len(known.order)]
-        if dim != len(known.order) - 1:
-            return None
-        return Laid(call(node, node.target, known.base, dim, *node.args[2:], like=node), known.order)
+        return _softmax(node, laid, x)
     return None
 
 
@@ -242,16 +243,26 @@ def _numbers(value: Any) -> list[int]:
 
 
 def _reduce(node: fx.Node, known: Laid) -> Laid:
-    rank = len(known.order)
-    dims = _numbers(arg(node, 1, "dim", list(range(rank))) or list(range(rank)))
     keep = bool(arg(node, 2, "keepdim", False))
-    moved = sorted(known.order[d % rank] for d in dims)
+    moved = sorted(known.order[d] for d in reduced_axes(node))
     base = call(node, node.target, known.base, moved, keep, like=node)
     if keep:
         return Laid(base, known.order)
     left = [axis for axis in known.order if axis not in moved]  # base axes, in traced order
     place = {axis: i for i, axis in enumerate(sorted(left))}
     return Laid(base, tuple(place[axis] for axis in left))
+
+
+def _softmax(node: fx.Node, laid: dict[fx.Node, Laid], x: fx.Node) -> Laid:
+    """Over the last axis: the runtimes' softmax knows no other."""
+    rank = len(shape_of(x))
+    dim = cast(int, node.args[1]) % rank
+    order = laid[x].order
+    if order[dim] != rank - 1:
+        axes = [d for d in range(rank) if d != dim]
+        order = tuple(rank - 1 if d == dim else axes.index(d) for d in range(rank))
+    base = _in_order(laid, x, order, node)
+    return Laid(call(node, node.target, base, rank - 1, *node.args[2:], like=node), order)
 
 
 def _cat(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
@@ -265,7 +276,7 @@ def _cat(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
 
 def _reshape(node: fx.Node, known: Laid) -> Laid | None:
     """Axes of size 1 come and go without disturbing the order; any other reshape needs the axes as they were."""
-    before, after = [s for s in (known.base.meta["val"].permute(known.order)).shape], list(shape_of(node))
+    before, after = list(known.base.meta["val"].permute(known.order).shape), list(shape_of(node))
     if not known.moved:
         return None
     if [s for s in before if s != 1] != [s for s in after if s != 1]:

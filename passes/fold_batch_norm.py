@@ -1,7 +1,7 @@
 """BatchNorm in inference is `x * s + t` per channel, and a dense layer beside it can take both in.
 
-After a dense layer: `s (W x + b) + t = (s W) x + (s b + t)`; before one: `W (s x + t) + b = (W s) x + (W t + b)`. A mean over
-neighbours or points between layer and norm commutes with the norm. Not where the layer is a product of
+After a layer: `s (W x + b) + t = (s W) x + (s b + t)`; before one: `W (s x + t) + b = (W s) x + (W t + b)`. A mean
+over neighbours or points between layer and norm commutes with the norm. Not where the layer is a product of
 binaries: its weights must stay +-1, and fold_threshold or the multiplier of the binary layer takes the norm.
 Rounds differently from PyTorch (one product less), within float tolerance.
 """
@@ -24,10 +24,10 @@ from bgnn.passes.graph import (
     constant,
     is_call,
     is_constant,
+    leaves_channels,
     only_user,
     remove_dead_code,
     replace,
-    shape_of,
     value_of,
 )
 
@@ -57,7 +57,7 @@ def is_real_layer(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> bool:
 def _into_previous(norm: fx.Node, domains: dict[fx.Node, dm.Domain]) -> bool:
     layer = cast(fx.Node, norm.args[0])
     while is_call(layer, aten.mean) and only_user(layer) is not None:
-        if shape_of(layer)[-1:] != shape_of(norm)[-1:] or shape_of(cast(fx.Node, layer.args[0]))[-1] != shape_of(norm)[-1]:
+        if not leaves_channels(layer):
             return False
         layer = cast(fx.Node, layer.args[0])
     if not is_real_layer(layer, domains) or only_user(layer) is None:

@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.graph import PassResult, constant, is_constant, remove_dead_code, replace, value_of
+from bgnn.passes.graph import PassResult, constant, is_call, is_constant, remove_dead_code, replace, value_of
 
+bgnn = torch.ops.bgnn
 LARGEST_GROWTH = 1 << 12  # elements
 
 
@@ -24,7 +25,7 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         if not isinstance(node.meta["val"], Tensor):
             continue
-        if not node.all_input_nodes and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             continue  # a random number is not a constant
         grown = node.meta["val"].numel() - sum(n.meta["val"].numel() for n in node.all_input_nodes)
         if grown > LARGEST_GROWTH:
@@ -36,6 +37,8 @@ def run(gm: fx.GraphModule) -> PassResult:
         folded = constant(node, value, source or node.name)
         if source:
             folded.meta["source"] = source
+        if is_call(node, bgnn.binarize) and node.meta.get("zero_was_zero"):
+            folded.meta["sign_zeros"] = int((value_of(node.all_input_nodes[0]) == 0).sum())
         replace(node, folded)
         result.rewrites += 1
     remove_dead_code(gm)

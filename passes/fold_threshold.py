@@ -8,12 +8,11 @@ weights are negated instead of spending a threshold on it.
 
 Maxima over neighbours or points inside the expression (sign_through_max): `sign(g(max_j f(acc_j)))` is the maximum
 of the signs if g is increasing over f's values, and minus the maximum of minus the signs where it is
-decreasing (a negative BatchNorm scale, paper Eq. 19), decided per channel from the same table. So an edge gives one bit.
+decreasing (a negative BatchNorm scale, paper Eq. 19), decided per channel from the same table. An edge gives one bit.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from typing import cast
 
 import torch
@@ -25,13 +24,13 @@ from bgnn.passes.canonicalise import reshape
 from bgnn.passes.chains import data_of, evaluate, is_channel_op
 from bgnn.passes.graph import (
     PassResult,
-    arg,
     aten,
     call,
     calls,
     constant,
     is_call,
     is_constant,
+    leaves_channels,
     only_user,
     remove_dead_code,
     replace,
@@ -88,7 +87,7 @@ def run(gm: fx.GraphModule) -> PassResult:
             new = call(node, aten.mul.Tensor, new, constant(node, flip, "minimum_channels"), like=node)
         whole_bias = bias is None or bool((bias == bias.round()).all())
         if "tap" in node.meta and bool((rows[1] == 1).all()) and whole_bias:
-            node.meta["tap"] = dataclasses.replace(node.meta["tap"], exact=True)
+            node.meta["tap"] = node.meta["tap"].changed(exact=True)
         replace(node, new)
         result.rewrites += 1
     remove_dead_code(gm)
@@ -103,9 +102,7 @@ def _chain_to_layer(node: fx.Node) -> tuple[list[fx.Node], fx.Node | None]:
         if is_call(current, aten.linear) and is_constant(current.args[1]):
             return chain[::-1], current
         if is_call(current, aten.amax):
-            rank = len(shape_of(cast(fx.Node, current.args[0])))
-            dims = arg(current, 1, "dim")
-            if any(d % rank == rank - 1 for d in (dims if isinstance(dims, (list, tuple)) else [dims])):
+            if not leaves_channels(current):
                 return [], None
             following = cast(fx.Node, current.args[0])
         elif is_call(current, aten.reshape):
@@ -120,9 +117,7 @@ def _chain_to_layer(node: fx.Node) -> tuple[list[fx.Node], fx.Node | None]:
         current = following
 
 
-def _table(
-    chain: list[fx.Node], fan_in: int, scale: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor] | str:
+def _table(chain: list[fx.Node], fan_in: int, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor] | str:
     """(signs `[K+1, C]` for p = 0..K, which channels take the minimum) or why there is no such table."""
     acc = torch.arange(fan_in, -fan_in - 1, -2, dtype=torch.float32)[:, None]  # p = 0 first
     column = acc.expand(-1, len(scale)).contiguous()

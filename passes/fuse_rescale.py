@@ -1,8 +1,9 @@
 """A rescaling or shift per output channel after a dense layer with real weights goes into its weights and bias.
 
-`alpha * (W x + b) + c = (alpha W) x + (alpha b + c)`; paper Eq. 9-10 with real inputs, and norms written by
-hand. Rank-1 factors over points or neighbours (Eq. 11) are no per-channel multiplier: they stay a broadcast product. Binary layers keep their +-1 weights; their
-multiplier is set when they are packed. Rounds differently from PyTorch, within float tolerance.
+`alpha * (W x + b) + c = (alpha W) x + (alpha b + c)`; paper Eq. 9-10 with real inputs, and norms written by hand.
+Rank-1 factors over points or neighbours (Eq. 11) are no per-channel multiplier: they stay a broadcast product.
+Binary layers keep their +-1 weights; their multiplier is set when they are packed. Rounds differently from
+PyTorch, within float tolerance.
 """
 
 from __future__ import annotations

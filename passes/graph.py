@@ -33,6 +33,16 @@ class Tap:
     channels: int | None = None
     flip: Tensor | None = None
     exact: bool = False
+    twins: tuple[Tap, ...] = ()  # other traced tensors that turned out to be computed by the same node
+
+    def everyone(self) -> tuple[Tap, ...]:
+        """This tap and its twins."""
+        return (self, *self.twins)
+
+    def changed(self, **fields: Any) -> Tap:
+        """The tap with other fields, and its twins likewise."""
+        twins = tuple(dataclasses.replace(t, **fields) for t in self.twins)
+        return dataclasses.replace(self, twins=twins, **fields)
 
     def decode(self, value: Tensor, shape: Sequence[int]) -> Tensor:
         """The traced tensor that `value` of the tapped node stands for."""
@@ -183,6 +193,14 @@ def run(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
     return list(out) if isinstance(out, (tuple, list)) else [out]
 
 
+def all_taps(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, Tap]]:
+    """Every tap in the graph, twins as well, with its node."""
+    for node in gm.graph.nodes:
+        if "tap" in node.meta:
+            for tap in node.meta["tap"].everyone():
+                yield node, tap
+
+
 def snapshot(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of the graph that later passes do not touch; names and notes are kept, constants are shared."""
     graph = fx.Graph()
@@ -202,6 +220,20 @@ def getitem(node: fx.Node) -> tuple[fx.Node, int] | None:
     if is_call(node, operator.getitem):
         return cast(fx.Node, node.args[0]), cast(int, node.args[1])
     return None
+
+
+def reduced_axes(node: fx.Node) -> list[int]:
+    """The axes that amax, amin, mean or sum reduces, counted from the first."""
+    rank = len(shape_of(cast(fx.Node, node.args[0])))
+    dims = arg(node, 1, "dim")
+    if isinstance(dims, int):
+        dims = [dims]
+    return sorted(d % rank for d in dims) if dims else list(range(rank))
+
+
+def leaves_channels(node: fx.Node) -> bool:
+    """Whether a reduction keeps the last axis, so that it acts on each channel alone."""
+    return len(shape_of(cast(fx.Node, node.args[0]))) - 1 not in reduced_axes(node)
 
 
 def arg(node: fx.Node, position: int, name: str, default: Any = None) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from bgnn.passes.chains import norm_affine
-from bgnn.passes.graph import PassResult, aten, call, calls, constant, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import PassResult, arg, aten, call, calls, constant, remove_dead_code, replace, shape_of
 
 bgnn = torch.ops.bgnn
 
@@ -28,6 +28,8 @@ def run(gm: fx.GraphModule) -> PassResult:
         replace(node, call(node, aten.where.self, positive, one, minus, like=node))
         result.rewrites += 1
     for node in calls(gm.graph, aten.cdist):
+        if arg(node, 2, "p", 2.0) != 2.0:
+            continue  # another norm: left for the spec to name
         replace(node, _distance(node))
         result.rewrites += 1
     remove_dead_code(gm)
@@ -47,7 +49,5 @@ def _distance(node: fx.Node) -> fx.Node:
     both = call(
         node, aten.add.Tensor, squares[0], call(node, aten.permute.default, squares[1], turn, like=node), like=node
     )
-    square = call(
-        node, aten.sub.Tensor, both, call(node, aten.mul.Tensor, product, 2.0, like=node), like=node
-    )
+    square = call(node, aten.sub.Tensor, both, call(node, aten.mul.Tensor, product, 2.0, like=node), like=node)
     return call(node, aten.sqrt.default, call(node, aten.relu.default, square, like=node), like=node)

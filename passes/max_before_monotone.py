@@ -15,12 +15,13 @@ from bgnn.passes.canonicalise import reshape
 from bgnn.passes.chains import data_of, is_channel_op, is_increasing
 from bgnn.passes.graph import (
     PassResult,
-    arg,
     aten,
     call,
     calls,
     is_call,
+    leaves_channels,
     only_user,
+    reduced_axes,
     remove_dead_code,
     replace,
     shape_of,
@@ -31,12 +32,9 @@ def run(gm: fx.GraphModule) -> PassResult:
     """Pulls each maximum up as far as it goes."""
     result = PassResult()
     for top in calls(gm.graph, aten.amax):
-        rank = len(shape_of(cast(fx.Node, top.args[0])))
-        dims = arg(top, 1, "dim")
-        dims = [d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
-        if rank - 1 in dims:
+        if not leaves_channels(top):
             continue
-        kept = (top, dims)
+        dims = reduced_axes(top)
         passed: list[tuple[fx.Node, fx.Node]] = []  # (op, its operand that varies along the axes)
         z = cast(fx.Node, top.args[0])
         while only_user(z) is not None:
@@ -51,7 +49,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         for op, varying in reversed(passed):
             args = [new if a is varying else a for a in op.args]
             new = call(top, op.target, *args, like=op, **op.kwargs)
-        replace(kept[0], reshape(top, new, shape_of(top), like=top))
+        replace(top, reshape(top, new, shape_of(top), like=top))
         result.rewrites += 1
     remove_dead_code(gm)
     return result
@@ -71,7 +69,7 @@ def _passes(z: fx.Node, dims: list[int], result: PassResult) -> fx.Node | None:
                 continue
             if is_call(z, aten.sub) and side is z.args[1]:
                 continue  # the maximum of c - z_j is a minimum
-            still = _without_expand(other, dims)
+            still = _without_expand(other, len(shape_of(z)), dims)
             if still is not None and shape_of(side) == shape_of(z):
                 if still is not other:
                     z.replace_input_with(other, still)
@@ -79,9 +77,9 @@ def _passes(z: fx.Node, dims: list[int], result: PassResult) -> fx.Node | None:
     return None
 
 
-def _without_expand(node: fx.Node, dims: list[int]) -> fx.Node | None:
+def _without_expand(node: fx.Node, rank: int, dims: list[int]) -> fx.Node | None:
     """A tensor of size 1 along the axes, or what it is made of by repetition along them."""
     if is_call(node, aten.expand):
         node = cast(fx.Node, node.args[0])
     shape = shape_of(node)
-    return node if all(len(shape) > d and shape[d] == 1 for d in dims) else None
+    return node if len(shape) == rank and all(shape[d] == 1 for d in dims) else None

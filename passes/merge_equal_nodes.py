@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import fx
@@ -23,8 +24,11 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         first = seen.setdefault(key, node)
         if first is not node:
-            if "tap" in node.meta:
-                first.meta.setdefault("tap", node.meta["tap"])
+            tap, known = node.meta.get("tap"), first.meta.get("tap")
+            if tap is not None:
+                first.meta["tap"] = (
+                    tap if known is None else dataclasses.replace(known, twins=(*known.twins, *tap.everyone()))
+                )
             node.replace_all_uses_with(first)
             node.graph.erase_node(node)
             result.rewrites += 1

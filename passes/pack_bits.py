@@ -31,7 +31,9 @@ from bgnn.passes.graph import (
     constant,
     is_call,
     is_constant,
+    leaves_channels,
     only_user,
+    reduced_axes,
     remove_dead_code,
     replace,
     shape_of,
@@ -76,7 +78,7 @@ def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
             packed[node] = bits
             if "tap" in node.meta:
                 tap = cast(Tap, node.meta.pop("tap"))
-                bits.words.meta["tap"] = dataclasses.replace(tap, channels=bits.channels, flip=bits.flip)
+                bits.words.meta["tap"] = tap.changed(channels=bits.channels, flip=bits.flip)
     for node, bits in packed.items():  # those who still read +-1 numbers get them unpacked
         if node.users:
             first = next(n for n in gm.graph.nodes if n in node.users)
@@ -109,7 +111,7 @@ def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     if is_call(node, aten.neg):
         return Bits(bits.words, channels, bits.times(-torch.ones(channels)))
     if is_call(node, aten.amax, aten.amin):
-        return _maximum(node, bits, rank)
+        return _maximum(node, bits)
     if is_call(node, aten.reshape) and same_channels:
         shape = (*shape_of(node)[:-1], shape_of(bits.words)[-1])
         return Bits(reshape(node, bits.words, shape, like=node), channels, bits.flip)
@@ -125,10 +127,8 @@ def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     return None
 
 
-def _maximum(node: fx.Node, bits: Bits, rank: int) -> Bits | None:
-    dims = arg(node, 1, "dim")
-    dims = sorted((d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])), reverse=True)
-    if rank - 1 in dims:
+def _maximum(node: fx.Node, bits: Bits) -> Bits | None:
+    if not leaves_channels(node):
         return None
     lowest = is_call(node, aten.amin)
     signs = bits.flip if bits.flip is not None else torch.ones(bits.channels)
@@ -138,7 +138,7 @@ def _maximum(node: fx.Node, bits: Bits, rank: int) -> Bits | None:
         words = _flipped(node, bits.words, bits.channels, -torch.ones(bits.channels))
     else:
         words = _flipped(node, bits.words, bits.channels, signs)
-    for dim in dims:
+    for dim in reversed(reduced_axes(node)):
         words = call(node, bgnn.packed_max.default, words, dim, like=node)
     shape = (*shape_of(node)[:-1], shape_of(words)[-1])
     flip = -torch.ones(bits.channels) if lowest else None
@@ -260,5 +260,5 @@ def _quantise_signs(gm: fx.GraphModule) -> None:
                 tap: Any = node.meta.get("tap")
                 replace(node, call(node, bgnn.unpack.default, words, shape_of(node)[-1], like=node), tap)
             elif "tap" in node.meta:
-                words.meta["tap"] = dataclasses.replace(node.meta["tap"], channels=shape_of(node)[-1])
+                words.meta["tap"] = node.meta["tap"].changed(channels=shape_of(node)[-1])
     remove_dead_code(gm)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, fx
@@ -117,7 +116,12 @@ def _order_of_axes(expected: Tensor, out: Tensor) -> tuple[int, ...] | None:
 
 
 def _build(
-    node: fx.Node, features: fx.Node, index: fx.Node, channel_first: bool, sizes: tuple[int, ...], order: tuple[int, ...]
+    node: fx.Node,
+    features: fx.Node,
+    index: fx.Node,
+    channel_first: bool,
+    sizes: tuple[int, ...],
+    order: tuple[int, ...],
 ) -> fx.Node:
     batch, m, k, channels = sizes
     rows = permute(node, features, (0, 2, 1), like=node) if channel_first else features
@@ -127,4 +131,4 @@ def _build(
     gathered = call(node, bgnn.gather_nodes.default, rows, table, like=node)
     moved = permute(node, gathered, order, like=node)
     assert math.prod(shape_of(node)) == math.prod(sizes)
-    return cast(fx.Node, reshape(node, moved, shape_of(node), like=node))
+    return reshape(node, moved, shape_of(node), like=node)

@@ -9,7 +9,6 @@ distances'. Verification later compares the neighbours themselves, so a chance a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,7 +19,6 @@ from bgnn.passes import domains as dm
 from bgnn.passes.canonicalise import permute, reshape
 from bgnn.passes.graph import (
     PassResult,
-    aten,
     call,
     calls,
     getitem,
@@ -57,16 +55,14 @@ def run(gm: fx.GraphModule) -> PassResult:
         rows = reshape(index, rows, (batch, shape[-1], rows.meta["val"].numel() // (batch * shape[-1])), like=node)
         new = call(index, bgnn.knn.default, rows, k, metric, like=node)
         if metric == "hamming" and "tap" in index.meta:
-            index.meta["tap"] = dataclasses.replace(index.meta["tap"], exact=True)
+            index.meta["tap"] = index.meta["tap"].changed(exact=True)
         replace(index, reshape(index, new, shape_of(index), like=node))
         result.rewrites += 1
     remove_dead_code(gm)
     return result
 
 
-def _features_of(
-    score: fx.Node, largest: bool, domains: dict[fx.Node, dm.Domain]
-) -> tuple[fx.Node, bool, str] | None:
+def _features_of(score: fx.Node, largest: bool, domains: dict[fx.Node, dm.Domain]) -> tuple[fx.Node, bool, str] | None:
     """(features, whether they are channel-first, metric) for a score that orders by distance."""
     nodes = shape_of(score)[-1]
     inside: set[fx.Node] = {score}

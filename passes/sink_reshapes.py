@@ -14,7 +14,18 @@ from torch import fx
 
 from bgnn.passes.canonicalise import reshape
 from bgnn.passes.channels_last import BINARY, REDUCE, UNARY
-from bgnn.passes.graph import PassResult, arg, aten, call, is_call, is_constant, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import (
+    PassResult,
+    arg,
+    aten,
+    call,
+    is_call,
+    is_constant,
+    reduced_axes,
+    remove_dead_code,
+    replace,
+    shape_of,
+)
 
 bgnn = torch.ops.bgnn
 PER_ROW = [*UNARY, *BINARY, aten.linear, aten.cat, bgnn.batch_norm, bgnn.prelu]
@@ -92,8 +103,7 @@ def _past_reduction(node: fx.Node) -> fx.Node | None:
     if x is None:
         return None
     old, new_shape = shape_of(cast(fx.Node, node.args[0])), shape_of(x)
-    dims = arg(node, 1, "dim")
-    dims = [d % len(old) - len(old) for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+    dims = [d - len(old) for d in reduced_axes(node)]
     depth = -min(dims)
     if depth > len(new_shape) or old[-depth:] != new_shape[-depth:] or len(new_shape) <= len(old):
         return None

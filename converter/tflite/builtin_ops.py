@@ -372,7 +372,11 @@ def _linear(walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Nod
 
 
 def _matmul(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
-    """BATCH_MATMUL; a second operand that is a transpose for products alone is read as it was."""
+    """BATCH_MATMUL; a second operand that is a transpose for products alone is read as it was.
+
+    For X X^T of [8,1024,64] on one x86 thread it takes 5.2 ms in LCE's interpreter and 4.4 ms in LiteRT with
+    XNNPACK. A FULLY_CONNECTED(X, X) per sample takes 4.8 and 23.7 ms: XNNPACK refuses weights that change.
+    """
     if min(len(walk.shape(x)), len(walk.shape(y))) < 2:
         walk.refuse(node, "has a vector operand", "unsqueeze it to a matrix")
     a, b, shape = walk.value(x), walk.value(y), walk.shape(node)
@@ -395,7 +399,10 @@ def _matmul(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
 
 
 def _gather_nodes(walk: Walk, node: fx.Node, x: fx.Node, index: fx.Node) -> Value:
-    """`x[B, N, C]`, `index[B, M, k]` -> `[B, M, k, C]`."""
+    """`x[B, N, C]`, `index[B, M, k]` -> `[B, M, k, C]`.
+
+    Batched GATHER costs what a flat one does (0.4 ms for [8,1024,4] words, k = 20), without the offsets.
+    """
     value, rows, shape = walk.value(x), walk.value(index), walk.shape(node)
     if shape[0] == 1:  # no batch to count
         options = schema.GatherOptionsT(axis=1)

@@ -52,7 +52,12 @@ def bconv(
     multiplier: fx.Node,
     bias: fx.Node,
 ) -> Value:
-    """LceBconv2d with float output."""
+    """LceBconv2d with float output.
+
+    With p differing bits LCE computes p * (-2 multiplier) + (bias + channels_in * multiplier), which rounds
+    otherwise than dot * multiplier + bias: by up to 2^-23 * channels_in * |multiplier|. Multiplier 1 and bias
+    0 give the exact integers.
+    """
     per_channel = [walk.value(multiplier), walk.value(bias), None]
     return _bconv(walk, node, x, weight, channels_in, per_channel, FLOAT)
 
@@ -79,6 +84,7 @@ def _bconv(
         walk.refuse(node, "has a weight that is not a constant", "use torch.matmul on the unpacked signs")
     out_channels, words = filters.shape
     shape = walk.shape(node)
+    # Any 4-D view is as fast: [8,1024,20,W], [1,163840,1,W], [163840,1,1,W], ... differ by less than 2 %.
     view = value.shape if value.rank == 4 else (1, numel(value.shape[:-1]), 1, words)
     out = walk.result((*view[:-1], shape[-1]), dtype)
     options = {
@@ -115,22 +121,23 @@ def bitwise_and(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
 
 
 def _and_over(walk: Walk, value: Value, axis: int) -> Value:
-    """The bitwise AND over one axis; the result is 4-D, in the elements' order."""
+    """The bitwise AND over one axis; the result is 4-D, in the elements' order.
+
+    The axis becomes the window's width in the view [1, before, axis, after]: for [8,1024,20,4] 0.2 ms on one
+    x86 thread, against 0.6 ms as the height of [before, axis, 1, after].
+    """
     length = value.shape[axis]
-    before, after = numel(value.shape[:axis]), value.shape[axis + 1 :]
     if value.rank == 4 and axis == 2:
-        view, window = value.shape, (1, length)
-    elif value.rank == 4 and axis == 1:
-        view, window = value.shape, (length, 1)
+        view = value.shape  # as it stands, without a RESHAPE
     else:
-        view, window = (before, length, 1, numel(after)), (length, 1)
-    out = walk.result((view[0], view[1] // window[0], view[2] // window[1], view[3]), INT)
+        view = (1, numel(value.shape[:axis]), length, numel(value.shape[axis + 1 :]))
+    out = walk.result((view[0], view[1], 1, view[3]), INT)
     options = {
-        "filter_height": window[0],
-        "filter_width": window[1],
+        "filter_height": 1,
+        "filter_width": length,
         "padding": _VALID,
-        "stride_height": window[0],
-        "stride_width": window[1],
+        "stride_height": 1,
+        "stride_width": length,
     }
     walk.builder.custom("LceBMaxPool2d", [walk.reshape(value, view)], [out], _flexbuffer(options))
     return out

@@ -142,12 +142,18 @@ class Walk:
         return self.op("CONCATENATION", parts, shape, parts[0].dtype, schema.ConcatenationOptionsT(axis=axis))
 
     def broadcast(self, value: Value, shape: Sequence[int]) -> Value:
-        """The value repeated to a shape, by PyTorch's rule."""
+        """The value repeated to a shape, by PyTorch's rule.
+
+        TILE and not BROADCAST_TO: for int32 [8,1024,1,4] -> [8,1024,20,4], on one x86 thread, TILE takes
+        0.3 ms in both runtimes, BROADCAST_TO 0.3 ms in LCE's but 4.6 ms in LiteRT 2.3, a CONCATENATION of
+        copies 0.5 ms. BITWISE_XOR that broadcasts by itself takes 1.7 ms, after a TILE 1.3 in all.
+        """
         shape = tuple(shape)
         if shape == value.shape:
             return value
-        inputs = [value, self.indices(shape)]
-        return self.op("BROADCAST_TO", inputs, shape, value.dtype, schema.BroadcastToOptionsT())
+        value = self.reshape(value, (1,) * (len(shape) - value.rank) + value.shape)
+        times = self.indices([whole // part for whole, part in zip(shape, value.shape, strict=True)])
+        return self.op("TILE", [value, times], shape, value.dtype, schema.TileOptionsT())
 
     def name_after(self, node: fx.Node) -> None:
         """Tensors made from now on are parts of this node's lowering."""

@@ -61,9 +61,7 @@ def saved(tmp_path: Path) -> Path:
     return save(tmp_path, Net(), example())
 
 
-def rewrite(
-    path: Path, change: dict[str, Callable[[bytes], bytes]], add: dict[str, bytes] | None = None
-) -> Path:
+def rewrite(path: Path, change: dict[str, Callable[[bytes], bytes]], add: dict[str, bytes] | None = None) -> Path:
     """A copy of the archive with some records (named by their end) changed and others added."""
     out = path.with_name("hostile.pt2")
     done = set()
@@ -210,9 +208,7 @@ def test_sample_inputs_are_not_read(saved: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["weights", "constants"])
 @pytest.mark.parametrize("record", ["weight_0", "opaque_obj_0", "custom_obj_0"])
-def test_pickled_weights_and_objects_do_not_run(
-    saved: Path, tmp_path: Path, folder: str, record: str
-) -> None:
+def test_pickled_weights_and_objects_do_not_run(saved: Path, tmp_path: Path, folder: str, record: str) -> None:
     marker = tmp_path / "ran"
 
     def point_at_bomb(config: Any) -> None:
@@ -315,9 +311,7 @@ def test_only_public_aten_ops(saved: Path, target: str) -> None:
     assert repr(target)[:60] in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "kind", ["as_graph", "as_custom_obj", "as_operator", "as_string_to_argument", "as_expr"]
-)
+@pytest.mark.parametrize("kind", ["as_graph", "as_custom_obj", "as_operator", "as_string_to_argument", "as_expr"])
 def test_arguments_are_plain_data(saved: Path, kind: str) -> None:
     def change(program: Any) -> None:
         node = next(n for n in program["graph_module"]["graph"]["nodes"] if "cdist" in n["target"])
@@ -414,9 +408,7 @@ PROGRAM: dict[str, Path] = {}
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_damaged_programs_end_in_one_line(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_damaged_programs_end_in_one_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whatever one JSON value is replaced by: the program loads, or one error line names the file."""
     if "path" not in PROGRAM:
         torch.manual_seed(0)

@@ -36,9 +36,7 @@ class PyGDGCNN(nn.Module):
         super().__init__()
         self.k = k
         sizes = (3, *channels)
-        self.convs = nn.ModuleList(
-            EdgeConv(edge_mlp(a, b), aggr="max") for a, b in zip(sizes, channels, strict=False)
-        )
+        self.convs = nn.ModuleList(EdgeConv(edge_mlp(a, b), aggr="max") for a, b in zip(sizes, channels, strict=False))
         self.lin1 = nn.Linear(sum(channels), embedding)
         self.lin2 = nn.Linear(embedding, classes)
 

@@ -76,9 +76,7 @@ class ReActEdgeConv(nn.Module):
 class ReActDGCNN(nn.Module):
     def __init__(self, k: int, channels: tuple[int, ...], embedding: int, hidden: int, classes: int):
         super().__init__()
-        self.convs = nn.ModuleList(
-            ReActEdgeConv(a, b, k) for a, b in zip((3, *channels), channels, strict=False)
-        )
+        self.convs = nn.ModuleList(ReActEdgeConv(a, b, k) for a, b in zip((3, *channels), channels, strict=False))
         self.embed = nn.Sequential(
             LastNorm(sum(channels)), RSign(sum(channels)), XnorLinear(sum(channels), embedding, bias=False)
         )

@@ -6,10 +6,11 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
+
 from bgnn.models.checkpoint import build_model
 from bgnn.models.dgcnn import ARCHITECTURES, parameter_counts
 from bgnn.models.layers import BinaryDot
-from torch import nn
 
 SMALL = {
     "classes": 5,
@@ -112,6 +113,57 @@ def test_bf1_and_bf2_differ_only_in_the_place_of_the_batch_norm():
     randomised(bf1)
     bf2.load_state_dict(bf1.state_dict())
     assert not torch.allclose(bf1(points), bf2(points))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shapes"),
+    [
+        (
+            "dgcnn",
+            {
+                "conv1.0.weight": (64, 6, 1, 1),
+                "conv1.1.bias": (64,),
+                "bn1.bias": (64,),
+                "linear2.bias": (256,),
+            },
+        ),
+        (
+            "bf2",
+            {"conv2.0.weights_real": (64, 128, 1, 1), "conv2.1.scale_c": (1, 1, 1), "conv2.2.weight": (1,)},
+        ),
+        (
+            "bf1",
+            {"conv5.0.weights_real": (1024, 512, 1), "conv5.1.scale_b": (1, 1), "bn5.running_var": (1024,)},
+        ),
+        (
+            "rf",
+            {
+                "conv2.center.weight": (128,),
+                "conv2.rescale.scale_b": (1, 1024, 1),
+                "conv2.activ.weight": (1,),
+            },
+        ),
+        ("rf", {"linear3.core_op.weights_real": (40, 256), "linear3.rescale.scale_a": (40,)}),
+    ],
+)
+def test_keys_are_those_of_the_public_code(architecture, shapes):
+    """Weights trained with the DGCNN authors' code and the binary GNN paper's load without renaming."""
+    state = build_model(architecture).state_dict()
+    assert {key: tuple(state[key].shape) for key in shapes} == shapes
+
+
+@pytest.mark.parametrize("metric", ["l2", "hamming"])
+def test_training_sees_the_neighbours_of_inference(metric):
+    """In training mode the k-NN takes another, faster road; with BatchNorm frozen the logits are the same."""
+    torch.manual_seed(0)
+    model = randomised(build_model("bf2", **SMALL, dropout=0.0, knn=metric))
+    points = torch.randn(2, 20, 3)
+    expected = model(points)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.eval()
+    assert torch.equal(model(points), expected)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from bgnn.models.layers import BinaryDot, Rescale, center, edge_features, knn, sign
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bgnn.models.layers import BinaryDot, Rescale, center, edge_features, knn, sign
 
 
 def nearest_by_definition(distance: np.ndarray, k: int) -> np.ndarray:
@@ -66,6 +67,7 @@ def test_binary_neighbours_tie_to_the_lowest_index(seed, count, channels, data):
     hamming = (x[:, :, None, :] != x[:, None, :, :]).sum(-1).numpy()
     want = nearest_by_definition(hamming, k)
     assert np.array_equal(knn(x, k, "hamming").numpy(), want)
+    assert np.array_equal(knn(x, k, "hamming", fast=True).numpy(), want)
     assert np.array_equal(knn(x, k, "l2").numpy(), want)
 
 
@@ -74,7 +76,7 @@ def test_large_hamming_keys_stay_exact():
     count, channels = 1024, 8200
     x = torch.ones(1, count, channels)
     x[:, ::2] = -1  # two codes only: neighbours are the lowest indices of one's own parity
-    found = knn(x, 20, "hamming")
+    found = knn(x, 20, "hamming", fast=True)
     assert found[0, 1023].tolist() == list(range(1, 41, 2))
     assert found[0, 0].tolist() == list(range(0, 40, 2))
 
@@ -84,9 +86,9 @@ def test_doubled_points_tie_to_the_lowest_index():
     assert knn(x, 3, "l2")[0].tolist() == [[0, 1, 2]] * 5 + [[5, 6, 7]] * 5
 
 
-def test_fast_neighbours_are_the_stable_ones_without_ties():
+def test_fast_neighbours_are_the_same_without_ties():
     x = torch.randn(3, 50, 3, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(knn(x, 7, "l2"), knn(x, 7, "l2", stable=False))
+    assert torch.equal(knn(x, 7, "l2"), knn(x, 7, "l2", fast=True))
 
 
 def test_edge_features_per_point():

@@ -1,0 +1,382 @@
+"""Wrong commands and files: one line on standard error, the right exit code, no file written, no code run."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bgnn.converter import cli
+from bgnn.models.checkpoint import build_model, save_checkpoint
+
+SMALL: dict[str, Any] = {
+    "classes": 5,
+    "num_points": 20,
+    "k": 4,
+    "embedding": 16,
+    "channels": [8, 8, 8, 8],
+    "mlp": [8, 8],
+}
+STATED = [f"{key}={value}" for key, value in SMALL.items()] + [
+    "activation=prelu",
+    "stage=3",
+    "knn=hamming",
+    "edge_balance=none",
+    "global_balance=none",
+]
+TARGET = ("--target", "lce-arm64")
+USER_MODULE = """
+import torch
+from torch import nn
+
+class Sorted(nn.Module):
+    def forward(self, x):
+        return torch.linalg.svdvals(x)
+
+class Branch(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+class Shapes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, points):
+        return self.linear(points)
+
+class Many(nn.Module):
+    def forward(self, points):
+        return (points - points).topk(30, dim=1)[0]
+
+def raises():
+    raise FileNotFoundError("labels.txt")
+"""
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch ran",)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder with a good model.pt, its weights.pt, a good net.pt2 and a module of the user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    torch.manual_seed(0)
+    model = build_model("bf2", **SMALL).eval()
+    save_checkpoint("model.pt", model)
+    torch.save(model.state_dict(), "weights.pt")
+    torch.save({}, "empty.pt")
+    torch.save(torch.nn.ModuleDict({"linear": torch.nn.Linear(3, 2)}).state_dict(), "linear.pt")
+    Path("bad_models.py").write_text(USER_MODULE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.randn(4, 3),)), "net.pt2")
+    yield tmp_path
+    sys.modules.pop("bad_models", None)
+
+
+Check = Callable[..., str]
+
+
+@pytest.fixture
+def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Runs the command, checks all that errors have in common, and returns the message."""
+
+    def run(*arguments: str, code: int) -> str:
+        before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+        capsys.readouterr()
+        assert cli.main(list(arguments)) == code
+        out, err = capsys.readouterr()
+        errors = [line for line in err.splitlines() if "error: " in line]
+        assert len(errors) == 1, err
+        assert err.splitlines()[-1] == errors[0]
+        assert "Traceback" not in err
+        assert "internal error" not in err
+        assert out == ""
+        after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+        assert after == before
+        return errors[0]
+
+    return run
+
+
+def test_missing_file(refused: Check) -> None:
+    assert "gone.pt: no such file" in refused("gone.pt", *TARGET, code=2)
+
+
+def test_folder(refused: Check, folder: Path) -> None:
+    (folder / "models").mkdir()
+    assert "models is a folder" in refused("models", *TARGET, code=2)
+
+
+@pytest.mark.parametrize("data", [b"", b"model weights, see README\n", b"PK\x03\x04junk", b"\x80\x04junk", b"\x80"])
+@pytest.mark.parametrize("name", ["bad.pt", "bad.pt2"])
+def test_files_of_other_kinds(refused: Check, folder: Path, name: str, data: bytes) -> None:
+    (folder / name).write_bytes(data)
+    message = refused(name, *TARGET, code=2)
+    assert name in message
+    assert any(text in message for text in ("is empty", "not a PyTorch file", "damaged"))
+
+
+def test_zip_of_another_kind(refused: Check) -> None:
+    with zipfile.ZipFile("photos.pt", "w") as archive:
+        archive.writestr("a/b.jpg", b"")
+    assert "not one of PyTorch" in refused("photos.pt", *TARGET, code=2)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "net.pt2"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+def test_truncated(refused: Check, folder: Path, name: str, part: float) -> None:
+    data = Path(name).read_bytes()
+    (folder / f"short{Path(name).suffix}").write_bytes(data[: int(len(data) * part)])
+    assert "truncated" in refused(f"short{Path(name).suffix}", *TARGET, code=2)
+
+
+def bomb_files() -> dict[str, bytes]:
+    zipped, legacy = io.BytesIO(), io.BytesIO()
+    whole = {"format_version": 1, "architecture": "bf2", "config": {}, "state_dict": Bomb()}
+    torch.save(whole, zipped)
+    torch.save(whole, legacy, _use_new_zipfile_serialization=False)
+    return {"zip": zipped.getvalue(), "legacy": legacy.getvalue(), "pickle": pickle.dumps(Bomb())}
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
+def test_pickle_bomb_does_not_run(refused: Check, folder: Path, kind: str) -> None:
+    (folder / "bomb.pt").write_bytes(bomb_files()[kind])
+    message = refused("bomb.pt", *TARGET, code=2)
+    assert "bomb.pt" in message
+    assert "weights_only" not in message  # torch's text advises to switch the check off
+    if kind != "pickle":
+        assert "system" in message
+        assert "--allow-pickle" in message
+    assert not (folder / "ran").exists()
+
+
+def test_pickle_bomb_is_live(folder: Path) -> None:
+    """The bombs above would go off: with --allow-pickle they do."""
+    (folder / "bomb.pt").write_bytes(bomb_files()["zip"])
+    cli.main(["bomb.pt", *TARGET, "--allow-pickle"])
+    assert (folder / "ran").exists()
+
+
+def test_checkpoint_of_another_version(refused: Check) -> None:
+    torch.save({"format_version": 99, "architecture": "bf2", "config": {}, "state_dict": {}}, "new.pt")
+    assert "format_version 99" in refused("new.pt", *TARGET, code=2)
+
+
+def test_checkpoints_with_nonsense_in_them(refused: Check) -> None:
+    good = torch.load("model.pt", weights_only=True)
+    for key, value in (
+        ("architecture", "resnet"),
+        ("architecture", 3),
+        ("config", {"k": -1}),
+        ("config", {"layers": 3}),
+        ("config", None),
+        ("state_dict", [1, 2]),
+        ("state_dict", {}),
+        ("state_dict", {1: 2}),
+    ):
+        torch.save({**good, key: value}, "bad.pt")
+        assert "bad.pt" in refused("bad.pt", *TARGET, code=2)
+
+
+@pytest.mark.parametrize("content", [3, [torch.ones(2)], {}, {"a": 1}, {"a": {"b": torch.ones(1)}}, torch.ones(2)])
+def test_files_without_a_model(refused: Check, content: Any) -> None:
+    torch.save(content, "odd.pt")
+    assert "state_dict" in refused("odd.pt", *TARGET, code=2)
+
+
+def test_bare_state_dict(refused: Check) -> None:
+    message = refused("weights.pt", *TARGET, code=2)
+    assert "--arch" in message
+    assert "--model" in message
+
+
+def test_unknown_architecture(refused: Check) -> None:
+    message = refused("weights.pt", *TARGET, "--arch", "resnet", "--set", *STATED, code=2)
+    assert "unknown architecture 'resnet'" in message
+
+
+def test_missing_settings(refused: Check) -> None:
+    message = refused("weights.pt", *TARGET, "--arch", "bf2", "--set", *STATED[:6], code=2)
+    assert "--set activation=prelu stage=3" in message
+
+
+def test_settings_that_do_not_fit(refused: Check) -> None:
+    wrong = [s.replace("embedding=16", "embedding=32") for s in STATED]
+    assert "has shape" in refused("weights.pt", *TARGET, "--arch", "bf2", "--set", *wrong, code=2)
+    assert "--set 'k'" in refused("weights.pt", *TARGET, "--arch", "bf2", "--set", "k", code=2)
+
+
+def test_keys_that_do_not_fit(refused: Check) -> None:
+    state = torch.load("weights.pt", weights_only=True)
+    for change, message in (({"extra": torch.ones(1)}, "has unknown 'extra'"), (None, "lacks")):
+        changed = {**state, **change} if change else dict(list(state.items())[1:])
+        torch.save(changed, "changed.pt")
+        assert message in refused("changed.pt", *TARGET, "--arch", "bf2", "--set", *STATED, code=2)
+
+
+def test_more_neighbours_than_points(refused: Check) -> None:
+    assert "k = 4 neighbours among only 3 points" in refused("model.pt", *TARGET, "--points", "3", code=2)
+    assert "3 points" in refused("model.pt", *TARGET, "--input", "points=1x3x3", code=1)
+
+
+@pytest.mark.parametrize("shape", ["1x20x4", "20x3", "1x20x3x1"])
+def test_wrong_input_shape(refused: Check, shape: str) -> None:
+    message = refused("model.pt", *TARGET, "--input", f"points={shape}", code=1)
+    assert "[B, N, 3]" in message
+
+
+def test_wrong_input_type(refused: Check) -> None:
+    assert "float" in refused("model.pt", *TARGET, "--input", "points=1x20x3:float64", code=1).lower()
+
+
+def test_wrong_shape_for_a_program(refused: Check) -> None:
+    assert "exported for [4, 3]" in refused("net.pt2", *TARGET, "--input", "input=5x3", code=2)
+    assert "exported for [4, 3]" in refused("net.pt2", *TARGET, "--batch", "8", code=2)
+
+
+@pytest.mark.parametrize("text", ["points", "points=", "points=axb", "points=1x20x3:float33", "points=1x0x3", "x.npz"])
+def test_garbage_inputs(refused: Check, text: str) -> None:
+    assert "input" in refused("model.pt", *TARGET, "--input", text, code=2)
+
+
+def test_huge_inputs(refused: Check) -> None:
+    for arguments in (
+        ("--input", "points=100000x100000x3"),
+        ("--batch", "9999999999"),
+        ("--points", str(10**30)),
+    ):
+        assert "2^31" in refused("model.pt", *TARGET, *arguments, code=2)
+
+
+def test_empty_batch(refused: Check) -> None:
+    for flag in ("--batch", "--points"):
+        for value in ("0", "-3"):
+            assert "at least 1" in refused("model.pt", *TARGET, flag, value, code=2)
+
+
+def test_hostile_npz(refused: Check, folder: Path) -> None:
+    np.savez("bomb.npz", points=np.array([Bomb()], dtype=object))
+    assert "pickled" in refused("model.pt", *TARGET, "--input", "bomb.npz", code=2)
+    assert not (folder / "ran").exists()
+
+
+def test_npz_with_nan(refused: Check) -> None:
+    np.savez("nan.npz", points=np.full((1, 20, 3), np.nan, np.float32))
+    message = refused("model.pt", *TARGET, "--input", "nan.npz", code=2)
+    assert "NaN" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(refused: Check, value: float) -> None:
+    whole = torch.load("model.pt", weights_only=True)
+    key = next(k for k in whole["state_dict"] if k.endswith("weight") and "linear3" not in k)
+    whole["state_dict"][key].view(-1)[0] = value
+    torch.save(whole, "diverged.pt")
+    message = refused("diverged.pt", *TARGET, code=1)
+    assert key in message
+    assert ("NaN" if value != value else "infinite") in message
+
+
+def test_unknown_choices(refused: Check) -> None:
+    assert "lce-arm64, tflite-arm64" in refused("model.pt", "--target", "onnx", code=2)
+    assert "traced" in refused("model.pt", *TARGET, "--stop-after", "end", code=2)
+    assert "optimisation level 7" in refused("model.pt", *TARGET, "-O7", code=2)
+    assert "k-NN" in refused("model.pt", *TARGET, "--knn", "kd-tree", code=2)
+    assert "sign-zero" in refused("model.pt", *TARGET, "--sign-zero", "minus", code=2)
+
+
+def test_arguments_missing(refused: Check) -> None:
+    assert "--target" in refused("model.pt", code=2)
+    assert "MODEL" in refused(*TARGET, code=2)
+    assert "--frobnicate" in refused("model.pt", *TARGET, "--frobnicate", code=2)
+
+
+@pytest.mark.parametrize("index", ["1", "-1"])
+def test_outputs_that_are_not_there(refused: Check, index: str) -> None:
+    assert f"output {index}" in refused("model.pt", *TARGET, f"--keep-output={index}", code=2)
+
+
+@pytest.mark.parametrize("flag", ["-o", "--report"])
+def test_outputs_that_cannot_be_written(
+    refused: Check, folder: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    (folder / "taken").mkdir()
+    assert "no folder" in refused("model.pt", *TARGET, flag, "nowhere/model.tflite", code=2)
+    assert "no folder" in refused("model.pt", *TARGET, flag, "model.pt/model.tflite", code=2)
+    assert "it is a folder" in refused("model.pt", *TARGET, flag, "taken", code=2)
+    assert "the model itself" in refused("model.pt", *TARGET, flag, "model.pt", code=2)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # permissions do not bind root, who runs CI
+    assert "permission denied" in refused("model.pt", *TARGET, flag, "model.tflite", code=2)
+
+
+def test_a_folder_that_takes_no_files(refused: Check) -> None:
+    """Linux's /proc says that root may write there, and refuses."""
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc here")
+    assert "cannot write /proc/self/m.tflite" in refused(
+        "model.pt", *TARGET, "-o", "/proc/self/m.tflite", "--report", "r.json", "--no-verify", code=2
+    )
+
+
+def test_dump_into_a_file(refused: Check) -> None:
+    assert "--dump weights.pt: not a folder" in refused("model.pt", *TARGET, "--dump", "weights.pt", code=2)
+
+
+def test_factories(refused: Check) -> None:
+    inputs = ("--input", "points=2x5x3")
+    for factory, message in (
+        ("nowhere:Net", "No module named 'nowhere'"),
+        ("bad_models:Net", "no attribute 'Net'"),
+        ("bad_models:raises", "raised FileNotFoundError: labels.txt"),
+        ("bad_models", "package.module:factory"),
+        ("bad_models:torch.ones", "raised TypeError"),
+    ):
+        assert message in refused("linear.pt", *TARGET, "--model", factory, *inputs, code=2)
+    assert "add --input points=SHAPE" in refused("linear.pt", *TARGET, "--model", "bad_models:Shapes", code=2)
+    assert "'points'" in refused(
+        "linear.pt", *TARGET, "--model", "bad_models:Shapes", *inputs, "--input", "y=3", code=2
+    )
+
+
+def whole(name: str) -> None:
+    """Saves a module of the user's without weights, for --allow-pickle."""
+    sys.path.insert(0, os.getcwd())
+    import importlib
+
+    torch.save(getattr(importlib.import_module("bad_models"), name)(), "whole.pt")
+
+
+def test_unsupported_op(refused: Check) -> None:
+    whole("Sorted")
+    message = refused("whole.pt", *TARGET, "--allow-pickle", "--input", "x=2x5x3", code=1)
+    assert "svd" in message
+    assert "bad_models.py:7" in message
+    assert "return torch.linalg.svdvals(x)" in message
+
+
+def test_control_flow_on_values(refused: Check) -> None:
+    whole("Branch")
+    message = refused("whole.pt", *TARGET, "--allow-pickle", "--input", "x=2x5x3", code=1)
+    assert "torch.export cannot trace the model" in message
+
+
+def test_more_neighbours_than_points_in_a_foreign_model(refused: Check) -> None:
+    whole("Many")
+    message = refused("whole.pt", *TARGET, "--allow-pickle", "--input", "points=2x5x3", code=1)
+    assert "torch.export cannot trace the model" in message
+    assert "k not in range" in message
