@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "denormals.h"
 #include "op.h"
 #include "options.h"
 #include "pool.h"
@@ -209,7 +210,9 @@ struct Task {
 static void run_task(void* data, int thread, int64_t first, int64_t last) {
   const Task* task = (const Task*)data;
   const Op* op = task->op;
+  const uint64_t state = allow_denormals();
   op->kernel->run(&op->args, task->shared, task->scratch + op->scratch_bytes * thread, first, last);
+  restore_denormals(state);
 }
 
 static TfLiteStatus op_invoke(TfLiteContext* context, TfLiteNode* node) {
@@ -218,8 +221,10 @@ static TfLiteStatus op_invoke(TfLiteContext* context, TfLiteNode* node) {
   if (!find_all(context, op, &memory)) return report(context, op);
   char* temporary = memory;
   Task task = {op, memory + op->temporary_bytes, memory + op->temporary_bytes + op->shared_bytes};
+  const uint64_t state = allow_denormals();
   if (op->kind->before) op->kind->before(op, temporary);
   const int64_t items = op->kernel->begin(&op->args, task.shared);
+  restore_denormals(state);
   if (items < 0) {
     refuse(op, "a neighbour's index is not one of the graph's nodes");
     return report(context, op);
