@@ -56,13 +56,15 @@ typedef int64_t SignedLanes __attribute__((vector_size(64), aligned(8), may_alia
 
 constexpr int64_t kByteSums = 31;  // as many popcounts of a byte (at most 8) fit a byte
 
-BGNN_INLINE void byte_counts(Lanes& v) {
+template <class V>
+BGNN_INLINE void byte_counts(V& v) {
   v -= (v >> 1) & 0x5555555555555555u;
   v = (v & 0x3333333333333333u) + ((v >> 2) & 0x3333333333333333u);
   v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
 }
 
-BGNN_INLINE void sum_bytes(Lanes& v) {
+template <class V>
+BGNN_INLINE void sum_bytes(V& v) {
   v = (v & 0x00ff00ff00ff00ffu) + ((v >> 8) & 0x00ff00ff00ff00ffu);
   v += v >> 32;
   v = (v + (v >> 16)) & 0xffffu;
@@ -85,9 +87,43 @@ BGNN_INLINE void add_popcounts(const uint64_t* row, const uint64_t* block, int64
 }
 
 BGNN_INLINE int64_t popcount64(uint64_t v) {
+#if defined(__POPCNT__)
+  return __builtin_popcountll(v);
+#endif
   v -= (v >> 1) & 0x5555555555555555u;
   v = (v & 0x3333333333333333u) + ((v >> 2) & 0x3333333333333333u);
   return int64_t((((v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u) >> 56);
+}
+
+#include "sliced.h"
+
+// The number of ones in `words` words (a multiple of kVecWords, at most 2^31), part(w) giving kVecWords from w on.
+template <class Part>
+BGNN_INLINE int64_t count_ones(int64_t words, Part part) {
+  int64_t total = 0;
+#if defined(__POPCNT__) && !defined(__AVX512VPOPCNTDQ__)
+  for (int64_t w = 0; w < words; w += kVecWords) {
+    const Vec v = part(w);
+    for (int l = 0; l < kVecWords; l++) total += __builtin_popcountll(v[l]);
+  }
+#else
+  for (int64_t w = 0; w < words;) {
+    Vec sums = {};
+#if defined(__AVX512VPOPCNTDQ__)
+    for (; w < words; w += kVecWords) sums += (Vec)_mm512_popcnt_epi64((__m512i)part(w));
+#else
+    const int64_t stop = at_most(words, w + kByteSums * kVecWords);
+    for (; w < stop; w += kVecWords) {
+      Vec v = part(w);
+      byte_counts(v);
+      sums += v;
+    }
+    sum_bytes(sums);
+#endif
+    for (int l = 0; l < kVecWords; l++) total += int64_t(sums[l]);
+  }
+#endif
+  return total;
 }
 
 // ---------------------------------------------------------------------------------------------- repacking
@@ -150,19 +186,23 @@ BGNN_INLINE int64_t table_size(int64_t rows) {
 
 // ---------------------------------------------------------------------------------------------- hamming_knn
 
-// Rows of 64-bit words; node-in-lane columns; each row's next equal row; the rows that are computed.
+// Rows of 64-bit words; their bits with the nodes in lanes; each row's next equal row; the rows that are computed.
 struct HammingKnnShared {
   uint64_t* rows;     // [batch, nodes, w64]
-  uint64_t* columns;  // [batch, w64, padded]
+  uint64_t* columns;  // [batch, 64 * w64, padded / 64]
+  uint64_t* valid;    // [padded / 64]: the lanes that are nodes
   uint32_t* table;
-  uint32_t* first;    // [nodes], of one batch element at a time
-  int32_t* next;      // [batch, nodes]: the next row with an equal code, or -1
-  int32_t* heads;     // [batch * nodes]: the work items
+  uint32_t* first;  // [nodes], of one batch element at a time
+  int32_t* next;    // [batch, nodes]: the next row with an equal code, or -1
+  int32_t* heads;   // [batch * nodes]: the work items
+  int64_t w64;
   int64_t padded;
   void lay(const BgnnHammingKnn& a, Carver& c) {
-    padded = up(a.nodes, 64);
-    rows = c.take<uint64_t>(a.batch * a.nodes * words64(a.words));
-    columns = c.take<uint64_t>(a.batch * padded * words64(a.words));
+    w64 = words64(a.words);
+    padded = up(a.nodes, kVecBits);
+    rows = c.take<uint64_t>(a.batch * a.nodes * w64);
+    columns = c.take<uint64_t>(a.batch * padded * w64);
+    valid = c.take<uint64_t>(padded / 64);
     table = c.take<uint32_t>(table_size(a.nodes));
     first = c.take<uint32_t>(a.nodes);
     next = c.take<int32_t>(a.batch * a.nodes);
@@ -171,11 +211,22 @@ struct HammingKnnShared {
 };
 
 struct HammingKnnScratch {
-  uint16_t* distances;  // [padded]
-  uint32_t* histogram;  // [bits + 1]
+  uint64_t* masks;      // [64 * w64]: the row's bits, spread
+  uint64_t* planes;     // [planes, padded / 64]: distances
+  uint64_t* less;       // [padded / 64]: surely among the k nearest
+  uint64_t* equal;      // [padded / 64]: at the largest distance that is
+  int32_t* chosen;      // [k + 64]: indices in order
+  uint32_t* keys;       // [k + 64]: their distances
+  uint32_t* histogram;  // [64 * w64 + 1]
   void lay(const BgnnHammingKnn& a, Carver& c) {
-    distances = c.take<uint16_t>(up(a.nodes, 64));
-    histogram = c.take<uint32_t>(a.words * 32 + 1);
+    const int64_t bits = words64(a.words) * 64, lanes = up(a.nodes, kVecBits) / 64;
+    masks = c.take<uint64_t>(bits);
+    planes = c.take<uint64_t>(planes_for(bits) * lanes);
+    less = c.take<uint64_t>(lanes);
+    equal = c.take<uint64_t>(lanes);
+    chosen = c.take<int32_t>(a.k + 64);
+    keys = c.take<uint32_t>(a.k + 64);
+    histogram = c.take<uint32_t>(bits + 1);
   }
 };
 
@@ -209,41 +260,69 @@ static int64_t hamming_knn_find_heads(const BgnnHammingKnn& a, const HammingKnnS
 
 static int64_t hamming_knn_begin(const void* args, void* shared) {
   const BgnnHammingKnn& a = *static_cast<const BgnnHammingKnn*>(args);
-  HammingKnnShared s = layout_in<HammingKnnShared>(a, shared);
-  const int64_t w64 = words64(a.words);
+  const HammingKnnShared s = layout_in<HammingKnnShared>(a, shared);
   widen_rows(a.x, a.batch * a.nodes, a.words, s.rows);
   for (int64_t b = 0; b < a.batch; b++) {
-    const uint64_t* rows = s.rows + b * a.nodes * w64;
-    uint64_t* columns = s.columns + b * s.padded * w64;
-    for (int64_t w = 0; w < w64; w++) {
-      for (int64_t n = 0; n < a.nodes; n++) columns[w * s.padded + n] = rows[n * w64 + w];
-      for (int64_t n = a.nodes; n < s.padded; n++) columns[w * s.padded + n] = 0;
-    }
+    transpose_bits(s.rows + b * a.nodes * s.w64, a.nodes, s.w64, s.padded, s.columns + b * s.padded * s.w64);
+  }
+  for (int64_t n = 0; n < s.padded; n += 64) {
+    const int64_t left = a.nodes - n;
+    s.valid[n / 64] = left >= 64 ? ~uint64_t(0) : left <= 0 ? 0 : (uint64_t(1) << left) - 1;
   }
   return hamming_knn_find_heads(a, s);
 }
 
-// The k smallest of `distances`, each at most `largest`, nearest first and by index: a counting sort that stops.
-static void select_by_counting(const uint16_t* distances, int64_t nodes, int64_t k, int64_t largest,
-                               uint32_t* histogram, int32_t* out) {
-  memset(histogram, 0, size_t(largest + 1) * 4);
-  for (int64_t n = 0; n < nodes; n++) histogram[distances[n]]++;
-  int64_t filled = 0, cut = 0;
-  for (; filled < k; cut++) {  // histogram becomes the place where each distance starts
-    const uint32_t count = histogram[cut];
-    histogram[cut] = uint32_t(filled);
-    filled += count;
+// Radix select: from the highest plane of the distances down, keep the half that holds the k-th smallest. Leaves
+// the nodes below its distance in `less`, those at it in `equal`; returns how many of the latter are needed.
+BGNN_INLINE int64_t select_on_planes(const HammingKnnShared& s, const HammingKnnScratch& t, int plane_count,
+                                     int64_t k) {
+  const int64_t lanes = s.padded / 64;
+  for (int64_t v = 0; v < lanes; v += kVecWords) {
+    store(t.less + v, Vec{});
+    store(t.equal + v, load(s.valid + v));
   }
-  cut--;
-  int64_t left = k;
-  for (int64_t n = 0; left > 0; n++) {
-    const uint16_t d = distances[n];
-    if (d > cut) continue;
-    const uint32_t place = histogram[d]++;
-    if (place >= k) continue;
-    out[place] = int32_t(n);
-    left--;
+  for (int p = plane_count - 1; p >= 0; p--) {
+    const uint64_t* plane = t.planes + p * lanes;
+    const int64_t zeros = count_ones(lanes, [&](int64_t v) { return load(t.equal + v) & ~load(plane + v); });
+    const bool enough = zeros >= k;
+    const Vec keep_zeros = every(uint64_t(0) - uint64_t(enough));
+    for (int64_t v = 0; v < lanes; v += kVecWords) {
+      const Vec equal = load(t.equal + v), bits = load(plane + v);
+      store(t.less + v, load(t.less + v) | (equal & ~bits & ~keep_zeros));
+      store(t.equal + v, equal & (bits ^ keep_zeros));
+    }
+    if (!enough) k -= zeros;
   }
+  return k;
+}
+
+// Writes `count` indices (ascending in `chosen`, with their distances in `keys`) nearest first and by index.
+static void order_by_distance(const HammingKnnScratch& t, int64_t count, int64_t largest, int32_t* out) {
+  if (count <= 64) {  // each one's place is the number of smaller (distance, position) pairs
+    uint32_t place[64] = {};
+    const int64_t padded = up(count, 16);
+    for (int64_t i = 0; i < count; i++) t.keys[i] = t.keys[i] << 8 | uint32_t(i);
+    for (int64_t i = count; i < padded; i++) t.keys[i] = INT32_MAX;
+    for (int64_t j = 0; j < padded; j += 16) {
+      int32_t smaller[16] = {};
+      for (int64_t i = 0; i < count; i++) {
+        const int32_t key = int32_t(t.keys[i]);
+        for (int l = 0; l < 16; l++) smaller[l] += key < int32_t(t.keys[j + l]);
+      }
+      memcpy(place + j, smaller, sizeof smaller);
+    }
+    for (int64_t i = 0; i < count; i++) out[place[i]] = t.chosen[i];
+    return;
+  }
+  memset(t.histogram, 0, size_t(largest + 1) * 4);
+  for (int64_t i = 0; i < count; i++) t.histogram[t.keys[i]]++;
+  uint32_t start = 0;
+  for (int64_t d = 0; d <= largest; d++) {
+    const uint32_t here = t.histogram[d];
+    t.histogram[d] = start;
+    start += here;
+  }
+  for (int64_t i = 0; i < count; i++) out[t.histogram[t.keys[i]]++] = t.chosen[i];
 }
 
 static void write_equal_lists(const BgnnHammingKnn& a, const int32_t* next, int64_t batch_row, int64_t head) {
@@ -257,27 +336,36 @@ static void hamming_knn_run(const void* args, const void* shared, void* scratch,
   const BgnnHammingKnn& a = *static_cast<const BgnnHammingKnn*>(args);
   const HammingKnnShared s = layout_in<HammingKnnShared>(a, const_cast<void*>(shared));
   const HammingKnnScratch t = layout_in<HammingKnnScratch>(a, scratch);
-  const int64_t w64 = words64(a.words);
+  const int64_t bits = s.w64 * 64, lanes = s.padded / 64;
+  const int plane_count = planes_for(bits);
   for (int64_t item = begin; item < end; item++) {
     const int64_t row = s.heads[item], b = row / a.nodes;
-    const uint64_t* x = s.rows + row * w64;
-    const uint64_t* columns = s.columns + b * s.padded * w64;
-    for (int64_t n = 0; n < s.padded; n += kLanes) {
-      Lanes counts = {};
-      for (int64_t w = 0; w < w64;) {
-        const int64_t stop = at_most(w64, w + kByteSums);
-        Lanes bytes = {};
-        for (; w < stop; w++) {
-          Lanes v = *reinterpret_cast<const Lanes*>(columns + w * s.padded + n) ^ x[w];
-          byte_counts(v);
-          bytes += v;
-        }
-        sum_bytes(bytes);
-        counts += bytes;
-      }
-      for (int l = 0; l < kLanes; l++) t.distances[n + l] = uint16_t(counts[l]);
+    const uint64_t* x = s.rows + row * s.w64;
+    const uint64_t* columns = s.columns + b * s.padded * s.w64;
+    spread(x, s.w64, t.masks);
+    for (int64_t v = 0; v < lanes; v += kVecWords) {
+      Vec planes[kMostPlanes] = {};
+      count_bits(
+          bits, [&](int64_t c) { return load(columns + c * lanes + v) ^ every(t.masks[c]); }, planes, plane_count);
+      for (int p = 0; p < plane_count; p++) store(t.planes + p * lanes + v, planes[p]);
     }
-    select_by_counting(t.distances, a.nodes, a.k, a.words * 32, t.histogram, a.neighbours + row * a.k);
+    int64_t needed = select_on_planes(s, t, plane_count, a.k);
+    int64_t count = 0;
+    for (int64_t w = 0; count < a.k; w++) {
+      uint64_t left = t.less[w];
+      if (needed > 0) {
+        uint64_t equal = t.equal[w];
+        for (; equal && needed > 0; needed--, equal &= equal - 1) left |= equal & -equal;
+      }
+      for (; left; left &= left - 1) t.chosen[count++] = int32_t(w * 64 + __builtin_ctzll(left));
+    }
+    const uint64_t* rows = s.rows + b * a.nodes * s.w64;
+    for (int64_t i = 0; i < a.k; i++) {
+      uint32_t distance = 0;
+      for (int64_t w = 0; w < s.w64; w++) distance += uint32_t(popcount64(x[w] ^ rows[t.chosen[i] * s.w64 + w]));
+      t.keys[i] = distance;
+    }
+    order_by_distance(t, a.k, bits, a.neighbours + row * a.k);
     write_equal_lists(a, s.next, b * a.nodes, row - b * a.nodes);
   }
 }
