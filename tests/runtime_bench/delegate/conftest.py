@@ -1,8 +1,9 @@
-"""The helpers of this folder can be imported by name: `from tflite_files import ...`."""
+"""Helpers can be imported by name: this folder's, and the kernels' NumPy references."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "kernels")]

@@ -190,7 +190,8 @@ def test_quantize_bool() -> None:
 
 @pytest.mark.parametrize("shape", [(1,), (37,), (2, 64), (3, 4, 6), (1, 2, 3, 128), (2, 2, 2, 2, 33)])
 @pytest.mark.parametrize(
-    "out", [Tensor(()), Tensor((), np.bool_), Tensor((), np.int8, scale=0.5), Tensor((), np.int8, scale=0.003, zero_point=5)]
+    "out",
+    [Tensor(()), Tensor((), np.bool_), Tensor((), np.int8, scale=0.5), Tensor((), np.int8, scale=0.003, zero_point=5)],
 )
 def test_dequantize(shape: tuple[int, ...], out: Tensor) -> None:
     words = packed(random_signs(rng_of(shape), *shape))
@@ -249,9 +250,7 @@ def test_a_chain_of_operators() -> None:
 def test_resizing() -> None:
     """A resized file gives what a file of that size gives, larger and smaller, before and after a run."""
     sizes = [(2, 5, 5), (1, 9, 4), (3, 2, 2), (2, 5, 5)]
-    data = [
-        conv_file(rng_of("w"), image=size, channels=40, out_channels=33, filter_size=(2, 2)) for size in sizes
-    ]
+    data = [conv_file(rng_of("w"), image=size, channels=40, out_channels=33, filter_size=(2, 2)) for size in sizes]
     interpreter = delegate.load_interpreter(data[0], 2)
     for size, other in zip(sizes, data, strict=True):
         x = image_of(rng_of(size), size, 40)
