@@ -153,6 +153,25 @@ static void interleave(const int32_t* weights, int64_t channels, int64_t padded,
   }
 }
 
+// At most 64 rows of `words` int32 words, `stride` words apart, as columns: bit r of out[c] is bit c of row r.
+static void channels_in_lanes(const int32_t* weights, int64_t count, int64_t words, int64_t stride, uint64_t* out) {
+  for (int64_t w = 0; w < words; w += 2, out += 64) {
+    for (int64_t r = 0; r < 64; r++) {
+      out[r] = 0;
+      if (r < count) memcpy(out + r, weights + r * stride + w, size_t(at_most(2, words - w)) * 4);
+    }
+    transpose64(out);
+  }
+}
+
+// valid: bit n is set for n < nodes.
+static void mark_valid(int64_t nodes, int64_t padded, uint64_t* valid) {
+  for (int64_t n = 0; n < padded; n += 64) {
+    const int64_t left = nodes - n;
+    valid[n / 64] = left >= 64 ? ~uint64_t(0) : left <= 0 ? 0 : (uint64_t(1) << left) - 1;
+  }
+}
+
 static bool indices_are_valid(const int32_t* index, int64_t count, int64_t nodes) {
   uint32_t bad = 0;
   for (int64_t i = 0; i < count; i++) bad |= uint32_t(index[i]) >= uint32_t(nodes);
@@ -265,10 +284,7 @@ static int64_t hamming_knn_begin(const void* args, void* shared) {
   for (int64_t b = 0; b < a.batch; b++) {
     transpose_bits(s.rows + b * a.nodes * s.w64, a.nodes, s.w64, s.padded, s.columns + b * s.padded * s.w64);
   }
-  for (int64_t n = 0; n < s.padded; n += 64) {
-    const int64_t left = a.nodes - n;
-    s.valid[n / 64] = left >= 64 ? ~uint64_t(0) : left <= 0 ? 0 : (uint64_t(1) << left) - 1;
-  }
+  mark_valid(a.nodes, s.padded, s.valid);
   return hamming_knn_find_heads(a, s);
 }
 
@@ -505,26 +521,28 @@ static void knn_run(const void* args, const void* shared, void* scratch, int64_t
 
 // ---------------------------------------------------------------------------------------------- xor_edge_conv
 
+// Counters of 64 channels for each of kVecWords edges. A threshold is met by the start of the count: from
+// 2^top - 1 - threshold on, plane `top` is set exactly when the popcount is above the threshold.
 struct XorEdgeConvShared {
   uint64_t* rows;       // [batch, nodes, w64]
-  uint64_t* node_half;  // w1, interleaved
-  uint64_t* edge_half;  // w2, interleaved
-  int64_t* self;        // [padded]: popcount(w2), the count of an edge between equal codes
-  int64_t* thresholds;  // [tables, padded]; with two tables the smaller one first
+  uint64_t* node_half;  // w1 with the channels in lanes: [padded / 64, 64 * w64]
+  uint64_t* edge_half;  // w2 likewise
+  uint64_t* starts;     // [padded / 64, tables, top + 1]: 2^top - 1 - threshold
   uint32_t* table;
   uint32_t* first;  // [batch, nodes]: the lowest node of the batch element with an equal code
   int32_t* next;    // [batch, nodes]: the next node with the same output, or -1
   int32_t* heads;   // [batch * nodes]: the work items
   int64_t w64;
-  int64_t padded;  // output channels, up to a multiple of 32
+  int64_t padded;  // output channels, up to a multiple of 64
+  int top;
   void lay(const BgnnXorEdgeConv& a, Carver& c) {
     w64 = words64(a.words);
-    padded = up(a.out_channels, 32);
+    padded = up(a.out_channels, 64);
+    top = planes_for(128 * w64);
     rows = c.take<uint64_t>(a.batch * a.nodes * w64);
     node_half = c.take<uint64_t>(padded * w64);
     edge_half = c.take<uint64_t>(padded * w64);
-    self = c.take<int64_t>(padded);
-    thresholds = c.take<int64_t>(a.tables * padded);
+    starts = c.take<uint64_t>(padded / 64 * a.tables * (top + 1));
     table = c.take<uint32_t>(table_size(a.nodes));
     first = c.take<uint32_t>(a.batch * a.nodes);
     next = c.take<int32_t>(a.batch * a.nodes);
@@ -533,11 +551,18 @@ struct XorEdgeConvShared {
 };
 
 struct XorEdgeConvScratch {
-  uint64_t* edges;  // [k, w64]: the different edge codes of a node
+  uint64_t* edges;  // [k + kVecWords, w64]: the different edge codes of a node
   uint32_t* seen;   // [nodes]: the item that last met a code, counted from 1
+  uint64_t* masks;  // [up(k, kVecWords) / kVecWords, 64 * w64] of Vec: the bits of kVecWords edges, spread
+  uint64_t* node;   // [64 * w64] of Vec: the bits of kVecWords nodes, spread
+  uint64_t* bases;  // [padded / 64, tables, top + 1] of Vec: starts + the node half, for kVecWords nodes
   void lay(const BgnnXorEdgeConv& a, Carver& c) {
-    edges = c.take<uint64_t>(a.k * words64(a.words));
+    const int64_t w64 = words64(a.words), bits = w64 * 64;
+    edges = c.take<uint64_t>((a.k + kVecWords) * w64);
     seen = c.take<uint32_t>(a.nodes);
+    masks = c.take<uint64_t>(up(a.k, kVecWords) * bits);
+    node = c.take<uint64_t>(kVecWords * bits);
+    bases = c.take<uint64_t>(up(a.out_channels, 64) / 64 * a.tables * (planes_for(2 * bits) + 1) * kVecWords);
   }
 };
 
@@ -549,7 +574,8 @@ static int64_t xor_edge_conv_scratch_bytes(const void* args) {
 }
 
 // Nodes with equal codes whose neighbours have pairwise equal codes have equal outputs.
-static int64_t xor_edge_conv_find_heads(const BgnnXorEdgeConv& a, const XorEdgeConvShared& s) {
+template <class Shared>
+static int64_t xor_edge_conv_find_heads(const BgnnXorEdgeConv& a, const Shared& s) {
   int64_t items = 0;
   for (int64_t b = 0; b < a.batch; b++) {
     uint32_t* first = s.first + b * a.nodes;
@@ -579,41 +605,40 @@ static int64_t xor_edge_conv_begin(const void* args, void* shared) {
   if (!indices_are_valid(a.neighbours, a.batch * a.nodes * a.k, a.nodes)) return BGNN_BAD_INDEX;
   const XorEdgeConvShared s = layout_in<XorEdgeConvShared>(a, shared);
   widen_rows(a.x, a.batch * a.nodes, a.words, s.rows);
-  interleave(a.weights, a.out_channels, s.padded, a.words, 2 * a.words, s.node_half);
-  interleave(a.weights + a.words, a.out_channels, s.padded, a.words, 2 * a.words, s.edge_half);
-  for (int64_t o = 0; o < s.padded; o++) {
-    const uint64_t* block = s.edge_half + o / kLanes * kLanes * s.w64 + o % kLanes;
-    s.self[o] = 0;
-    for (int64_t w = 0; w < s.w64; w++) s.self[o] += popcount64(block[w * kLanes]);
-    for (int64_t t = 0; t < a.tables; t++) {  // padding channels: never above the threshold
-      s.thresholds[t * s.padded + o] = o < a.out_channels ? a.thresholds[t * a.out_channels + o] : INT32_MAX;
-    }
-    if (a.tables == 2 && s.thresholds[o] > s.thresholds[s.padded + o]) {
-      const int64_t larger = s.thresholds[o];
-      s.thresholds[o] = s.thresholds[s.padded + o];
-      s.thresholds[s.padded + o] = larger;
+  const int64_t bits = s.w64 * 64;
+  for (int64_t o = 0; o < s.padded; o += 64) {
+    const int64_t count = at_most(64, a.out_channels - o);
+    channels_in_lanes(a.weights + o * 2 * a.words, count, a.words, 2 * a.words, s.node_half + o * s.w64);
+    channels_in_lanes(a.weights + o * 2 * a.words + a.words, count, a.words, 2 * a.words, s.edge_half + o * s.w64);
+    for (int64_t t = 0; t < a.tables; t++) {
+      uint64_t* starts = s.starts + (o / 64 * a.tables + t) * (s.top + 1);
+      memset(starts, 0, size_t(s.top + 1) * 8);
+      for (int64_t l = 0; l < 64; l++) {
+        int64_t threshold = 2 * bits;  // never above: padding channels, and what clamping leaves
+        if (l < count && a.thresholds[t * a.out_channels + o + l] < threshold) {
+          threshold = a.thresholds[t * a.out_channels + o + l];
+        }
+        const int64_t start = (int64_t(1) << s.top) - 1 - (threshold < -1 ? -1 : threshold);
+        for (int p = 0; p <= s.top; p++) starts[p] |= uint64_t((start >> p) & 1) << l;
+      }
     }
   }
   return xor_edge_conv_find_heads(a, s);
 }
 
-// The node's different edge codes, without the all-zero one; `has_self` tells whether that was among them.
-// `stamp` is not 0 and new for each call on one `seen`.
-static int64_t xor_edge_conv_edges(const XorEdgeConvShared& s, const int32_t* list, int64_t k, int64_t batch_row,
-                                   int64_t row, uint32_t stamp, const XorEdgeConvScratch& t, bool& has_self) {
+// The node's different edge codes; returns how many. `stamp` is not 0 and new for each call on one `seen`.
+template <class Shared, class Scratch>
+BGNN_INLINE int64_t xor_edge_conv_edges(const Shared& s, const int32_t* list, int64_t k, int64_t batch_row,
+                                        int64_t row, uint32_t stamp, const Scratch& t) {
   const uint32_t* first = s.first + batch_row;
   const uint64_t* x = s.rows + row * s.w64;
-  const uint32_t own = first[row - batch_row];
   int64_t count = 0;
-  has_self = false;
   for (int64_t j = 0; j < k; j++) {
     const uint32_t code = first[list[j]];
-    const bool is_new = t.seen[code] != stamp && code != own;
-    has_self |= code == own;
-    t.seen[code] = stamp;
     const uint64_t* other = s.rows + (batch_row + code) * s.w64;
-    for (int64_t w = 0; w < s.w64; w++) t.edges[count * s.w64 + w] = x[w] ^ other[w];  // kept only if new
-    count += is_new;
+    for (int64_t w = 0; w < s.w64; w++) t.edges[count * s.w64 + w] = x[w] ^ other[w];
+    count += t.seen[code] != stamp;  // else the next one takes its place
+    t.seen[code] = stamp;
   }
   return count;
 }
@@ -626,69 +651,72 @@ static void xor_edge_conv_write_equal(const BgnnXorEdgeConv& a, const int32_t* n
   }
 }
 
-// Bits (1 where all signs are -1) of the 8 channels from `o` on.
-BGNN_INLINE uint32_t xor_edge_block(const XorEdgeConvShared& s, int64_t tables, const uint64_t* x,
-                                    const uint64_t* edges, int64_t count, bool has_self, int64_t o) {
-  const uint64_t* edge_half = s.edge_half + o * s.w64;
-  Lanes node = {};
-  add_popcounts(x, s.node_half + o * s.w64, s.w64, node);
-  SignedLanes minus;  // all ones where every sign so far is -1
-  const SignedLanes self = *reinterpret_cast<const SignedLanes*>(s.self + o);
-  if (tables <= 2) {
-    SignedLanes low = has_self ? self : SignedLanes{} + INT32_MAX, high = has_self ? self : SignedLanes{} - 1;
-    for (int64_t j = 0; j < count; j++) {
-      Lanes counts = {};
-      add_popcounts(edges + j * s.w64, edge_half, s.w64, counts);
-      const SignedLanes p = SignedLanes(counts);
-      low = p < low ? p : low;
-      high = p > high ? p : high;
-    }
-    minus = low + SignedLanes(node) > *reinterpret_cast<const SignedLanes*>(s.thresholds + o);
-    if (tables == 2) {
-      minus &= high + SignedLanes(node) <= *reinterpret_cast<const SignedLanes*>(s.thresholds + s.padded + o);
-    }
-  } else {
-    minus = SignedLanes{} - 1;
-    for (int64_t j = has_self ? -1 : 0; j < count; j++) {
-      Lanes counts = {};
-      if (j < 0) {
-        counts = Lanes(self);
-      } else {
-        add_popcounts(edges + j * s.w64, edge_half, s.w64, counts);
-      }
-      const SignedLanes p = SignedLanes(counts + node);
-      SignedLanes turned = {};
-      for (int64_t t = 0; t < tables; t++) {
-        turned ^= p > *reinterpret_cast<const SignedLanes*>(s.thresholds + t * s.padded + o);
-      }
-      minus &= turned;
+// `count` rows of bits (`stride` words apart), spread side by side: kVecWords rows in a Vec for each bit. The last
+// row fills a Vec that has fewer.
+BGNN_INLINE void spread_rows(const uint64_t* rows, int64_t count, int64_t words, int64_t stride, uint64_t* masks) {
+  for (int64_t j = 0; j < count; j += kVecWords, masks += words * 64 * kVecWords) {
+    for (int64_t w = 0; w < words; w++) {
+      Vec v;
+      for (int64_t l = 0; l < kVecWords; l++) v[l] = rows[at_most(j + l, count - 1) * stride + w];
+      for (int64_t c = 0; c < 64; c++, v >>= 1) store(masks + (w * 64 + c) * kVecWords, every(0) - (v & 1));
     }
   }
-  uint32_t bits = 0;
-  for (int l = 0; l < kLanes; l++) bits |= uint32_t(minus[l] & 1) << l;
-  return bits;
 }
 
 static void xor_edge_conv_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
   const BgnnXorEdgeConv& a = *static_cast<const BgnnXorEdgeConv*>(args);
   const XorEdgeConvShared s = layout_in<XorEdgeConvShared>(a, const_cast<void*>(shared));
   const XorEdgeConvScratch t = layout_in<XorEdgeConvScratch>(a, scratch);
+  const int64_t bits = s.w64 * 64, out_words = (a.out_channels + 31) / 32;
+  const int plane_count = s.top + 1;
   memset(t.seen, 0, size_t(a.nodes) * 4);
-  for (int64_t item = begin; item < end; item++) {
-    const int64_t row = s.heads[item], batch_row = row / a.nodes * a.nodes;
-    bool has_self;
-    const int64_t count = xor_edge_conv_edges(s, a.neighbours + row * a.k, a.k, batch_row, row,
-                                              uint32_t(item - begin + 1), t, has_self);
-    int32_t* out = a.out + row * (s.padded / 32);
-    for (int64_t o = 0; o < s.padded; o += 32) {
-      uint32_t word = 0;
-      for (int64_t l = 0; l < 32; l += kLanes) {
-        word |= xor_edge_block(s, a.tables, s.rows + row * s.w64, t.edges, count, has_self, o + l) << l;
-      }
-      const int64_t real = a.out_channels - o;
-      out[o / 32] = int32_t(real < 32 ? word & ((1u << real) - 1) : word);
+  for (int64_t item = begin; item < end; item += kVecWords) {
+    const int64_t together = at_most(kVecWords, end - item);  // nodes, one in each lane
+    uint64_t own[kVecWords * 64];
+    for (int64_t w = 0; w < s.w64; w++) {
+      for (int64_t i = 0; i < together; i++) own[i] = s.rows[s.heads[item + i] * s.w64 + w];
+      spread_rows(own, together, 1, 1, t.node + w * 64 * kVecWords);
     }
-    xor_edge_conv_write_equal(a, s.next, batch_row, row);
+    for (int64_t o = 0; o < s.padded / 64; o++) {
+      const uint64_t* half = s.node_half + o * bits;
+      for (int64_t table = 0; table < a.tables; table++) {
+        const int64_t at = (o * a.tables + table) * plane_count;
+        Vec planes[kMostPlanes];
+        for (int p = 0; p < plane_count; p++) planes[p] = every(s.starts[at + p]);
+        count_bits(
+            bits, [&](int64_t c) { return every(half[c]) ^ load(t.node + c * kVecWords); }, planes, plane_count);
+        for (int p = 0; p < plane_count; p++) store(t.bases + (at + p) * kVecWords, planes[p]);
+      }
+    }
+    for (int64_t i = 0; i < together; i++) {
+      const int64_t row = s.heads[item + i], batch_row = row / a.nodes * a.nodes;
+      const int64_t count = xor_edge_conv_edges(s, a.neighbours + row * a.k, a.k, batch_row, row,
+                                                uint32_t(item + i - begin + 1), t);
+      spread_rows(t.edges, count, s.w64, s.w64, t.masks);
+      for (int64_t o = 0; o < s.padded / 64; o++) {
+        const uint64_t* half = s.edge_half + o * bits;
+        const uint64_t* bases = t.bases + o * a.tables * plane_count * kVecWords + i;
+        Vec minus = every(~uint64_t(0));  // all ones where every sign so far is -1
+        for (int64_t j = 0; j < count; j += kVecWords) {
+          const uint64_t* masks = t.masks + j * bits;
+          Vec turned = {};
+          for (int64_t table = 0; table < a.tables; table++) {
+            Vec planes[kMostPlanes];
+            for (int p = 0; p < plane_count; p++) planes[p] = every(bases[(table * plane_count + p) * kVecWords]);
+            count_bits(
+                bits, [&](int64_t c) { return every(half[c]) ^ load(masks + c * kVecWords); }, planes, plane_count);
+            turned ^= planes[s.top];
+          }
+          minus &= turned;
+        }
+        uint64_t word = ~uint64_t(0);
+        for (int l = 0; l < kVecWords; l++) word &= minus[l];
+        const int64_t real = a.out_channels - o * 64;
+        if (real < 64) word &= (uint64_t(1) << real) - 1;
+        memcpy(a.out + row * out_words + o * 2, &word, size_t(at_most(2, out_words - o * 2)) * 4);
+      }
+      xor_edge_conv_write_equal(a, s.next, batch_row, row);
+    }
   }
 }
 
@@ -833,18 +861,37 @@ static void bin_edge_conv_run(const void* args, const void* shared, void* scratc
 constexpr int64_t kPoolChannels = 32;  // output channels of one work item
 
 struct DensePoolShared {
-  uint64_t* rows;     // [batch, nodes, w64]
-  uint64_t* weights;  // interleaved
+  uint64_t* rows;     // [nodes, w64], of one batch element at a time
+  uint64_t* columns;  // [batch, 64 * w64, padded / 64]: the bits, with the nodes in lanes
+  uint64_t* weights;  // [out_channels, w64]
+  uint64_t* valid;    // [padded / 64]: the lanes that are nodes
   int64_t w64;
-  int64_t padded;  // output channels, up to a multiple of 32
+  int64_t padded;
   void lay(const BgnnDensePool& a, Carver& c) {
     w64 = words64(a.words);
-    padded = up(a.out_channels, kPoolChannels);
-    rows = c.take<uint64_t>(a.batch * a.nodes * w64);
-    weights = c.take<uint64_t>(padded * w64);
+    padded = up(a.nodes, kVecBits);
+    rows = c.take<uint64_t>(a.nodes * w64);
+    columns = c.take<uint64_t>(a.batch * padded * w64);
+    weights = c.take<uint64_t>(a.out_channels * w64);
+    valid = c.take<uint64_t>(padded / 64);
   }
 };
 
+struct DensePoolScratch {
+  uint64_t* masks;   // [64 * w64]: a channel's weights, spread
+  uint64_t* planes;  // [planes, padded / 64]: popcounts
+  uint64_t* lanes;   // [padded / 64]
+  void lay(const BgnnDensePool& a, Carver& c) {
+    const int64_t bits = words64(a.words) * 64, lane_words = up(a.nodes, kVecBits) / 64;
+    masks = c.take<uint64_t>(bits);
+    planes = c.take<uint64_t>(planes_for(bits) * lane_words);
+    lanes = c.take<uint64_t>(lane_words);
+  }
+};
+
+static int64_t dense_pool_scratch_bytes(const void* args) {
+  return bytes_of<DensePoolScratch>(*static_cast<const BgnnDensePool*>(args));
+}
 static int64_t dense_pool_shared_bytes(const void* args) {
   return bytes_of<DensePoolShared>(*static_cast<const BgnnDensePool*>(args));
 }
@@ -852,49 +899,85 @@ static int64_t dense_pool_shared_bytes(const void* args) {
 static int64_t dense_pool_begin(const void* args, void* shared) {
   const BgnnDensePool& a = *static_cast<const BgnnDensePool*>(args);
   const DensePoolShared s = layout_in<DensePoolShared>(a, shared);
-  widen_rows(a.x, a.batch * a.nodes, a.words, s.rows);
-  interleave(a.weights, a.out_channels, s.padded, a.words, a.words, s.weights);
-  return a.batch * (s.padded / kPoolChannels);
-}
-
-// Writes [max, min, positive, negative] of the channels from `o` on (`count` of them), from popcounts: the least,
-// the largest, and the sums over the nodes of max(acc, 0) and of p.
-BGNN_INLINE void write_pool(const BgnnDensePool& a, int64_t b, int64_t o, int64_t count, const int64_t* least,
-                            const int64_t* most, const int64_t* positive, const int64_t* total) {
-  float* out = a.out + b * 4 * a.out_channels + o;
-  for (int64_t l = 0; l < count; l++) {
-    out[l] = float(a.channels - 2 * least[l]);
-    out[a.out_channels + l] = float(a.channels - 2 * most[l]);
-    out[2 * a.out_channels + l] = float(positive[l]);
-    out[3 * a.out_channels + l] = float(a.nodes * a.channels - 2 * total[l] - positive[l]);
+  widen_rows(a.weights, a.out_channels, a.words, s.weights);
+  for (int64_t b = 0; b < a.batch; b++) {
+    widen_rows(a.x + b * a.nodes * a.words, a.nodes, a.words, s.rows);
+    transpose_bits(s.rows, a.nodes, s.w64, s.padded, s.columns + b * s.padded * s.w64);
   }
+  mark_valid(a.nodes, s.padded, s.valid);
+  return a.batch * (up(a.out_channels, kPoolChannels) / kPoolChannels);
 }
 
-static void dense_pool_run(const void* args, const void* shared, void*, int64_t begin, int64_t end) {
+// Writes [max, min, positive, negative] of channel `o` from its popcounts: the least, the largest, and the sums over
+// the nodes of max(acc, 0) and of p.
+BGNN_INLINE void write_pool(const BgnnDensePool& a, int64_t b, int64_t o, int64_t least, int64_t most,
+                            int64_t positive, int64_t total) {
+  float* out = a.out + b * 4 * a.out_channels + o;
+  out[0] = float(a.channels - 2 * least);
+  out[a.out_channels] = float(a.channels - 2 * most);
+  out[2 * a.out_channels] = float(positive);
+  out[3 * a.out_channels] = float(a.nodes * a.channels - 2 * total - positive);
+}
+
+// The largest counter among the valid lanes (the smallest, with `flip` all ones: of the complements).
+BGNN_INLINE int64_t extreme(const DensePoolShared& s, const DensePoolScratch& t, int plane_count, uint64_t flip) {
+  const int64_t lanes = s.padded / 64;
+  memcpy(t.lanes, s.valid, size_t(lanes) * 8);
+  int64_t value = 0;
+  for (int p = plane_count - 1; p >= 0; p--) {
+    const uint64_t* plane = t.planes + p * lanes;
+    Vec any = {};
+    for (int64_t v = 0; v < lanes; v += kVecWords) any |= load(t.lanes + v) & (load(plane + v) ^ every(flip));
+    uint64_t found = 0;
+    for (int l = 0; l < kVecWords; l++) found |= any[l];
+    const uint64_t keep = found ? 0 : ~uint64_t(0);  // where no lane has the bit, all lanes stay
+    for (int64_t v = 0; v < lanes; v += kVecWords) {
+      store(t.lanes + v, load(t.lanes + v) & ((load(plane + v) ^ every(flip)) | every(keep)));
+    }
+    value |= int64_t(found != 0) << p;
+  }
+  return value;
+}
+
+static void dense_pool_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
   const BgnnDensePool& a = *static_cast<const BgnnDensePool*>(args);
   const DensePoolShared s = layout_in<DensePoolShared>(a, const_cast<void*>(shared));
-  const int64_t blocks = s.padded / kPoolChannels;
+  const DensePoolScratch t = layout_in<DensePoolScratch>(a, scratch);
+  const int64_t blocks = up(a.out_channels, kPoolChannels) / kPoolChannels;
+  const int64_t bits = s.w64 * 64, lanes = s.padded / 64;
+  const int plane_count = planes_for(bits);
+  const int64_t all = (int64_t(1) << plane_count) - 1;
   for (int64_t item = begin; item < end; item++) {
     const int64_t b = item / blocks;
-    const uint64_t* rows = s.rows + b * a.nodes * s.w64;
+    const uint64_t* columns = s.columns + b * s.padded * s.w64;
     const int64_t from = item % blocks * kPoolChannels, to = at_most(from + kPoolChannels, a.out_channels);
-    for (int64_t o = from; o < to; o += kLanes) {
-      SignedLanes least = SignedLanes{} + INT32_MAX, most = {}, positive = {}, total = {};
-      for (int64_t n = 0; n < a.nodes; n++) {
-        Lanes counts = {};
-        add_popcounts(rows + n * s.w64, s.weights + o * s.w64, s.w64, counts);
-        const SignedLanes p = SignedLanes(counts), acc = a.channels - 2 * p;
-        least = p < least ? p : least;
-        most = p > most ? p : most;
-        positive += acc > 0 ? acc : SignedLanes{};
-        total += p;
+    for (int64_t o = from; o < to; o++) {
+      spread(s.weights + o * s.w64, s.w64, t.masks);
+      for (int64_t v = 0; v < lanes; v += kVecWords) {
+        Vec planes[kMostPlanes] = {};
+        count_bits(
+            bits, [&](int64_t c) { return load(columns + c * lanes + v) ^ every(t.masks[c]); }, planes, plane_count);
+        for (int p = 0; p < plane_count; p++) store(t.planes + p * lanes + v, planes[p]);
       }
-      int64_t columns[4][kLanes];
-      memcpy(columns[0], &least, 64);
-      memcpy(columns[1], &most, 64);
-      memcpy(columns[2], &positive, 64);
-      memcpy(columns[3], &total, 64);
-      write_pool(a, b, o, at_most(kLanes, to - o), columns[0], columns[1], columns[2], columns[3]);
+      const int64_t most = extreme(s, t, plane_count, 0);
+      const int64_t least = all - extreme(s, t, plane_count, ~uint64_t(0));
+      // acc > 0 where p <= (channels - 1) / 2
+      const int64_t limit = (a.channels - 1) / 2;
+      for (int64_t v = 0; v < lanes; v += kVecWords) {
+        Vec planes[kMostPlanes];
+        for (int p = 0; p < plane_count; p++) planes[p] = load(t.planes + p * lanes + v);
+        const Vec more = above(
+            planes, [&](int p) { return every(uint64_t(0) - uint64_t((limit >> p) & 1)); }, plane_count);
+        store(t.lanes + v, load(s.valid + v) & ~more);
+      }
+      int64_t positive = a.channels * count_ones(lanes, [&](int64_t v) { return load(t.lanes + v); }), total = 0;
+      for (int p = 0; p < plane_count; p++) {
+        const uint64_t* plane = t.planes + p * lanes;
+        const auto few = [&](int64_t v) { return load(plane + v) & load(t.lanes + v); };
+        positive -= count_ones(lanes, few) << (p + 1);
+        total += count_ones(lanes, [&](int64_t v) { return load(plane + v) & load(s.valid + v); }) << p;
+      }
+      write_pool(a, b, o, least, most, positive, total);
     }
   }
 }
@@ -1136,7 +1219,6 @@ static void bmaxpool2d_run(const void* args, const void*, void*, int64_t begin, 
 
 #define gather_max_shared_bytes no_bytes
 #define gather_max_scratch_bytes no_bytes
-#define dense_pool_scratch_bytes no_bytes
 #define quantize_shared_bytes no_bytes
 #define quantize_scratch_bytes no_bytes
 #define quantize_int8_shared_bytes no_bytes
