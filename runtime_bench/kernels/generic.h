@@ -95,7 +95,23 @@ BGNN_INLINE int64_t popcount64(uint64_t v) {
   return int64_t((((v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u) >> 56);
 }
 
-#include "sliced.h"
+#include "nearest.h"
+
+// The place of the lowest one; anything where there is none.
+BGNN_INLINE int64_t lowest_one(uint64_t v) { return __builtin_ctzll(v | uint64_t(1) << 63); }
+
+// The lowest `count` of the `ones` ones in v.
+BGNN_INLINE uint64_t lowest_ones(uint64_t v, int64_t count, int64_t ones) {
+#if defined(__BMI2__)
+  (void)ones;
+  return _pdep_u64(count == 64 ? ~uint64_t(0) : (uint64_t(1) << count) - 1, v);
+#else
+  if (count == ones) return v;
+  uint64_t rest = v;
+  for (; count > 0; count--) rest &= rest - 1;
+  return v & ~rest;
+#endif
+}
 
 // The number of ones in `words` words (a multiple of kVecWords, at most 2^31), part(w) giving kVecWords from w on.
 template <class Part>
@@ -120,7 +136,7 @@ BGNN_INLINE int64_t count_ones(int64_t words, Part part) {
     }
     sum_bytes(sums);
 #endif
-    for (int l = 0; l < kVecWords; l++) total += int64_t(sums[l]);
+    total += int64_t(sum_words(sums));
   }
 #endif
   return total;
@@ -235,7 +251,8 @@ struct HammingKnnScratch {
   uint64_t* less;       // [padded / 64]: surely among the k nearest
   uint64_t* equal;      // [padded / 64]: at the largest distance that is
   int32_t* chosen;      // [k + 64]: indices in order
-  uint32_t* keys;       // [k + 64]: their distances
+  int32_t* keys;        // [k + 64]: their distances
+  int32_t* place;       // [k + 64]
   uint32_t* histogram;  // [64 * w64 + 1]
   void lay(const BgnnHammingKnn& a, Carver& c) {
     const int64_t bits = words64(a.words) * 64, lanes = up(a.nodes, kVecBits) / 64;
@@ -244,7 +261,8 @@ struct HammingKnnScratch {
     less = c.take<uint64_t>(lanes);
     equal = c.take<uint64_t>(lanes);
     chosen = c.take<int32_t>(a.k + 64);
-    keys = c.take<uint32_t>(a.k + 64);
+    keys = c.take<int32_t>(a.k + 64);
+    place = c.take<int32_t>(a.k + 64);
     histogram = c.take<uint32_t>(bits + 1);
   }
 };
@@ -312,22 +330,33 @@ BGNN_INLINE int64_t select_on_planes(const HammingKnnShared& s, const HammingKnn
   return k;
 }
 
+// Lists the nodes of `less` and the lowest `needed` ones of `equal`, k in all, ascending. Branches that depend on
+// where the few bits stand would be mispredicted, so a few places are written for every word.
+BGNN_INLINE void list_chosen(const HammingKnnScratch& t, int64_t lanes, int64_t k, int64_t needed) {
+  constexpr int64_t kTogether = 2, kUsual = 4;
+  int64_t count = 0;
+  for (int64_t w = 0; count < k && w < lanes; w += kTogether) {
+    uint64_t any = 0;
+    for (int64_t i = 0; i < kTogether; i++) any |= t.less[w + i] | t.equal[w + i];
+    if (!any) continue;
+    for (int64_t i = w; i < w + kTogether; i++) {
+      const int64_t ties = popcount64(t.equal[i]), taken = at_most(needed, ties);
+      uint64_t left = t.less[i] | lowest_ones(t.equal[i], taken, ties);
+      needed -= taken;
+      int32_t* out = t.chosen + count;
+      const int64_t here = popcount64(left);
+      count += here;
+      for (int64_t n = 0; n < kUsual; n++, left &= left - 1) out[n] = int32_t(i * 64 + lowest_one(left));
+      for (int64_t n = kUsual; n < here; n++, left &= left - 1) out[n] = int32_t(i * 64 + lowest_one(left));
+    }
+  }
+}
+
 // Writes `count` indices (ascending in `chosen`, with their distances in `keys`) nearest first and by index.
 static void order_by_distance(const HammingKnnScratch& t, int64_t count, int64_t largest, int32_t* out) {
-  if (count <= 64) {  // each one's place is the number of smaller (distance, position) pairs
-    uint32_t place[64] = {};
-    const int64_t padded = up(count, 16);
-    for (int64_t i = 0; i < count; i++) t.keys[i] = t.keys[i] << 8 | uint32_t(i);
-    for (int64_t i = count; i < padded; i++) t.keys[i] = INT32_MAX;
-    for (int64_t j = 0; j < padded; j += 16) {
-      int32_t smaller[16] = {};
-      for (int64_t i = 0; i < count; i++) {
-        const int32_t key = int32_t(t.keys[i]);
-        for (int l = 0; l < 16; l++) smaller[l] += key < int32_t(t.keys[j + l]);
-      }
-      memcpy(place + j, smaller, sizeof smaller);
-    }
-    for (int64_t i = 0; i < count; i++) out[place[i]] = t.chosen[i];
+  if (count <= 64) {
+    rank_keys(t.keys, count, t.place);
+    for (int64_t i = 0; i < count; i++) out[t.place[i]] = t.chosen[i];
     return;
   }
   memset(t.histogram, 0, size_t(largest + 1) * 4);
@@ -360,26 +389,18 @@ static void hamming_knn_run(const void* args, const void* shared, void* scratch,
     const uint64_t* columns = s.columns + b * s.padded * s.w64;
     spread(x, s.w64, t.masks);
     for (int64_t v = 0; v < lanes; v += kVecWords) {
-      Vec planes[kMostPlanes] = {};
+      Vec planes[kMostPlanes];
+      for (int p = 0; p < plane_count; p++) planes[p] = Vec{};
       count_bits(
           bits, [&](int64_t c) { return load(columns + c * lanes + v) ^ every(t.masks[c]); }, planes, plane_count);
       for (int p = 0; p < plane_count; p++) store(t.planes + p * lanes + v, planes[p]);
     }
-    int64_t needed = select_on_planes(s, t, plane_count, a.k);
-    int64_t count = 0;
-    for (int64_t w = 0; count < a.k; w++) {
-      uint64_t left = t.less[w];
-      if (needed > 0) {
-        uint64_t equal = t.equal[w];
-        for (; equal && needed > 0; needed--, equal &= equal - 1) left |= equal & -equal;
-      }
-      for (; left; left &= left - 1) t.chosen[count++] = int32_t(w * 64 + __builtin_ctzll(left));
-    }
+    list_chosen(t, lanes, a.k, select_on_planes(s, t, plane_count, a.k));
     const uint64_t* rows = s.rows + b * a.nodes * s.w64;
     for (int64_t i = 0; i < a.k; i++) {
       uint32_t distance = 0;
       for (int64_t w = 0; w < s.w64; w++) distance += uint32_t(popcount64(x[w] ^ rows[t.chosen[i] * s.w64 + w]));
-      t.keys[i] = distance;
+      t.keys[i] = int32_t(distance);
     }
     order_by_distance(t, a.k, bits, a.neighbours + row * a.k);
     write_equal_lists(a, s.next, b * a.nodes, row - b * a.nodes);
@@ -397,12 +418,23 @@ struct KnnShared {
   }
 };
 
+constexpr int64_t kGroups = 64;       // nodes n with equal n % kGroups form a group
+constexpr int64_t kCandidates = 128;  // more nodes than this within the limit are left to a heap
+
 struct KnnScratch {
-  float* sums;     // [padded]; read back as keys
-  uint64_t* best;  // [nodes + 1]: (key, index) pairs
+  int32_t* keys;       // [padded]: distances
+  int32_t* least;      // [kGroups]: the least key of each group
+  int32_t* place;      // [kCandidates + 64]
+  int32_t* positions;  // [kCandidates + 64]
+  int32_t* found;      // [kCandidates + 64]
+  uint64_t* best;      // [k]: (key, index) pairs
   void lay(const BgnnKnn& a, Carver& c) {
-    sums = c.take<float>(up(a.nodes, 64));
-    best = c.take<uint64_t>(up(a.nodes, 64) + 64);
+    keys = c.take<int32_t>(up(a.nodes, 64));
+    least = c.take<int32_t>(kGroups);
+    place = c.take<int32_t>(kCandidates + 64);
+    positions = c.take<int32_t>(kCandidates + 64);
+    found = c.take<int32_t>(kCandidates + 64);
+    best = c.take<uint64_t>(a.k);
   }
 };
 
@@ -427,31 +459,35 @@ static int64_t knn_begin(const void* args, void* shared) {
   return a.batch * a.nodes;
 }
 
-// A sum of squares as an integer with the same order; every NaN is the same one, above infinity.
-BGNN_INLINE uint32_t distance_key(uint32_t bits) {
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  return magnitude < 0x7f800001u ? magnitude : 0x7f800001u;
-}
-
-static void squared_distances(const float* columns, int64_t padded, int64_t channels, int64_t row, float* sums) {
-  const float first = columns[row];
-  for (int64_t n = 0; n < padded; n++) {
-    const float d = columns[n] - first;
-    sums[n] = d * d;
-  }
-  for (int64_t c = 1; c < channels; c++) {
-    const float* column = columns + c * padded;
-    const float own = column[row];
-    for (int64_t n = 0; n < padded; n++) {
-      const float d = column[n] - own;
-      sums[n] += d * d;
+// The squared distances from node `row` as integers of the same order (every NaN the same one, above infinity), and
+// the least of each group.
+template <int64_t kChannels>  // 0: any number
+BGNN_INLINE void distance_keys(const float* columns, int64_t nodes, int64_t padded, int64_t any_channels, int64_t row,
+                               const KnnScratch& t) {
+  const int64_t channels = kChannels ? kChannels : any_channels;
+  for (int64_t l = 0; l < kGroups; l++) t.least[l] = INT32_MAX - 1;  // rank_keys adds 1
+  constexpr int64_t kTogether = 4;
+  for (int64_t n = 0; n < padded; n += kTogether * kInts) {
+    Floats sums[kTogether] = {};
+    for (int64_t c = 0; c < channels; c++) {
+      const Floats own = Floats{} + columns[c * padded + row];
+      for (int64_t i = 0; i < kTogether; i++) {
+        const Floats d = load(columns + c * padded + n + i * kInts) - own;
+        sums[i] = c == 0 ? d * d : sums[i] + d * d;
+      }
+    }
+    for (int64_t i = 0; i < kTogether; i++) {
+      const int64_t at = n + i * kInts;
+      const Ints key = least((Ints)sums[i] & 0x7fffffff, Ints{} + 0x7f800001);
+      store(t.keys + at, key);
+      if (at + kInts <= nodes) {
+        int32_t* group = t.least + at % kGroups;
+        store(group, least(load(group), key));
+      }
     }
   }
-  for (int64_t n = 0; n < padded; n++) {
-    uint32_t key;
-    memcpy(&key, sums + n, 4);
-    key = distance_key(key);
-    memcpy(sums + n, &key, 4);
+  for (int64_t n = nodes / kInts * kInts; n < nodes; n++) {
+    if (t.keys[n] < t.least[n % kGroups]) t.least[n % kGroups] = t.keys[n];
   }
 }
 
@@ -477,19 +513,19 @@ static void heap_sort(uint64_t* best, int64_t count) {
 }
 
 // The k smallest keys, smallest first and by index. `best` holds k entries and is overwritten.
-static void select_smallest(const uint32_t* keys, int64_t nodes, int64_t k, uint64_t* best, int32_t* out) {
+static void select_smallest(const int32_t* keys, int64_t nodes, int64_t k, uint64_t* best, int32_t* out) {
   constexpr int64_t kInsertions = 64;  // for short lists, insertion into a sorted list beats a heap
   for (int64_t n = 0; n < k; n++) best[n] = uint64_t(keys[n]) << 32 | uint64_t(n);
   heap_sort(best, k);
   if (k <= kInsertions) {
-    uint32_t worst = uint32_t(best[k - 1] >> 32);
+    int32_t worst = int32_t(best[k - 1] >> 32);
     for (int64_t n = k; n < nodes; n++) {
       if (keys[n] >= worst) continue;
       const uint64_t value = uint64_t(keys[n]) << 32 | uint64_t(n);
       int64_t at = k - 1;
       for (; at > 0 && best[at - 1] > value; at--) best[at] = best[at - 1];
       best[at] = value;
-      worst = uint32_t(best[k - 1] >> 32);
+      worst = int32_t(best[k - 1] >> 32);
     }
   } else {
     for (int64_t i = 0; i < k / 2; i++) {  // descending: a heap with the largest at the root
@@ -508,14 +544,41 @@ static void select_smallest(const uint32_t* keys, int64_t nodes, int64_t k, uint
   for (int64_t n = 0; n < k; n++) out[n] = int32_t(uint32_t(best[n]));
 }
 
+// The k-th smallest of the groups' least keys bounds the k-th smallest key from above, since k groups hold a key up
+// to it. What lies within the bound is little more than k nodes, which are put in order by their ranks.
+BGNN_INLINE void select_within_bound(const KnnScratch& t, int64_t nodes, int64_t k, int32_t* out) {
+  int64_t groups = kGroups;
+  if (k <= kGroups / 2 - 8) {  // fewer groups are ranked faster and bound well enough
+    groups /= 2;
+    for (int64_t l = 0; l < groups; l += kInts) store(t.least + l, least(load(t.least + l), load(t.least + groups + l)));
+  }
+  int64_t kept = kCandidates + 1;
+  if (k <= kGroups * 3 / 4) {
+    rank_keys(t.least, groups, t.place);
+    int32_t limit = 0;
+    for (int64_t l = 0; l < groups; l++) limit = t.place[l] == k - 1 ? t.least[l] : limit;
+    kept = keep_up_to(t.keys, nodes, limit, kCandidates, t.positions, t.found);
+  }
+  if (kept > kCandidates) return select_smallest(t.keys, nodes, k, t.best, out);
+  rank_keys(t.found, kept, t.place);
+  for (int64_t i = 0; i < kept; i++) {
+    if (t.place[i] < k) out[t.place[i]] = t.positions[i];
+  }
+}
+
 static void knn_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
   const BgnnKnn& a = *static_cast<const BgnnKnn*>(args);
   const KnnShared s = layout_in<KnnShared>(a, const_cast<void*>(shared));
   const KnnScratch t = layout_in<KnnScratch>(a, scratch);
   for (int64_t item = begin; item < end; item++) {
-    const int64_t b = item / a.nodes;
-    squared_distances(s.columns + b * a.channels * s.padded, s.padded, a.channels, item - b * a.nodes, t.sums);
-    select_smallest(reinterpret_cast<const uint32_t*>(t.sums), a.nodes, a.k, t.best, a.neighbours + item * a.k);
+    const int64_t b = item / a.nodes, row = item - b * a.nodes;
+    const float* columns = s.columns + b * a.channels * s.padded;
+    if (a.channels == 3) {
+      distance_keys<3>(columns, a.nodes, s.padded, 3, row, t);
+    } else {
+      distance_keys<0>(columns, a.nodes, s.padded, a.channels, row, t);
+    }
+    select_within_bound(t, a.nodes, a.k, a.neighbours + item * a.k);
   }
 }
 
@@ -954,7 +1017,8 @@ static void dense_pool_run(const void* args, const void* shared, void* scratch, 
     for (int64_t o = from; o < to; o++) {
       spread(s.weights + o * s.w64, s.w64, t.masks);
       for (int64_t v = 0; v < lanes; v += kVecWords) {
-        Vec planes[kMostPlanes] = {};
+        Vec planes[kMostPlanes];
+        for (int p = 0; p < plane_count; p++) planes[p] = Vec{};
         count_bits(
             bits, [&](int64_t c) { return load(columns + c * lanes + v) ^ every(t.masks[c]); }, planes, plane_count);
         for (int p = 0; p < plane_count; p++) store(t.planes + p * lanes + v, planes[p]);

@@ -10,6 +10,7 @@
 #include <immintrin.h>
 #define BGNN_VECTOR 64
 #elif defined(__AVX2__)
+#include <immintrin.h>
 #define BGNN_VECTOR 32
 #else
 #define BGNN_VECTOR 16
@@ -26,6 +27,16 @@ constexpr int kMostPlanes = 20;
 BGNN_INLINE Vec every(uint64_t v) { return Vec{} + v; }
 BGNN_INLINE Vec load(const uint64_t* at) { return *reinterpret_cast<const Vec*>(at); }
 BGNN_INLINE void store(uint64_t* at, Vec v) { *reinterpret_cast<Vec*>(at) = v; }
+
+BGNN_INLINE uint64_t sum_words(Vec v) {
+#if defined(__AVX512F__)
+  return uint64_t(_mm512_reduce_add_epi64((__m512i)v));
+#else
+  uint64_t total = 0;
+  for (int l = 0; l < kVecWords; l++) total += v[l];
+  return total;
+#endif
+}
 
 // sum + a + b: the sum bit stays in `sum`, the carry is returned.
 BGNN_INLINE Vec full_add(Vec& sum, Vec a, Vec b) {

@@ -182,6 +182,9 @@ static bool find_data(const TfLiteContext* context, Op* op, const char* name, in
   if (!source->data || source->type != tensor->type || source->bytes < (size_t)tensor->bytes) {
     return refuse(op, "%s has no memory of %lld bytes", name, (long long)tensor->bytes);
   }
+  if ((tensor->type == kTfLiteFloat32 || tensor->type == kTfLiteInt32) && (uintptr_t)source->data % 4 != 0) {
+    return refuse(op, "the file stores %s at an odd place: its address is not a multiple of 4", name);
+  }
   tensor->data = source->data;
   return true;
 }
