@@ -97,9 +97,6 @@ BGNN_INLINE int64_t popcount64(uint64_t v) {
 
 #include "nearest.h"
 
-// The place of the lowest one; anything where there is none.
-BGNN_INLINE int64_t lowest_one(uint64_t v) { return __builtin_ctzll(v | uint64_t(1) << 63); }
-
 // The lowest `count` of the `ones` ones in v.
 BGNN_INLINE uint64_t lowest_ones(uint64_t v, int64_t count, int64_t ones) {
 #if defined(__BMI2__)
@@ -330,10 +327,9 @@ BGNN_INLINE int64_t select_on_planes(const HammingKnnShared& s, const HammingKnn
   return k;
 }
 
-// Lists the nodes of `less` and the lowest `needed` ones of `equal`, k in all, ascending. Branches that depend on
-// where the few bits stand would be mispredicted, so a few places are written for every word.
+// Lists the nodes of `less` and the lowest `needed` ones of `equal`, k in all, ascending.
 BGNN_INLINE void list_chosen(const HammingKnnScratch& t, int64_t lanes, int64_t k, int64_t needed) {
-  constexpr int64_t kTogether = 2, kUsual = 4;
+  constexpr int64_t kTogether = 2;  // words that are passed over at once
   int64_t count = 0;
   for (int64_t w = 0; count < k && w < lanes; w += kTogether) {
     uint64_t any = 0;
@@ -341,13 +337,8 @@ BGNN_INLINE void list_chosen(const HammingKnnScratch& t, int64_t lanes, int64_t 
     if (!any) continue;
     for (int64_t i = w; i < w + kTogether; i++) {
       const int64_t ties = popcount64(t.equal[i]), taken = at_most(needed, ties);
-      uint64_t left = t.less[i] | lowest_ones(t.equal[i], taken, ties);
       needed -= taken;
-      int32_t* out = t.chosen + count;
-      const int64_t here = popcount64(left);
-      count += here;
-      for (int64_t n = 0; n < kUsual; n++, left &= left - 1) out[n] = int32_t(i * 64 + lowest_one(left));
-      for (int64_t n = kUsual; n < here; n++, left &= left - 1) out[n] = int32_t(i * 64 + lowest_one(left));
+      count += list_ones(t.less[i] | lowest_ones(t.equal[i], taken, ties), i * 64, t.chosen + count);
     }
   }
 }
@@ -427,6 +418,7 @@ struct KnnScratch {
   int32_t* place;      // [kCandidates + 64]
   int32_t* positions;  // [kCandidates + 64]
   int32_t* found;      // [kCandidates + 64]
+  uint64_t* within;    // [padded / 64]
   uint64_t* best;      // [k]: (key, index) pairs
   void lay(const BgnnKnn& a, Carver& c) {
     keys = c.take<int32_t>(up(a.nodes, 64));
@@ -434,6 +426,7 @@ struct KnnScratch {
     place = c.take<int32_t>(kCandidates + 64);
     positions = c.take<int32_t>(kCandidates + 64);
     found = c.take<int32_t>(kCandidates + 64);
+    within = c.take<uint64_t>(up(a.nodes, 64) / 64);
     best = c.take<uint64_t>(a.k);
   }
 };
@@ -557,13 +550,12 @@ BGNN_INLINE void select_within_bound(const KnnScratch& t, int64_t nodes, int64_t
     rank_keys(t.least, groups, t.place);
     int32_t limit = 0;
     for (int64_t l = 0; l < groups; l++) limit = t.place[l] == k - 1 ? t.least[l] : limit;
-    kept = keep_up_to(t.keys, nodes, limit, kCandidates, t.positions, t.found);
+    kept = keep_up_to(t.keys, nodes, limit, kCandidates, t.within, t.positions, t.found);
   }
   if (kept > kCandidates) return select_smallest(t.keys, nodes, k, t.best, out);
   rank_keys(t.found, kept, t.place);
-  for (int64_t i = 0; i < kept; i++) {
-    if (t.place[i] < k) out[t.place[i]] = t.positions[i];
-  }
+  for (int64_t i = 0; i < kept; i++) t.found[t.place[i]] = t.positions[i];
+  memcpy(out, t.found, size_t(k) * 4);
 }
 
 static void knn_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {

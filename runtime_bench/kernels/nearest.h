@@ -32,47 +32,60 @@ BGNN_INLINE void rank_keys(const int32_t* keys, int64_t count, int32_t* place) {
   }
 }
 
-// The positions n < count with keys[n] <= limit, ascending, and their keys; stops when `most` are exceeded (and
-// returns a number above it). `keys` is readable up to a multiple of kInts, `positions` and `found` have room for
-// most + kInts.
-BGNN_INLINE int64_t keep_up_to(const int32_t* keys, int64_t count, int32_t limit, int64_t most, int32_t* positions,
-                               int32_t* found) {
-  int64_t kept = 0;
+// Writes start + the places of the ones in v, ascending, and returns how many. Loops over few bits in random places
+// are mispredicted, so four places are always written: `out` has room for as many more.
+BGNN_INLINE int64_t list_ones(uint64_t v, int64_t start, int32_t* out) {
+  constexpr int64_t kUsual = 4;
+  const int64_t count = popcount64(v);
+  const auto lowest = [](uint64_t ones) { return __builtin_ctzll(ones | uint64_t(1) << 63); };
+  for (int64_t n = 0; n < kUsual; n++, v &= v - 1) out[n] = int32_t(start + lowest(v));
+  for (int64_t n = kUsual; n < count; n++, v &= v - 1) out[n] = int32_t(start + lowest(v));
+  return count;
+}
+
+// Bit n is set where keys[n] <= limit, for 64 keys.
+BGNN_INLINE uint64_t up_to(const int32_t* keys, int32_t limit) {
+  uint64_t bits = 0;
 #if defined(__AVX512F__)
-  const __m512i top = _mm512_set1_epi32(limit);
-  __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  for (int64_t n = 0; n < count && kept <= most; n += kInts) {
-    const __m512i key = _mm512_loadu_si512(keys + n);
-    __mmask16 here = _mm512_cmple_epi32_mask(key, top);
-    if (count - n < kInts) here &= __mmask16((1u << (count - n)) - 1);
-    _mm512_storeu_si512(positions + kept, _mm512_maskz_compress_epi32(here, position));
-    _mm512_storeu_si512(found + kept, _mm512_maskz_compress_epi32(here, key));
-    kept += __builtin_popcount(here);
-    position = _mm512_add_epi32(position, _mm512_set1_epi32(16));
+  for (int64_t n = 0; n < 64; n += 16) {
+    bits |= uint64_t(_mm512_cmple_epi32_mask(_mm512_loadu_si512(keys + n), _mm512_set1_epi32(limit))) << n;
   }
 #elif defined(__AVX2__)
-  const __m256i top = _mm256_set1_epi32(limit);
-  for (int64_t n = 0; n < count && kept <= most; n += 32) {
-    uint32_t here = 0;
-    for (int64_t part = 0; part < 32 && n + part < count; part += 8) {
-      const __m256i key = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + n + part));
-      const __m256i above = _mm256_cmpgt_epi32(key, top);
-      here |= (~uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(above))) & 0xff) << part;
-    }
-    if (count - n < 32) here &= (1u << (count - n)) - 1;
-    for (; here && kept <= most; here &= here - 1) {
-      const int64_t at = n + __builtin_ctz(here);
-      positions[kept] = int32_t(at);
-      found[kept++] = keys[at];
-    }
+  for (int64_t n = 0; n < 64; n += 8) {
+    const __m256i above = (__m256i)(load(keys + n) > Ints{} + limit);
+    bits |= uint64_t(~_mm256_movemask_ps(_mm256_castsi256_ps(above)) & 0xff) << n;
+  }
+#elif defined(__ARM_NEON)
+  const uint16x8_t weights = {1, 2, 4, 8, 16, 32, 64, 128};
+  for (int64_t n = 0; n < 64; n += 8) {
+    const uint32x4_t low = (uint32x4_t)(load(keys + n) <= Ints{} + limit);
+    const uint32x4_t high = (uint32x4_t)(load(keys + n + 4) <= Ints{} + limit);
+    const uint16x8_t both = vcombine_u16(vmovn_u32(low), vmovn_u32(high));
+    bits |= uint64_t(vaddvq_u16(vandq_u16(both, weights))) << n;
   }
 #else
-  for (int64_t n = 0; n < count && kept <= most; n++) {
-    positions[kept] = int32_t(n);
-    found[kept] = keys[n];
-    kept += keys[n] <= limit;
-  }
+  for (int64_t n = 0; n < 64; n++) bits |= uint64_t(keys[n] <= limit) << n;
 #endif
+  return bits;
+}
+
+// The positions n < count with keys[n] <= limit, ascending, and their keys; a number above `most` where there are
+// more. `keys` and `within` (a bit for a key) have room for a multiple of 64, `positions` and `found` for most + 64.
+BGNN_INLINE int64_t keep_up_to(const int32_t* keys, int64_t count, int32_t limit, int64_t most, uint64_t* within,
+                               int32_t* positions, int32_t* found) {
+  int64_t total = 0;
+  for (int64_t n = 0; n < count; n += 64) {
+    uint64_t bits = up_to(keys + n, limit);
+    if (count - n < 64) bits &= (uint64_t(1) << (count - n)) - 1;
+    within[n / 64] = bits;
+    total += popcount64(bits);
+  }
+  if (total > most) return total;
+  int64_t kept = 0;
+  for (int64_t n = 0; n < count; n += 64) {
+    if (within[n / 64]) kept += list_ones(within[n / 64], n, positions + kept);
+  }
+  for (int64_t i = 0; i < kept; i++) found[i] = keys[positions[i]];
   return kept;
 }
 
