@@ -8,6 +8,12 @@
 
 #include "kernels.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
 #define BGNN_INLINE static inline __attribute__((always_inline))
 
 // Packed words are read as bytes of 64-bit words here, and bit masks are written as bytes.
@@ -56,34 +62,41 @@ typedef int64_t SignedLanes __attribute__((vector_size(64), aligned(8), may_alia
 
 constexpr int64_t kByteSums = 31;  // as many popcounts of a byte (at most 8) fit a byte
 
+// The popcount of every byte.
 template <class V>
 BGNN_INLINE void byte_counts(V& v) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(V) == 32) {
+    const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2,
+                                           3, 2, 3, 3, 4);
+    const __m256i nibble = _mm256_set1_epi8(15), x = (__m256i)v;
+    v = (V)_mm256_add_epi8(_mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble)),
+                           _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble)));
+    return;
+  }
+#elif defined(__ARM_NEON)
+  if constexpr (sizeof(V) == 16) {
+    v = (V)vcntq_u8((uint8x16_t)v);
+    return;
+  }
+#endif
   v -= (v >> 1) & 0x5555555555555555u;
   v = (v & 0x3333333333333333u) + ((v >> 2) & 0x3333333333333333u);
   v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
 }
 
+// The sum of the bytes of every 64-bit word.
 template <class V>
 BGNN_INLINE void sum_bytes(V& v) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(V) == 32) {
+    v = (V)_mm256_sad_epu8((__m256i)v, _mm256_setzero_si256());
+    return;
+  }
+#endif
   v = (v & 0x00ff00ff00ff00ffu) + ((v >> 8) & 0x00ff00ff00ff00ffu);
   v += v >> 32;
   v = (v + (v >> 16)) & 0xffffu;
-}
-
-// counts[l] += popcount of row ^ (the interleaved channel l), over `words` 64-bit words. The channels of a block
-// stand side by side: word w of channel l is block[w * 8 + l].
-BGNN_INLINE void add_popcounts(const uint64_t* row, const uint64_t* block, int64_t words, Lanes& counts) {
-  for (int64_t w = 0; w < words;) {
-    const int64_t end = at_most(words, w + kByteSums);
-    Lanes bytes = {};
-    for (; w < end; w++) {
-      Lanes v = *reinterpret_cast<const Lanes*>(block + w * kLanes) ^ row[w];
-      byte_counts(v);
-      bytes += v;
-    }
-    sum_bytes(bytes);
-    counts += bytes;
-  }
 }
 
 BGNN_INLINE int64_t popcount64(uint64_t v) {
@@ -96,6 +109,38 @@ BGNN_INLINE int64_t popcount64(uint64_t v) {
 }
 
 #include "nearest.h"
+
+// counts[l] += popcount of row ^ (the interleaved channel l), over `words` 64-bit words. The channels of a block
+// stand side by side: word w of channel l is block[w * 8 + l].
+BGNN_INLINE void add_popcounts(const uint64_t* row, const uint64_t* block, int64_t words, Lanes& counts) {
+#if defined(__AVX512VPOPCNTDQ__)
+  __m512i sums = (__m512i)counts;
+  for (int64_t w = 0; w < words; w++) {
+    const __m512i differing = _mm512_xor_si512(_mm512_loadu_si512(block + w * kLanes), _mm512_set1_epi64(int64_t(row[w])));
+    sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(differing));
+  }
+  counts = (Lanes)sums;
+#else
+  uint64_t results[kLanes];
+  memcpy(results, &counts, sizeof results);
+  for (int64_t part = 0; part < kLanes; part += kVecWords) {
+    Vec total = load(results + part);
+    for (int64_t w = 0; w < words;) {
+      const int64_t end = at_most(words, w + kByteSums);
+      Vec bytes = {};
+      for (; w < end; w++) {
+        Vec v = load(block + w * kLanes + part) ^ every(row[w]);
+        byte_counts(v);
+        bytes += v;
+      }
+      sum_bytes(bytes);
+      total += bytes;
+    }
+    store(results + part, total);
+  }
+  memcpy(&counts, results, sizeof results);
+#endif
+}
 
 // The lowest `count` of the `ones` ones in v.
 BGNN_INLINE uint64_t lowest_ones(uint64_t v, int64_t count, int64_t ones) {
@@ -862,32 +907,33 @@ static int64_t bin_edge_conv_begin(const void* args, void* shared) {
 
 // The edge bits of one neighbour, padding 0.
 BGNN_INLINE void edge_bits(const BgnnBinEdgeConv& a, const float* own, const float* other, uint64_t* out) {
-  for (int64_t c = 0; c < a.channels; c += 64, out++) {
-    uint64_t bits = 0;
-    const int64_t stop = at_most(64, a.channels - c);
-    for (int64_t l = 0; l < stop; l++) {
-      const float difference = other[c + l] - own[c + l];
-      const float value = difference * a.edge_scale[c + l] + a.edge_shift[c + l];
-      bits |= uint64_t(value < 0) << l;
-    }
-    *out = bits;
+  int64_t c = 0;
+  for (; c + 64 <= a.channels; c += 64) {
+    *out++ = bits_of([&](int64_t l) {
+      const Floats difference = load(other + c + l) - load(own + c + l);
+      return (Ints)(difference * load(a.edge_scale + c + l) + load(a.edge_shift + c + l) < 0);
+    });
   }
-}
-
-// One channel's value for one edge; acc is 2 * channels - 2 * popcount.
-BGNN_INLINE float rescaled(int64_t acc, float alpha, float beta, float gamma, float slope) {
-  const float v = ((float(acc) * alpha) * beta) * gamma;
-  return v > 0 ? v : v * slope;
+  if (c == a.channels) return;
+  uint64_t bits = 0;
+  for (int64_t l = 0; c + l < a.channels; l++) {
+    const float difference = other[c + l] - own[c + l];
+    const float value = difference * a.edge_scale[c + l] + a.edge_shift[c + l];
+    bits |= uint64_t(value < 0) << l;
+  }
+  *out = bits;
 }
 
 static void bin_edge_conv_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
   const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
   const BinEdgeConvShared s = layout_in<BinEdgeConvShared>(a, const_cast<void*>(shared));
   const BinEdgeConvScratch t = layout_in<BinEdgeConvScratch>(a, scratch);
+  typedef float Eight __attribute__((vector_size(32), aligned(4)));
+  typedef int32_t EightInts __attribute__((vector_size(32)));
   for (int64_t row = begin; row < end; row++) {
     const int64_t batch_row = row / a.nodes * a.nodes;
     const float* own = a.x + row * a.channels;
-    const float beta = a.beta[a.betas == 1 ? 0 : row - batch_row];
+    const Eight beta = Eight{} + a.beta[a.betas == 1 ? 0 : row - batch_row];
     const int32_t* list = a.neighbours + row * a.k;
     for (int64_t j = 0; j < a.k; j++) {
       edge_bits(a, own, a.x + (batch_row + list[j]) * a.channels, t.edges + j * s.w64);
@@ -895,18 +941,20 @@ static void bin_edge_conv_run(const void* args, const void* shared, void* scratc
     for (int64_t o = 0; o < a.out_channels; o += kLanes) {
       Lanes node = {};
       add_popcounts(s.rows + row * s.w64, s.node_half + o * s.w64, s.w64, node);
-      float most[kLanes];
+      const Eight alpha = *reinterpret_cast<const Eight*>(s.alpha + o);
+      const Eight slope = *reinterpret_cast<const Eight*>(s.slope + o);
+      Eight most;
       for (int64_t j = 0; j < a.k; j++) {
         Lanes counts = node;
         add_popcounts(t.edges + j * s.w64, s.edge_half + o * s.w64, s.w64, counts);
-        const float gamma = a.gamma[a.gammas == 1 ? 0 : j];
-        for (int l = 0; l < kLanes; l++) {
-          const float v = rescaled(2 * a.channels - 2 * int64_t(counts[l]), s.alpha[o + l], beta, gamma,
-                                   s.slope[o + l]);
-          most[l] = j == 0 || v > most[l] ? v : most[l];
-        }
+        const EightInts acc = int32_t(2 * a.channels) - 2 * __builtin_convertvector(counts, EightInts);
+        const Eight scaled = __builtin_convertvector(acc, Eight) * alpha;
+        const Eight positioned = scaled * beta;
+        const Eight v = positioned * a.gamma[a.gammas == 1 ? 0 : j];
+        const Eight activated = v > 0 ? v : v * slope;
+        most = j == 0 ? activated : activated > most ? activated : most;
       }
-      memcpy(a.out + row * a.out_channels + o, most, size_t(at_most(kLanes, a.out_channels - o)) * 4);
+      memcpy(a.out + row * a.out_channels + o, &most, size_t(at_most(kLanes, a.out_channels - o)) * 4);
     }
   }
 }

@@ -43,28 +43,25 @@ BGNN_INLINE int64_t list_ones(uint64_t v, int64_t start, int32_t* out) {
   return count;
 }
 
-// Bit n is set where keys[n] <= limit, for 64 keys.
-BGNN_INLINE uint64_t up_to(const int32_t* keys, int32_t limit) {
+// A mask as bits: bit n is set where lane n of 64 is -1 (else it is 0), mask(n) giving the kInts lanes from n on.
+template <class Mask>
+BGNN_INLINE uint64_t bits_of(Mask mask) {
   uint64_t bits = 0;
 #if defined(__AVX512F__)
-  for (int64_t n = 0; n < 64; n += 16) {
-    bits |= uint64_t(_mm512_cmple_epi32_mask(_mm512_loadu_si512(keys + n), _mm512_set1_epi32(limit))) << n;
-  }
+  for (int64_t n = 0; n < 64; n += 16) bits |= uint64_t(_mm512_movepi32_mask((__m512i)mask(n))) << n;
 #elif defined(__AVX2__)
   for (int64_t n = 0; n < 64; n += 8) {
-    const __m256i above = (__m256i)(load(keys + n) > Ints{} + limit);
-    bits |= uint64_t(~_mm256_movemask_ps(_mm256_castsi256_ps(above)) & 0xff) << n;
-  }
-#elif defined(__ARM_NEON)
-  const uint16x8_t weights = {1, 2, 4, 8, 16, 32, 64, 128};
-  for (int64_t n = 0; n < 64; n += 8) {
-    const uint32x4_t low = (uint32x4_t)(load(keys + n) <= Ints{} + limit);
-    const uint32x4_t high = (uint32x4_t)(load(keys + n + 4) <= Ints{} + limit);
-    const uint16x8_t both = vcombine_u16(vmovn_u32(low), vmovn_u32(high));
-    bits |= uint64_t(vaddvq_u16(vandq_u16(both, weights))) << n;
+    bits |= uint64_t(_mm256_movemask_ps(_mm256_castsi256_ps((__m256i)mask(n)))) << n;
   }
 #else
-  for (int64_t n = 0; n < 64; n++) bits |= uint64_t(keys[n] <= limit) << n;
+  constexpr Ints kWeights = {1, 2, 4, 8};
+  for (int64_t half = 0; half < 64; half += 32) {
+    Ints sums = {};
+    for (int64_t n = 0; n < 32; n += kInts) sums |= mask(half + n) & (kWeights << int(n));
+    uint32_t word = 0;
+    for (int l = 0; l < kInts; l++) word |= uint32_t(sums[l]);
+    bits |= uint64_t(word) << half;
+  }
 #endif
   return bits;
 }
@@ -75,7 +72,7 @@ BGNN_INLINE int64_t keep_up_to(const int32_t* keys, int64_t count, int32_t limit
                                int32_t* positions, int32_t* found) {
   int64_t total = 0;
   for (int64_t n = 0; n < count; n += 64) {
-    uint64_t bits = up_to(keys + n, limit);
+    uint64_t bits = bits_of([&](int64_t l) { return load(keys + n + l) <= Ints{} + limit; });
     if (count - n < 64) bits &= (uint64_t(1) << (count - n)) - 1;
     within[n / 64] = bits;
     total += popcount64(bits);

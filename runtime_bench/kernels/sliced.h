@@ -7,16 +7,11 @@
 #include <stdint.h>
 
 #if defined(__AVX512F__)
-#include <immintrin.h>
 #define BGNN_VECTOR 64
 #elif defined(__AVX2__)
-#include <immintrin.h>
 #define BGNN_VECTOR 32
 #else
 #define BGNN_VECTOR 16
-#endif
-#if defined(__ARM_NEON)
-#include <arm_neon.h>
 #endif
 
 typedef uint64_t Vec __attribute__((vector_size(BGNN_VECTOR), aligned(8), may_alias));
