@@ -117,7 +117,7 @@ static bool plan(const TfLiteContext* context, Op* op) {
   memset(op->in, 0, sizeof op->in);
   memset(&op->out, 0, sizeof op->out);
   memset(&op->args, 0, sizeof op->args);
-  op->temporary_bytes = 0;
+  op->temporary_bytes = op->piece = 0;
   if (!read_inputs(context, op)) return false;
   if (!read_tensor(context, op, "its output", op->output_index, &op->out)) return false;
   if (context->tensors[op->output_index].allocation_type == kTfLiteMmapRo) {
@@ -206,15 +206,20 @@ static bool find_all(const TfLiteContext* context, Op* op, char** scratch) {
 }
 
 struct Task {
-  Op* op;
-  char *shared, *scratch;
+  const Op* op;
+  char *temporary, *shared, *scratch;
 };
 
 static void run_task(void* data, int thread, int64_t first, int64_t last) {
   const Task* task = (const Task*)data;
   const Op* op = task->op;
   const uint64_t state = allow_denormals();
-  op->kernel->run(&op->args, task->shared, task->scratch + op->scratch_bytes * thread, first, last);
+  const int64_t step = op->kind->after && op->piece ? op->piece : last - first;
+  for (int64_t end; first < last; first = end) {
+    end = last - first > step ? first + step : last;
+    op->kernel->run(&op->args, task->shared, task->scratch + op->scratch_bytes * thread, first, end);
+    if (op->kind->after) op->kind->after(op, task->temporary, first, end);
+  }
   restore_denormals(state);
 }
 
@@ -222,10 +227,10 @@ static TfLiteStatus op_invoke(TfLiteContext* context, TfLiteNode* node) {
   Op* op = (Op*)node->user_data;
   char* memory;
   if (!find_all(context, op, &memory)) return report(context, op);
-  char* temporary = memory;
-  Task task = {op, memory + op->temporary_bytes, memory + op->temporary_bytes + op->shared_bytes};
+  char* shared = memory + op->temporary_bytes;
+  Task task = {op, memory, shared, shared + op->shared_bytes};
   const uint64_t state = allow_denormals();
-  if (op->kind->before) op->kind->before(op, temporary);
+  if (op->kind->before) op->kind->before(op, memory);
   const int64_t items = op->kernel->begin(&op->args, task.shared);
   restore_denormals(state);
   if (items < 0) {
@@ -233,7 +238,6 @@ static TfLiteStatus op_invoke(TfLiteContext* context, TfLiteNode* node) {
     return report(context, op);
   }
   pool_run(op->delegate->pool, op->threads, items, run_task, &task);
-  if (op->kind->after) op->kind->after(op, temporary);
   return kTfLiteOk;
 }
 

@@ -34,9 +34,10 @@ struct OpKind {
    * False with op->problem set where something does not fit. */
   bool (*plan)(Op* op, const BgnnKernels* kernels);
 
-  /* Around the kernel, each may be NULL. `temporary` is the op->temporary_bytes that plan asked for. */
+  /* Around the kernel, both or neither. `temporary` is the op->temporary_bytes that plan asked for. `after` follows
+   * on each piece of the kernel's items, on its thread, while the piece is in the cache. */
   void (*before)(Op* op, void* temporary);
-  void (*after)(Op* op, void* temporary);
+  void (*after)(const Op* op, const void* temporary, int64_t first, int64_t last);
 };
 
 /* A tensor as prepare saw it; `data` is set for the duration of invoke. */
@@ -69,6 +70,7 @@ struct Op {
   const BgnnKernel* kernel;
   int64_t shared_bytes, scratch_bytes, temporary_bytes;
   int threads;
+  int64_t piece;     /* items between two calls of kind->after */
   int scratch_index; /* of the tensor that holds the three, or -1 */
 
   bool broken;       /* init found a problem: prepare reports it */

@@ -258,6 +258,13 @@ static bool per_channel(Op* op, int input, int type, int64_t out_channels) {
   return dimension(op, input, 0, out_channels, "the number of output channels");
 }
 
+/* What the temporary memory of a convolution starts with, [out_channels] floats each: ones and zeroes for the kernel,
+ * which so gives the dot products themselves, and LCE's multiplier and bias. An int8 output's floats follow. */
+enum { kOnes, kZeroes, kMultiplier, kBias, kFactors };
+
+/* A piece of the output that is finished at once: it fits the first or second level cache. */
+static const int64_t kPieceFloats = 8192;
+
 static bool plan_bconv2d(Op* op, const BgnnKernels* kernels) {
   const int64_t *x = op->in[0].dim, *filter = op->in[1].dim, *option = op->option;
   const int64_t channels_in = option[kChannelsIn], out_channels = filter[0];
@@ -284,11 +291,10 @@ static bool plan_bconv2d(Op* op, const BgnnKernels* kernels) {
   REQUIRE(filter[1] * filter[2] <= kMaxDotLength / channels, "a filter of %lld x %lld x %lld channels is too large",
           (long long)filter[1], (long long)filter[2], (long long)channels);
 
-  /* The kernel clamps 2 * popcount = length - dot, so the activation's ends change places. */
   static const int64_t kActMin[4] = {INT32_MIN, 0, -1, 0}, kActMax[4] = {INT32_MAX, INT32_MAX, 1, 6};
   const int64_t length = filter[1] * filter[2] * channels;
-  const int64_t clamp_min = length - at_most(kActMax[option[kActivation]], length);
-  const int64_t clamp_max = length - at_least(kActMin[option[kActivation]], -length);
+  const int64_t clamp_min = at_least(kActMin[option[kActivation]], -length);
+  const int64_t clamp_max = at_most(kActMax[option[kActivation]], length);
   const bool bits = op->out.type == kTfLiteInt32;
   op->kernel = &kernels->bconv2d;
   op->args.bconv2d = {NULL, NULL, NULL, NULL, NULL, NULL, NULL, x[0], x[1], x[2], filter[3], channels, groups,
@@ -304,6 +310,7 @@ static bool plan_bconv2d(Op* op, const BgnnKernels* kernels) {
   const bool int8 = op->out.type == kTfLiteInt8;
   REQUIRE(int8 || op->out.type == kTfLiteFloat32, "its output must be float32, int8 or int32, the file says %s",
           type_name(op->out.type));
+  REQUIRE(length <= kMaxExactFloat, "a dot product of %lld terms is not exact in float32", (long long)length);
   if (!per_channel(op, 2, kTfLiteFloat32, out_channels) || !per_channel(op, 3, kTfLiteFloat32, out_channels) ||
       (int8 && !has_scale(op)) || !output(op, op->out.type, 4, x[0], out_height, out_width, out_channels)) {
     return false;
@@ -311,12 +318,13 @@ static bool plan_bconv2d(Op* op, const BgnnKernels* kernels) {
   Tensor floats = op->out;
   floats.type = kTfLiteFloat32;
   if (!measure(op, "its output", &floats)) return false;
-  op->temporary_bytes = 2 * 4 * out_channels + (int8 ? floats.bytes : 0);
+  op->temporary_bytes = kFactors * 4 * out_channels + (int8 ? floats.bytes : 0);
+  op->piece = at_least(kPieceFloats / out_channels, 16);
   return true;
 }
 
-/* LCE folds length - 2 * popcount, and an int8 output's scale, into multiplier and bias, in double precision and
- * rounded once; that order of rounding is part of its results. */
+/* LCE folds dot = length - 2 * popcount, and an int8 output's scale, into multiplier and bias, in double precision
+ * and rounded once. That order of rounding is part of its results. */
 static void before_bconv2d(Op* op, void* temporary) {
   BgnnBconv2d* args = &op->args.bconv2d;
   if (op->out.type == kTfLiteInt32) {
@@ -325,25 +333,39 @@ static void before_bconv2d(Op* op, void* temporary) {
     return;
   }
   const int64_t count = args->out_channels;
-  float *multiplier = (float*)temporary, *bias = multiplier + count;
+  float* factors = (float*)temporary;
   const bool int8 = op->out.type == kTfLiteInt8;
   const double scale = int8 ? op->out.scale : 1.0, zero_point = int8 ? op->out.zero_point : 0.0;
   const double length = (double)(args->filter_height * args->filter_width * args->channels);
   for (int64_t i = 0; i < count; ++i) {
-    const double mul = ((const float*)op->in[2].data)[i], add = ((const float*)op->in[3].data)[i];
-    multiplier[i] = (float)(-1 * mul / scale);
-    bias[i] = (float)((add + length * mul) / scale + zero_point);
+    const double multiplier = ((const float*)op->in[2].data)[i], bias = ((const float*)op->in[3].data)[i];
+    factors[kOnes * count + i] = 1;
+    factors[kZeroes * count + i] = 0;
+    factors[kMultiplier * count + i] = (float)(-1 * multiplier / scale);
+    factors[kBias * count + i] = (float)((bias + length * multiplier) / scale + zero_point);
   }
-  args->multiplier = multiplier;
-  args->bias = bias;
-  args->out = int8 ? bias + count : (float*)op->out.data;
+  args->multiplier = factors + kOnes * count;
+  args->bias = factors + kZeroes * count;
+  args->out = int8 ? factors + kFactors * count : (float*)op->out.data;
   args->out_bits = NULL;
 }
 
-static void after_bconv2d(Op* op, void* temporary) {
-  (void)temporary;
-  if (op->out.type != kTfLiteInt8) return;
-  for (int64_t i = 0; i < op->out.bytes; ++i) ((int8_t*)op->out.data)[i] = to_int8(op->args.bconv2d.out[i]);
+/* From dot products to LCE's output, for the pixels [first, last). */
+static void after_bconv2d(const Op* op, const void* temporary, int64_t first, int64_t last) {
+  const BgnnBconv2d* args = &op->args.bconv2d;
+  if (!args->out) return;
+  const int64_t count = args->out_channels;
+  const float *multiplier = (const float*)temporary + kMultiplier * count, *bias = multiplier + count;
+  const float length = (float)(args->filter_height * args->filter_width * args->channels);
+  for (int64_t pixel = first; pixel < last; ++pixel) {
+    float* __restrict out = args->out + pixel * count;
+    for (int64_t i = 0; i < count; ++i) {
+      const float scaled = (length - out[i]) * multiplier[i];
+      out[i] = scaled + bias[i];
+    }
+    if (op->out.type != kTfLiteInt8) continue;
+    for (int64_t i = 0; i < count; ++i) ((int8_t*)op->out.data)[pixel * count + i] = to_int8(out[i]);
+  }
 }
 
 enum PoolOption { kPoolPadding, kPoolStrideWidth, kPoolStrideHeight, kPoolFilterWidth, kPoolFilterHeight };
