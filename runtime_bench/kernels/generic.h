@@ -830,23 +830,30 @@ static int64_t gather_max_begin(const void* args, void*) {
   return a.batch * a.rows;
 }
 
+// kVectors vectors of channels, the running maxima in registers.
+template <int64_t kVectors>
+BGNN_INLINE void gather_max_block(const float* x, int64_t channels, const int32_t* list, int64_t k, float* out) {
+  Floats most[kVectors];
+  for (int64_t i = 0; i < kVectors; i++) most[i] = load(x + list[0] * channels + i * kInts);
+  for (int64_t j = 1; j < k; j++) {
+    const float* other = x + list[j] * channels;
+    for (int64_t i = 0; i < kVectors; i++) {
+      const Floats v = load(other + i * kInts);
+      most[i] = v > most[i] ? v : most[i];
+    }
+  }
+  memcpy(out, most, sizeof most);
+}
+
 static void gather_max_run(const void* args, const void*, void*, int64_t begin, int64_t end) {
   const BgnnGatherMax& a = *static_cast<const BgnnGatherMax*>(args);
-  constexpr int64_t kBlock = 64;  // channels held in registers
   for (int64_t row = begin; row < end; row++) {
     const float* x = a.x + row / a.rows * a.nodes * a.channels;
     const int32_t* list = a.neighbours + row * a.k;
     float* out = a.out + row * a.channels;
     int64_t c = 0;
-    for (; c + kBlock <= a.channels; c += kBlock) {
-      float most[kBlock];
-      memcpy(most, x + list[0] * a.channels + c, sizeof most);
-      for (int64_t j = 1; j < a.k; j++) {
-        const float* other = x + list[j] * a.channels + c;
-        for (int64_t l = 0; l < kBlock; l++) most[l] = other[l] > most[l] ? other[l] : most[l];
-      }
-      memcpy(out + c, most, sizeof most);
-    }
+    for (; c + 4 * kInts <= a.channels; c += 4 * kInts) gather_max_block<4>(x + c, a.channels, list, a.k, out + c);
+    for (; c + kInts <= a.channels; c += kInts) gather_max_block<1>(x + c, a.channels, list, a.k, out + c);
     for (; c < a.channels; c++) {
       float most = x[list[0] * a.channels + c];
       for (int64_t j = 1; j < a.k; j++) {
