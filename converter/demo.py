@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,7 +51,7 @@ def trained_model(console: Console, folder: Path) -> tuple[float, float]:
     """Converts the trained BF2; returns the accuracy of PyTorch and of the file on the same clouds."""
     checkpoint = Path(str(files("bgnn.models") / "trained" / "bf2_shapes.pt"))
     model = load_checkpoint(checkpoint)
-    size = int(cast(dict[str, Any], model.config)["num_points"])
+    size = int(model.config["num_points"])
     points, labels = make_clouds(CLOUDS, size, seed=HELD_OUT_SEED)
     console.print(f"converting the trained BF2 ({checkpoint.stat().st_size:,} bytes, {size} points) ...")
     output = folder / "bf2_shapes.tflite"

@@ -122,9 +122,11 @@ def binary_dot(x: Tensor, weight: Tensor, channels_in: int) -> Tensor:
 def bconv(x: Tensor, weight: Tensor, channels_in: int, multiplier: Tensor, bias: Tensor) -> Tensor:
     """Binary dense layer with real output (LceBconv2d, 1x1): `dot * multiplier + bias`, f32 `[..., O]`.
 
-    `x` packed `[..., W]`, `weight` packed `[O, W]`, `multiplier` and `bias` f32 `[O]`.
+    `x` packed `[..., W]`, `weight` packed `[O, W]`, `multiplier` and `bias` f32 `[O]`. Written as LCE computes it,
+    from p = popcount(x xor w), so that it rounds alike: `p * (-2 multiplier) + (bias + K multiplier)`.
     """
-    return binary_dot(x, weight, channels_in) * multiplier + bias
+    differing = (channels_in - binary_dot(x, weight, channels_in)) / 2
+    return differing * (-2 * multiplier) + (bias + channels_in * multiplier)
 
 
 def bconv_bits(x: Tensor, weight: Tensor, channels_in: int, threshold: Tensor) -> Tensor:

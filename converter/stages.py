@@ -30,14 +30,16 @@ from bgnn.passes import (
     hoist_binarize,
     legalise,
     lower_knn,
-    max_before_monotone,
     merge_equal_nodes,
     pack_bits,
     recognise_binarize,
     recognise_gather,
     recognise_knn,
+    recognise_prelu,
+    reduce_before_elementwise,
     sink_reshapes,
     split_edge_linear,
+    split_xor_edge,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call
 
@@ -83,19 +85,23 @@ def passes_to(stage: str, target: str, optimize: int) -> list[Step]:
     if stage == "semantic":
         return _steps(
             recognise_knn, recognise_gather, canonicalise, channels_last, fold_constants, canonicalise,
-            merge_equal_nodes, sink_reshapes, canonicalise, merge_equal_nodes,
+            merge_equal_nodes, sink_reshapes, canonicalise, recognise_prelu, merge_equal_nodes,
         )  # fmt: skip
     lce = target == "lce-arm64"
     if stage == "integer":
         if optimize == 0:
             to_bits: list[Step] = [("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if lce else []
-            return [*_steps(fold_batch_norm), *to_bits]
-        thresholds = _steps(fold_threshold) if lce else []
-        bits = _steps(hoist_binarize, merge_equal_nodes, pack_bits) if lce else []
+            return to_bits
+        thresholds = _steps(fold_threshold, split_xor_edge) if lce else []
+        bits = (
+            _steps(hoist_binarize, merge_equal_nodes, pack_bits, sink_reshapes, reduce_before_elementwise)
+            if lce
+            else []
+        )
         return [
             *_steps(fold_batch_norm, fuse_rescale),
             *thresholds,
-            *_steps(split_edge_linear, max_before_monotone),
+            *_steps(split_edge_linear, reduce_before_elementwise, merge_equal_nodes),
             *bits,
         ]
     knn: Step = ("lower_knn", lambda gm: lower_knn.run(gm, naive=optimize == 0))

@@ -167,9 +167,9 @@ def _freeze(program: ExportedProgram, inputs: Sequence[Tensor], keep: Sequence[i
         if node.op == "get_attr":
             tensor = getattr(gm, node.target)
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                kind = "NaN" if torch.isnan(tensor).any() else "infinite"
+                kind = "a NaN" if torch.isnan(tensor).any() else "an infinite"
                 name = node.meta.get("source", node.target)
-                raise ConversionError(f"{name} holds a {kind} value: mend the checkpoint (training diverged?)")
+                raise ConversionError(f"{name} holds {kind} value: mend the checkpoint (training diverged?)")
         value = node.meta.get("val")
         if value is not None:
             node.meta["val"] = as_meta(value)

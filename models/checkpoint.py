@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bgnn.models.dgcnn import ARCHITECTURES
+from bgnn.models.dgcnn import ARCHITECTURES, PointCloudNet
 from bgnn.models.layers import BinaryDot, sign
 
 FORMAT_VERSION = 1
@@ -33,7 +33,7 @@ def settings_of(architecture: str) -> dict[str, Any]:
     return {name: p.default for name, p in inspect.signature(ARCHITECTURES[architecture]).parameters.items()}
 
 
-def build_model(architecture: str, **config: Any) -> nn.Module:
+def build_model(architecture: str, **config: Any) -> PointCloudNet:
     """A fresh model in training mode: `architecture` is "dgcnn", "rf", "bf1" or "bf2", `config` its settings.
 
     Raises ValueError, one line, on an unknown architecture or setting or a value out of range.
@@ -42,14 +42,8 @@ def build_model(architecture: str, **config: Any) -> nn.Module:
     for name, value in config.items():
         if name not in known:
             raise ValueError(f"{architecture} has no setting {name!r}; it has {', '.join(known)}")
-        kind = (
-            (list, tuple)
-            if name in ("channels", "mlp")
-            else (float, int)
-            if name == "dropout"
-            else type(known[name])
-        )
-        if not isinstance(value, kind) or isinstance(value, bool):
+        kinds = {tuple: (tuple, list), float: (float, int)}.get(type(known[name]), type(known[name]))
+        if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"setting {name!r} is {value!r}; the default is {known[name]!r}")
     return ARCHITECTURES[architecture](**config)
 
@@ -60,8 +54,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
     `compact` stores the latent weights of binary dot products as int8 signs (see the module's docstring).
     Raises ValueError when `model` is of another class, OSError when the path cannot be written.
     """
-    architecture = getattr(model, "architecture", None)
-    if architecture not in ARCHITECTURES:
+    if not isinstance(model, PointCloudNet):
         raise ValueError(f"{type(model).__name__} is not a model of bgnn.models; save its state_dict instead")
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
     if compact:
@@ -71,8 +64,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
                 state[key] = sign(state[key]).to(torch.int8)
     whole = {
         "format_version": FORMAT_VERSION,
-        "architecture": architecture,
-        "config": dict(model.config),  # type: ignore[arg-type]
+        "architecture": model.architecture,
+        "config": dict(model.config),
         "state_dict": state,
     }
     if not Path(path).parent.is_dir():  # torch.save would raise a RuntimeError
@@ -85,7 +78,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
         partial.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
+def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet:
     """The model of a `model.pt`, in eval mode, on the CPU.
 
     Raises FileNotFoundError, or ValueError naming what is wrong in one line. Nothing in the file is executed.
@@ -97,16 +90,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
             "a bare state_dict needs its architecture and settings stated"
         )
     if whole["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format_version {whole['format_version']!r}; this version reads {FORMAT_VERSION}"
-        )
+        raise ValueError(f"{path}: format_version {whole['format_version']!r}; this version reads {FORMAT_VERSION}")
     for name, kind in (("architecture", str), ("config", dict), ("state_dict", Mapping)):
         if not isinstance(whole.get(name), kind):
             raise ValueError(f"{path}: {name!r} is missing or not a {kind.__name__.lower()}")
     return _filled(path, whole["architecture"], whole["config"], whole["state_dict"])
 
 
-def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> nn.Module:
+def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> PointCloudNet:
     """A model in eval mode from a bare state_dict file and its stated architecture and settings.
 
     A prefix `module.` (of DataParallel) is taken off the keys. Weights of the DGCNN authors' code load as
@@ -126,14 +117,10 @@ def _read(path: str | os.PathLike[str]) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a zip, pickle or tensor reader's: there are many, and the file is to blame
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"{path}: not a PyTorch file that loads with weights_only=True ({reason[0]})"
-        ) from error
+        raise ValueError(f"{path}: not a PyTorch file that loads with weights_only=True ({reason[0]})") from error
 
 
-def _filled(
-    path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping
-) -> nn.Module:
+def _filled(path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping) -> PointCloudNet:
     """The model with the tensors of `state` in it; every key and shape must match."""
     try:
         model = build_model(architecture, **config)
@@ -146,9 +133,7 @@ def _filled(
             raise ValueError(f"{path}: no tensor {key!r}, which {architecture} with these settings has")
         if not isinstance(state[key], Tensor) or state[key].shape != value.shape:
             found = list(state[key].shape) if isinstance(state[key], Tensor) else type(state[key]).__name__
-            raise ValueError(
-                f"{path}: {key!r} is {found}; {architecture} with these settings has {list(value.shape)}"
-            )
+            raise ValueError(f"{path}: {key!r} is {found}; {architecture} with these settings has {list(value.shape)}")
     for key in state:
         if key not in wanted:
             raise ValueError(f"{path}: tensor {key!r} is not part of {architecture} with these settings")

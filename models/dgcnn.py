@@ -29,7 +29,7 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
 
 
-class _PointCloudNet(nn.Module):
+class PointCloudNet(nn.Module):
     """What the four models share: the checked configuration, the way in, and the pooling."""
 
     architecture: str
@@ -38,9 +38,7 @@ class _PointCloudNet(nn.Module):
         super().__init__()
         config["channels"], config["mlp"] = list(config["channels"]), list(config["mlp"])
         if len(config["channels"]) != 4:
-            raise ValueError(
-                f"channels has {len(config['channels'])} widths; the four EdgeConv layers need 4"
-            )
+            raise ValueError(f"channels has {len(config['channels'])} widths; the four EdgeConv layers need 4")
         if len(config["mlp"]) != 2:
             raise ValueError(f"mlp has {len(config['mlp'])} widths; the two hidden layers need 2")
         sizes = {name: config[name] for name in ("classes", "num_points", "k", "embedding")}
@@ -52,9 +50,7 @@ class _PointCloudNet(nn.Module):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} is {size!r}; it must be a positive whole number")
         if config["k"] > config["num_points"]:
-            raise ValueError(
-                f"k = {config['k']} neighbours of only num_points = {config['num_points']} points"
-            )
+            raise ValueError(f"k = {config['k']} neighbours of only num_points = {config['num_points']} points")
         if not 0 <= config["dropout"] < 1:
             raise ValueError(f"dropout is {config['dropout']}; it must be in [0, 1)")
         _one_of("activation", config["activation"], ACTIVATIONS)
@@ -82,7 +78,7 @@ class _PointCloudNet(nn.Module):
         return torch.cat((largest, F.adaptive_avg_pool1d(x, 1).view(batch, -1)), dim=1)
 
 
-class DGCNN(_PointCloudNet):
+class DGCNN(PointCloudNet):
     """The fp32 baseline (Eq. 3-4): convolution, BatchNorm, activation, maximum over the neighbours.
 
     The paper's baseline uses ReLU; weights trained with the DGCNN authors' code need "leaky_relu".
@@ -191,7 +187,7 @@ class Sign(nn.Module):
         return sign(x)
 
 
-class _BinaryNet(_PointCloudNet):
+class _BinaryNet(PointCloudNet):
     """What RF, BF1 and BF2 share: the knobs of Table 1 and the classifier.
 
     Args beyond the baseline's:
@@ -347,7 +343,7 @@ class _BinaryFeatures(_BinaryNet):
         return nn.Sequential(dot, Rescale(outputs, (1,) * dims), self._activation())
 
     def _neighbours(self, nodes: Tensor, binary: bool) -> Tensor:
-        if self.training:  # +-1 features rank alike in both metrics, and "hamming" is fast without open ties
+        if self.training:  # +-1 features rank alike in both metrics, and "hamming" is fast and exact
             return knn(nodes, self.k, "hamming" if binary else "l2", fast=True)
         return knn(nodes, self.k, self.config["knn"] if binary else "l2")
 
@@ -393,14 +389,18 @@ class BF2(_BinaryFeatures):
     architecture = "bf2"
 
     def _edge_norm(self, width: int) -> nn.Module:
-        return nn.BatchNorm2d(width)
+        norm = nn.BatchNorm2d(width)
+        # The maximum over the neighbours of normalised messages is nearly always positive: without this start
+        # most features are +1 for most points, and training is slow.
+        nn.init.constant_(norm.bias, -1.0)
+        return norm
 
     def _aggregate(self, norm: nn.Module, messages: Tensor) -> Tensor:
         return norm(messages).max(dim=-1)[0]
 
 
 #: Architecture name, as checkpoints and `--arch` state it, to class.
-ARCHITECTURES: dict[str, type[_PointCloudNet]] = {cls.architecture: cls for cls in (DGCNN, RF, BF1, BF2)}
+ARCHITECTURES: dict[str, type[PointCloudNet]] = {cls.architecture: cls for cls in (DGCNN, RF, BF1, BF2)}
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:

@@ -107,10 +107,10 @@ def knn(x: Tensor, k: int, metric: str, *, fast: bool = False) -> Tensor:
     [0, N). "l2" is the squared distance |x|^2 + |y|^2 - 2xy, exact on +-1 values; "hamming" is Eq. 21,
     C - xy = twice the Hamming distance.
 
-    `torch.topk` leaves the order of equal values open, and +-1 features tie nearly always; a stable sort does
-    not. `fast` takes topk all the same, several times faster, for training: "hamming" then ranks by
-    distance * N + index, an exact integer without ties, so the result is the same; with "l2" doubled points
-    may come in any order.
+    `torch.topk` leaves the order of equal values open, and +-1 features tie nearly always, so the rule is a
+    stable sort. topk is several times faster: "hamming" uses it on distance * N + index, an exact integer
+    without ties and so the same result, except while exporting, where the plain form is easier to recognise.
+    `fast` lets "l2" use it too, for training: doubled points may then come in any order.
     """
     count, channels = x.shape[1], x.shape[2]
     inner = torch.matmul(x, x.transpose(1, 2))
@@ -121,7 +121,7 @@ def knn(x: Tensor, k: int, metric: str, *, fast: bool = False) -> Tensor:
         distance = square - 2 * inner + square.transpose(1, 2)
     else:
         raise ValueError(f"k-NN metric {metric!r}; known are 'l2' and 'hamming'")
-    if not fast:
+    if torch.compiler.is_exporting() or (metric == "l2" and not fast):
         return torch.sort(distance, dim=-1, stable=True)[1][:, :, :k]
     if metric == "hamming":
         if (2 * channels + 1) * count > 2**24:  # float32 holds integers up to here
@@ -141,9 +141,7 @@ def edge_features(x: Tensor, idx: Tensor, edge: str) -> Tensor:
     k = idx.shape[2]
     offset = torch.arange(batch, device=x.device).view(-1, 1, 1) * count
     nodes = x.transpose(1, 2).contiguous()
-    neighbours = nodes.view(batch * count, channels)[(idx + offset).view(-1), :].view(
-        batch, count, k, channels
-    )
+    neighbours = nodes.view(batch * count, channels)[(idx + offset).view(-1), :].view(batch, count, k, channels)
     centre = nodes.view(batch, count, 1, channels).repeat(1, 1, k, 1)
     if edge not in ("difference", "xor"):
         raise ValueError(f"edge feature {edge!r}; known are 'difference' and 'xor'")

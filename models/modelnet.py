@@ -30,9 +30,7 @@ def load_h5(path: str | os.PathLike[str], num_points: int | None = None) -> tupl
         except (OSError, KeyError) as error:
             raise ValueError(f"{file}: not an HDF5 file with 'data' and 'label' ({error})") from error
         if data.ndim != 3 or data.shape[2] != 3 or label.size != len(data):
-            raise ValueError(
-                f"{file}: data {data.shape} and label {label.shape}; expected [M, P, 3] and [M] or [M, 1]"
-            )
+            raise ValueError(f"{file}: data {data.shape} and label {label.shape}; expected [M, P, 3] and [M] or [M, 1]")
         if num_points is not None and data.shape[1] < num_points:
             raise ValueError(f"{file}: {data.shape[1]} points in a cloud, {num_points} wanted")
         clouds.append(data[:, :num_points].astype(np.float32))

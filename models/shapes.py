@@ -83,9 +83,7 @@ def _sphere(rng: np.random.Generator, m: int) -> Mesh:
 
 def _ellipsoid(rng: np.random.Generator, m: int) -> Mesh:
     vertices, faces = _sphere(rng, m)
-    return vertices * np.stack([rng.uniform(0.5, 0.7, m), rng.uniform(0.5, 0.7, m), np.ones(m)], 1)[
-        :, None
-    ], faces
+    return vertices * np.stack([rng.uniform(0.5, 0.7, m), rng.uniform(0.5, 0.7, m), np.ones(m)], 1)[:, None], faces
 
 
 def _box(rng: np.random.Generator, m: int) -> Mesh:
@@ -160,9 +158,7 @@ def _l_shape(rng: np.random.Generator, m: int) -> Mesh:
     arm, foot = rng.uniform(1.4, 2.2, m), rng.uniform(1.0, 1.6, m)
     a, b = rng.uniform(0.35, 0.6, (2, m))
     zero = np.zeros(m)
-    outline = np.stack([[zero, zero], [foot, zero], [foot, a], [b, a], [b, arm], [zero, arm]]).transpose(
-        2, 0, 1
-    )
+    outline = np.stack([[zero, zero], [foot, zero], [foot, a], [b, a], [b, arm], [zero, arm]]).transpose(2, 0, 1)
     # The cuts all start from corner 3, the inner one, or end there.
     return _extrude(outline, [(0, 1, 3), (1, 2, 3), (0, 3, 5), (3, 4, 5)], rng.uniform(0.5, 1.2, m))
 
@@ -247,9 +243,7 @@ def _sample(mesh: Mesh, points: int, rng: np.random.Generator) -> Array:
     # One search for all: the i-th solid's running areas are shifted into [i, i + 1].
     running = (area / area[:, -1:] + solids).reshape(-1)
     drawn = rng.random((len(vertices), points)) + solids
-    face = np.searchsorted(running, drawn.reshape(-1), side="right").reshape(drawn.shape) - solids * len(
-        faces
-    )
+    face = np.searchsorted(running, drawn.reshape(-1), side="right").reshape(drawn.shape) - solids * len(faces)
     face = np.minimum(face, len(faces) - 1)
     root, along = np.sqrt(rng.random((*face.shape, 1))), rng.random((*face.shape, 1))
     a, b, c = a[solids, face], b[solids, face], c[solids, face]

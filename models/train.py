@@ -75,6 +75,8 @@ class Clouds:
     def __init__(self, train: str | None, count: int, num_points: int, seed: int) -> None:
         self.seed, self.count, self.num_points = seed, count, num_points
         self.fixed = None if train is None else load_h5(train, num_points)
+        if self.fixed is not None:
+            self.count = len(self.fixed[0])
 
     def epoch(self, stage: int, epoch: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (points `[batch, N, 3]`, labels `[batch]`) shuffled; a smaller last one is dropped."""
@@ -84,9 +86,8 @@ class Clouds:
         else:
             points, labels = self.fixed
             # Scale in [2/3, 3/2] and shift by up to 0.2 per axis, as the DGCNN authors' code augments.
-            points = points * rng.uniform(2 / 3, 3 / 2, (len(points), 1, 3)) + rng.uniform(
-                -0.2, 0.2, (len(points), 1, 3)
-            )
+            scale = rng.uniform(2 / 3, 3 / 2, (len(points), 1, 3))
+            points = points * scale + rng.uniform(-0.2, 0.2, scale.shape)
         order = rng.permutation(len(points))
         for start in range(0, len(order) - batch + 1, batch):
             chosen = order[start : start + batch]
@@ -111,7 +112,7 @@ def train(
     for epoch in range(epochs):
         start, losses = time.perf_counter(), []
         model.train()
-        steps = max(1, (len(data.fixed[0]) if data.fixed else data.count) // batch)
+        steps = data.count // batch
         for step, (points, labels) in enumerate(data.epoch(stage, epoch, batch)):
             progress = (epoch + step / steps) / epochs
             # A short rise: the first steps of a binary network are wild.
@@ -155,23 +156,27 @@ def _cascade(options: argparse.Namespace) -> None:
         "classes": classes,
         "num_points": options.points,
         "k": options.k,
-        "channels": options.channels,
+        "channels": list(options.channels),
         "embedding": options.embedding,
-        "mlp": options.mlp,
+        "mlp": list(options.mlp),
         "dropout": options.dropout,
     }
     knobs = {"knn": options.knn, "activation": options.activation}
     knobs |= {"edge_balance": options.edge_balance, "global_balance": options.global_balance}
 
+    if not 1 <= options.batch <= data.count:
+        raise ValueError(f"--batch {options.batch} of {data.count} clouds: no full batch in an epoch")
     previous = load_checkpoint(options.start) if options.start else None
+    for name in ("classes", "embedding", "channels", "mlp"):
+        if previous is not None and previous.config[name] != sizes[name]:
+            raise ValueError(f"{options.start}: {name} is {previous.config[name]}, and {sizes[name]} here")
     for stage, epochs in enumerate(options.epochs):
         if epochs == 0 or (stage > 0 and options.arch == "dgcnn"):
             continue
-        model = (
-            build_model("dgcnn", **sizes)
-            if stage == 0
-            else build_model(options.arch, stage=stage, **sizes, **knobs)
-        )
+        if stage == 0:
+            model = build_model("dgcnn", **sizes)
+        else:
+            model = build_model(options.arch, stage=stage, **sizes, **knobs)
         if previous is not None and previous.architecture == options.arch == model.architecture:
             model.load_state_dict(previous.state_dict())
         train(

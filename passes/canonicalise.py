@@ -347,6 +347,23 @@ def _square(node: fx.Node) -> fx.Node | None:
     return call(node, aten.mul.Tensor, node.args[0], node.args[0], like=node)
 
 
+def _norm(node: fx.Node) -> fx.Node | None:
+    """The Euclidean norm along axes: `sqrt(sum(x * x))`."""
+    x = cast(fx.Node, node.args[0])
+    order, dims = (arg(node, 1, "ord", 2), arg(node, 2, "dim")) if is_call(node, aten.linalg_vector_norm) else (
+        arg(node, 1, "p", 2), arg(node, 2, "dim"))  # fmt: skip
+    if order not in (2, 2.0) or arg(node, 4, "dtype") is not None:
+        return None
+    axes = [dims] if isinstance(dims, int) else list(dims or range(len(shape_of(x))))
+    squares = call(node, aten.mul.Tensor, x, x, like=node)
+    total = call(node, aten.sum.dim_IntList, squares, axes, arg(node, 3, "keepdim", False), like=node)
+    return call(node, aten.sqrt.default, total, like=node)
+
+
+def _clamp_min(node: fx.Node) -> fx.Node:
+    return call(node, aten.clamp.default, node.args[0], node.args[1], like=node)
+
+
 def _rsub(node: fx.Node) -> fx.Node | None:
     if arg(node, 2, "alpha", 1) != 1:
         return None
@@ -552,6 +569,8 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.max_pool1d, aten.max_pool2d, aten.avg_pool1d, aten.avg_pool2d], _whole_axis_pool),
     ([aten.mm, aten.matmul, aten.bmm, aten.addmm], _linear),
     ([aten.pow, aten.square], _square),
+    ([aten.linalg_vector_norm, aten.norm], _norm),
+    ([aten.clamp_min], _clamp_min),
     ([aten.rsub], _rsub),
     ([aten.add, aten.sub], _add_alpha),
     ([aten.mul, aten.div], _mul),

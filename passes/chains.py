@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.graph import arg, aten, is_call, is_constant, shape_of, value_of
+from bgnn.passes.graph import aten, is_call, is_constant, shape_of, value_of
 
 bgnn = torch.ops.bgnn
 
@@ -95,15 +95,3 @@ def affine_of(node: fx.Node) -> tuple[Tensor, Tensor] | None:
     if is_call(node, aten.mul):
         return full, zero
     return (1 / full, zero) if left is data else None
-
-
-def is_increasing(node: fx.Node) -> bool:
-    """Whether a channel op keeps the order of values in every channel (not strictly)."""
-    if is_call(node, aten.relu, aten.relu6, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh):
-        return True
-    if is_call(node, aten.leaky_relu):
-        return float(arg(node, 1, "negative_slope", 0.01)) >= 0
-    if is_call(node, bgnn.prelu):
-        return bool((value_of(cast(fx.Node, node.args[1])) >= 0).all())
-    affine = affine_of(node)
-    return affine is not None and bool((affine[0] >= 0).all())

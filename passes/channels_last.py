@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from bgnn.passes.canonicalise import permute, reshape
 from bgnn.passes.graph import (
     PassResult,
+    Tap,
     arg,
     aten,
     call,
@@ -73,8 +74,9 @@ def run(gm: fx.GraphModule) -> PassResult:
                 new = _as_is(node)
             elif new.base is not node:
                 if "tap" in node.meta:
-                    tap = node.meta["tap"]
-                    new.base.meta["tap"] = dataclasses.replace(tap, perm=new.order if new.moved else None)
+                    tap: Tap = node.meta["tap"]
+                    moved = {"perm": new.order, "shape": shape_of(new.base)} if new.moved else {}
+                    new.base.meta["tap"] = tap.changed(**moved)
                 if new.base.meta.pop("new", False):  # it stands for this node now, and keeps its name
                     new.base.name, node.name = node.name, f"{node.name}_as_traced"
             laid[node] = new

@@ -70,8 +70,9 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         signs, lower = table
         signs_out, thresholds = _thresholds(signs)
-        if len(thresholds) > MOST_STEPS:
-            result.refuse(node, f"its table has {len(thresholds)} steps, more than {MOST_STEPS}")
+        steps = int((thresholds >= 0).any(1).sum())
+        if steps > MOST_STEPS:
+            result.refuse(node, f"its table has {steps} steps, more than {MOST_STEPS}")
             continue
         new = call(
             node, bgnn.dot_threshold.default, x, constant(node, rows[0] * signs_out[:, None], str(weight.target)),
@@ -153,8 +154,9 @@ def _thresholds(signs: Tensor) -> tuple[Tensor, Tensor]:
     """(weight signs `[C]`, thresholds int32 `[T, C]`) that give the table `signs[K+1, C]`.
 
     A negated row of weights counts p from the other end, so the cheaper end of each channel's table is taken as start.
+    Channels that start at -1 have a threshold of -1, in a first row of its own: it is always passed and costs no
+    dot product.
     """
-    top = signs.shape[0] - 1
     steps: list[list[int]] = []
     flips: list[float] = []
     for column in signs.t():
@@ -166,10 +168,12 @@ def _thresholds(signs: Tensor) -> tuple[Tensor, Tensor]:
         best = min(options, key=lambda option: len(option[0]))
         steps.append(best[0])
         flips.append(best[1])
-    count = max(1, max(len(s) for s in steps))
+    inverted = any(turns[:1] == [-1] for turns in steps)
+    count = max(1, max(sum(t >= 0 for t in turns) for turns in steps)) + inverted
     thresholds = torch.full((count, signs.shape[1]), NEVER, dtype=torch.int32)
     for channel, turns in enumerate(steps):
-        for row, turn in enumerate(turns):
-            assert turn < top + 1
+        if turns[:1] == [-1]:
+            thresholds[0, channel] = -1
+        for row, turn in enumerate((t for t in turns if t >= 0), start=int(inverted)):
             thresholds[row, channel] = turn
     return torch.tensor(flips), thresholds

@@ -25,11 +25,12 @@ class Tap:
     """This node holds the value of the traced program's tensor `name`, perhaps stored otherwise.
 
     The traced value is `decode(node)`: unpack to `channels` signs if packed, multiply by `flip` (+-1 per
-    channel), permute by `perm`, then reshape to the traced shape.
+    channel), reshape to `shape` and permute by `perm`, then reshape to the traced shape.
     """
 
     name: str
     perm: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = None
     channels: int | None = None
     flip: Tensor | None = None
     exact: bool = False
@@ -51,7 +52,7 @@ class Tap:
         if self.flip is not None:
             value = value * self.flip
         if self.perm is not None:
-            value = value.permute(self.perm)
+            value = value.reshape(self.shape or value.shape).permute(self.perm)
         return value.reshape(tuple(shape))
 
 
@@ -146,12 +147,22 @@ def constant(before: fx.Node, value: Tensor, name: str) -> fx.Node:
     return node
 
 
+def set_tap(node: fx.Node, tap: Tap) -> None:
+    """Taps a node; of a reshape its source, which holds the same values and is not removed when reshapes merge."""
+    while is_call(node, aten.reshape):
+        source = cast(fx.Node, node.args[0])
+        if source.op != "call_function" or "tap" in source.meta:
+            break
+        node = source
+    node.meta["tap"] = tap
+
+
 def replace(old: fx.Node, new: fx.Node, tap: Tap | None = None) -> None:
     """Makes every user of `old` use `new`, hands on its tap, and removes it."""
     if tap is None and "tap" not in new.meta:
         tap = old.meta.get("tap")
     if tap is not None:
-        new.meta["tap"] = tap
+        set_tap(new, tap)
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
     name = old.name
     old.graph.erase_node(old)

@@ -37,7 +37,8 @@ def _score(node: fx.Node, x: fx.Node, metric: str) -> fx.Node:
         return call(node, aten.matmul.default, x, _turned(node, x), like=node)
     # [x_i, -1] . [2 x_j, |x_j|^2]: the whole score in one product, no second pass over N x N values
     square = _squares(node, x)
-    minus_one = constant(node, torch.full(shape_of(square), -1.0), "minus_one")
+    minus_one = constant(node, torch.full((1, 1, 1), -1.0), "minus_one")
+    minus_one = call(node, aten.expand.default, minus_one, list(shape_of(square)), like=node)
     left = call(node, aten.cat.default, [x, minus_one], 2, like=node)
     right = call(node, aten.cat.default, [call(node, aten.mul.Tensor, x, 2.0, like=node), square], 2, like=node)
     return call(node, aten.matmul.default, left, _turned(node, right), like=node)

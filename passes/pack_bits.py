@@ -36,6 +36,7 @@ from bgnn.passes.graph import (
     reduced_axes,
     remove_dead_code,
     replace,
+    set_tap,
     shape_of,
     value_of,
 )
@@ -78,7 +79,7 @@ def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
             packed[node] = bits
             if "tap" in node.meta:
                 tap = cast(Tap, node.meta.pop("tap"))
-                bits.words.meta["tap"] = tap.changed(channels=bits.channels, flip=bits.flip)
+                set_tap(bits.words, tap.changed(channels=bits.channels, flip=bits.flip))
     for node, bits in packed.items():  # those who still read +-1 numbers get them unpacked
         if node.users:
             first = next(n for n in gm.graph.nodes if n in node.users)
@@ -206,14 +207,19 @@ def _threshold_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     signs = value_of(weight) if bits.flip is None else value_of(weight) * bits.flip
     filters = constant(node, torch.ops.bgnn.pack(signs), str(weight.target))
     words: fx.Node | None = None
+    inverted: Tensor | None = None
     for row in value_of(thresholds):
+        if bool(((row == -1) | (row == torch.iinfo(torch.int32).max)).all()) and len(value_of(thresholds)) > 1:
+            inverted = torch.where(row == -1, -1.0, 1.0)  # always passed, or never: no dot product
+            continue
         step = call(
             node, bgnn.bconv_bits.default, bits.words, filters, bits.channels,
             constant(node, row, str(thresholds.target)), like=node,
         )  # fmt: skip
         words = step if words is None else call(node, aten.bitwise_xor.Tensor, words, step, like=node)
     assert words is not None
-    return Bits(words, shape_of(node)[-1])
+    channels = shape_of(node)[-1]
+    return Bits(_flipped(node, words, channels, inverted), channels)
 
 
 def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_affine: bool) -> None:
@@ -240,11 +246,14 @@ def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_
     if bits is not None and bits.flip is not None:
         signs = signs * bits.flip
     name = str(weight.target)
+    shape = shape_of(words)
+    if len(shape) < 4:  # LCE's convolution takes four axes; given here, the large result needs no reshape
+        words = reshape(last, words, (*shape[:-1][:1], *(1,) * (4 - len(shape)), *shape[:-1][1:], shape[-1]), like=node)
     new = call(
         last, bgnn.bconv.default, words, constant(last, torch.ops.bgnn.pack(signs), name), signs.shape[1],
         constant(last, multiplier, f"{name}_multiplier"), constant(last, bias, f"{name}_bias"), like=node,
     )  # fmt: skip
-    replace(last, new)
+    replace(last, reshape(last, new, (*shape[:-1], signs.shape[0]), like=node))
     result.rewrites += 1
 
 

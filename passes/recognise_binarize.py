@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes.expressions import around_constants, expressions
 from bgnn.passes.graph import PassResult, aten, call, is_call, remove_dead_code, replace, shape_of, value_of
 
 bgnn = torch.ops.bgnn
@@ -62,23 +63,12 @@ def _is_elementwise(node: Any) -> bool:
 
 def _sign_of(node: fx.Node) -> tuple[fx.Node, float] | None:
     """(x, value at 0) if `node` is the sign of `x`; the nearest such x."""
-    inside: set[fx.Node] = {node}
-    while len(inside) <= LONGEST:
-        border = {n for member in inside for n in member.all_input_nodes if not _is_number(n)} - inside
-        if not border:
-            return None
-        if len(border) == 1:
-            source = next(iter(border))
-            same = isinstance(source.meta.get("val"), Tensor) and shape_of(source) == shape_of(node)
-            if same and source.meta["val"].is_floating_point():
-                at_zero = _evaluate(node, source, inside)
-                if at_zero is not None:
-                    return source, at_zero
-        # Grow by the border node that comes last: it cannot be the source of the others.
-        last = max(border, key=lambda n: n)
-        if not _is_elementwise(last):
-            return None
-        inside.add(last)
+    for source, inside in expressions(node, LONGEST, _is_elementwise, _is_number):
+        same = isinstance(source.meta.get("val"), Tensor) and shape_of(source) == shape_of(node)
+        if same and source.meta["val"].is_floating_point():
+            at_zero = _evaluate(node, source, inside)
+            if at_zero is not None:
+                return source, at_zero
     return None
 
 
@@ -93,17 +83,9 @@ def _is_number(node: fx.Node) -> bool:
     return filled and node.meta.get("source") is None  # a parameter of equal values is still a parameter
 
 
-def _around_constants(inside: set[fx.Node]) -> list[Tensor]:
-    """Points beside every number in the expression: where it could turn, were it not a sign."""
-    numbers = [a for n in inside for a in n.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
-    numbers += [float(value_of(a).flatten()[0]) for n in inside for a in n.all_input_nodes if _is_number(a)]
-    near = [[c, c * 0.999, c * 1.001, c - 1, c + 1, c - 0.01, c + 0.01] for c in {float(n) for n in numbers}]
-    return [torch.tensor([p, -p]) for points in near for p in points if p != 0 and abs(p) < 1e6]
-
-
 def _evaluate(node: fx.Node, source: fx.Node, inside: set[fx.Node]) -> float | None:
     """The value at 0 if the expression from `source` to `node` is a sign, else None."""
-    points = torch.cat([POINTS, *_around_constants(inside)]).to(source.meta["val"].dtype)
+    points = torch.cat([POINTS, *around_constants(inside)]).to(source.meta["val"].dtype)
     env: dict[fx.Node, Tensor] = {source: points}
 
     def value(n: fx.Node) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes.canonicalise import permute, reshape
+from bgnn.passes.expressions import evaluate
 from bgnn.passes.graph import PassResult, aten, call, is_call, is_constant, remove_dead_code, replace, shape_of
-from bgnn.passes.recognise_knn import evaluate
 
 bgnn = torch.ops.bgnn
 LOOKUPS = [aten.index, aten.index_select, aten.gather]

@@ -9,14 +9,14 @@ distances'. Verification later compares the neighbours themselves, so a chance a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx
 
 from bgnn.passes import domains as dm
 from bgnn.passes.canonicalise import permute, reshape
+from bgnn.passes.expressions import evaluate, expressions
 from bgnn.passes.graph import (
     PassResult,
     call,
@@ -65,23 +65,11 @@ def run(gm: fx.GraphModule) -> PassResult:
 def _features_of(score: fx.Node, largest: bool, domains: dict[fx.Node, dm.Domain]) -> tuple[fx.Node, bool, str] | None:
     """(features, whether they are channel-first, metric) for a score that orders by distance."""
     nodes = shape_of(score)[-1]
-    inside: set[fx.Node] = {score}
-    while len(inside) <= DEEPEST:
-        border = {n for member in inside for n in member.all_input_nodes if not is_constant(n)} - inside
-        if not border:
-            return None
-        if len(border) == 1:
-            x = next(iter(border))
-            metric = "hamming" if domains[x].kind == "binary" else "l2"
-            for channel_first in (False, True):
-                if _fits(x, score, nodes, channel_first) and _orders_by_distance(
-                    score, x, channel_first, metric, largest
-                ):
-                    return x, channel_first, metric
-        last = max(border, key=lambda n: n)
-        if last.op != "call_function":
-            return None
-        inside.add(last)
+    for x, _ in expressions(score, DEEPEST, lambda n: n.op == "call_function", is_constant):
+        metric = "hamming" if domains[x].kind == "binary" else "l2"
+        for channel_first in (False, True):
+            if _fits(x, score, nodes, channel_first) and _orders_by_distance(score, x, channel_first, metric, largest):
+                return x, channel_first, metric
     return None
 
 
@@ -122,31 +110,3 @@ def _orders_by_distance(score: fx.Node, x: fx.Node, channel_first: bool, metric:
         return bool((step[near > 1e-6] < 0).all()) and bool((step[near <= 1e-6] == 0).all())
     clear = near > 1e-3
     return bool((step[clear] < 0).all()) and bool(clear.any())
-
-
-def evaluate(node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
-    """The value of `node` when some tensors before it are given."""
-    env: dict[fx.Node, Any] = dict(known)
-    order: list[fx.Node] = []
-    stack = [node]
-    while stack:  # depth first without recursion: expressions can be long
-        current = stack[-1]
-        if current in env or current in order:
-            stack.pop()
-            continue
-        missing = [n for n in current.all_input_nodes if n not in env and n not in order]
-        if missing:
-            stack.extend(missing)
-            continue
-        if current.op == "get_attr":
-            env[current] = getattr(current.graph.owning_module, cast(str, current.target))
-        elif current.op == "call_function":
-            order.append(current)
-        else:
-            raise ValueError(f"{current.name} is not given")
-        stack.pop()
-    with torch.no_grad():
-        for current in order:
-            args, kwargs = fx.node.map_arg((current.args, dict(current.kwargs)), lambda n: env[n])
-            env[current] = cast(Callable[..., Any], current.target)(*args, **kwargs)
-    return cast(Tensor, env[node])

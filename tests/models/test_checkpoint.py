@@ -69,9 +69,7 @@ def test_bare_state_dict_with_a_data_parallel_prefix(tmp_path):
     points = torch.randn(2, 20, 3)
     with torch.no_grad():
         assert torch.equal(loaded(points), model(points))
-    with pytest.raises(
-        ValueError, match=r"sd.pt: 'conv1.0.weights_real' is \[32, 6, 1, 1\].*has \[64, 6, 1, 1\]"
-    ):
+    with pytest.raises(ValueError, match=r"sd.pt: 'conv1.0.weights_real' is \[32, 6, 1, 1\].*has \[64, 6, 1, 1\]"):
         load_state_dict(tmp_path / "sd.pt", "bf1")
     with pytest.raises(ValueError, match=r"no tensor 'conv1.center.weight', which rf"):
         load_state_dict(tmp_path / "sd.pt", "rf", **SMALL)

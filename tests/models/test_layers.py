@@ -67,8 +67,19 @@ def test_binary_neighbours_tie_to_the_lowest_index(seed, count, channels, data):
     hamming = (x[:, :, None, :] != x[:, None, :, :]).sum(-1).numpy()
     want = nearest_by_definition(hamming, k)
     assert np.array_equal(knn(x, k, "hamming").numpy(), want)
-    assert np.array_equal(knn(x, k, "hamming", fast=True).numpy(), want)
     assert np.array_equal(knn(x, k, "l2").numpy(), want)
+
+
+@pytest.mark.parametrize("metric", ["l2", "hamming"])
+def test_the_exported_neighbours_are_the_eager_ones(metric):
+    class Neighbours(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return knn(x, 9, metric)
+
+    program = torch.export.export(Neighbours(), (torch.ones(2, 70, 5),))
+    assert any("sort.stable" in str(node.target) for node in program.graph.nodes)
+    x = sign(torch.randn(2, 70, 5, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(program.module()(x), knn(x, 9, metric))
 
 
 def test_large_hamming_keys_stay_exact():
@@ -76,7 +87,7 @@ def test_large_hamming_keys_stay_exact():
     count, channels = 1024, 8200
     x = torch.ones(1, count, channels)
     x[:, ::2] = -1  # two codes only: neighbours are the lowest indices of one's own parity
-    found = knn(x, 20, "hamming", fast=True)
+    found = knn(x, 20, "hamming")
     assert found[0, 1023].tolist() == list(range(1, 41, 2))
     assert found[0, 0].tolist() == list(range(0, 40, 2))
 

@@ -101,9 +101,7 @@ def test_training_on_h5_files(tmp_path, capsys):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["data"], file["label"] = points, labels
     arguments = "dgcnn --arch dgcnn --points 16 --k 3 --channels 8 8 8 8 --embedding 8 --mlp 8 8 --batch 16"
-    arguments += (
-        f" --epochs 2 0 0 0 --train {tmp_path}/train.h5 --test {tmp_path}/test.h5 --out {tmp_path}/m.pt"
-    )
+    arguments += f" --epochs 2 0 0 0 --train {tmp_path}/train.h5 --test {tmp_path}/test.h5 --out {tmp_path}/m.pt"
     train.main(arguments.split())
     assert load_checkpoint(tmp_path / "m.pt").config["classes"] == 3
     assert "dgcnn epoch 2/2" in capsys.readouterr().out
@@ -111,9 +109,7 @@ def test_training_on_h5_files(tmp_path, capsys):
 
 def test_bad_settings_are_one_line_and_exit_with_1(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
-        train.main(
-            f"dgcnn --arch rf --knn hamming --points 16 --k 3 --epochs 0 0 0 1 --out {tmp_path}/m.pt".split()
-        )
+        train.main(f"dgcnn --arch rf --knn hamming --points 16 --k 3 --epochs 0 0 0 1 --out {tmp_path}/m.pt".split())
     assert error.value.code == 1
     assert capsys.readouterr().err.endswith("set knn to 'l2'\n")
 

@@ -1,0 +1,11 @@
+"""What all tests share: helpers beside the tests can be imported by name, and PyTorch keeps to one core."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # `from graphs import ...`: the tests are no package
+torch.set_num_threads(1)

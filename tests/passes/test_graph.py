@@ -1,0 +1,156 @@
+"""Nodes: made, replaced, tapped, copied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from graphs import aten, bgnn, count, exported, graph, only, outputs, randn, signs
+from torch import fx
+
+from bgnn.converter import dialect
+from bgnn.passes.graph import (
+    PassResult,
+    Tap,
+    call,
+    constant,
+    is_call,
+    only_user,
+    remove_dead_code,
+    replace,
+    shape_of,
+    snapshot,
+    source_name,
+)
+
+
+def test_tap_decodes_bits_flips_axes_and_shape() -> None:
+    traced = signs(2, 40, 3)  # channel-first in the user's model
+    flip = signs(40, seed=1)
+    stored = dialect.pack((traced.permute(0, 2, 1) * flip).reshape(6, 40)).reshape(2, 3, 2)
+    tap = Tap("t", perm=(0, 2, 1), channels=40, flip=flip)
+    assert torch.equal(tap.decode(stored, (2, 40, 3)), traced)
+    assert torch.equal(Tap("t").decode(traced, (6, 40)), traced.reshape(6, 40))
+
+
+def test_call_infers_its_type_and_keeps_the_source_line() -> None:
+    gm = graph(lambda m, x: torch.relu(x), randn(2, 3))
+    relu = only(gm, aten.relu)
+    node = call(relu, aten.sum.dim_IntList, relu.args[0], [1], True)
+    assert shape_of(node) == (2, 1)
+    assert node.meta["val"].device.type == "meta"
+    assert node.meta["stack_trace"] == relu.meta["stack_trace"]
+    pair = call(relu, bgnn.topk_lowest.default, relu.args[0], 2, 1, True)
+    assert [tuple(v.shape) for v in pair.meta["val"]] == [(2, 2), (2, 2)]
+    assert [v.dtype for v in pair.meta["val"]] == [torch.float32, torch.int64]
+
+
+def test_a_call_that_cannot_run_is_refused_when_it_is_made() -> None:
+    gm = graph(lambda m, x: torch.relu(x), randn(2, 3))
+    relu = only(gm, aten.relu)
+    with pytest.raises(RuntimeError):
+        call(relu, aten.reshape.default, relu.args[0], [7])
+
+
+def test_constants_get_legal_unique_names() -> None:
+    gm = graph(lambda m, x: torch.relu(x), randn(2, 3))
+    relu = only(gm, aten.relu)
+    names = [str(constant(relu, torch.ones(2), name).target) for name in ("a.b", "a.b", "a_b", "", "%")]
+    assert len(set(names)) == 5
+    assert all(name.isidentifier() for name in names)
+
+
+def test_constant_owns_its_memory() -> None:
+    gm = graph(lambda m, x: torch.relu(x), randn(2, 3))
+    value = torch.ones(3, 4)
+    node = constant(only(gm, aten.relu), value.t(), "c")
+    value.zero_()
+    assert torch.equal(getattr(gm, str(node.target)), torch.ones(4, 3))
+
+
+def test_replace_hands_on_tap_and_name() -> None:
+    x = randn(2, 3)
+    gm = graph(lambda m, x: bgnn.binarize(x) * 2, x)
+    old = only(gm, bgnn.binarize)
+    name, tap = old.name, old.meta["tap"]
+    new = call(old, aten.relu.default, old.args[0])
+    replace(old, new)
+    assert (new.name, new.meta["tap"]) == (name, tap)
+    assert torch.equal(outputs(gm, x)[0], x.relu() * 2)
+
+
+def test_replace_by_a_node_made_from_the_old_one() -> None:
+    x = randn(2, 3)
+    gm = graph(lambda m, x: torch.relu(x) + 1, x)
+    old = only(gm, aten.relu)
+    with gm.graph.inserting_after(old):
+        new = gm.graph.call_function(aten.neg.default, (old,))
+    old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    assert torch.equal(outputs(gm, x)[0], -x.relu() + 1)
+
+
+def test_dead_code_goes_and_inputs_stay() -> None:
+    x, y = randn(2, 3), randn(2)
+    gm = exported(lambda m, x, y: (x * m.used, y * m.unused), x, y, used=randn(3), unused=randn(2))
+    assert count(gm, aten.mul) == 1  # the second output was not asked for
+    assert [n.name for n in gm.graph.nodes if n.op == "placeholder"] == ["inputs_0", "inputs_1"]
+    assert [name for name, _ in gm.named_buffers()] == ["used"]
+    assert remove_dead_code(gm) == 0
+
+
+def test_snapshot_is_left_alone_by_later_passes() -> None:
+    x = randn(2, 3)
+    gm = graph(lambda m, x: bgnn.binarize(x) * m.c, x, c=randn(3))
+    copy = snapshot(gm)
+    assert [n.name for n in copy.graph.nodes] == [n.name for n in gm.graph.nodes]
+    node = only(gm, bgnn.binarize)
+    node.meta["tap"] = Tap("other")
+    replace(only(gm, aten.mul), node)
+    remove_dead_code(gm)
+    assert not hasattr(gm, "c")
+    assert only(copy, bgnn.binarize).meta["tap"].name == node.name
+    assert torch.equal(outputs(copy, x)[0], torch.where(x >= 0, 1.0, -1.0) * copy.c)
+
+
+def test_is_call_knows_packets_and_overloads() -> None:
+    gm = graph(lambda m, x: x + 1, randn(2))
+    node = only(gm, aten.add)
+    assert is_call(node, aten.add)
+    assert is_call(node, aten.add.Tensor)
+    assert not is_call(node, aten.add.Scalar, aten.sub)
+    assert not is_call(None, aten.add)
+    assert not is_call(3.0, aten.add)
+
+
+def test_only_user() -> None:
+    gm = graph(lambda m, x: (x.relu() + x.relu().sum()) * x, randn(2))
+    placeholder = next(n for n in gm.graph.nodes if n.op == "placeholder")
+    assert only_user(placeholder) is None
+    assert is_call(only_user(only(gm, aten.sum)), aten.add)
+
+
+def test_refusals_are_listed_once_by_the_name_a_person_knows() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Sequential(torch.nn.ReLU())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x)
+
+    from bgnn.converter.trace import trace
+
+    node = only(trace(Net(), (randn(2),)), aten.relu)
+    assert source_name(node) == "first.0.relu"
+    result = PassResult()
+    result.refuse(node, "why")
+    result.refuse(node, "why")
+    result.refuse(node, "another")
+    assert result.refusals == [("first.0.relu", "why"), ("first.0.relu", "another")]
+    node.meta["layer"] = "the layer"
+    result.refuse(node, "why")
+    assert result.refusals[-1] == ("the layer", "why")
+
+
+def test_nodes_without_a_module_are_known_by_their_own_name() -> None:
+    node = fx.Graph().call_function(aten.relu.default, ())
+    assert source_name(node) == node.name
