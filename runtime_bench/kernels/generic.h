@@ -372,6 +372,35 @@ BGNN_INLINE int64_t select_on_planes(const HammingKnnShared& s, const HammingKnn
   return k;
 }
 
+// The same for kVecs vectors of nodes, which stay in registers: each plane waits for the one before.
+template <int64_t kVecs>
+BGNN_INLINE int64_t select_in_registers(const HammingKnnShared& s, const HammingKnnScratch& t, int plane_count,
+                                        int64_t k) {
+  Vec less[kVecs], equal[kVecs];
+  for (int64_t v = 0; v < kVecs; v++) {
+    less[v] = Vec{};
+    equal[v] = load(s.valid + v * kVecWords);
+  }
+  for (int p = plane_count - 1; p >= 0; p--) {
+    const uint64_t* plane = t.planes + p * kVecs * kVecWords;
+    Vec zero[kVecs];
+    for (int64_t v = 0; v < kVecs; v++) zero[v] = equal[v] & ~load(plane + v * kVecWords);
+    const int64_t zeros = count_ones(kVecs * kVecWords, [&](int64_t w) { return zero[w / kVecWords]; });
+    const bool enough = zeros >= k;
+    const Vec keep_zeros = every(uint64_t(0) - uint64_t(enough));
+    for (int64_t v = 0; v < kVecs; v++) {
+      less[v] |= zero[v] & ~keep_zeros;
+      equal[v] = (zero[v] & keep_zeros) | (equal[v] & ~zero[v] & ~keep_zeros);
+    }
+    k -= enough ? 0 : zeros;
+  }
+  for (int64_t v = 0; v < kVecs; v++) {
+    store(t.less + v * kVecWords, less[v]);
+    store(t.equal + v * kVecWords, equal[v]);
+  }
+  return k;
+}
+
 // Lists the nodes of `less` and the lowest `needed` ones of `equal`, k in all, ascending.
 BGNN_INLINE void list_chosen(const HammingKnnScratch& t, int64_t lanes, int64_t k, int64_t needed) {
   constexpr int64_t kTogether = 2;  // words that are passed over at once
@@ -431,7 +460,11 @@ static void hamming_knn_run(const void* args, const void* shared, void* scratch,
           bits, [&](int64_t c) { return load(columns + c * lanes + v) ^ every(t.masks[c]); }, planes, plane_count);
       for (int p = 0; p < plane_count; p++) store(t.planes + p * lanes + v, planes[p]);
     }
-    list_chosen(t, lanes, a.k, select_on_planes(s, t, plane_count, a.k));
+    const int64_t needed = lanes == kVecWords       ? select_in_registers<1>(s, t, plane_count, a.k)
+                           : lanes == 2 * kVecWords ? select_in_registers<2>(s, t, plane_count, a.k)
+                           : lanes == 4 * kVecWords ? select_in_registers<4>(s, t, plane_count, a.k)
+                                                    : select_on_planes(s, t, plane_count, a.k);
+    list_chosen(t, lanes, a.k, needed);
     const uint64_t* rows = s.rows + b * a.nodes * s.w64;
     for (int64_t i = 0; i < a.k; i++) {
       uint32_t distance = 0;
