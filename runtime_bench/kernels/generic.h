@@ -266,7 +266,7 @@ BGNN_INLINE int64_t table_size(int64_t rows) {
 // Rows of 64-bit words; their bits with the nodes in lanes; each row's next equal row; the rows that are computed.
 struct HammingKnnShared {
   uint64_t* rows;     // [batch, nodes, w64]
-  uint64_t* columns;  // [batch, 64 * w64, padded / 64]
+  uint64_t* columns;  // [batch, padded * w64]: see transpose_bits
   uint64_t* valid;    // [padded / 64]: the lanes that are nodes
   uint32_t* table;
   uint32_t* first;  // [nodes], of one batch element at a time
@@ -287,8 +287,15 @@ struct HammingKnnShared {
   }
 };
 
+constexpr int64_t kStreamNodes = 4096;  // from here on, nodes are passed by in blocks, for several rows at once
+constexpr int64_t kStreamRows = 16;
+constexpr int64_t kStreamK = 64;  // as long as a list stays short enough to insert into
+
+BGNN_INLINE bool is_streamed(const BgnnHammingKnn& a) { return a.nodes >= kStreamNodes && a.k <= kStreamK; }
+
 struct HammingKnnScratch {
-  uint64_t* masks;      // [64 * w64]: the row's bits, spread
+  uint64_t* masks;      // [64 * w64], for each of kStreamRows where streamed: a row's bits, spread
+  uint64_t* best;       // streamed: [kStreamRows, k]: (distance, index) pairs
   uint64_t* planes;     // [planes, padded / 64]: distances
   uint64_t* less;       // [padded / 64]: surely among the k nearest
   uint64_t* equal;      // [padded / 64]: at the largest distance that is
@@ -298,7 +305,8 @@ struct HammingKnnScratch {
   uint32_t* histogram;  // [64 * w64 + 1]
   void lay(const BgnnHammingKnn& a, Carver& c) {
     const int64_t bits = words64(a.words) * 64, lanes = up(a.nodes, kVecBits) / 64;
-    masks = c.take<uint64_t>(bits);
+    masks = c.take<uint64_t>(bits * (is_streamed(a) ? kStreamRows : 1));
+    best = c.take<uint64_t>(is_streamed(a) ? kStreamRows * a.k : 0);
     planes = c.take<uint64_t>(planes_for(bits) * lanes);
     less = c.take<uint64_t>(lanes);
     equal = c.take<uint64_t>(lanes);
@@ -442,10 +450,64 @@ static void write_equal_lists(const BgnnHammingKnn& a, const int32_t* next, int6
   }
 }
 
+// Nodes pass by in blocks; those nearer than a row's k-th so far (few, after the first blocks) enter its list. They
+// come in order of their index, so one at an equal distance stays out. A block serves several rows while it is in
+// the cache. The rows are of one batch element.
+static void hamming_knn_stream(const BgnnHammingKnn& a, const HammingKnnShared& s, const HammingKnnScratch& t,
+                               const int32_t* heads, int64_t count) {
+  const int64_t bits = s.w64 * 64, batch_row = heads[0] / a.nodes * a.nodes;
+  const int plane_count = planes_for(bits);
+  const uint64_t* rows = s.rows + batch_row * s.w64;
+  const uint64_t* columns = s.columns + batch_row / a.nodes * s.padded * s.w64;
+  for (int64_t i = 0; i < count; i++) {
+    spread(s.rows + heads[i] * s.w64, s.w64, t.masks + i * bits);
+    for (int64_t j = 0; j < a.k; j++) t.best[i * a.k + j] = uint64_t(bits + 1) << 32;
+  }
+  for (int64_t v = 0; v < s.padded / 64; v += kVecWords) {
+    for (int64_t i = 0; i < count; i++) {
+      Vec planes[kMostPlanes];
+      count_differing(columns + v * bits, t.masks + i * bits, bits, planes, plane_count);
+      uint64_t* best = t.best + i * a.k;
+      const int64_t limit = int64_t(best[a.k - 1] >> 32) - 1;  // >= 0, or nothing can be nearer
+      if (limit < 0) continue;
+      const Vec nearer = load(s.valid + v) & ~above(
+          planes, [&](int p) { return every(uint64_t(0) - uint64_t((limit >> p) & 1)); }, plane_count);
+      uint64_t any = 0;
+      for (int l = 0; l < kVecWords; l++) any |= nearer[l];
+      if (!any) continue;
+      const uint64_t* own = s.rows + heads[i] * s.w64;
+      for (int64_t l = 0; l < kVecWords; l++) {
+        for (uint64_t left = nearer[l]; left; left &= left - 1) {
+          const int64_t n = (v + l) * 64 + __builtin_ctzll(left);
+          uint64_t distance = 0;
+          for (int64_t w = 0; w < s.w64; w++) distance += uint64_t(popcount64(own[w] ^ rows[n * s.w64 + w]));
+          if (distance >= best[a.k - 1] >> 32) continue;  // the list has changed since
+          int64_t at = a.k - 1;
+          for (; at > 0 && best[at - 1] >> 32 > distance; at--) best[at] = best[at - 1];
+          best[at] = distance << 32 | uint64_t(n);
+        }
+      }
+    }
+  }
+  for (int64_t i = 0; i < count; i++) {
+    int32_t* out = a.neighbours + heads[i] * a.k;
+    for (int64_t j = 0; j < a.k; j++) out[j] = int32_t(uint32_t(t.best[i * a.k + j]));
+    write_equal_lists(a, s.next, batch_row, heads[i] - batch_row);
+  }
+}
+
 static void hamming_knn_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
   const BgnnHammingKnn& a = *static_cast<const BgnnHammingKnn*>(args);
   const HammingKnnShared s = layout_in<HammingKnnShared>(a, const_cast<void*>(shared));
   const HammingKnnScratch t = layout_in<HammingKnnScratch>(a, scratch);
+  if (is_streamed(a)) {
+    for (int64_t item = begin, count; item < end; item += count) {
+      const int64_t b = s.heads[item] / a.nodes;
+      for (count = 1; count < kStreamRows && item + count < end && s.heads[item + count] / a.nodes == b;) count++;
+      hamming_knn_stream(a, s, t, s.heads + item, count);
+    }
+    return;
+  }
   const int64_t bits = s.w64 * 64, lanes = s.padded / 64;
   const int plane_count = planes_for(bits);
   for (int64_t item = begin; item < end; item++) {
@@ -455,9 +517,7 @@ static void hamming_knn_run(const void* args, const void* shared, void* scratch,
     spread(x, s.w64, t.masks);
     for (int64_t v = 0; v < lanes; v += kVecWords) {
       Vec planes[kMostPlanes];
-      for (int p = 0; p < plane_count; p++) planes[p] = Vec{};
-      count_bits(
-          bits, [&](int64_t c) { return load(columns + c * lanes + v) ^ every(t.masks[c]); }, planes, plane_count);
+      count_differing(columns + v * bits, t.masks, bits, planes, plane_count);
       for (int p = 0; p < plane_count; p++) store(t.planes + p * lanes + v, planes[p]);
     }
     const int64_t needed = lanes == kVecWords       ? select_in_registers<1>(s, t, plane_count, a.k)
@@ -1005,7 +1065,7 @@ constexpr int64_t kPoolChannels = 32;  // output channels of one work item
 
 struct DensePoolShared {
   uint64_t* rows;     // [nodes, w64], of one batch element at a time
-  uint64_t* columns;  // [batch, 64 * w64, padded / 64]: the bits, with the nodes in lanes
+  uint64_t* columns;  // [batch, padded * w64]: see transpose_bits
   uint64_t* weights;  // [out_channels, w64]
   uint64_t* valid;    // [padded / 64]: the lanes that are nodes
   int64_t w64;
@@ -1098,9 +1158,7 @@ static void dense_pool_run(const void* args, const void* shared, void* scratch, 
       spread(s.weights + o * s.w64, s.w64, t.masks);
       for (int64_t v = 0; v < lanes; v += kVecWords) {
         Vec planes[kMostPlanes];
-        for (int p = 0; p < plane_count; p++) planes[p] = Vec{};
-        count_bits(
-            bits, [&](int64_t c) { return load(columns + c * lanes + v) ^ every(t.masks[c]); }, planes, plane_count);
+        count_differing(columns + v * bits, t.masks, bits, planes, plane_count);
         for (int p = 0; p < plane_count; p++) store(t.planes + p * lanes + v, planes[p]);
       }
       const int64_t most = extreme(s, t, plane_count, 0);

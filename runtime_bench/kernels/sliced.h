@@ -109,17 +109,26 @@ static void transpose64(uint64_t* a) {
   }
 }
 
-// Rows `[count][words]` of 64-bit words (`stride` words apart) as columns `[64 * words][padded / 64]`: bit n % 64 of
-// word n / 64 in column c is bit c of row n. Rows up to `padded`, a multiple of 64, are 0.
+// Rows `[count][words]` of 64-bit words as columns, a block of kVecBits rows after the other: [padded / kVecBits]
+// [64 * words][kVecWords], bit r % 64 of word r / 64 of column c being bit c of row r of the block. Rows up to
+// `padded`, a multiple of kVecBits, are 0.
 static void transpose_bits(const uint64_t* rows, int64_t count, int64_t words, int64_t padded, uint64_t* columns) {
   uint64_t square[64];
   for (int64_t n = 0; n < padded; n += 64) {
+    uint64_t* block = columns + n / kVecBits * words * 64 * kVecWords + n % kVecBits / 64;
     for (int64_t w = 0; w < words; w++) {
       for (int64_t r = 0; r < 64; r++) square[r] = n + r < count ? rows[(n + r) * words + w] : 0;
       transpose64(square);
-      for (int64_t c = 0; c < 64; c++) columns[(w * 64 + c) * (padded / 64) + n / 64] = square[c];
+      for (int64_t c = 0; c < 64; c++) block[(w * 64 + c) * kVecWords] = square[c];
     }
   }
+}
+
+// For the kVecBits rows of a block: the number of bits in which each differs from the row that `masks` spreads.
+BGNN_INLINE void count_differing(const uint64_t* block, const uint64_t* masks, int64_t bits, Vec* planes,
+                                 int plane_count) {
+  for (int p = 0; p < plane_count; p++) planes[p] = Vec{};
+  count_bits(bits, [&](int64_t c) { return load(block + c * kVecWords) ^ every(masks[c]); }, planes, plane_count);
 }
 
 // masks[c] = all ones where bit c of the row is set, else 0.

@@ -93,6 +93,7 @@ def hamming_knn(rng: np.random.Generator) -> Iterator[Case]:
     shapes += [(1, n, 64, min(n, 20)) for n in (2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200, 1023, 1024, 1025)]
     shapes += [(1, 300, c, k) for c in (64, 128, 300) for k in (1, 2, 16, 17, 20, 32, 33, 64, 65, 299, 300)]
     shapes += [(1, 2100, 64, 20), (1, 1024, 2048, 20), (1, 40, 5000, 20)]
+    shapes += [(1, 4095, 32, 5), (1, 4096, 8, 64), (1, 4096, 8, 65), (1, 4097, 96, 1)]  # around streaming
     for batch, nodes, channels, k in shapes:
         for kind in ("random", "equal", "few", "far"):
             x = pack(codes(rng, batch, nodes, channels, kind))
