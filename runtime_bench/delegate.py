@@ -1,0 +1,104 @@
+"""Stock LiteRT with this project's operators: finds the delegate library of this machine and loads files with it.
+
+Part of the `bgnn-runtime` wheel: it needs numpy and one of ai-edge-litert, tflite-runtime and TensorFlow, no PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bgnn.converter.errors import BgnnError, UsageError
+
+LIBRARY = "libbgnn_delegate.so"
+# The first that is installed runs the files; they share their Python interface.
+_RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite")
+_FILE_IDENTIFIER = b"TFL3"
+
+
+def library_path() -> Path:
+    """The delegate library of this machine's architecture: BGNN_DELEGATE's, or the one in this package.
+
+    Raises BgnnError where it is not there.
+    """
+    chosen = os.environ.get("BGNN_DELEGATE")
+    if chosen:
+        if not Path(chosen).is_file():
+            raise BgnnError(f"BGNN_DELEGATE={chosen} is not a file: unset it, or name a {LIBRARY}")
+        return Path(chosen)
+    path = Path(__file__).resolve().parent / "lib" / platform.machine() / LIBRARY
+    if path.is_file():
+        return path
+    makefile = Path(__file__).resolve().parent / "kernels" / "delegate" / "Makefile"
+    remedy = (
+        f"build it: make -C {makefile.parent}"
+        if makefile.is_file()
+        else "install a bgnn-runtime wheel for this machine (there are x86_64 and aarch64 ones, for Linux)"
+    )
+    raise BgnnError(f"no {LIBRARY} for {platform.system()} on {platform.machine()}: {remedy}")
+
+
+def runtime() -> ModuleType:
+    """The installed TFLite runtime's module with `Interpreter` and `load_delegate`. Raises BgnnError if none is."""
+    for name in _RUNTIMES:
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        return module.experimental if name == "tensorflow.lite" else module
+    raise BgnnError("no TFLite runtime is installed: pip install ai-edge-litert")
+
+
+def load_delegate() -> Any:
+    """A new delegate, for `Interpreter(experimental_delegates=[...])`. Raises BgnnError where it does not load."""
+    path, module = library_path(), runtime()
+    try:
+        return module.load_delegate(str(path))
+    except (ValueError, OSError) as error:
+        raise BgnnError(f"the delegate {path} does not load: {str(error).strip()}") from error
+
+
+def load_interpreter(model: Path | str | bytes, num_threads: int = 1, *, xnnpack: bool = True) -> Any:
+    """An Interpreter of the installed runtime with its tensors allocated, that runs LCE's and bgnn's operators.
+
+    `model`: a TFLite file's path or its bytes. `num_threads`: for our operators and XNNPACK's, each. `xnnpack`:
+    whether XNNPACK runs the float operators (True is the runtime's default). Inputs may be resized afterwards
+    (`resize_tensor_input`, `allocate_tensors`). The environment's BGNN_ISA chooses the kernels.
+
+    Raises UsageError for a missing file or a wrong thread count, and BgnnError, with the runtime's reason, for a
+    file that it refuses.
+    """
+    if num_threads < 1:
+        raise UsageError(f"num_threads = {num_threads}: at least one thread is needed")
+    if isinstance(model, (str, Path)):
+        try:
+            content = Path(model).read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot read {model}: {error.strerror}") from error
+    else:
+        content = bytes(model)
+    if content[4:8] != _FILE_IDENTIFIER:
+        raise BgnnError("not a TFLite file: the identifier TFL3 is missing at byte 4")
+    delegate, module = load_delegate(), runtime()
+    kinds = getattr(module, "OpResolverType", None)
+    if not xnnpack and kinds is None:
+        raise UsageError(f"{module.__name__} cannot run without XNNPACK")
+    chosen = {} if xnnpack else {"experimental_op_resolver_type": kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    try:
+        interpreter = _interpreter_class(module)(
+            model_content=content, num_threads=num_threads, experimental_delegates=[delegate], **chosen
+        )
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise BgnnError(f"the runtime refuses the file: {str(error).strip()}") from error
+    return interpreter
+
+
+def _interpreter_class(module: ModuleType) -> Any:
+    if hasattr(module, "Interpreter"):
+        return module.Interpreter
+    return importlib.import_module("tensorflow.lite").Interpreter

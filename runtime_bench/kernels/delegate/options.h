@@ -1,0 +1,14 @@
+/* Reading an operator's options: a flexbuffer map of integers, from a file that nobody has checked. */
+#ifndef BGNN_OPTIONS_H
+#define BGNN_OPTIONS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum OptionResult { kOptionRead, kOptionMissing, kOptionsBroken };
+
+/* The integer under `key` in the flexbuffer `data[0, size)`. kOptionMissing: the map has no such key, or it holds no
+ * integer; kOptionsBroken: the bytes are no flexbuffer map. Reads nothing outside of the bytes, whatever they are. */
+OptionResult read_option(const uint8_t* data, size_t size, const char* key, int64_t* value);
+
+#endif

@@ -1,0 +1,98 @@
+// Runs recorded kernel calls and compares the outputs, for machines without Python: replay FILE ISA.
+// The file is written by test_neon.py; every item is 8 bytes or padded to them: the kernel's number, then its
+// fields in order: an int's value; a tensor's size in bytes (-1: NULL) and contents (for an output, the expected).
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+
+static FILE* file;
+
+static bool read_int(int64_t* value) { return fread(value, 8, 1, file) == 1; }
+
+static void* aligned(int64_t bytes) { return aligned_alloc(64, size_t((bytes + 127) / 64 * 64)); }
+
+// `contents` filled from the file; NULL for NULL.
+static char* read_tensor(int64_t* bytes) {
+  if (!read_int(bytes)) exit(2);
+  if (*bytes < 0) return nullptr;
+  const size_t padded = size_t(*bytes + 7) / 8 * 8;
+  char* contents = static_cast<char*>(malloc(padded + 8));
+  if (padded && fread(contents, 1, padded, file) != padded) exit(2);
+  return contents;
+}
+
+struct Output {
+  char* found;
+  char* expected;
+  int64_t bytes;
+};
+
+static Output outputs[4];
+static int output_count;
+
+template <class T>
+static void read_input(const T*& field) {
+  int64_t bytes;
+  field = reinterpret_cast<const T*>(read_tensor(&bytes));
+}
+
+template <class T>
+static void read_output(T*& field) {
+  Output& out = outputs[output_count];
+  out.expected = read_tensor(&out.bytes);
+  field = nullptr;
+  if (!out.expected) return;
+  out.found = static_cast<char*>(malloc(size_t(out.bytes) + 8));
+  memset(out.found, 0xa5, size_t(out.bytes) + 8);
+  field = reinterpret_cast<T*>(out.found);
+  output_count++;
+}
+
+// Runs the items in two shares, the later one first; returns whether all outputs are as expected.
+static bool check(const BgnnKernel& kernel, const void* args) {
+  void* shared = aligned(kernel.shared_bytes(args));
+  void* scratch = aligned(kernel.scratch_bytes(args));
+  const int64_t items = kernel.begin(args, shared);
+  if (items < 0) return false;
+  kernel.run(args, shared, scratch, items / 3, items);
+  kernel.run(args, shared, scratch, 0, items / 3);
+  bool same = true;
+  for (int i = 0; i < output_count; i++) {
+    const Output& out = outputs[i];
+    same &= memcmp(out.found, out.expected, size_t(out.bytes)) == 0;
+    for (int64_t guard = 0; guard < 8; guard++) same &= uint8_t(out.found[out.bytes + guard]) == 0xa5;
+  }
+  free(shared);
+  free(scratch);
+  return same;
+}
+
+int main(int count, char** words) {
+  if (count != 3 || !(file = fopen(words[1], "rb"))) return 2;
+  const BgnnKernels* kernels = bgnn_kernels_for(words[2]);
+  if (!kernels) return 2;
+  int64_t number, calls = 0, wrong = 0;
+  while (read_int(&number)) {
+    int64_t at = 0;
+    output_count = 0;
+    bool same = false;
+    // Memory of the inputs is not freed: a run is short.
+#define READ_IN(type, name) read_input(args.name);
+#define READ_OUT(type, name) read_output(args.name);
+#define READ_INT(name) if (!read_int(&args.name)) return 2;
+#define REPLAY(function, Args, FIELDS)            \
+  if (number == at++) {                           \
+    Args args;                                    \
+    FIELDS(READ_IN, READ_OUT, READ_INT)           \
+    same = check(kernels->function, &args);       \
+  }
+    BGNN_KERNELS(REPLAY)
+    if (!same) printf("call %lld of kernel %lld differs\n", static_cast<long long>(calls), static_cast<long long>(number));
+    wrong += !same;
+    calls++;
+  }
+  printf("%lld calls, %lld wrong\n", static_cast<long long>(calls), static_cast<long long>(wrong));
+  return wrong != 0;
+}
