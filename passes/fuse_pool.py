@@ -108,6 +108,7 @@ def _pool(layer: fx.Node, x: fx.Node, chain: list[fx.Node], users: list[fx.Node]
         return value
 
     points = shape_of(x)[1]
+    pairs: list[tuple[fx.Node, fx.Node]] = []
     for user in users:
         if is_call(user, aten.mean):
             up = call(before, aten.mul.Tensor, row(2), constant(before, above / points, "above_zero"), like=user)
@@ -116,4 +117,6 @@ def _pool(layer: fx.Node, x: fx.Node, chain: list[fx.Node], users: list[fx.Node]
         else:
             pick = aten.maximum if is_call(user, aten.amax) else aten.minimum
             new = call(before, pick.default, applied(row(0)), applied(row(1)), like=user)
-        replace(user, reshape(user, new, shape_of(user), like=user))
+        pairs.append((user, reshape(before, new, shape_of(user), like=user)))
+    for user, new in pairs:
+        replace(user, new)
