@@ -159,7 +159,7 @@ def _check_file(
     reference: Reference, inputs: Sequence[Tensor],
 ) -> Check:  # fmt: skip
     """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
-    tapped = list(all_taps(gm))
+    tapped = list({tap.name: (node, tap) for node, tap in all_taps(gm)}.values())
     probes = {f"tap/{tap.name}": node for node, tap in tapped}
     arrays = [t.numpy() for t in inputs]
     probe = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata, probes=probes)

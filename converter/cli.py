@@ -70,10 +70,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="1 (default): all optimisations; 0: only what makes the model legal for the target",
     )
     parser.add_argument(
+        "--kernels",
+        default="stock",
+        metavar="{stock,bgnn}",
+        help="stock (default): a file that any LCE runtime runs; bgnn: fused operators of this project, which "
+        "its small library brings to a stock TFLite interpreter (bgnn-run, or load_interpreter)",
+    )
+    parser.add_argument(
         "--knn",
-        default="matmul",
         metavar="HOW",
-        help="how k-NN is computed: matmul (default), by a matrix product",
+        help="how k-NN is computed: matmul, by a matrix product (with --kernels stock), or popcount, by one "
+        "operator (with --kernels bgnn); default: whichever goes with the kernels",
     )
     parser.add_argument(
         "--sign-zero",
@@ -212,6 +219,7 @@ def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str],
         output=output,
         optimize=args.optimize,
         verify=not args.no_verify,
+        kernels=args.kernels,
         knn=args.knn,
         sign_zero=args.sign_zero,
         stop_after=args.stop_after,

@@ -151,7 +151,10 @@ def set_tap(node: fx.Node, tap: Tap) -> None:
     """Taps a node; of a reshape its source, which holds the same values and is not removed when reshapes merge."""
     while is_call(node, aten.reshape):
         source = cast(fx.Node, node.args[0])
-        if source.op != "call_function" or "tap" in source.meta:
+        known = source.meta.get("tap")
+        if known is not None and known.name == tap.name:
+            return  # it stands there already
+        if source.op != "call_function" or known is not None:
             break
         node = source
     node.meta["tap"] = tap

@@ -171,6 +171,8 @@ def _prelu(walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node) -> Value:
     value, slopes = walk.value(x), walk.array(weight)
     if slopes is None:
         walk.refuse(node, "has slopes that are not constant", "make the PReLU's weight a parameter")
+    if slopes.size == 1:  # one slope for all is an option, and no table of the channels' size
+        return _leaky_relu(walk, node, x, float(slopes.reshape(-1)[0]))
     # XNNPACK takes a slope for every channel, with a shape of the input's rank.
     shape = (1,) * (value.rank - 1) + (value.shape[-1],)
     return walk.op("PRELU", [value, walk.constant(np.broadcast_to(slopes, shape))], value.shape, FLOAT)
