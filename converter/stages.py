@@ -26,6 +26,7 @@ from bgnn.passes import (
     channels_last,
     fold_batch_norm,
     fold_constants,
+    fold_sign,
     fold_threshold,
     fuse_gather_max,
     fuse_pool,
@@ -113,7 +114,9 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         if own:
             steps += _steps(fuse_pool)
         if lce:
-            steps += _steps(hoist_binarize, merge_equal_nodes, pack_bits, sink_reshapes, reduce_before_elementwise)
+            steps += _steps(
+                fold_sign, hoist_binarize, merge_equal_nodes, pack_bits, sink_reshapes, reduce_before_elementwise
+            )
         return steps
     knn: Step = ("lower_knn", lambda gm: lower_knn.run(gm, naive=naive, popcount=own))
     fused = _steps(fuse_gather_max) if own else []

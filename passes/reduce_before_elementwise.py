@@ -57,14 +57,14 @@ def _way(z: fx.Node, users: list[fx.Node], result: PassResult) -> tuple[fx.Node,
     """(the operand that varies along the axes, "rising" | "falling" | "ends") if all the reductions can go first."""
     means = any(is_call(u, aten.mean) for u in users)
     if is_channel_op(z):
-        direction = _direction(z)
-        if direction is None or (direction == "convex" and any(is_call(u, aten.amin) for u in users)):
+        way = direction(z)
+        if way is None or (way == "convex" and any(is_call(u, aten.amin) for u in users)):
             result.refuse(z, "not monotone, so the reduction stays after it")
             return None
         if means and affine_of(z) is None:
             result.refuse(z, "not affine, so the mean stays after it")
             return None
-        return data_of(z), "ends" if direction == "convex" else direction
+        return data_of(z), "ends" if way == "convex" else way
     if is_call(z, aten.add, aten.sub) and not z.kwargs:
         for side in z.args:
             other = z.args[1] if side is z.args[0] else z.args[0]
@@ -80,7 +80,7 @@ def _way(z: fx.Node, users: list[fx.Node], result: PassResult) -> tuple[fx.Node,
     return None
 
 
-def _direction(op: fx.Node) -> str | None:
+def direction(op: fx.Node) -> str | None:
     """How a channel op goes: "rising", "falling", "ends" (monotone, each channel its own way), "convex" (a valley)."""
     if is_call(op, aten.relu, aten.relu6, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh):
         return "rising"
