@@ -193,6 +193,33 @@ def xor_edge_conv(x: Tensor, index: Tensor, weight: Tensor, thresholds: Tensor, 
     return pack(xor_edge_layer(unpack(x, channels), index, signs, thresholds))
 
 
+def bin_edge_layer(
+    node_signs: Tensor, x: Tensor, index: Tensor, edge_scale: Tensor, edge_shift: Tensor, weight: Tensor,
+    alpha: Tensor, beta: Tensor, gamma: Tensor, slope: Tensor,
+) -> Tensor:  # fmt: skip
+    """BinEdgeConv with rank-1 rescaling (paper, Eq. 11-13), its node half already signs.
+
+    `node_signs` +-1 f32 `[B, N, C]`, `x` f32 `[B, N, C]`, `index` int `[B, N, k]`; edge signs are those of
+    `(x_j - x_i) * edge_scale + edge_shift` (`[C]`); `weight` +-1 f32 `[O, 2C]`; the dot product times `alpha` `[O]`,
+    `beta` `[N]` and `gamma` `[k]`, then PReLU with `slope` `[O]` or `[1]`, then the maximum over j: f32 `[B, N, O]`.
+    """
+    other = gather_nodes(x, index)
+    edge = binarize((other - x.unsqueeze(2)) * edge_scale + edge_shift)
+    dot = F.linear(torch.cat([node_signs.unsqueeze(2).expand(edge.shape), edge], 3), weight)
+    return prelu(dot * alpha * beta[:, None, None] * gamma[:, None], slope).amax(2)
+
+
+def bin_edge_conv(
+    node_bits: Tensor, x: Tensor, index: Tensor, edge_scale: Tensor, edge_shift: Tensor, weight: Tensor,
+    alpha: Tensor, beta: Tensor, gamma: Tensor, slope: Tensor, channels: int,
+) -> Tensor:  # fmt: skip
+    """`bin_edge_layer` on bits: `node_bits` packed `[B, N, W]`, `weight` packed `[O, 2W]` (each half by itself)."""
+    words = node_bits.shape[-1]
+    signs = torch.cat([unpack(weight[:, :words], channels), unpack(weight[:, words:], channels)], 1)
+    nodes = unpack(node_bits, channels)
+    return bin_edge_layer(nodes, x, index, edge_scale, edge_shift, signs, alpha, beta, gamma, slope)
+
+
 def dense_pool(x: Tensor, weight: Tensor, channels: int) -> Tensor:
     """`dense_pool_layer` on bits: packed `[B, N, W]`, weights packed `[O, W]` -> f32 `[B, 4, O]`."""
     return dense_pool_layer(unpack(x, channels), unpack(weight, channels))
@@ -225,6 +252,16 @@ _OPS: list[tuple[str, object]] = [
     ("gather_max(Tensor x, Tensor index) -> Tensor", gather_max),
     ("xor_edge_layer(Tensor x, Tensor index, Tensor weight, Tensor thresholds) -> Tensor", xor_edge_layer),
     ("xor_edge_conv(Tensor x, Tensor index, Tensor weight, Tensor thresholds, int channels) -> Tensor", xor_edge_conv),
+    (
+        "bin_edge_layer(Tensor node_signs, Tensor x, Tensor index, Tensor edge_scale, Tensor edge_shift, "
+        "Tensor weight, Tensor alpha, Tensor beta, Tensor gamma, Tensor slope) -> Tensor",
+        bin_edge_layer,
+    ),
+    (
+        "bin_edge_conv(Tensor node_bits, Tensor x, Tensor index, Tensor edge_scale, Tensor edge_shift, "
+        "Tensor weight, Tensor alpha, Tensor beta, Tensor gamma, Tensor slope, int channels) -> Tensor",
+        bin_edge_conv,
+    ),
     ("dense_pool_layer(Tensor x, Tensor weight) -> Tensor", dense_pool_layer),
     ("dense_pool(Tensor x, Tensor weight, int channels) -> Tensor", dense_pool),
 ]

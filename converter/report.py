@@ -20,7 +20,7 @@ from bgnn.passes.graph import PassResult, aten, is_call, shape_of
 
 bgnn = torch.ops.bgnn
 
-BINARY = [bgnn.bconv, bgnn.bconv_bits, bgnn.xor_edge_conv, bgnn.dense_pool]
+BINARY = [bgnn.bconv, bgnn.bconv_bits, bgnn.xor_edge_conv, bgnn.bin_edge_conv, bgnn.dense_pool]
 SEARCH = [bgnn.hamming_knn, bgnn.real_knn]
 FLOAT = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 
@@ -139,6 +139,8 @@ def _macs(node: fx.Node) -> int:
     if is_call(node, bgnn.xor_edge_conv):  # once per node, and once per edge
         fan_in, neighbours = cast(int, node.args[4]), shape_of(cast(fx.Node, node.args[1]))[2]
         return rows * shape_of(cast(fx.Node, node.args[2]))[0] * fan_in * (1 + neighbours)
+    if is_call(node, bgnn.bin_edge_conv):
+        return rows * channels * shape_of(cast(fx.Node, node.args[2]))[2] * 2 * cast(int, node.args[10])
     if is_call(node, bgnn.dense_pool):
         return math.prod(shape_of(x)[:-1]) * channels * cast(int, node.args[2])
     if is_call(node, *SEARCH):
@@ -179,6 +181,7 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     fused = {
         bgnn.hamming_knn: "popcount and selection, fused", bgnn.real_knn: "distances and selection, fused",
         bgnn.xor_edge_conv: "binary, fused from features to bits", bgnn.dense_pool: "binary, fused with the pooling",
+        bgnn.bin_edge_conv: "binary, fused from features to features",
     }  # fmt: skip
     for node_of_one, word in fused.items():
         if any(is_call(n, node_of_one) for n in parts):

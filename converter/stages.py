@@ -28,6 +28,7 @@ from bgnn.passes import (
     fold_constants,
     fold_sign,
     fold_threshold,
+    fuse_bin_edge_conv,
     fuse_gather_max,
     fuse_pool,
     fuse_rescale,
@@ -66,7 +67,9 @@ MOVES = [
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 BITS = [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max, aten.bitwise_xor]
-OWN = [bgnn.hamming_knn, bgnn.real_knn, bgnn.gather_max, bgnn.xor_edge_conv, bgnn.dense_pool]
+OWN = [
+    bgnn.hamming_knn, bgnn.real_knn, bgnn.gather_max, bgnn.xor_edge_conv, bgnn.bin_edge_conv, bgnn.dense_pool,
+]  # fmt: skip
 MEANING = [bgnn.binarize, bgnn.knn, bgnn.gather_nodes, bgnn.batch_norm, bgnn.prelu]
 
 SPECS: dict[str, list[Any] | None] = {
@@ -110,6 +113,8 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         steps = _steps(fold_batch_norm, fuse_rescale)
         if lce:
             steps += _steps(fold_threshold, fuse_xor_edge_conv if own else split_xor_edge)
+        if own:
+            steps += _steps(fold_sign, fuse_bin_edge_conv)
         steps += _steps(split_edge_linear, reduce_before_elementwise, merge_equal_nodes)
         if own:
             steps += _steps(fuse_pool)

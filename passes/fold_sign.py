@@ -1,7 +1,7 @@
 """The sign of an increasing or decreasing function of a real number is a comparison with one number per channel.
 
-`sign(f(x)) = sign(x - t)` for an increasing f (BatchNorm with a positive scale, PReLU, a bias), and `-sign(x - t)` for a
-decreasing one, t being the first float32 on the other side. t is found by bisection over all float32 numbers with the
+`sign(f(x)) = sign(x - t)` for an increasing f (BatchNorm with a positive scale, PReLU, a bias), and `-sign(x - t)` for
+a decreasing one, t being the first float32 on the other side. t is found by bisection over all float32 numbers with the
 model's own ops in PyTorch's arithmetic, so the comparison decides exactly as PyTorch does, whatever the rounding of f.
 One subtraction and one constant remain of a norm; the minus goes into the next layer's weights.
 """

@@ -73,8 +73,8 @@ def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
             if domains[cast(fx.Node, node.args[0])].kind == "binary":
                 _dense(node, packed, result, fuse_affine=stay_packed)
             continue
-        if is_call(node, bgnn.dense_pool_layer):
-            _pooled_layer(node, packed)
+        if is_call(node, bgnn.dense_pool_layer, bgnn.bin_edge_layer):
+            (_pooled_layer if is_call(node, bgnn.dense_pool_layer) else _real_edge_layer)(node, packed)
             result.rewrites += 1
             continue
         if domains[node].kind != "binary":
@@ -250,6 +250,18 @@ def _pooled_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> None:
     signs = value_of(weight) if bits.flip is None else value_of(weight) * bits.flip
     filters = constant(node, torch.ops.bgnn.pack(signs), str(weight.target))
     replace(node, call(node, bgnn.dense_pool.default, bits.words, filters, bits.channels, like=node))
+
+
+def _real_edge_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> None:
+    """A fused layer on real features, whose node half comes as bits."""
+    signs, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[5])
+    bits = packed.get(signs) or Bits(call(node, bgnn.pack.default, signs, like=node), shape_of(signs)[-1])
+    values = value_of(weight).clone()
+    if bits.flip is not None:
+        values[:, : bits.channels] *= bits.flip
+    filters = constant(node, packed_weight(values, bits.channels), str(weight.target))
+    args = [bits.words, *node.args[1:5], filters, *node.args[6:], bits.channels]
+    replace(node, call(node, bgnn.bin_edge_conv.default, *args, like=node))
 
 
 def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_affine: bool) -> None:

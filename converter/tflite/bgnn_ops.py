@@ -45,6 +45,12 @@ def xor_edge_conv(
     return _custom(walk, node, "BgnnXorEdgeConv", [x, index, weight, thresholds], {"channels": channels}, INT)
 
 
+def bin_edge_conv(walk: Walk, node: fx.Node, bits: fx.Node, *tensors_and_channels: Any) -> Value:
+    """BgnnBinEdgeConv: node bits, float features, neighbours, edge scale and shift, weights, the factors, slopes."""
+    *tensors, channels = tensors_and_channels
+    return _custom(walk, node, "BgnnBinEdgeConv", [bits, *tensors], {"channels": channels}, FLOAT)
+
+
 def dense_pool(walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node, channels: int) -> Value:
     """BgnnDensePool: packed [B, N, W] to float [B, 4, O]."""
     return _custom(walk, node, "BgnnDensePool", [x, weight], {"channels": channels}, FLOAT)
@@ -55,5 +61,6 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.real_knn.default": real_knn,
     "bgnn.gather_max.default": gather_max,
     "bgnn.xor_edge_conv.default": xor_edge_conv,
+    "bgnn.bin_edge_conv.default": bin_edge_conv,
     "bgnn.dense_pool.default": dense_pool,
 }

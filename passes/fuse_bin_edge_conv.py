@@ -1,0 +1,141 @@
+"""RF's edge layer as one operator (`--kernels bgnn`): differences, signs, dot product, rescaling, PReLU and maximum.
+
+`max_j PReLU(Gamma * W sign([x_i, x_j - x_i] - t))` (binary GNN paper, Eq. 12-13; the norm is already the comparison
+with t that fold_sign makes of it) becomes `bgnn::bin_edge_layer`: the node's half is a sign per node, an edge is made and used in
+registers. Gamma is a product of factors per channel, per point and per neighbour (Eq. 11), in any order.
+The signs are exact; the rescaling may round in another order than PyTorch, within float tolerance.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.binary_rows import binary_rows
+from bgnn.passes.canonicalise import reshape
+from bgnn.passes.graph import (
+    PassResult,
+    aten,
+    call,
+    calls,
+    constant,
+    is_call,
+    is_constant,
+    only_user,
+    reduced_axes,
+    remove_dead_code,
+    replace,
+    shape_of,
+    value_of,
+)
+
+bgnn = torch.ops.bgnn
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Rewrites each such layer whose edges are differences of one gathered tensor."""
+    result = PassResult()
+    for top in calls(gm.graph, aten.amax):
+        if reduced_axes(top) != [2] or len(shape_of(cast(fx.Node, top.args[0]))) != 4:
+            continue
+        layer, factors, slope = _down_to_layer(top)
+        if layer is None:
+            continue
+        rows = binary_rows(value_of(cast(fx.Node, layer.args[1])))
+        signs = _signs(cast(fx.Node, layer.args[0]))
+        if rows is None or signs is None:
+            continue
+        joined, threshold, flip = signs
+        halves = _halves(joined)
+        if halves is None:
+            result.refuse(layer, "its edges are not [x_i, x_j - x_i] of one gathered tensor")
+            continue
+        x, index, order = halves
+        weight = rows[0] if flip is None else rows[0] * flip
+        factors["alpha"] = factors["alpha"] * rows[1]
+        _fuse(top, layer, x, index, order, weight, threshold, factors, slope)
+        result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _down_to_layer(top: fx.Node) -> tuple[fx.Node | None, dict[str, Tensor], Tensor]:
+    """(the dense layer, factors per channel, point and neighbour, PReLU slopes) below a maximum over neighbours."""
+    _, points, neighbours, channels = shape_of(cast(fx.Node, top.args[0]))
+    sizes = {"alpha": (1, 1, channels), "beta": (points, 1, 1), "gamma": (1, neighbours, 1)}
+    factors = {name: torch.ones(max(size)) for name, size in sizes.items()}
+    slope = torch.ones(1)
+    current = cast(fx.Node, top.args[0])
+    if only_user(current) is not None and is_call(current, bgnn.prelu, aten.relu):
+        slope = value_of(cast(fx.Node, current.args[1])) if is_call(current, bgnn.prelu) else torch.zeros(1)
+        current = cast(fx.Node, current.args[0])
+    while is_call(current, aten.mul) and only_user(current) is not None:
+        data, factor = cast(tuple[fx.Node, object], current.args[:2])
+        if isinstance(factor, (int, float)):
+            factors["alpha"] = factors["alpha"] * float(factor)
+        elif is_constant(factor):
+            value = value_of(cast(fx.Node, factor))
+            full = (1,) * (3 - value.dim()) + tuple(value.shape)
+            name = next((n for n, size in sizes.items() if full == size), "alpha" if value.numel() == 1 else None)
+            if name is None:
+                return None, factors, slope
+            factors[name] = factors[name] * value.flatten()
+        else:
+            return None, factors, slope
+        current = data
+    plain = is_call(current, aten.linear) and only_user(current) is not None and is_constant(current.args[1])
+    if not plain or (len(current.args) > 2 and current.args[2] is not None):
+        return None, factors, slope
+    return current, factors, slope
+
+
+def _signs(x: fx.Node) -> tuple[fx.Node, Tensor, Tensor | None] | None:
+    """(z, t, s) if x is `s * sign(z - t)` on a joined z, t and s per channel."""
+    flip: Tensor | None = None
+    channels = shape_of(x)[-1]
+    if is_call(x, aten.mul) and is_constant(x.args[1]) and shape_of(cast(fx.Node, x.args[1])) == (channels,):
+        flip, x = value_of(cast(fx.Node, x.args[1])), cast(fx.Node, x.args[0])
+    if not is_call(x, bgnn.binarize):
+        return None
+    z = cast(fx.Node, x.args[0])
+    if is_call(z, aten.sub) and is_constant(z.args[1]) and shape_of(cast(fx.Node, z.args[1])) == (channels,):
+        return cast(fx.Node, z.args[0]), value_of(cast(fx.Node, z.args[1])), flip
+    return z, torch.zeros(channels), flip
+
+
+def _halves(joined: fx.Node) -> tuple[fx.Node, fx.Node, tuple[int, int]] | None:
+    """(x, neighbour table, which part is the node's and which the edge's)."""
+    if not is_call(joined, aten.cat) or cast(int, joined.args[1]) % 4 != 3:
+        return None
+    parts = cast(list[fx.Node], joined.args[0])
+    for order in ((0, 1), (1, 0)) if len(parts) == 2 else ():
+        node, edge = parts[order[0]], parts[order[1]]
+        if not is_call(node, aten.expand) or not is_call(edge, aten.sub) or edge.args[1] is not node:
+            continue
+        inner, other = cast(fx.Node, node.args[0]), cast(fx.Node, edge.args[0])
+        x = cast(fx.Node, inner.args[0]) if is_call(inner, aten.reshape) else inner
+        if len(shape_of(x)) == 3 and is_call(other, bgnn.gather_nodes) and other.args[0] is x:
+            return x, cast(fx.Node, other.args[1]), order
+    return None
+
+
+def _fuse(
+    top: fx.Node, layer: fx.Node, x: fx.Node, index: fx.Node, order: tuple[int, int], weight: Tensor,
+    threshold: Tensor, factors: dict[str, Tensor], slope: Tensor,
+) -> None:  # fmt: skip
+    channels = shape_of(x)[2]
+    weights, limits = torch.split(weight, channels, dim=1), torch.split(threshold, channels)
+    name = str(cast(fx.Node, layer.args[1]).target)
+    shifted = call(top, aten.sub.Tensor, x, constant(top, limits[order[0]], f"{name}_node_threshold"), like=layer)
+    node_signs = call(top, bgnn.binarize.default, shifted, like=layer)
+    values = [
+        constant(top, torch.ones(channels), f"{name}_edge_scale"),
+        constant(top, -limits[order[1]], f"{name}_edge_shift"),
+        constant(top, torch.cat([weights[order[0]], weights[order[1]]], 1), name),
+        *(constant(top, factors[n], f"{name}_{n}") for n in factors),
+        constant(top, slope, f"{name}_slope"),
+    ]
+    new = call(top, bgnn.bin_edge_layer.default, node_signs, x, index, *values, like=layer)
+    replace(top, reshape(top, new, shape_of(top), like=layer))
