@@ -1,8 +1,8 @@
 """RF's edge layer as one operator (`--kernels bgnn`): differences, signs, dot product, rescaling, PReLU and maximum.
 
 `max_j PReLU(Gamma * W sign([x_i, x_j - x_i] - t))` (binary GNN paper, Eq. 12-13; the norm is already the comparison
-with t that fold_sign makes of it) becomes `bgnn::bin_edge_layer`: the node's half is a sign per node, an edge is made and used in
-registers. Gamma is a product of factors per channel, per point and per neighbour (Eq. 11), in any order.
+with t that fold_sign makes of it) becomes `bgnn::bin_edge_layer`: the node's half is a sign per node, an edge is made
+and used in registers. Gamma is a product of factors per channel, per point and per neighbour (Eq. 11), in any order.
 The signs are exact; the rescaling may round in another order than PyTorch, within float tolerance.
 """
 

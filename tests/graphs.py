@@ -57,11 +57,15 @@ def graph(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, **con
     return gm
 
 
-def up_to(stage: str, function: Callable[..., Any], *inputs: Tensor, target: str = "lce-arm64", optimize: int = 1,
-          **constants: Tensor) -> fx.GraphModule:  # fmt: skip
+STOCK = stages.Plan("lce-arm64")
+
+
+def up_to(
+    stage: str, function: Callable[..., Any], *inputs: Tensor, plan: stages.Plan = STOCK, **constants: Tensor
+) -> fx.GraphModule:
     """`function` converted up to and with `stage`."""
     gm = exported(function, *inputs, **constants)
-    for name, _ in stages.walk(gm, target, optimize):
+    for name, _ in stages.walk(gm, plan):
         if name == stage:
             return gm
     raise AssertionError(f"no stage {stage}")
@@ -136,3 +140,8 @@ def apply(run: Callable[[fx.GraphModule], PassResult], gm: fx.GraphModule, *inpu
 def outputs(gm: fx.GraphModule, *inputs: Tensor) -> list[Tensor]:
     """What the graph computes."""
     return run_graph(gm, inputs)
+
+
+def traced(function: Callable[..., Any], *inputs: Tensor, **constants: Tensor) -> fx.GraphModule:
+    """`function` after the stage "traced": what the recognisers of the next stage see."""
+    return up_to("traced", function, *inputs, **constants)

@@ -46,9 +46,7 @@ def edges(x: tf.Tensor, idx: tf.Tensor, xor: bool) -> tf.Tensor:
 def batch_norm(x: tf.Tensor, weights: Weights, name: str) -> tf.Tensor:
     layer = keras.layers.BatchNormalization(epsilon=1e-5)
     y = layer(x)
-    layer.set_weights(
-        [weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
-    )
+    layer.set_weights([weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")])
     return y
 
 

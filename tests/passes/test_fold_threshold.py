@@ -24,6 +24,15 @@ def all_sums(fan_in: int) -> Tensor:
     return torch.where(torch.arange(fan_in) < torch.arange(fan_in + 1)[:, None], 1.0, -1.0)
 
 
+def layers(thresholds: Tensor) -> int:
+    """How many binary layers the thresholds cost: a row of constant signs costs none."""
+    return max(1, int(((thresholds >= 0) & (thresholds != fold_threshold.NEVER)).any(1).sum()))
+
+
+def dot_products(gm: Any) -> int:
+    return layers(constants_of(only(gm, bgnn.dot_threshold))[1])
+
+
 def folded(function: Callable[..., Any], *inputs: Tensor, **constants: Tensor) -> tuple[Any, PassResult]:
     """The graph after the pass; outputs and taps were compared bit for bit."""
     gm = graph(function, *inputs, **constants)
@@ -86,8 +95,7 @@ def test_prelu_norm_and_gamma(slope: float, fan_in: int) -> None:
         slope=torch.tensor([slope]),
         **norm(channels),
     )
-    steps = constants_of(only(gm, bgnn.dot_threshold))[1].shape[0]
-    assert steps in ((2, 3) if slope < 0 else (1,))
+    assert dot_products(gm) == (2 if slope < 0 else 1)
 
 
 def test_slopes_per_channel() -> None:
@@ -124,7 +132,7 @@ def test_many_steps_from_the_outside_in() -> None:
         t=torch.tensor([3.0, 0.0, 9.0]),
     )
     thresholds = constants_of(only(gm, bgnn.dot_threshold))[1]
-    assert thresholds.shape[0] == 2
+    assert dot_products(gm) == 2
     assert int((thresholds[:, 1] != fold_threshold.NEVER).sum()) == 0  # |acc| >= 0 always: no threshold at all
     assert int((thresholds[:, 2] != fold_threshold.NEVER).sum()) == 1  # never: one threshold below every count
 
@@ -194,7 +202,7 @@ def test_norm_after_the_maximum_of_a_v_shaped_function() -> None:
             sign=torch.tensor([sign, sign]),
         )
         assert result.rewrites == 1
-        assert constants_of(only(gm, bgnn.dot_threshold))[1].shape[0] == 2
+        assert dot_products(gm) == 2
 
 
 def test_what_follows_the_maximum_must_be_monotone() -> None:
@@ -292,6 +300,17 @@ def test_two_layers_in_a_row() -> None:
     assert all(n.meta["tap"].exact for n in gm.graph.nodes if n.target == bgnn.dot_threshold.default)
 
 
+def test_as_many_steps_as_allowed_with_a_channel_that_starts_at_minus_one() -> None:
+    """Four turns and an inverted channel: the inversion is no step."""
+
+    def zigzag(m: Any, x: Tensor) -> Tensor:
+        a = F.linear(b(x), m.w)
+        return b((((a.abs() - 8).abs() - 4) * m.side))
+
+    gm = rewritten(zigzag, all_sums(16), w=torch.ones(2, 16), side=torch.tensor([1.0, -1.0]))
+    assert dot_products(gm) == 4
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_table_of_up_to_four_steps(data: st.DataObject) -> None:
@@ -307,5 +326,5 @@ def test_any_table_of_up_to_four_steps(data: st.DataObject) -> None:
     x = all_sums(fan_in).flip(0)  # p = 0 first, with weights of +1
     found = bgnn.dot_threshold(x, torch.ones(channels, fan_in) * flips[:, None], thresholds)
     assert torch.equal(found, table)
-    turns = (table[1:] != table[:-1]).sum(0) + 1
-    assert thresholds.shape[0] <= int(turns.max())
+    turns = int((table[1:] != table[:-1]).sum(0).max())
+    assert layers(thresholds) == max(turns, 1), "one binary layer for each turn, none for the start"

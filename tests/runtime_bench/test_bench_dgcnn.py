@@ -17,18 +17,14 @@ SMALL = {"channels": (32, 32, 32, 32), "embedding": 64, "mlp": (32, 32)}
 
 def found(speedup: float) -> Measurement:
     spread = Spread.of([speedup])
-    return Measurement(
-        {bench.BEST: Timing([1], [1], spread, spread, spread, spread)}, bench.BASE, 1, 0, 1, {}
-    )
+    return Measurement({bench.BEST: Timing([1], [1], spread, spread, spread, spread)}, bench.BASE, 1, 0, 1, {})
 
 
 @pytest.mark.parametrize(
     ("size", "speedup", "peak", "met"),
     [(360_000, 1.4, 250, [True, True, True]), (360_001, 1.39, 251, [False, False, False])],
 )
-def test_aims_are_met_at_their_limits_and_not_beyond(
-    size: int, speedup: float, peak: int, met: list[bool]
-) -> None:
+def test_aims_are_met_at_their_limits_and_not_beyond(size: int, speedup: float, peak: int, met: list[bool]) -> None:
     written = {bench.BEST: bench.Written("f", size, 1.0, {})}
     aims = bench.compare_with_aims(found(speedup), written, {bench.BEST: peak, bench.BASE: 1000})
     assert [aim.met for aim in aims] == met

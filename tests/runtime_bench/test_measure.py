@@ -72,9 +72,7 @@ def test_without_a_base_there_are_no_ratios(clocks: Clocks) -> None:
 
 
 def test_a_run_too_short_for_the_clock_does_not_divide_by_zero(clocks: Clocks) -> None:
-    result = measure(
-        {"a": clocks.candidate("a", [1], 1), "b": clocks.candidate("b", [0], 0)}, base="a", rounds=2
-    )
+    result = measure({"a": clocks.candidate("a", [1], 1), "b": clocks.candidate("b", [0], 0)}, base="a", rounds=2)
     assert result.timings["b"].speedup is not None
 
 
