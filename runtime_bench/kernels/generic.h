@@ -57,8 +57,9 @@ BGNN_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 // ---------------------------------------------------------------------------------------------- popcounts
 
 constexpr int64_t kLanes = 8;  // channels that are counted together: one 64-bit word of each in a vector
-typedef uint64_t Lanes __attribute__((vector_size(64), aligned(8), may_alias));
-typedef int64_t SignedLanes __attribute__((vector_size(64), aligned(8), may_alias));
+typedef uint64_t Lanes __attribute__((vector_size(64)));
+typedef float Eight __attribute__((vector_size(32)));
+typedef int32_t EightInts __attribute__((vector_size(32)));
 
 constexpr int64_t kByteSums = 31;  // as many popcounts of a byte (at most 8) fit a byte
 
@@ -1028,8 +1029,6 @@ static void bin_edge_conv_run(const void* args, const void* shared, void* scratc
   const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
   const BinEdgeConvShared s = layout_in<BinEdgeConvShared>(a, const_cast<void*>(shared));
   const BinEdgeConvScratch t = layout_in<BinEdgeConvScratch>(a, scratch);
-  typedef float Eight __attribute__((vector_size(32), aligned(4)));
-  typedef int32_t EightInts __attribute__((vector_size(32)));
   for (int64_t row = begin; row < end; row++) {
     const int64_t batch_row = row / a.nodes * a.nodes;
     const float* own = a.x + row * a.channels;
@@ -1041,8 +1040,9 @@ static void bin_edge_conv_run(const void* args, const void* shared, void* scratc
     for (int64_t o = 0; o < a.out_channels; o += kLanes) {
       Lanes node = {};
       add_popcounts(s.rows + row * s.w64, s.node_half + o * s.w64, s.w64, node);
-      const Eight alpha = *reinterpret_cast<const Eight*>(s.alpha + o);
-      const Eight slope = *reinterpret_cast<const Eight*>(s.slope + o);
+      Eight alpha, slope;
+      memcpy(&alpha, s.alpha + o, sizeof alpha);
+      memcpy(&slope, s.slope + o, sizeof slope);
       Eight most;
       for (int64_t j = 0; j < a.k; j++) {
         Lanes counts = node;
