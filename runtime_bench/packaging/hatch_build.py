@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface  # type: ignore[import-not-found]
 
 
-class ArchitectureHook(BuildHookInterface):  # type: ignore[misc]
+class ArchitectureHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         arch, library = os.environ["BGNN_ARCH"], os.environ["BGNN_LIBRARY"]
         build_data["pure_python"] = False
