@@ -302,9 +302,7 @@ def bench_knn(
                     "queries": queries,
                     "wall_ms": {name: asdict(timing.wall) for name, timing in result.timings.items()},
                     "cpu_ms": {name: asdict(timing.cpu) for name, timing in result.timings.items()},
-                    "gigawords_per_s": {
-                        name: words / timing.cpu.min / 1e6 for name, timing in result.timings.items()
-                    },
+                    "gigawords_per_s": {name: words / timing.cpu.min / 1e6 for name, timing in result.timings.items()},
                 }
             )
     return rows
@@ -328,7 +326,8 @@ def print_rows(title: str, heads: list[str], rows: list[list[str]]) -> None:
 def print_ops(rows: list[dict[str, Any]], sizes: Sizes, threads: int) -> None:
     isas = list(rows[0]["wall_ms"])
     body = [
-        [row["op"], str(row["calls_in_bf"] or ""), *(str(Spread(**row["wall_ms"][isa])) for isa in isas)] for row in rows
+        [row["op"], str(row["calls_in_bf"] or ""), *(str(Spread(**row["wall_ms"][isa])) for isa in isas)]
+        for row in rows
     ]
     totals = [sum(row["calls_in_bf"] * row["wall_ms"][isa]["median"] for row in rows) for isa in isas]
     body.append(["BF, the sum of its calls", "", *(f"{total:.1f}" for total in totals)])

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.runtime_bench.kernels.cases import CASES, Arguments, cases
 
 from bgnn.runtime_bench.kernels import library
-from tests.runtime_bench.kernels.cases import CASES, Arguments, cases
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 pytestmark = pytest.mark.slow
