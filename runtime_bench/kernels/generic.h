@@ -857,12 +857,24 @@ BGNN_INLINE void spread_rows(const uint64_t* rows, int64_t count, int64_t words,
   }
 }
 
+// Plane `top` of base(table) + the counters in `planes`, which have fewer.
+template <class Base>
+BGNN_INLINE Vec top_of_sum(Base base, int64_t table, const Vec* planes, int plane_count, int top) {
+  Vec carry = {};
+  for (int p = 0; p < plane_count; p++) {
+    Vec sum = base(table, p);
+    carry = full_add(sum, planes[p], carry);
+  }
+  for (int p = plane_count; p < top; p++) carry &= base(table, p);
+  return base(table, top) ^ carry;
+}
+
 static void xor_edge_conv_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
   const BgnnXorEdgeConv& a = *static_cast<const BgnnXorEdgeConv*>(args);
   const XorEdgeConvShared s = layout_in<XorEdgeConvShared>(a, const_cast<void*>(shared));
   const XorEdgeConvScratch t = layout_in<XorEdgeConvScratch>(a, scratch);
   const int64_t bits = s.w64 * 64, out_words = (a.out_channels + 31) / 32;
-  const int plane_count = s.top + 1;
+  const int plane_count = s.top + 1, edge_planes = planes_for(bits);
   memset(t.seen, 0, size_t(a.nodes) * 4);
   for (int64_t item = begin; item < end; item += kVecWords) {
     const int64_t together = at_most(kVecWords, end - item);  // nodes, one in each lane
@@ -893,13 +905,17 @@ static void xor_edge_conv_run(const void* args, const void* shared, void* scratc
         Vec minus = every(~uint64_t(0));  // all ones where every sign so far is -1
         for (int64_t j = 0; j < count; j += kVecWords) {
           const uint64_t* masks = t.masks + j * bits;
-          Vec turned = {};
-          for (int64_t table = 0; table < a.tables; table++) {
-            Vec planes[kMostPlanes];
-            for (int p = 0; p < plane_count; p++) planes[p] = every(bases[(table * plane_count + p) * kVecWords]);
-            count_bits(
-                bits, [&](int64_t c) { return every(half[c]) ^ load(masks + c * kVecWords); }, planes, plane_count);
-            turned ^= planes[s.top];
+          const auto input = [&](int64_t c) { return every(half[c]) ^ load(masks + c * kVecWords); };
+          const auto base = [&](int64_t table, int p) { return every(bases[(table * plane_count + p) * kVecWords]); };
+          Vec planes[kMostPlanes], turned = {};
+          if (a.tables == 1) {
+            for (int p = 0; p < plane_count; p++) planes[p] = base(0, p);
+            count_bits(bits, input, planes, plane_count);
+            turned = planes[s.top];
+          } else {
+            for (int p = 0; p < edge_planes; p++) planes[p] = Vec{};
+            count_bits(bits, input, planes, edge_planes);
+            for (int64_t table = 0; table < a.tables; table++) turned ^= top_of_sum(base, table, planes, edge_planes, s.top);
           }
           minus &= turned;
         }

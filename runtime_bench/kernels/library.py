@@ -19,7 +19,11 @@ from bgnn.converter.errors import BgnnError, UsageError
 
 HERE = Path(__file__).resolve().parent
 ISAS = ("portable", "avx2", "avx512", "neon")
-_NUMPY_TYPES: dict[str, np.dtype] = {"int32_t": np.dtype(np.int32), "float": np.dtype(np.float32), "int8_t": np.dtype(np.int8)}
+_NUMPY_TYPES: dict[str, np.dtype] = {
+    "int32_t": np.dtype(np.int32),
+    "float": np.dtype(np.float32),
+    "int8_t": np.dtype(np.int8),
+}
 _ALIGNMENT = 64
 
 
