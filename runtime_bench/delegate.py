@@ -18,6 +18,11 @@ LIBRARY = "libbgnn_delegate.so"
 # The first that is installed runs the files; they share their Python interface.
 _RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite")
 _FILE_IDENTIFIER = b"TFL3"
+FLOAT_KERNELS = {
+    "xnnpack": "AUTO",
+    "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    "reference": "BUILTIN_REF",
+}
 
 
 def library_path() -> Path:
@@ -62,12 +67,13 @@ def load_delegate() -> Any:
         raise BgnnError(f"the delegate {path} does not load: {str(error).strip()}") from error
 
 
-def load_interpreter(model: Path | str | bytes, num_threads: int = 1, *, xnnpack: bool = True) -> Any:
+def load_interpreter(model: Path | str | bytes, num_threads: int = 1, *, float_kernels: str = "xnnpack") -> Any:
     """An Interpreter of the installed runtime with its tensors allocated, that runs LCE's and bgnn's operators.
 
-    `model`: a TFLite file's path or its bytes. `num_threads`: for our operators and XNNPACK's, each. `xnnpack`:
-    whether XNNPACK runs the float operators (True is the runtime's default). Inputs may be resized afterwards
-    (`resize_tensor_input`, `allocate_tensors`). The environment's BGNN_ISA chooses the kernels.
+    `model`: a TFLite file's path or its bytes. `num_threads`: for our operators and XNNPACK's, each.
+    `float_kernels`: the runtime's own float operators, "xnnpack" (fast), "builtin" or "reference" (slow; they round
+    most alike on different processors). Inputs may be resized afterwards (`resize_tensor_input`,
+    `allocate_tensors`). The environment's BGNN_ISA chooses our kernels.
 
     Raises UsageError for a missing file or a wrong thread count, and BgnnError, with the runtime's reason, for a
     file that it refuses.
@@ -83,11 +89,12 @@ def load_interpreter(model: Path | str | bytes, num_threads: int = 1, *, xnnpack
         content = bytes(model)
     if content[4:8] != _FILE_IDENTIFIER:
         raise BgnnError("not a TFLite file: the identifier TFL3 is missing at byte 4")
+    if float_kernels not in FLOAT_KERNELS:
+        raise UsageError(f"float_kernels {float_kernels!r} is none of {', '.join(FLOAT_KERNELS)}")
     delegate, module = load_delegate(), runtime()
-    kinds = getattr(module, "OpResolverType", None)
-    if not xnnpack and kinds is None:
-        raise UsageError(f"{module.__name__} cannot run without XNNPACK")
-    chosen = {} if xnnpack else {"experimental_op_resolver_type": kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    chosen = {}
+    if float_kernels != "xnnpack":
+        chosen["experimental_op_resolver_type"] = getattr(module.OpResolverType, FLOAT_KERNELS[float_kernels])
     try:
         interpreter = _interpreter_class(module)(
             model_content=content, num_threads=num_threads, experimental_delegates=[delegate], **chosen

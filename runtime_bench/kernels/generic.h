@@ -57,8 +57,9 @@ BGNN_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 // ---------------------------------------------------------------------------------------------- popcounts
 
 constexpr int64_t kLanes = 8;  // channels that are counted together: one 64-bit word of each in a vector
-typedef uint64_t Lanes __attribute__((vector_size(64), aligned(8), may_alias));
-typedef int64_t SignedLanes __attribute__((vector_size(64), aligned(8), may_alias));
+typedef uint64_t Lanes __attribute__((vector_size(64)));
+typedef float Eight __attribute__((vector_size(32)));
+typedef int32_t EightInts __attribute__((vector_size(32)));
 
 constexpr int64_t kByteSums = 31;  // as many popcounts of a byte (at most 8) fit a byte
 
@@ -856,12 +857,24 @@ BGNN_INLINE void spread_rows(const uint64_t* rows, int64_t count, int64_t words,
   }
 }
 
+// Plane `top` of base(table) + the counters in `planes`, which have fewer.
+template <class Base>
+BGNN_INLINE Vec top_of_sum(Base base, int64_t table, const Vec* planes, int plane_count, int top) {
+  Vec carry = {};
+  for (int p = 0; p < plane_count; p++) {
+    Vec sum = base(table, p);
+    carry = full_add(sum, planes[p], carry);
+  }
+  for (int p = plane_count; p < top; p++) carry &= base(table, p);
+  return base(table, top) ^ carry;
+}
+
 static void xor_edge_conv_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
   const BgnnXorEdgeConv& a = *static_cast<const BgnnXorEdgeConv*>(args);
   const XorEdgeConvShared s = layout_in<XorEdgeConvShared>(a, const_cast<void*>(shared));
   const XorEdgeConvScratch t = layout_in<XorEdgeConvScratch>(a, scratch);
   const int64_t bits = s.w64 * 64, out_words = (a.out_channels + 31) / 32;
-  const int plane_count = s.top + 1;
+  const int plane_count = s.top + 1, edge_planes = planes_for(bits);
   memset(t.seen, 0, size_t(a.nodes) * 4);
   for (int64_t item = begin; item < end; item += kVecWords) {
     const int64_t together = at_most(kVecWords, end - item);  // nodes, one in each lane
@@ -892,13 +905,17 @@ static void xor_edge_conv_run(const void* args, const void* shared, void* scratc
         Vec minus = every(~uint64_t(0));  // all ones where every sign so far is -1
         for (int64_t j = 0; j < count; j += kVecWords) {
           const uint64_t* masks = t.masks + j * bits;
-          Vec turned = {};
-          for (int64_t table = 0; table < a.tables; table++) {
-            Vec planes[kMostPlanes];
-            for (int p = 0; p < plane_count; p++) planes[p] = every(bases[(table * plane_count + p) * kVecWords]);
-            count_bits(
-                bits, [&](int64_t c) { return every(half[c]) ^ load(masks + c * kVecWords); }, planes, plane_count);
-            turned ^= planes[s.top];
+          const auto input = [&](int64_t c) { return every(half[c]) ^ load(masks + c * kVecWords); };
+          const auto base = [&](int64_t table, int p) { return every(bases[(table * plane_count + p) * kVecWords]); };
+          Vec planes[kMostPlanes], turned = {};
+          if (a.tables == 1) {
+            for (int p = 0; p < plane_count; p++) planes[p] = base(0, p);
+            count_bits(bits, input, planes, plane_count);
+            turned = planes[s.top];
+          } else {
+            for (int p = 0; p < edge_planes; p++) planes[p] = Vec{};
+            count_bits(bits, input, planes, edge_planes);
+            for (int64_t table = 0; table < a.tables; table++) turned ^= top_of_sum(base, table, planes, edge_planes, s.top);
           }
           minus &= turned;
         }
@@ -1028,8 +1045,6 @@ static void bin_edge_conv_run(const void* args, const void* shared, void* scratc
   const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
   const BinEdgeConvShared s = layout_in<BinEdgeConvShared>(a, const_cast<void*>(shared));
   const BinEdgeConvScratch t = layout_in<BinEdgeConvScratch>(a, scratch);
-  typedef float Eight __attribute__((vector_size(32), aligned(4)));
-  typedef int32_t EightInts __attribute__((vector_size(32)));
   for (int64_t row = begin; row < end; row++) {
     const int64_t batch_row = row / a.nodes * a.nodes;
     const float* own = a.x + row * a.channels;
@@ -1041,8 +1056,9 @@ static void bin_edge_conv_run(const void* args, const void* shared, void* scratc
     for (int64_t o = 0; o < a.out_channels; o += kLanes) {
       Lanes node = {};
       add_popcounts(s.rows + row * s.w64, s.node_half + o * s.w64, s.w64, node);
-      const Eight alpha = *reinterpret_cast<const Eight*>(s.alpha + o);
-      const Eight slope = *reinterpret_cast<const Eight*>(s.slope + o);
+      Eight alpha, slope;
+      memcpy(&alpha, s.alpha + o, sizeof alpha);
+      memcpy(&slope, s.slope + o, sizeof slope);
       Eight most;
       for (int64_t j = 0; j < a.k; j++) {
         Lanes counts = node;
@@ -1246,7 +1262,7 @@ constexpr int64_t kPixels = 16;  // output pixels that share one reading of the 
 
 struct Bconv2dShared {
   uint64_t* weights;  // [groups] of interleaved blocks over taps * words
-  int64_t* tap_ones;  // [groups, taps, padded]: popcounts of a tap's weights, where pad_one is 0
+  int32_t* tap_ones;  // [groups, taps, padded]: popcounts of a tap's weights, where pad_one is 0
   int64_t w64;        // 64-bit words of one patch
   int64_t taps;
   int64_t channels_out;  // output channels of one group
@@ -1257,7 +1273,7 @@ struct Bconv2dShared {
     channels_out = a.out_channels / a.groups;
     padded = up(channels_out, kLanes);
     weights = c.take<uint64_t>(a.groups * padded * w64);
-    tap_ones = c.take<int64_t>(a.pad_one ? 0 : a.groups * taps * padded);
+    tap_ones = c.take<int32_t>(a.pad_one ? 0 : a.groups * taps * padded);
   }
 };
 
@@ -1287,11 +1303,11 @@ static int64_t bconv2d_begin(const void* args, void* shared) {
     interleave(weights, s.channels_out, s.padded, words, words, s.weights + g * s.padded * s.w64);
     if (a.pad_one) continue;
     for (int64_t tap = 0; tap < s.taps; tap++) {
-      int64_t* ones = s.tap_ones + (g * s.taps + tap) * s.padded;
+      int32_t* ones = s.tap_ones + (g * s.taps + tap) * s.padded;
       for (int64_t o = 0; o < s.padded; o++) ones[o] = 0;
       for (int64_t o = 0; o < s.channels_out; o++) {
         for (int64_t w = 0; w < a.words; w++) {
-          ones[o] += popcount64(uint32_t(weights[o * words + tap * a.words + w]));
+          ones[o] += int32_t(popcount64(uint32_t(weights[o * words + tap * a.words + w])));
         }
       }
     }
@@ -1331,37 +1347,63 @@ static int64_t bconv2d_patch(const BgnnBconv2d& a, int64_t pixel, int64_t group,
   return count;
 }
 
+// Bit l is set where lane l is -1.
+BGNN_INLINE uint8_t eight_bits(EightInts mask) {
+#if defined(__AVX2__)
+  return uint8_t(_mm256_movemask_ps(_mm256_castsi256_ps((__m256i)mask)));
+#else
+  mask &= EightInts{1, 2, 4, 8, 16, 32, 64, 128};
+  int32_t bits = 0;
+  for (int l = 0; l < kLanes; l++) bits |= mask[l];
+  return uint8_t(bits);
+#endif
+}
+
 // From the popcounts of 8 channels (from `o` on in the group) to the output of one pixel.
 BGNN_INLINE void bconv2d_write(const BgnnBconv2d& a, const Bconv2dShared& s, int64_t pixel, int64_t group, int64_t o,
-                               int64_t* counts, const uint8_t* outside, int64_t outside_count) {
+                               Lanes sums, const uint8_t* outside, int64_t outside_count) {
+  EightInts counts = __builtin_convertvector(sums, EightInts);
   int64_t inputs = s.taps * a.channels;  // that meet a weight
   if (outside_count > 0 && !a.pad_one) {
     for (int64_t tap = 0; tap < s.taps; tap++) {
       if (!outside[tap]) continue;
-      const int64_t* ones = s.tap_ones + (group * s.taps + tap) * s.padded + o;
+      const int32_t* ones = s.tap_ones + (group * s.taps + tap) * s.padded + o;
       for (int l = 0; l < kLanes; l++) counts[l] -= ones[l];
     }
     inputs -= outside_count * a.channels;
   }
   const int64_t channel = group * s.channels_out + o;
-  const int64_t real = at_most(kLanes, s.channels_out - o);
+  const size_t real = size_t(at_most(kLanes, s.channels_out - o)) * 4;
   if (a.out) {
+    EightInts dot = int32_t(inputs) - 2 * counts;
+    dot = dot < int32_t(a.clamp_min) ? EightInts{} + int32_t(a.clamp_min) : dot;
+    dot = dot > int32_t(a.clamp_max) ? EightInts{} + int32_t(a.clamp_max) : dot;
+    Eight multiplier = {}, bias = {};
+    const bool whole = real == sizeof multiplier;  // a copy of a fixed size is one instruction
+    memcpy(&multiplier, a.multiplier + channel, whole ? sizeof multiplier : real);
+    memcpy(&bias, a.bias + channel, whole ? sizeof bias : real);
+    const Eight scaled = __builtin_convertvector(dot, Eight) * multiplier;
+    const Eight value = scaled + bias;
     float* out = a.out + pixel * a.out_channels + channel;
-    for (int64_t l = 0; l < real; l++) {
-      int64_t dot = inputs - 2 * counts[l];
-      dot = dot < a.clamp_min ? a.clamp_min : dot;
-      dot = dot > a.clamp_max ? a.clamp_max : dot;
-      const float scaled = float(dot) * a.multiplier[channel + l];
-      out[l] = scaled + a.bias[channel + l];
+    if (whole) {
+      memcpy(out, &value, sizeof value);
+    } else {
+      memcpy(out, &value, real);
     }
     return;
   }
   const int64_t half = a.pad_one ? 0 : outside_count * (a.channels / 2);
-  int32_t* out = a.out_bits + pixel * ((a.out_channels + 31) / 32);
-  for (int64_t l = 0; l < real; l++) {
-    const uint32_t bit = counts[l] + half > a.thresholds[channel + l];
-    out[(channel + l) / 32] = int32_t(uint32_t(out[(channel + l) / 32]) | bit << ((channel + l) % 32));
+  EightInts thresholds = EightInts{} + INT32_MAX;
+  if (real == sizeof thresholds) {
+    memcpy(&thresholds, a.thresholds + channel, sizeof thresholds);
+  } else {
+    memcpy(&thresholds, a.thresholds + channel, real);
   }
+  const uint32_t bits = eight_bits(counts + int32_t(half) > thresholds);
+  // The group's channels may start within a byte, and then reach into the next word.
+  uint8_t* out = reinterpret_cast<uint8_t*>(a.out_bits + pixel * ((a.out_channels + 31) / 32)) + channel / 8;
+  out[0] = uint8_t(out[0] | bits << channel % 8);
+  if (bits << channel % 8 > 0xff) out[1] = uint8_t(out[1] | bits << channel % 8 >> 8);
 }
 
 static void bconv2d_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
@@ -1384,9 +1426,7 @@ static void bconv2d_run(const void* args, const void* shared, void* scratch, int
         for (int64_t i = 0; i < pixels; i++) {
           Lanes sums = {};
           add_popcounts(t.patches + i * s.w64, block, s.w64, sums);
-          int64_t counts[kLanes];
-          memcpy(counts, &sums, sizeof counts);
-          bconv2d_write(a, s, pixel + i, g, o, counts, t.outside + i * s.taps, outside[i]);
+          bconv2d_write(a, s, pixel + i, g, o, sums, t.outside + i * s.taps, outside[i]);
         }
       }
     }

@@ -19,7 +19,11 @@ from bgnn.converter.errors import BgnnError, UsageError
 
 HERE = Path(__file__).resolve().parent
 ISAS = ("portable", "avx2", "avx512", "neon")
-_NUMPY_TYPES = {"int32_t": np.dtype(np.int32), "float": np.dtype(np.float32), "int8_t": np.dtype(np.int8)}
+_NUMPY_TYPES: dict[str, np.dtype] = {
+    "int32_t": np.dtype(np.int32),
+    "float": np.dtype(np.float32),
+    "int8_t": np.dtype(np.int8),
+}
 _ALIGNMENT = 64
 
 
@@ -39,9 +43,7 @@ class _Kernel(ctypes.Structure):
         ("begin", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)),
         (
             "run",
-            ctypes.CFUNCTYPE(
-                None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
-            ),
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64),
         ),
     ]
 
@@ -99,9 +101,7 @@ class Call:
         """The work items [first, last), after `begin`, in the scratch memory of `thread`."""
         while len(self._scratches) <= thread:
             self._scratches.append(aligned(self._scratch_bytes))
-        self._kernel.run(
-            self._args, self._shared.ctypes.data, self._scratches[thread].ctypes.data, first, last
-        )
+        self._kernel.run(self._args, self._shared.ctypes.data, self._scratches[thread].ctypes.data, first, last)
 
     def run(self, threads: int = 1) -> None:
         """All of it, on contiguous shares of the items."""
@@ -110,9 +110,7 @@ class Call:
             return self.run_items(0, items)
         self.run_items(0, 0, threads - 1)  # makes the scratch memory
         cuts = [items * t // threads for t in range(threads + 1)]
-        workers = [
-            threading.Thread(target=self.run_items, args=(cuts[t], cuts[t + 1], t)) for t in range(threads)
-        ]
+        workers = [threading.Thread(target=self.run_items, args=(cuts[t], cuts[t + 1], t)) for t in range(threads)]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -129,7 +127,7 @@ class Kernels:
         library.bgnn_kernels_list.restype = ctypes.c_char_p
         library.bgnn_kernels.restype = library.bgnn_kernels_for.restype = ctypes.c_void_p
         self.fields = parse_list(library.bgnn_kernels_list().decode())
-        table_type = type(
+        table_type: type[ctypes.Structure] = type(
             "BgnnKernels",
             (ctypes.Structure,),
             {"_fields_": [("isa", ctypes.c_char_p), *((name, _Kernel) for name in self.fields)]},
@@ -145,13 +143,12 @@ class Kernels:
         fields = self.fields[name]
         if set(values) != {field.name for field in fields}:
             raise UsageError(f"{name}: wants {[field.name for field in fields]}, got {sorted(values)}")
-        struct_type = type(
+        struct_type: type[ctypes.Structure] = type(
             name,
             (ctypes.Structure,),
             {
                 "_fields_": [
-                    (field.name, ctypes.c_int64 if field.dtype is None else ctypes.c_void_p)
-                    for field in fields
+                    (field.name, ctypes.c_int64 if field.dtype is None else ctypes.c_void_p) for field in fields
                 ]
             },
         )

@@ -5,13 +5,15 @@
 
 #include "sliced.h"
 
-typedef int32_t Ints __attribute__((vector_size(BGNN_VECTOR), aligned(4), may_alias));
-typedef float Floats __attribute__((vector_size(BGNN_VECTOR), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(BGNN_VECTOR)));
+typedef float Floats __attribute__((vector_size(BGNN_VECTOR)));
+typedef Ints IntsInMemory __attribute__((aligned(4), may_alias));
+typedef Floats FloatsInMemory __attribute__((aligned(4), may_alias));
 constexpr int64_t kInts = BGNN_VECTOR / 4;
 
-BGNN_INLINE Ints load(const int32_t* at) { return *reinterpret_cast<const Ints*>(at); }
-BGNN_INLINE Floats load(const float* at) { return *reinterpret_cast<const Floats*>(at); }
-BGNN_INLINE void store(int32_t* at, Ints v) { *reinterpret_cast<Ints*>(at) = v; }
+BGNN_INLINE Ints load(const int32_t* at) { return *reinterpret_cast<const IntsInMemory*>(at); }
+BGNN_INLINE Floats load(const float* at) { return *reinterpret_cast<const FloatsInMemory*>(at); }
+BGNN_INLINE void store(int32_t* at, Ints v) { *reinterpret_cast<IntsInMemory*>(at) = v; }
 BGNN_INLINE Ints least(Ints a, Ints b) { return a < b ? a : b; }
 
 // place[i] = how many keys stand before key i. `keys` and `place` have room for `count` rounded up to kInts.

@@ -14,14 +14,15 @@
 #define BGNN_VECTOR 16
 #endif
 
-typedef uint64_t Vec __attribute__((vector_size(BGNN_VECTOR), aligned(8), may_alias));
+typedef uint64_t Vec __attribute__((vector_size(BGNN_VECTOR)));
+typedef Vec VecInMemory __attribute__((aligned(8), may_alias));
 constexpr int64_t kVecWords = BGNN_VECTOR / 8;
 constexpr int64_t kVecBits = BGNN_VECTOR * 8;
 constexpr int kMostPlanes = 20;
 
 BGNN_INLINE Vec every(uint64_t v) { return Vec{} + v; }
-BGNN_INLINE Vec load(const uint64_t* at) { return *reinterpret_cast<const Vec*>(at); }
-BGNN_INLINE void store(uint64_t* at, Vec v) { *reinterpret_cast<Vec*>(at) = v; }
+BGNN_INLINE Vec load(const uint64_t* at) { return *reinterpret_cast<const VecInMemory*>(at); }
+BGNN_INLINE void store(uint64_t* at, Vec v) { *reinterpret_cast<VecInMemory*>(at) = v; }
 
 BGNN_INLINE uint64_t sum_words(Vec v) {
 #if defined(__AVX512F__)

@@ -37,9 +37,6 @@ static bool read_node(TfLiteContext* context, Op* op, const TfLiteNode* node) {
   /* The delegate's own node lacks the inputs that are -1: only this one knows which is which. */
   memcpy(op->input_index, node->inputs->data, sizeof(int) * inputs);
   op->output_index = node->outputs->data[0];
-  for (int i = 0; i < inputs; ++i) {
-    if (op->input_index[i] == op->output_index) return refuse(op, "its output is also its input");
-  }
   const uint8_t* options = (const uint8_t*)node->custom_initial_data;
   const int bytes = node->custom_initial_data_size;
   for (int i = 0; kind->options[i]; ++i) {
@@ -243,6 +240,37 @@ static TfLiteStatus op_invoke(TfLiteContext* context, TfLiteNode* node) {
 
 /* ---- the delegate ---- */
 
+/* Whether every operator reads only what earlier ones wrote. The runtime looks for such an order among the operators
+ * when one is replaced; where there is none, older versions crash. */
+static TfLiteStatus check_order(TfLiteContext* context, const int* nodes, int count) {
+  int* writer = (int*)malloc(sizeof(int) * (context->tensors_size + 1)); /* the last one's place, by tensor */
+  if (!writer) return kTfLiteError;
+  for (size_t i = 0; i < context->tensors_size; ++i) writer[i] = -1;
+  TfLiteStatus status = kTfLiteOk;
+  for (int reading = 0; reading < 2; ++reading) {
+    for (int i = 0; i < count && status == kTfLiteOk; ++i) {
+      TfLiteNode* node;
+      TfLiteRegistration* registration;
+      status = context->GetNodeAndRegistration(context, nodes[i], &node, &registration);
+      if (status != kTfLiteOk) break;
+      const TfLiteIntArray* tensors = reading ? node->inputs : node->outputs;
+      for (int j = 0; tensors && j < tensors->size; ++j) {
+        const int tensor = tensors->data[j];
+        if (tensor < 0 || (size_t)tensor >= context->tensors_size) continue;
+        if (!reading) {
+          writer[tensor] = i;
+        } else if (writer[tensor] >= i) {
+          context->ReportError(context, "operator %d of the file reads tensor %d, which operator %d writes later.",
+                               nodes[i], tensor, nodes[writer[tensor]]);
+          status = kTfLiteError;
+        }
+      }
+    }
+  }
+  free(writer);
+  return status;
+}
+
 static TfLiteStatus prepare_delegate(TfLiteContext* context, TfLiteDelegate* delegate) {
   TfLiteIntArray* plan;
   if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return kTfLiteError;
@@ -251,7 +279,10 @@ static TfLiteStatus prepare_delegate(TfLiteContext* context, TfLiteDelegate* del
   int* nodes = (int*)malloc(sizeof(int) * (count > 0 ? count : 1));
   TfLiteIntArray* one = (TfLiteIntArray*)malloc(sizeof(TfLiteIntArray) + sizeof(int));
   TfLiteStatus status = nodes && one ? kTfLiteOk : kTfLiteError;
-  if (status == kTfLiteOk) memcpy(nodes, plan->data, sizeof(int) * count);
+  if (status == kTfLiteOk) {
+    memcpy(nodes, plan->data, sizeof(int) * count);
+    status = check_order(context, nodes, count);
+  }
   for (int i = 0; i < count && status == kTfLiteOk; ++i) {
     TfLiteNode* node;
     TfLiteRegistration* registration;

@@ -66,7 +66,8 @@ def xor_edge_conv(
     x, neighbours = nodes_of(rng, batch, nodes, channels), lists(rng, batch, nodes, 5)
     weights = halves(rng, outputs, channels)
     thresholds = (channels + rng.integers(-9, 10, (tables, outputs))).astype(np.int32)
-    arguments = dict(x=x, neighbours=neighbours, weights=weights, thresholds=thresholds, words=x.shape[2])
+    arguments = {"x": x, "neighbours": neighbours, "weights": weights, "thresholds": thresholds}
+    arguments["words"] = x.shape[2]
     out = references.xor_edge_conv(arguments)["out"]
     return Case("BgnnXorEdgeConv", [x, neighbours, weights, thresholds], out, 2, {"channels": channels})
 
@@ -107,12 +108,8 @@ def dense_pool(
     rng: np.random.Generator, batch: int = 2, nodes: int = 70, channels: int = 72, outputs: int = 37
 ) -> Case:
     x, weights = nodes_of(rng, batch, nodes, channels), packed(random_signs(rng, outputs, channels))
-    # The reference takes whole words; the padding's bits agree, so they only add to its count.
-    same = (
-        1 - 2 * references.unpack(x, channels).astype(np.int64),
-        1 - 2 * references.unpack(weights, channels).astype(np.int64),
-    )
-    acc = np.einsum("bnc,oc->bno", *same)
+    bits = references.unpack(x, channels), references.unpack(weights, channels)
+    acc = channels - 2 * references.differing(*bits)
     parts = [acc.max(1), acc.min(1), np.maximum(acc, 0).sum(1), np.minimum(acc, 0).sum(1)]
     return Case("BgnnDensePool", [x, weights], np.stack(parts, 1).astype(np.float32), 1, {"channels": channels})
 

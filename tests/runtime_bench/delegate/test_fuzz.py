@@ -1,4 +1,4 @@
-"""The fuzzer (fuzz/harness.cc) under sanitizers: 100,000 changed operators, no crash, no report, no wrong-sized read."""
+"""The fuzzer (fuzz/harness.cc) under sanitizers: 100,000 changed operators, no crash, no report, no wrong read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,12 @@
-"""Helpers of this folder's tests: TFLite files of a few custom operators, with any shapes and options, run or refused."""
+"""Helpers of this folder's tests: TFLite files of a few custom operators, with any shapes and options.
+
+`lce` is Larq Compute Engine's own interpreter. It has no aarch64 wheel: with BGNN_RECORD=folder its outputs are stored,
+and with BGNN_RECORDED=folder they are read again instead of running it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,7 +21,9 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 import bgnn.runtime_bench
+from bgnn.converter.errors import BgnnError
 from bgnn.runtime_bench import delegate
+from bgnn.runtime_bench.interpreters import LceInterpreter
 
 MAKEFILE = Path(bgnn.runtime_bench.__file__).resolve().parent / "kernels" / "delegate"
 TYPES = {
@@ -136,6 +143,22 @@ def run(data: bytes, *arrays: np.ndarray, threads: int = 1) -> list[np.ndarray]:
     """The file's outputs with our delegate in stock LiteRT."""
     build()
     return feed(delegate.load_interpreter(data, threads), arrays)
+
+
+def lce(data: bytes, *arrays: np.ndarray, kernel: str = "reference") -> list[np.ndarray]:
+    """What LCE's interpreter gives. Raises BgnnError where neither it nor a record of it is there."""
+    key = hashlib.sha256(data + kernel.encode() + b"".join(a.tobytes() for a in arrays)).hexdigest()
+    recorded, record = os.environ.get("BGNN_RECORDED"), os.environ.get("BGNN_RECORD")
+    if recorded:
+        path = Path(recorded) / f"{key}.npz"
+        if not path.is_file():
+            raise BgnnError(f"no record of this run of LCE in {recorded}")
+        with np.load(path) as archive:
+            return [archive[name] for name in archive.files]
+    outputs = LceInterpreter(data, kernel=kernel).run(*arrays)
+    if record:
+        np.savez(Path(record) / f"{key}.npz", *outputs)
+    return outputs
 
 
 def packed(signs: np.ndarray) -> np.ndarray:

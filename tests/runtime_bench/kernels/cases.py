@@ -65,9 +65,7 @@ def codes(rng: np.random.Generator, batch: int, nodes: int, channels: int, kind:
     if kind == "equal":
         return np.repeat(signs(rng, batch, 1, channels), nodes, axis=1)
     if kind == "few":
-        return np.take_along_axis(
-            signs(rng, batch, 3, channels), rng.integers(0, 3, (batch, nodes, 1)), axis=1
-        )
+        return np.take_along_axis(signs(rng, batch, 3, channels), rng.integers(0, 3, (batch, nodes, 1)), axis=1)
     assert kind == "far"
     x = np.ones((batch, nodes, channels), np.int8)
     n = np.arange(min(nodes, channels))

@@ -135,8 +135,6 @@ def bmaxpool2d(a: dict[str, Any]) -> dict[str, np.ndarray]:
     for y in range(a["out_height"]):
         for x in range(a["out_width"]):
             top, left = y * a["stride_height"] - a["pad_top"], x * a["stride_width"] - a["pad_left"]
-            window = a["x"][
-                :, max(top, 0) : top + a["filter_height"], max(left, 0) : left + a["filter_width"]
-            ]
+            window = a["x"][:, max(top, 0) : top + a["filter_height"], max(left, 0) : left + a["filter_width"]]
             out[:, y, x] = np.bitwise_and.reduce(window.reshape(a["batch"], -1, a["words"]), axis=1)
     return {"out": out}

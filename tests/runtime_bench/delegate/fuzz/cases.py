@@ -59,9 +59,7 @@ def all_cases() -> dict[str, bytes]:
     floats = rng.normal(size=(2, 3, 40)).astype(np.float32)
     cases["LceQuantize"] = case("LceQuantize", [(Tensor(floats.shape), floats)], Tensor((2, 3, 2), np.int32), b"")
     int8 = Tensor((2, 3, 40), np.int8, scale=0.5, zero_point=3)
-    cases["LceQuantize-int8"] = case(
-        "LceQuantize", [(int8, floats.astype(np.int8))], Tensor((2, 3, 2), np.int32), b""
-    )
+    cases["LceQuantize-int8"] = case("LceQuantize", [(int8, floats.astype(np.int8))], Tensor((2, 3, 2), np.int32), b"")
     words = packed(random_signs(rng, 2, 3, 40))
     source = [(Tensor(words.shape, np.int32), words)]
     cases["LceDequantize"] = case("LceDequantize", source, Tensor((2, 3, 40)), b"")

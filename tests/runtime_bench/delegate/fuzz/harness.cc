@@ -340,14 +340,18 @@ void run(const Case& original, int changes, TfLiteDelegate* delegate, Tally& tal
   node.custom_initial_data_size = int(c.options.size());
   runtime.registrations[0].custom_name = c.op.c_str();
 
-  if (delegate->Prepare(&runtime.context, delegate) != kTfLiteOk || !runtime.replaced) fail("an operator is not claimed");
-  for (int round = 0; round < 2; ++round) {
+  bool cyclic = false;
+  for (int input : inputs) cyclic |= !outputs.empty() && input == outputs[0];
+  const bool claimed = delegate->Prepare(&runtime.context, delegate) == kTfLiteOk;
+  if (claimed == cyclic || claimed != runtime.replaced) fail("an operator is not claimed, or a cyclic one is");
+  for (int round = 0; round < 2 && claimed; ++round) {
     (prepare_and_run(runtime, c) ? tally.ran : tally.refused)++;
     for (Slot& s : c.inputs) {
       if (!below(3)) mutate_shape(s);
     }
   }
-  runtime.registrations[1].free(&runtime.context, runtime.nodes[1].user_data);
+  if (!claimed) tally.refused++;
+  if (claimed) runtime.registrations[1].free(&runtime.context, runtime.nodes[1].user_data);
   free(runtime.nodes[1].temporaries);
   free(node.inputs);
   free(node.outputs);

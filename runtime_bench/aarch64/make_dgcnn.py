@@ -1,0 +1,48 @@
+"""make_dgcnn.py FOLDER: converts small DGCNNs, and stores the files, an input and x86's outputs by our delegate.
+
+`tests/runtime_bench/aarch64` runs the same files on aarch64: the outputs must have the same bits.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bgnn.converter.api import convert
+from bgnn.models.checkpoint import build_model
+from bgnn.runtime_bench.delegate import load_interpreter
+from bgnn.runtime_bench.run import run
+
+POINTS, K, BATCH, CLASSES = 100, 8, 2, 10
+MODELS = {"bf2": {"knn": "hamming"}, "bf1": {"knn": "hamming"}, "rf": {}}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    for arch, settings in MODELS.items():
+        torch.manual_seed(0)
+        model = build_model(arch, classes=CLASSES, num_points=POINTS, k=K, **settings)
+        clouds = torch.rand(4, BATCH, POINTS, 3) * 2 - 1
+        with torch.no_grad():
+            for cloud in clouds:  # BatchNorm statistics, without which nearly all signs agree
+                model.train()(cloud)
+            found = convert(model.eval(), (clouds[0],), target="lce-arm64", verify=False)
+        assert found.model_bytes is not None
+        outputs = {}
+        for kernels in ("reference", "xnnpack"):
+            interpreter = load_interpreter(found.model_bytes, float_kernels=kernels)
+            outputs[kernels] = next(iter(run(interpreter, {"arr_0": clouds[1].numpy()}).values()))
+        np.savez(
+            folder / f"dgcnn_{arch}.npz",
+            model=np.frombuffer(found.model_bytes, np.uint8),
+            input=clouds[1].numpy(),
+            **outputs,
+        )
+        print(f"{arch}: {len(found.model_bytes)} bytes")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

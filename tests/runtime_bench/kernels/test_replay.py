@@ -1,0 +1,105 @@
+"""Calls recorded here and replayed by a small program (replay.cc): on aarch64 under qemu, and under sanitizers.
+
+On aarch64 both NEON and the portable kernels must give the bits that x86 gives; no aarch64 Python is needed, and
+`-cpu cortex-a72` also stops on dot-product instructions, which a Raspberry Pi 4 lacks. AddressSanitizer sees each
+tensor and each work memory as an allocation of its exact size.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.runtime_bench.kernels.cases import CASES, Arguments, cases
+
+from bgnn.runtime_bench.kernels import library
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+pytestmark = pytest.mark.slow
+needs_aarch64 = pytest.mark.skipif(
+    not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
+    reason=f"{COMPILER} and {EMULATOR} are needed: apt-get install g++-aarch64-linux-gnu qemu-user-static",
+)
+needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="an x86-64 machine is needed")
+
+
+def compile_replay(folder: Path, archive: Path, compiler: str, *flags: str) -> Path:
+    program, source = folder / "replay", Path(__file__).with_name("replay.cc")
+    command = [compiler, "-std=c++17", "-O1", *flags, f"-I{library.HERE}", str(source), str(archive)]
+    subprocess.run([*command, "-o", str(program)], check=True)
+    return program
+
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs replay.cc as on a Cortex-A72."""
+    archive = library.build("aarch64").with_suffix(".a")
+    program = compile_replay(tmp_path_factory.mktemp("aarch64"), archive, COMPILER, "-static")
+    return [EMULATOR, "-cpu", "cortex-a72", str(program)]
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs replay.cc under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    folder, sanitizers = tmp_path_factory.mktemp("sanitized"), "address,undefined"
+    archive = folder / "x86_64" / "libbgnn_kernels.a"
+    make = ["make", "-s", "-C", str(library.HERE), f"BUILD={folder}", f"SANITIZE={sanitizers}", str(archive)]
+    subprocess.run(make, check=True)
+    return [str(compile_replay(folder, archive, "g++", "-g", f"-fsanitize={sanitizers}"))]
+
+
+def record(kernels: library.Kernels, name: str, arguments: Arguments) -> bytes:
+    """One call for replay.cc: its arguments, with the outputs as `kernels` fills them."""
+    kernels.call(name, **arguments).run()
+    parts = [struct.pack("<q", list(kernels.fields).index(name))]
+    for field in kernels.fields[name]:
+        value = arguments[field.name]
+        if isinstance(value, np.ndarray):
+            content = value.tobytes()
+            parts += [struct.pack("<q", len(content)), content, bytes(-len(content) % 8)]
+        else:
+            parts.append(struct.pack("<q", -1 if value is None else value))
+    return b"".join(parts)
+
+
+def record_all(name: str, path: Path) -> int:
+    """Write every case of kernel `name` to `path`; returns how many."""
+    portable = library.Kernels("portable")
+    calls = [record(portable, name, arguments) for _, arguments in cases(name)]
+    path.write_bytes(b"".join(calls))
+    return len(calls)
+
+
+def replay(command: list[str], recording: Path, isa: str) -> str:
+    done = subprocess.run([*command, str(recording), isa], capture_output=True, text=True)
+    return f"{done.stdout}{done.stderr}exit {done.returncode}"
+
+
+@needs_aarch64
+@pytest.mark.parametrize("name", CASES)
+def test_aarch64_gives_the_bits_of_x86(name: str, aarch64: list[str], tmp_path: Path) -> None:
+    count = record_all(name, tmp_path / "calls")
+    for isa in ("neon", "portable"):
+        assert replay(aarch64, tmp_path / "calls", isa) == f"{count} calls, 0 wrong\nexit 0"
+
+
+@needs_x86
+@pytest.mark.parametrize("name", CASES)
+def test_sanitizers_find_nothing(name: str, sanitized: list[str], tmp_path: Path) -> None:
+    count = record_all(name, tmp_path / "calls")
+    for kernels in library.runnable():
+        assert replay(sanitized, tmp_path / "calls", kernels.isa) == f"{count} calls, 0 wrong\nexit 0"
+
+
+@needs_x86
+def test_a_wrong_output_is_found(sanitized: list[str], tmp_path: Path) -> None:
+    (_, arguments), *_ = cases("dequantize")
+    call = record(library.Kernels("portable"), "dequantize", arguments)
+    at = call.index(arguments["out"].tobytes())
+    (tmp_path / "calls").write_bytes(call[:at] + b"\x01" + call[at + 1 :])
+    assert "1 wrong" in replay(sanitized, tmp_path / "calls", "portable")
