@@ -62,6 +62,21 @@ def test_steps_reduce_the_loss(architecture):
             assert value.abs().max() <= 1
 
 
+def test_settled_batch_norms_hold_the_mean_statistics_of_the_batches():
+    torch.manual_seed(0)
+    model = build_model("bf2", **SMALL)
+    batches = [torch.randn(4, 32, 3) for _ in range(3)]
+    seen: list[torch.Tensor] = []
+    handle = model.bn1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    train.settle_batch_norm(model, batches)
+    handle.remove()
+    mean = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+    torch.testing.assert_close(model.bn1.running_mean, mean)
+    torch.testing.assert_close(model.bn1.running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0))
+    assert not any(module.training for module in model.modules())
+    assert model.bn1.momentum == 0.1
+
+
 def test_accuracy_counts_in_eval_mode():
     class Fixed(torch.nn.Module):
         def forward(self, points):
