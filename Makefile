@@ -7,7 +7,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --cache-dir .cache
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels wheels aarch64 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,10 +42,16 @@ $(KERAS_VENV)/.installed: pyproject.toml Makefile
 	@$(KERAS_VENV)/bin/python $(PIP_INSTALL) --editable '.[dev,keras]'
 	@touch $@
 
-demo: setup ## convert the paper's models, run the files, print the report
+# The operators of --kernels bgnn, for this machine. Python finds the library in runtime_bench/lib.
+kernels: ## build the project's own kernels and the TFLite delegate (needs g++)
+	@if ! command -v g++ >/dev/null; then \
+	  echo "make: no g++, so the kernels are not built and what needs them is skipped; on Debian: apt-get install g++" >&2; \
+	else $(MAKE) -s -C runtime_bench/kernels/delegate; fi
+
+demo: setup kernels ## convert the paper's models, run the files, print the report
 	@$(VENV)/bin/python -m bgnn.converter.demo
 
-test: setup ## run the tests: the fast ones, then the slow ones
+test: setup kernels ## run the tests: the fast ones, then the slow ones
 	@$(VENV)/bin/python -m pytest -q -n 2 -m "not slow"
 	@$(VENV)/bin/python -m pytest -q -n 2 -m slow
 
@@ -56,6 +62,15 @@ lint: setup ## style (ruff) and types (mypy)
 
 bench: setup ## speed, size and memory of BF, RF and fp32 DGCNN, measured side by side
 	@$(VENV)/bin/python -m bgnn.runtime_bench.bench_dgcnn
+
+bench-kernels: setup kernels ## each kernel on each instruction set; Hamming k-NN beside FAISS and usearch
+	@$(VENV)/bin/python -m bgnn.runtime_bench.bench_kernels
+
+wheels: setup ## the bgnn-runtime wheels for devices, x86-64 and aarch64, into dist/
+	@$(MAKE) -s -C runtime_bench/packaging wheels
+
+aarch64: setup kernels ## the kernels and the delegate as a Cortex-A72 under qemu; instruction counts against the record
+	@$(MAKE) -s -C runtime_bench/aarch64 test counts
 
 cross-check: $(KERAS_VENV)/.installed ## compare our file with the paper's route (Keras, larq, LCE's converter)
 	@TF_USE_LEGACY_KERAS=1 $(KERAS_VENV)/bin/python -m pytest -q -rs --show-capture=no tests/cross_check

@@ -8,8 +8,9 @@ and from the emitted file.
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bgnn.converter.api import convert
+from bgnn.converter.errors import BgnnError
 from bgnn.models.checkpoint import build_model, load_checkpoint
 from bgnn.models.shapes import SHAPES, make_clouds
+from bgnn.runtime_bench.delegate import library_path
 from bgnn.runtime_bench.interpreters import open_file
 
 PAPER_MODELS = [("dgcnn", "tflite-arm64"), ("rf", "lce-arm64"), ("bf1", "lce-arm64"), ("bf2", "lce-arm64")]
@@ -47,37 +50,56 @@ def paper_models(console: Console, folder: Path) -> None:
     console.print(table)
 
 
-def trained_model(console: Console, folder: Path) -> tuple[float, float]:
-    """Converts the trained BF2; returns the accuracy of PyTorch and of the file on the same clouds."""
+def trained_model(console: Console, folder: Path) -> dict[str, float]:
+    """Converts the trained BF2; returns the accuracy of PyTorch and of each file on the same clouds."""
     checkpoint = Path(str(files("bgnn.models") / "trained" / "bf2_shapes.pt"))
     model = load_checkpoint(checkpoint)
     size = int(model.config["num_points"])
     points, labels = make_clouds(CLOUDS, size, seed=HELD_OUT_SEED)
     console.print(f"converting the trained BF2 ({checkpoint.stat().st_size:,} bytes, {size} points) ...")
-    output = folder / "bf2_shapes.tflite"
-    result = convert(model, (torch.from_numpy(points[:BATCH]),), target="lce-arm64", output=output, name="bf2_shapes")
-    result.report.print(console)
-    console.print(f"running PyTorch and {output} on {CLOUDS} clouds of {len(SHAPES)} shapes ...")
-    interpreter = open_file(output.read_bytes())
-    right = {"PyTorch": 0, "file": 0}
-    same = 0
-    for start in range(0, CLOUDS, BATCH):
-        batch = points[start : start + BATCH]
-        with torch.no_grad():
-            theirs = model(torch.from_numpy(batch)).argmax(1).numpy()
-        mine = np.asarray(interpreter.run(batch)[0]).argmax(1)
-        right["PyTorch"] += int((theirs == labels[start : start + BATCH]).sum())
-        right["file"] += int((mine == labels[start : start + BATCH]).sum())
-        same += int((mine == theirs).sum())
-    accuracy = {name: count / CLOUDS for name, count in right.items()}
+    outputs = {}
+    for kernels in ["stock", *(["bgnn"] if _have_own_kernels(console) else [])]:
+        outputs[f"emitted file, {kernels} kernels"] = folder / f"bf2_shapes_{kernels}.tflite"
+        result = convert(
+            model, (torch.from_numpy(points[:BATCH]),), target="lce-arm64", kernels=kernels,
+            output=folder / f"bf2_shapes_{kernels}.tflite", name="bf2_shapes",
+        )  # fmt: skip
+        result.report.print(console)
+    console.print(f"running PyTorch and the files on {CLOUDS} clouds of {len(SHAPES)} shapes ...")
+    answers = {"PyTorch": _answers(points, lambda batch: model(torch.from_numpy(batch)).numpy())}
+    for name, path in outputs.items():
+        answers[name] = _answers(points, open_file(path.read_bytes()).run)
     table = Table(title=f"the trained BF2 on {CLOUDS} held-out clouds", title_justify="left")
-    for heading in ("", "accuracy", "bytes"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row("PyTorch, float32 state_dict", f"{accuracy['PyTorch']:.3f}", f"{_float_bytes(model):,}")
-    table.add_row("emitted file", f"{accuracy['file']:.3f}", f"{output.stat().st_size:,}")
+    for heading in ("", "accuracy", "same class as PyTorch", "bytes"):
+        table.add_column(heading, justify="right" if heading else "left")
+    accuracy = {name: float((classes == labels).mean()) for name, classes in answers.items()}
+    for name, classes in answers.items():
+        same = int((classes == answers["PyTorch"]).sum())
+        count = outputs[name].stat().st_size if name in outputs else _float_bytes(model)
+        table.add_row(name, f"{accuracy[name]:.3f}", f"{same} of {CLOUDS}", f"{count:,}")
     console.print(table)
-    console.print(f"the same class on {same} of {CLOUDS} clouds")
-    return accuracy["PyTorch"], accuracy["file"]
+    return accuracy
+
+
+def _have_own_kernels(console: Console) -> bool:
+    try:
+        library_path()
+    except BgnnError as error:
+        console.print(f"without the project's own kernels: {error}")
+        return False
+    return True
+
+
+def _answers(points: np.ndarray, run: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """The class of each cloud, a batch at a time."""
+    with torch.no_grad():
+        batches = [_logits(run(points[start : start + BATCH])).argmax(1) for start in range(0, CLOUDS, BATCH)]
+    return np.concatenate(batches)
+
+
+def _logits(result: Any) -> np.ndarray:
+    """A model's output as an array; a file gives a list of outputs."""
+    return np.asarray(result[0] if isinstance(result, list) else result)
 
 
 def _float_bytes(model: torch.nn.Module) -> int:
@@ -91,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(argv).out
     folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 130)
     paper_models(console, folder)
     trained_model(console, folder)
     console.print(f"the files are in {folder}/")

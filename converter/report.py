@@ -193,7 +193,7 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     if bits:
         words.append("binary, bits out" if bits == 1 else f"binary, bits out ({bits} thresholds)")
     if dense:
-        words.append("binary, float out")
+        words.append("binary, float out" if dense == 1 else f"binary, per node and per edge ({dense} products)")
     if real:
         words.append(
             "matrix product + top-k" if is_call(node, bgnn.knn) else f"float ({real} products)" if real > 1 else "float"

@@ -154,7 +154,12 @@ def mark_decisions(gm: fx.GraphModule) -> None:
 
 def _name_layers(gm: fx.GraphModule) -> None:
     """Labels each dense layer, k-NN and edge op, so that the report can say what became of it."""
+    searches = 0
     for node in calls(gm.graph, *DENSE, bgnn.knn):
+        if is_call(node, bgnn.knn):
+            searches += 1
+            node.meta["layer"] = f"k-NN {searches}"
+            continue
         weight = node.args[1] if len(node.args) > 1 else None
         label = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
         node.meta["layer"] = label or node.name

@@ -121,7 +121,9 @@ class LiteRTInterpreter:
             if delegate:
                 from bgnn.runtime_bench.delegate import load_interpreter
 
-                self._wrapped = load_interpreter(model_bytes, num_threads, xnnpack=xnnpack)
+                self._wrapped = load_interpreter(
+                    model_bytes, num_threads, float_kernels="xnnpack" if xnnpack else "builtin"
+                )
             else:
                 self._wrapped = Interpreter(
                     model_content=model_bytes, num_threads=num_threads, experimental_op_resolver_type=resolver
