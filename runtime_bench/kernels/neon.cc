@@ -1,5 +1,5 @@
-// NEON for the Cortex-A72: eor, cnt and pairwise additions, no dot-product instructions. XOR edge convolution and
-// pooling count 16 channels at a time in bytes, which takes fewer instructions here than bit slicing (a full adder
+// NEON for the Cortex-A72: eor, cnt and pairwise additions, no dot-product instructions. XOR edge convolution,
+// pooling and Hamming k-NN count 16 channels or nodes at a time in bytes, which takes fewer instructions here than bit slicing (a full adder
 // is three). The rest is generic.h on 16-byte vectors.
 #include "generic.h"
 #include "isa.h"
@@ -259,8 +259,86 @@ void pool_run(const void* args, const void* shared, void* scratch, int64_t begin
   return pool_items<0>(a, s, begin, end);
 }
 
+// ------------------------------------------------------------------------------------------ hamming_knn
+
+// For codes of one or two 64-bit words the distances are counted as bytes, 16 nodes at a time, and the nearest are
+// chosen as in knn. Scratch is knn's.
+bool codes_are_short(const BgnnHammingKnn& a) { return a.words > 0 && words64(a.words) <= 2; }
+
+BgnnKnn knn_of(const BgnnHammingKnn& a) {
+  BgnnKnn like = {};
+  like.nodes = a.nodes;
+  like.k = a.k;
+  return like;
+}
+
+int64_t nearest_scratch_bytes(const void* args) {
+  const BgnnHammingKnn& a = *static_cast<const BgnnHammingKnn*>(args);
+  return codes_are_short(a) ? bytes_of<KnnScratch>(knn_of(a)) : hamming_knn_scratch_bytes(args);
+}
+
+// The distances of 16 rows of kWords words from a row.
+template <int64_t kWords>
+BGNN_INLINE uint8x16_t sixteen_distances(const uint64_t* x, const uint64_t* rows) {
+  constexpr int kVectors = 8 * kWords;
+  const uint64x2_t own = kWords == 1 ? vdupq_n_u64(x[0]) : vld1q_u64(x);
+  uint8x16_t sums[kVectors];
+  for (int i = 0; i < kVectors; i++) sums[i] = vcntq_u8(vreinterpretq_u8_u64(veorq_u64(own, vld1q_u64(rows + 2 * i))));
+  for (int left = kVectors / 2; left > 0; left /= 2) {
+    for (int i = 0; i < left; i++) sums[i] = vpaddq_u8(sums[2 * i], sums[2 * i + 1]);
+  }
+  return sums[0];
+}
+
+BGNN_INLINE void widen(uint8x16_t bytes, int32_t* out) {
+  const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_high_u8(bytes);
+  vst1q_s32(out, vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))));
+  vst1q_s32(out + 4, vreinterpretq_s32_u32(vmovl_high_u16(low)));
+  vst1q_s32(out + 8, vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))));
+  vst1q_s32(out + 12, vreinterpretq_s32_u32(vmovl_high_u16(high)));
+}
+
+template <int64_t kWords>
+BGNN_INLINE void nearest_items(const BgnnHammingKnn& a, const HammingKnnShared& s, const KnnScratch& t, int64_t begin,
+                               int64_t end) {
+  for (int64_t item = begin; item < end; item++) {
+    const int64_t row = s.heads[item], batch_row = row / a.nodes * a.nodes;
+    const uint64_t *x = s.rows + row * kWords, *rows = s.rows + batch_row * kWords;
+    uint8x16_t least_bytes[kGroups / 16];
+    for (uint8x16_t& bytes : least_bytes) bytes = vdupq_n_u8(UINT8_MAX);
+    int64_t n = 0;
+    for (; n + kGroups <= a.nodes; n += kGroups) {
+      for (int64_t i = 0; i < kGroups / 16; i++) {
+        const uint8x16_t distances = sixteen_distances<kWords>(x, rows + (n + i * 16) * kWords);
+        least_bytes[i] = vminq_u8(least_bytes[i], distances);
+        widen(distances, t.keys + n + i * 16);
+      }
+    }
+    for (int64_t i = 0; i < kGroups / 16; i++) widen(least_bytes[i], t.least + i * 16);
+    for (; n < a.nodes; n++) {
+      int64_t distance = 0;
+      for (int64_t w = 0; w < kWords; w++) distance += popcount64(x[w] ^ rows[n * kWords + w]);
+      t.keys[n] = int32_t(distance);
+      if (distance < t.least[n % kGroups]) t.least[n % kGroups] = int32_t(distance);
+    }
+    select_within_bound(t, a.nodes, a.k, a.neighbours + row * a.k);
+    write_equal_lists(a, s.next, batch_row, row - batch_row);
+  }
+}
+
+void nearest_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  const BgnnHammingKnn& a = *static_cast<const BgnnHammingKnn*>(args);
+  if (!codes_are_short(a)) return hamming_knn_run(args, shared, scratch, begin, end);
+  const HammingKnnShared s = layout_in<HammingKnnShared>(a, const_cast<void*>(shared));
+  const KnnScratch t = layout_in<KnnScratch>(knn_of(a), scratch);
+  if (s.w64 == 1) return nearest_items<1>(a, s, t, begin, end);
+  return nearest_items<2>(a, s, t, begin, end);
+}
+
 }  // namespace
 
+#define hamming_knn_scratch_bytes nearest_scratch_bytes
+#define hamming_knn_run nearest_run
 #define xor_edge_conv_shared_bytes edge_shared_bytes
 #define xor_edge_conv_scratch_bytes edge_scratch_bytes
 #define xor_edge_conv_begin edge_begin
