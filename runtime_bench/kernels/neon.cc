@@ -298,6 +298,19 @@ BGNN_INLINE void widen(uint8x16_t bytes, int32_t* out) {
   vst1q_s32(out + 12, vreinterpretq_s32_u32(vmovl_high_u16(high)));
 }
 
+// knn's selection; but distances are small integers here, and many are equal, so counting puts them in order.
+BGNN_INLINE void select_by_counting(const KnnScratch& t, int64_t nodes, int64_t k, int32_t* out) {
+  int32_t limit;
+  const int64_t kept = keep_within_bound(t, nodes, k, limit);
+  if (kept > kCandidates) return select_smallest(t.keys, nodes, k, t.best, out);
+  int32_t start[UINT8_MAX + 2];  // limit is a byte
+  memset(start, 0, size_t(limit + 2) * 4);
+  for (int64_t i = 0; i < kept; i++) start[t.found[i] + 1]++;
+  for (int32_t d = 1; d <= limit; d++) start[d] += start[d - 1];
+  for (int64_t i = 0; i < kept; i++) t.place[start[t.found[i]]++] = t.positions[i];
+  memcpy(out, t.place, size_t(k) * 4);
+}
+
 template <int64_t kWords>
 BGNN_INLINE void nearest_items(const BgnnHammingKnn& a, const HammingKnnShared& s, const KnnScratch& t, int64_t begin,
                                int64_t end) {
@@ -321,7 +334,7 @@ BGNN_INLINE void nearest_items(const BgnnHammingKnn& a, const HammingKnnShared& 
       t.keys[n] = int32_t(distance);
       if (distance < t.least[n % kGroups]) t.least[n % kGroups] = int32_t(distance);
     }
-    select_within_bound(t, a.nodes, a.k, a.neighbours + row * a.k);
+    select_by_counting(t, a.nodes, a.k, a.neighbours + row * a.k);
     write_equal_lists(a, s.next, batch_row, row - batch_row);
   }
 }
