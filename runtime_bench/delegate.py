@@ -16,7 +16,7 @@ from bgnn.converter.errors import BgnnError, UsageError
 
 LIBRARY = "libbgnn_delegate.so"
 # The first that is installed runs the files; they share their Python interface.
-_RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite")
+_RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite.python.interpreter")
 _FILE_IDENTIFIER = b"TFL3"
 FLOAT_KERNELS = {
     "xnnpack": "AUTO",
@@ -51,10 +51,9 @@ def runtime() -> ModuleType:
     """The installed TFLite runtime's module with `Interpreter` and `load_delegate`. Raises BgnnError if none is."""
     for name in _RUNTIMES:
         try:
-            module = importlib.import_module(name)
+            return importlib.import_module(name)
         except ImportError:
             continue
-        return module.experimental if name == "tensorflow.lite" else module
     raise BgnnError("no TFLite runtime is installed: pip install ai-edge-litert")
 
 
@@ -96,16 +95,10 @@ def load_interpreter(model: Path | str | bytes, num_threads: int = 1, *, float_k
     if float_kernels != "xnnpack":
         chosen["experimental_op_resolver_type"] = getattr(module.OpResolverType, FLOAT_KERNELS[float_kernels])
     try:
-        interpreter = _interpreter_class(module)(
+        interpreter = module.Interpreter(
             model_content=content, num_threads=num_threads, experimental_delegates=[delegate], **chosen
         )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise BgnnError(f"the runtime refuses the file: {str(error).strip()}") from error
     return interpreter
-
-
-def _interpreter_class(module: ModuleType) -> Any:
-    if hasattr(module, "Interpreter"):
-        return module.Interpreter
-    return importlib.import_module("tensorflow.lite").Interpreter

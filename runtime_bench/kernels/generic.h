@@ -677,20 +677,26 @@ static void select_smallest(const int32_t* keys, int64_t nodes, int64_t k, uint6
 }
 
 // The k-th smallest of the groups' least keys bounds the k-th smallest key from above, since k groups hold a key up
-// to it. What lies within the bound is little more than k nodes, which are put in order by their ranks.
-BGNN_INLINE void select_within_bound(const KnnScratch& t, int64_t nodes, int64_t k, int32_t* out) {
+// to it. Lists what lies within the bound (little more than k nodes, but for equal distances) in `positions` and
+// `found`; returns how many, or more than kCandidates where that is too many or k too large for it.
+BGNN_INLINE int64_t keep_within_bound(const KnnScratch& t, int64_t nodes, int64_t k, int32_t& limit) {
+  if (k > kGroups * 3 / 4) return kCandidates + 1;
   int64_t groups = kGroups;
   if (k <= kGroups / 2 - 8) {  // fewer groups are ranked faster and bound well enough
     groups /= 2;
-    for (int64_t l = 0; l < groups; l += kInts) store(t.least + l, least(load(t.least + l), load(t.least + groups + l)));
+    for (int64_t l = 0; l < groups; l += kInts) {
+      store(t.least + l, least(load(t.least + l), load(t.least + groups + l)));
+    }
   }
-  int64_t kept = kCandidates + 1;
-  if (k <= kGroups * 3 / 4) {
-    rank_keys(t.least, groups, t.place);
-    int32_t limit = 0;
-    for (int64_t l = 0; l < groups; l++) limit = t.place[l] == k - 1 ? t.least[l] : limit;
-    kept = keep_up_to(t.keys, nodes, limit, kCandidates, t.within, t.positions, t.found);
-  }
+  rank_keys(t.least, groups, t.place);
+  limit = 0;
+  for (int64_t l = 0; l < groups; l++) limit = t.place[l] == k - 1 ? t.least[l] : limit;
+  return keep_up_to(t.keys, nodes, limit, kCandidates, t.within, t.positions, t.found);
+}
+
+BGNN_INLINE void select_within_bound(const KnnScratch& t, int64_t nodes, int64_t k, int32_t* out) {
+  int32_t limit;
+  const int64_t kept = keep_within_bound(t, nodes, k, limit);
   if (kept > kCandidates) return select_smallest(t.keys, nodes, k, t.best, out);
   rank_keys(t.found, kept, t.place);
   for (int64_t i = 0; i < kept; i++) t.found[t.place[i]] = t.positions[i];

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -112,3 +114,24 @@ def test_two_interpreters_share_nothing() -> None:
     del interpreters[0]
     (out,) = feed(interpreters[0], cases[1].arrays())
     assert np.array_equal(out, cases[1].expected)
+
+
+def test_a_forked_child_starts_threads_of_its_own() -> None:
+    """A child has the parent's memory, but not its threads: the pool must not wait for them."""
+    tflite_files.build()
+    case = hamming_knn(np.random.default_rng(0), nodes=200)
+    interpreter = delegate.load_interpreter(case.file(), 2)
+    feed(interpreter, case.arrays())
+    child = os.fork()
+    if child == 0:  # nothing of pytest may run in it
+        signal.alarm(20)
+        same = False
+        try:
+            (out,) = feed(interpreter, case.arrays())
+            same = bool(np.array_equal(out, case.expected))
+        finally:
+            os._exit(0 if same else 1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    (out,) = feed(interpreter, case.arrays())
+    assert np.array_equal(out, case.expected)
