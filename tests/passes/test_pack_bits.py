@@ -164,16 +164,23 @@ def test_layers_in_a_row_stay_in_bits(fan_in: int, outputs: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("side", [1.0, -1.0])
 @pytest.mark.parametrize("outputs", [1, 31, 33])
-def test_several_thresholds_are_several_layers(outputs: int) -> None:
+def test_several_thresholds_are_several_layers(outputs: int, side: float) -> None:
+    """An interval costs two dot products; channels that start at -1 are inverted at no cost."""
     x = randn(20, 9)
+    sides = torch.full((outputs,), side)
+    sides[0] = 1.0
     gm = graph(
-        lambda m, x: b(F.linear(b(x), m.w).abs() - m.t), x, w=signs(outputs, 9), t=torch.arange(outputs) % 3 * 2 + 2.0
+        lambda m, x: b((F.linear(b(x), m.w).abs() - m.t) * m.sides),
+        x,
+        w=signs(outputs, 9),
+        t=torch.arange(outputs) % 3 * 2 + 2.0,
+        sides=sides,
     )
     apply(fold_threshold.run, gm, x)
     apply(pack_bits.run, gm, x)
     assert count(gm, bgnn.bconv_bits) == 2
-    assert count(gm, aten.bitwise_xor) == 1
 
 
 def norm_constants(channels: int) -> dict[str, Tensor]:
