@@ -101,7 +101,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     lce, own, naive = plan.target == "lce-arm64", plan.kernels == "bgnn", plan.optimize == 0
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
-        return _steps(canonicalise, recognise_binarize, fold_constants, canonicalise)
+        return _steps(canonicalise, recognise_binarize, fold_constants, canonicalise, merge_equal_nodes)
     if stage == "semantic":
         return _steps(
             recognise_knn, recognise_gather, canonicalise, channels_last, fold_constants, canonicalise,

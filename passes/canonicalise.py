@@ -1,8 +1,9 @@
 """One spelling for each operation, so that later passes match one form and not five.
 
-Reshapes of every kind become `view`, transpositions `permute`, repetitions `expand`, poolings over a whole
-axis `amax` or `mean`, products with a constant matrix `linear`; what does nothing in inference goes. Exact:
-no value changes, but for `topk` and `sort`, whose open tie order becomes the lowest-index rule (`topk_lowest`).
+Reshapes of every kind become `reshape`, transpositions `permute`, repetitions `expand`, poolings over a whole axis
+`amax` or `mean`, products with a constant matrix `linear`; what does nothing in inference goes. Exact, but for the order
+in which a product is summed, and for `topk` and `sort`, whose open tie order becomes the lowest-index rule
+(`topk_lowest`).
 """
 
 from __future__ import annotations
@@ -117,7 +118,10 @@ def _no_op(node: fx.Node) -> fx.Node | None:
 
 def _cast(node: fx.Node) -> fx.Node | None:
     x = cast(fx.Node, node.args[0])
-    return x if x.meta["val"].dtype == node.meta["val"].dtype else None
+    dtype = node.meta["val"].dtype
+    if x.meta["val"].dtype == dtype:
+        return x
+    return call(node, aten._to_copy.default, x, dtype=dtype, like=node) if is_call(node, aten.type_as) else None
 
 
 def _expand(node: fx.Node) -> fx.Node | None:
@@ -172,6 +176,8 @@ def _getitem(node: fx.Node) -> fx.Node | None:
         return _whole_axis_pool(source, node)
     if is_call(source, aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split, aten.unbind):
         return _piece(node, source, index)
+    if is_call(source, aten.sort):
+        return _sort(node, source, index)
     if is_call(source, aten.topk) and not is_call(source, bgnn.topk_lowest):
         x = cast(fx.Node, source.args[0])
         dim, largest = arg(source, 2, "dim", -1), arg(source, 3, "largest", True)
@@ -190,32 +196,35 @@ def _topk(node: fx.Node, like: fx.Node, x: fx.Node, k: int, dim: int, largest: b
     return call(node, operator.getitem, twin, index, like=like)
 
 
-def _sort(node: fx.Node) -> fx.Node | None:
-    """`sort(x)[1][..., :k]` and `argsort(x)[..., :k]` are a topk: the slice says how many are wanted."""
-    source = cast(fx.Node, node.args[0])
-    dim, start, end = cast(int, arg(node, 1, "dim", 0)), arg(node, 2, "start", 0), arg(node, 3, "end")
-    index = 1
-    picked = getitem(source)
-    if picked is not None and is_call(picked[0], aten.sort):
-        source, index = picked
-    elif not is_call(source, aten.argsort):
-        return None
+def _sort(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
+    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_slice`)."""
     x = cast(fx.Node, source.args[0])
     rank = len(shape_of(x))
     first = 2 if "stable" in str(source.target) and "stable" not in source.kwargs else 1  # (x, stable, dim, ...)
     along = cast(int, arg(source, first, "dim", -1)) % rank
     descending = bool(arg(source, first + 1, "descending", False))
-    if along != dim % rank or (start or 0) != 0 or arg(node, 4, "step", 1) != 1:
+    return _topk(node, source, x, shape_of(x)[along], along, descending, index)
+
+
+def _fewer(node: fx.Node) -> fx.Node | None:
+    """The first k of a topk's results are a smaller topk's."""
+    picked = getitem(cast(fx.Node, node.args[0]))
+    if picked is None or not is_call(picked[0], bgnn.topk_lowest):
         return None
-    size = shape_of(x)[along]
-    k = size if end is None else min(cast(int, end), size)
-    return _topk(node, source, x, k, along, descending, index)
+    x, k, along, largest = cast(tuple[fx.Node, int, int, bool], picked[0].args)
+    dim, start, end = cast(int, arg(node, 1, "dim", 0)), arg(node, 2, "start", 0), arg(node, 3, "end")
+    rank = len(shape_of(x))
+    if along % rank != dim % rank or (start or 0) != 0 or arg(node, 4, "step", 1) != 1:
+        return None
+    if end is None or not 0 <= cast(int, end) < k:
+        return None
+    return _topk(node, picked[0], x, cast(int, end), along, largest, picked[1])
 
 
 def _slice(node: fx.Node) -> fx.Node | None:
-    as_topk = _sort(node)
-    if as_topk is not None:
-        return as_topk
+    fewer = _fewer(node)
+    if fewer is not None:
+        return fewer
     x = cast(fx.Node, node.args[0])
     if shape_of(node) == shape_of(x) and arg(node, 4, "step", 1) == 1:
         return x
@@ -560,6 +569,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.expand, aten.expand_as, aten.broadcast_to], _expand),
     ([aten.repeat, aten.tile], _repeat),
     ([operator.getitem], _getitem),
+    ([aten.argsort], lambda n: _sort(n, n, 1)),
     ([aten.slice], _slice),
     ([aten.select], _select),
     ([aten.stack], _stack),

@@ -70,7 +70,7 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         signs, lower = table
         signs_out, thresholds = _thresholds(signs)
-        steps = int((thresholds >= 0).any(1).sum())
+        steps = int(((thresholds >= 0) & (thresholds != NEVER)).any(1).sum())
         if steps > MOST_STEPS:
             result.refuse(node, f"its table has {steps} steps, more than {MOST_STEPS}")
             continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, fx
@@ -31,13 +32,13 @@ def run(gm: fx.GraphModule) -> PassResult:
     for node in list(gm.graph.nodes):
         if node._erased or not is_call(node, *MOVES) or not _is_value(node):
             continue
-        found = _sources(node)
-        if found is None:
-            continue
-        new = _as_gather(node, *found)
-        if new is not None:
-            replace(node, new)
-            result.rewrites += 1
+        for nearest in (False, True):
+            found = _sources(node, nearest)
+            new = _as_gather(node, *found) if found is not None else None
+            if new is not None:
+                replace(node, new)
+                result.rewrites += 1
+                break
     remove_dead_code(gm)
     return result
 
@@ -47,11 +48,15 @@ def _is_value(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _sources(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """The one feature tensor and the one index tensor that `node` is moved from, if there is a lookup between."""
+def _sources(node: fx.Node, nearest: bool) -> tuple[fx.Node, fx.Node] | None:
+    """The one feature tensor and the one index tensor that `node` is moved from, if there is a lookup between.
+
+    Features are followed to where they are computed, or, with `nearest`, only to what is looked up.
+    """
     features: set[fx.Node] = set()
     indices: set[fx.Node] = set()
     seen: set[fx.Node] = set()
+    looked_at: set[fx.Node] = set()
     stack, looked_up = [node], False
     while stack:
         current = stack.pop()
@@ -62,7 +67,9 @@ def _sources(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
             return None
         if _is_value(current):
             looked_up = looked_up or is_call(current, *LOOKUPS)
-            moved = is_call(current, *MOVES)
+            moved = is_call(current, *MOVES) and not (nearest and current in looked_at)
+            if is_call(current, *LOOKUPS):
+                looked_at.add(cast(fx.Node, current.args[0]))
         else:
             moved = is_call(current, *INDEX_MATHS)
         if moved:
