@@ -29,7 +29,7 @@
 /* One list per kernel: IN(type, name) and OUT(type, name) are tensors, INT(name) an int64_t. */
 
 /* The k nearest rows by Hamming distance, nearest first, equal distances by index; a row is its own neighbour.
- * x packed [batch, nodes, words]; neighbours [batch, nodes, k]; 1 <= k <= nodes; channels < 65536. */
+ * x packed [batch, nodes, words]; neighbours [batch, nodes, k]; 1 <= k <= nodes; words < 2048. */
 #define BGNN_HAMMING_KNN(IN, OUT, INT) \
   IN(int32_t, x) OUT(int32_t, neighbours) INT(batch) INT(nodes) INT(words) INT(k)
 
