@@ -103,7 +103,7 @@ def rescaling(filters: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("names", itertools.permutations(FACTORS, 3))
+@pytest.mark.parametrize("names", list(itertools.permutations(FACTORS, 3)))
 def test_factors_in_any_order(names: tuple[str, ...], activation: str) -> None:
     def function(m: Any, x: Tensor, i: Tensor) -> Tensor:
         y = F.linear(b(joined(x, i)), m.w)

@@ -1,0 +1,130 @@
+"""Each own operator as a file in LiteRT with our delegate: equal to the dialect's reference, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bgnn.converter.dialect import ops, pack
+from bgnn.converter.errors import BgnnError
+from bgnn.converter.tflite.inspect import operators
+from bgnn.runtime_bench import delegate
+from bgnn.runtime_bench.interpreters import LiteRTInterpreter, has_bgnn_ops
+
+try:
+    delegate.library_path()
+    MISSING = ""
+except BgnnError as error:
+    MISSING = str(error)
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+CHANNELS = [1, 31, 33, 64, 70]
+
+
+@pytest.fixture
+def run(graph: Callable[..., Any], emitted: Callable[..., bytes]) -> Callable[..., None]:
+    """Emits `function(m, *inputs)`, runs it on one and two threads, and compares every bit."""
+
+    def check(function: Callable[..., Any], name: str, *inputs: Tensor, **constants: Tensor) -> None:
+        gm = graph(function, list(inputs), **constants)
+        expected = gm(*inputs)
+        expected = (expected.int() if expected.dtype == torch.int64 else expected).numpy()
+        file = emitted(gm)
+        assert has_bgnn_ops(file)
+        assert name in operators(file)
+        arrays = [(x.int() if x.dtype == torch.int64 else x).numpy() for x in inputs]
+        for threads in (1, 2):
+            interpreter = LiteRTInterpreter(file, threads, delegate=True)
+            for _ in range(2):
+                (found,) = interpreter.run(*arrays)
+                assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+                np.testing.assert_array_equal(found, expected)
+
+    return check
+
+
+def table(batch: int, nodes: int, rows: int, k: int) -> Tensor:
+    return torch.randint(0, nodes, (batch, rows, k))
+
+
+def halves(filters: int, channels: int) -> Tensor:
+    """Packed weights `[O, 2W]`, each half by itself."""
+    return torch.cat([pack(torch.randn(filters, channels)), pack(torch.randn(filters, channels))], 1)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_hamming_knn(run: Callable[..., None], channels: int, k: int) -> None:
+    x = pack(torch.randn(2, 20, channels))
+    run(lambda m, x: ops.hamming_knn(x, channels, k), "BgnnHammingKnn", x)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+@pytest.mark.parametrize("channels", [1, 3, 33, 64])
+def test_real_knn(run: Callable[..., None], channels: int, k: int) -> None:
+    run(lambda m, x: ops.real_knn(x, k), "BgnnKnn", torch.randn(2, 20, channels))
+    run(lambda m, x: ops.real_knn(x, k), "BgnnKnn", torch.randn(1, 20, channels).round())  # ties
+
+
+@pytest.mark.parametrize("channels", [1, 3, 33, 64])
+def test_gather_max(run: Callable[..., None], channels: int) -> None:
+    run(lambda m, x, i: ops.gather_max(x, i), "BgnnGatherMax", torch.randn(2, 9, channels), table(2, 9, 7, 4))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (31, 33), (33, 31), (64, 64), (70, 5)])
+def test_xor_edge_conv(run: Callable[..., None], channels: int, filters: int, steps: int) -> None:
+    thresholds = torch.randint(channels // 2, 2 * channels, (steps, filters), dtype=torch.int32).sort(0)[0]
+    thresholds[0, 0], thresholds[-1, -1] = -1, 2**31 - 1
+    run(
+        lambda m, x, i: ops.xor_edge_conv(x, i, m.w, m.t, channels), "BgnnXorEdgeConv",
+        pack(torch.randn(2, 9, channels)), table(2, 9, 9, 4), w=halves(filters, channels), t=thresholds,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scalars", [True, False])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (3, 64), (31, 33), (33, 31), (64, 64), (70, 5)])
+def test_bin_edge_conv(run: Callable[..., None], channels: int, filters: int, scalars: bool) -> None:
+    run(
+        lambda m, n, x, i: ops.bin_edge_conv(
+            n, x, i, m.scale, m.shift, m.w, m.alpha, m.beta, m.gamma, m.slope, channels
+        ),
+        "BgnnBinEdgeConv",
+        pack(torch.randn(2, 9, channels)), torch.randn(2, 9, channels), table(2, 9, 9, 4),
+        scale=torch.randn(channels), shift=torch.randn(channels), w=halves(filters, channels),
+        alpha=torch.randn(filters), beta=torch.randn(1 if scalars else 9), gamma=torch.randn(1 if scalars else 4),
+        slope=torch.randn(1 if scalars else filters),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (31, 33), (33, 31), (64, 64), (70, 5)])
+def test_dense_pool(run: Callable[..., None], channels: int, filters: int) -> None:
+    run(
+        lambda m, x: ops.dense_pool(x, m.w, channels), "BgnnDensePool", pack(torch.randn(2, 9, channels)),
+        w=pack(torch.randn(filters, channels)),
+    )  # fmt: skip
+
+
+def test_operators_in_a_row(run: Callable[..., None]) -> None:
+    """A small BF network: nothing between the operators but their words."""
+
+    def network(m: Any, x: Tensor) -> Tensor:
+        x = ops.xor_edge_conv(x, ops.hamming_knn(x, 33, 5), m.w, m.t, 33)
+        return ops.dense_pool(x, m.v, 40)
+
+    run(
+        network, "BgnnDensePool", pack(torch.randn(2, 20, 33)), w=halves(40, 33), v=pack(torch.randn(7, 40)),
+        t=torch.randint(20, 45, (1, 40), dtype=torch.int32),
+    )  # fmt: skip
+
+
+def test_without_the_delegate_the_operator_is_named(graph: Callable[..., Any], emitted: Callable[..., bytes]) -> None:
+    x = torch.randn(1, 5, 3)
+    file = emitted(graph(lambda m, x: ops.real_knn(x, 2), [x]))
+    with pytest.raises(BgnnError, match="BgnnKnn"):
+        LiteRTInterpreter(file)
