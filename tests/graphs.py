@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bgnn.converter import stages
-from bgnn.converter.trace import _freeze, trace
+from bgnn.converter.trace import TAKEN_APART, _freeze, trace
 from bgnn.converter.verify import run_with_taps
 from bgnn.passes import canonicalise
 from bgnn.passes.graph import PassResult, all_taps, is_call
@@ -17,6 +17,10 @@ from bgnn.passes.graph import run as run_graph
 
 bgnn = torch.ops.bgnn
 aten = torch.ops.aten
+
+
+# Composites that functionalisation writes otherwise.
+EXPORT_REWRITES = ["narrow", "expand_as", "to", "type_as"]
 
 
 class Wrapped(nn.Module):
@@ -43,15 +47,21 @@ def signs(*shape: int, seed: int = 0) -> Tensor:
 
 
 def exported(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, **constants: Tensor) -> fx.GraphModule:
-    """`function(m, *inputs)` traced, with no pass run."""
-    return trace(Wrapped(function, constants), inputs, tuple(range(outputs)))
+    """`function(m, *inputs)` traced, with no pass run.
+
+    Functions without in-place ops and composites are the same without decompositions, which take 0.2 s a graph.
+    """
+    program = torch.export.export(Wrapped(function, constants), inputs, strict=False)
+    keep = tuple(range(outputs))
+    targets = [n.target for n in program.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+    if any(t._schema.is_mutable or t.__name__.split(".")[0] in [*TAKEN_APART, *EXPORT_REWRITES] for t in targets):
+        return trace(program, inputs, keep)
+    return _freeze(program, inputs, keep)
 
 
 def graph(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, **constants: Tensor) -> fx.GraphModule:
     """`function(m, *inputs)` in one spelling, with its decisions tapped. `bgnn::` ops may stand in it."""
-    # No decompositions: what stands in such a function is already the IR's, and they take 0.2 s a graph.
-    program = torch.export.export(Wrapped(function, constants), inputs, strict=False)
-    gm = _freeze(program, inputs, tuple(range(outputs)))
+    gm = exported(function, *inputs, outputs=outputs, **constants)
     canonicalise.run(gm)
     stages.mark_decisions(gm)
     return gm

@@ -229,10 +229,15 @@ def test_values_and_indices_of_one_search() -> None:
     assert outputs(gm, TIES)[0].tolist() == [[[2.0, 5, 8]]]
 
 
-def test_a_slice_in_the_middle_of_a_sort_is_no_topk() -> None:
-    gm = exported(lambda m, x: x.sort()[1][:, :, 1:3], TIES)
-    canonicalise.run(gm)
-    assert count(gm, bgnn.topk_lowest) == 0
+def test_a_slice_in_the_middle_of_a_sort_and_a_whole_sort() -> None:
+    for function, expected in (
+        (lambda m, x: x.sort()[1][:, :, 1:3], [1, 2]),
+        (lambda m, x: x.argsort(descending=True), [0, 3, 6, 1, 2, 4, 5]),
+    ):
+        gm = exported(function, TIES)
+        canonicalise.run(gm)
+        assert count(gm, bgnn.topk_lowest) == 1
+        assert outputs(gm, TIES)[0].flatten().tolist() == expected
 
 
 @pytest.mark.parametrize("reduce", ["sum", "amax", "amin", "mean"])
@@ -287,7 +292,6 @@ def test_helpers_look_through_earlier_moves() -> None:
     canonicalise.run(gm)
     (add,) = (n for n in gm.graph.nodes if is_call(n, aten.add))
     view = add.args[0]
-    assert canonicalise.reshape(add, view, (4, 2, 3)) is view.args[0]
     permuted = view.args[0]
+    assert canonicalise.reshape(add, view, (4, 2, 3)) is permuted
     assert canonicalise.permute(add, permuted, (1, 2, 0)) is permuted.args[0]
-    assert canonicalise.permute(add, permuted, (0, 1, 2)) is permuted

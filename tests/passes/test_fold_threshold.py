@@ -300,7 +300,6 @@ def test_two_layers_in_a_row() -> None:
     assert all(n.meta["tap"].exact for n in gm.graph.nodes if n.target == bgnn.dot_threshold.default)
 
 
-@pytest.mark.xfail(reason="bug 35", strict=False)
 def test_as_many_steps_as_allowed_with_a_channel_that_starts_at_minus_one() -> None:
     """Four turns and an inverted channel: the inversion is no step."""
 

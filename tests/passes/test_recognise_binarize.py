@@ -48,7 +48,7 @@ SIGNS: dict[str, tuple[float, Callable[..., Any]]] = {
     "where compared with a tensor": (1, lambda m, x: torch.where(x >= torch.zeros_like(x), 1.0, -1.0)),
     "ge arithmetic": (1, lambda m, x: (x >= 0).float() * 2 - 1),
     "gt arithmetic": (-1, lambda m, x: 2 * (x > 0).to(x.dtype) - 1),
-    "type of x BUG33": (1, lambda m, x: (x >= 0).type_as(x) * 2.0 - 1.0),
+    "type of x": (1, lambda m, x: (x >= 0).type_as(x) * 2.0 - 1.0),
     "two comparisons": (0, lambda m, x: (x > 0).float() - (x < 0).float()),
     "half shift": (1, lambda m, x: ((x >= 0).float() - 0.5) * 2),
     "one minus": (1, lambda m, x: 1 - 2 * (x < 0).float()),
@@ -101,8 +101,6 @@ OTHERS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("name", SIGNS)
 def test_spellings(name: str) -> None:
-    if "BUG33" in name:
-        pytest.xfail("bug 33")
     at_zero, function = SIGNS[name]
     gm = exported(function, X, **CONSTANTS)
     canonicalise.run(gm)

@@ -93,7 +93,6 @@ def test_sizes_that_could_be_confused(shape: tuple[int, int, int]) -> None:
         assert torch.equal(outputs(gm, x, i)[0], expected)
 
 
-@pytest.mark.xfail(reason="bug 32", strict=False)
 @pytest.mark.parametrize("channels", [1, 7])
 def test_features_that_came_through_four_axes(channels: int) -> None:
     """`[B, C, N, 1]` of a convolution, squeezed and turned: the gather's own operand is the source."""
