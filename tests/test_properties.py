@@ -24,7 +24,7 @@ from bgnn.converter.verify import OUTPUT_TOLERANCE, Reference, TieRule
 from bgnn.runtime_bench.interpreters import run_file
 
 FEW = settings(
-    max_examples=10,
+    max_examples=9,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],  # shrinking a whole conversion takes many minutes
     derandomize=True,
@@ -237,7 +237,7 @@ def test_float_networks_for_tflite(plan: Plan) -> None:
 
 
 @pytest.mark.slow
-@settings(FEW, max_examples=60)
+@settings(FEW, max_examples=25)
 @given(plans(binary=True), st.sampled_from(stages.TARGETS))
 def test_many_more(plan: Plan, target: str) -> None:
     check_plan(plan, target)
