@@ -1,8 +1,8 @@
 """One spelling for each operation, so that later passes match one form and not five.
 
 Reshapes of every kind become `reshape`, transpositions `permute`, repetitions `expand`, poolings over a whole axis
-`amax` or `mean`, products with a constant matrix `linear`; what does nothing in inference goes. Exact, but for the order
-in which a product is summed, and for `topk` and `sort`, whose open tie order becomes the lowest-index rule
+`amax` or `mean`, products with a constant matrix `linear`; what does nothing in inference goes. Exact, but for the
+order in which a product is summed, and for `topk` and `sort`, whose open tie order becomes the lowest-index rule
 (`topk_lowest`).
 """
 

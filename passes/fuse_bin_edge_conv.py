@@ -73,6 +73,8 @@ def _down_to_layer(top: fx.Node) -> tuple[fx.Node | None, dict[str, Tensor], Ten
         current = cast(fx.Node, current.args[0])
     while is_call(current, aten.mul) and only_user(current) is not None:
         data, factor = cast(tuple[fx.Node, object], current.args[:2])
+        if is_constant(data):
+            data, factor = cast(fx.Node, factor), data
         if isinstance(factor, (int, float)):
             factors["alpha"] = factors["alpha"] * float(factor)
         elif is_constant(factor):

@@ -34,7 +34,6 @@ from bgnn.passes.graph import (
 )
 
 bgnn = torch.ops.bgnn
-POINTS = torch.tensor([0.0, 1.0, -1.0, 2.0, -2.0, 37.0, -37.0, 500.0, -500.0])
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -61,7 +60,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         if shape_of(x)[1] * shape_of(x)[2] > EXACT:
             result.refuse(layer, "sums over so many points could leave the exact integers")
             continue
-        sides = _sides(chain, weight.shape[0])
+        sides = _sides(chain, *weight.shape)
         if sides is None:
             result.refuse(layer, "the functions before the pooling are not a factor on each side of 0")
             continue
@@ -74,13 +73,14 @@ def run(gm: fx.GraphModule) -> PassResult:
     return result
 
 
-def _sides(chain: list[fx.Node], channels: int) -> tuple[Tensor, Tensor] | None:
-    """(f(1), -f(-1)) per channel if f is that factor times the value on each side of 0."""
-    column = POINTS[:, None].expand(-1, channels).contiguous()
+def _sides(chain: list[fx.Node], channels: int, fan_in: int) -> tuple[Tensor, Tensor] | None:
+    """(f(1), -f(-1)) per channel if f is that factor times the value on each side of 0, for every value there is."""
+    values = torch.arange(-fan_in, fan_in + 1, dtype=torch.float32)
+    column = values[:, None].expand(-1, channels).contiguous()
     out = column
     for op in chain:
         out = evaluate(op, out)
-    above, below = out[1], -out[2]
+    above, below = out[fan_in + 1], -out[fan_in - 1]
     expected = torch.where(column > 0, column * above, column * below)
     return (above, below) if torch.allclose(out, expected, rtol=1e-5, atol=0) else None
 

@@ -76,9 +76,7 @@ def build(case: Case, sizes: Sizes) -> nn.Module:
     from bgnn.models.checkpoint import build_model
 
     torch.manual_seed(0)
-    return build_model(
-        case.arch, classes=sizes.classes, num_points=sizes.points, k=sizes.k, **case.settings
-    ).eval()
+    return build_model(case.arch, classes=sizes.classes, num_points=sizes.points, k=sizes.k, **case.settings).eval()
 
 
 def calibrated(case: Case, sizes: Sizes) -> nn.Module:
@@ -99,9 +97,7 @@ def clouds(sizes: Sizes, seed: int = 0) -> np.ndarray:
     """Random points in the unit ball, f32 `[batch, points, 3]`."""
     rng = np.random.default_rng(seed)
     points = rng.standard_normal((sizes.batch, sizes.points, 3))
-    points *= rng.random((sizes.batch, sizes.points, 1)) ** (1 / 3) / np.linalg.norm(
-        points, axis=2, keepdims=True
-    )
+    points *= rng.random((sizes.batch, sizes.points, 1)) ** (1 / 3) / np.linalg.norm(points, axis=2, keepdims=True)
     return points.astype(np.float32)
 
 
@@ -266,9 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--output", type=Path, default=Path("out/bench_dgcnn"), help="folder for files and JSON"
-    )
+    parser.add_argument("--output", type=Path, default=Path("out/bench_dgcnn"), help="folder for files and JSON")
     given = vars(parser.parse_args(arguments))
     rounds, threads, folder = given.pop("rounds"), given.pop("threads"), given.pop("output")
     bench(Sizes(**given), rounds, threads, folder, lambda line: print(line, file=sys.stderr, flush=True))

@@ -155,9 +155,7 @@ print("peak", peak)
 """
 
 
-def peak_memory(
-    task: str | None = None, arguments: Mapping[str, Any] | None = None, *, threads: int = 1
-) -> int:
+def peak_memory(task: str | None = None, arguments: Mapping[str, Any] | None = None, *, threads: int = 1) -> int:
     """Largest resident size, in bytes, of a fresh Python process that runs one task.
 
     `task` is "package.module:function"; it is called with `arguments`, which must be what JSON can hold. With
@@ -172,9 +170,7 @@ def peak_memory(
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     last_line = done.stdout.strip().rpartition("\n")[2]
     if done.returncode != 0 or not last_line.startswith("peak "):
-        raise RuntimeError(
-            f"measuring the memory of {task or 'an empty process'} failed:\n{done.stderr.strip()}"
-        )
+        raise RuntimeError(f"measuring the memory of {task or 'an empty process'} failed:\n{done.stderr.strip()}")
     return int(last_line.split()[1])
 
 

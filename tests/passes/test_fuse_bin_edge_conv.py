@@ -114,7 +114,6 @@ def test_factors_in_any_order(names: tuple[str, ...], activation: str) -> None:
     fused(function, tolerance=1e-6, w=signs(9, 10), **rescaling(9))
 
 
-@pytest.mark.xfail(reason="fuse_bin_edge_conv reads the constant on the right only", strict=True)
 def test_a_factor_on_the_left() -> None:
     fused(lambda m, x, i: (m.gamma * F.linear(b(joined(x, i)), m.w)).amax(2), w=signs(9, 10), gamma=randn(K, 1))
 

@@ -1,0 +1,148 @@
+"""From a model to the IR: functional, frozen, with only the outputs asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs import Wrapped, aten, check_meta, count, outputs, randn
+from torch import Tensor, nn
+
+from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.trace import trace
+
+X = randn(2, 3)
+
+
+class Clamped(nn.Module):
+    """The binary papers' habit: the latent weight is clamped in forward, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(randn(4, 3) * 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = torch.clamp(self.weight.data, -1, 1)
+        return F.linear(x, self.weight)
+
+
+def test_the_graph_computes_what_the_model_computes() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.PReLU(), nn.Dropout(), nn.Linear(8, 2))
+    gm = trace(model, (X,))
+    check_meta(gm, X)
+    assert torch.equal(outputs(gm, X)[0], model.eval()(X))
+    assert not model.training
+    assert not list(gm.parameters()), "weights are constants"
+    sources = {n.meta["source"] for n in gm.graph.nodes if n.op == "get_attr"}
+    assert {"0.weight", "0.bias", "1.running_mean", "2.weight", "4.bias"} <= sources
+
+
+def test_in_place_ops_are_gone_and_the_input_is_untouched() -> None:
+    def function(m: Any, x: Tensor) -> Tensor:
+        y = x * 2
+        y.add_(1).relu_()
+        y[:, 0] = 5.0
+        return y
+
+    x = X.clone()
+    gm = trace(Wrapped(function, {}), (x,))
+    assert not any(getattr(n.target, "_schema", None) and n.target._schema.is_mutable for n in gm.graph.nodes)
+    assert torch.equal(outputs(gm, x)[0], function(None, X.clone()))
+    assert torch.equal(x, X)
+
+
+def test_a_model_that_writes_to_its_input() -> None:
+    gm = trace(Wrapped(lambda m, x: x.mul_(2) + 1, {}), (X.clone(),))
+    assert torch.equal(outputs(gm, X.clone())[0], X * 2 + 1)
+
+
+def test_weights_clamped_in_forward() -> None:
+    model = Clamped()
+    before = model.weight.detach().clone()
+    gm = trace(model, (X,))
+    assert torch.equal(outputs(gm, X)[0], F.linear(X, before.clamp(-1, 1)))
+    assert count(gm, aten.set_) == 0
+
+
+def test_straight_through_estimators_disappear() -> None:
+    class Sign(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.sign()
+
+        @staticmethod
+        def backward(ctx: Any, *g: Any) -> Any:
+            return g[0]
+
+    gm = trace(Wrapped(lambda m, x: Sign.apply(x), {}), (X,))
+    assert torch.equal(outputs(gm, X)[0], X.sign())
+
+
+def test_outputs_on_request() -> None:
+    model = Wrapped(lambda m, x: {"a": x + 1, "b": (x * 2, [x - 3])}, {})
+    assert torch.equal(outputs(trace(model, (X,)), X)[0], X + 1)
+    found = outputs(trace(model, (X,), (2, 0)), X)
+    assert torch.equal(found[0], X - 3)
+    assert torch.equal(found[1], X + 1)
+    assert count(trace(model, (X,)), aten.mul, aten.sub) == 0, "what no kept output needs is dropped"
+    for wrong in (3, -1):
+        with pytest.raises(UsageError, match=rf"no tensor output {wrong}: the model returns 3"):
+            trace(model, (X,), (wrong,))
+
+
+def test_two_inputs_and_an_unused_one() -> None:
+    gm = trace(Wrapped(lambda m, x, y: x * 2, {}), (X, randn(4)))
+    assert len([n for n in gm.graph.nodes if n.op == "placeholder"]) == 2
+    assert torch.equal(outputs(gm, X, randn(4))[0], X * 2)
+
+
+def test_permuted_example_inputs_are_made_contiguous() -> None:
+    x = randn(3, 2).t()
+    gm = trace(Wrapped(lambda m, x: x.contiguous().view(-1), {}), (x,))
+    assert torch.equal(outputs(gm, x.contiguous())[0], x.reshape(-1))
+
+
+def test_an_exported_program() -> None:
+    program = torch.export.export(Wrapped(lambda m, x: x * m.c, {"c": randn(3)}), (X,))
+    gm = trace(program, (X,))
+    assert torch.equal(outputs(gm, X)[0], X * randn(3))
+    with pytest.raises(UsageError, match=r"is \(4, 3\) torch.float32, but the program was exported for \(2, 3\)"):
+        trace(program, (randn(4, 3),))
+    with pytest.raises(UsageError, match=r"torch.int64, but the program was exported for \(2, 3\) torch.float32"):
+        trace(program, (X.long(),))
+    with pytest.raises(UsageError, match="takes 1 tensors, but 2 example inputs"):
+        trace(program, (X, X))
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinite")])
+def test_broken_weights_are_named(value: float, word: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[1].weight[0, 1] = value
+    with pytest.raises(ConversionError, match=rf"1\.weight holds an? {word} value"):
+        trace(model, (X,))
+
+
+def test_an_unused_broken_buffer_does_not_matter() -> None:
+    trace(Wrapped(lambda m, x: x * 2, {"unused": torch.tensor([float("nan")])}), (X,))
+
+
+def test_data_dependent_control_flow_is_one_clear_line() -> None:
+    with pytest.raises(ConversionError) as error:
+        trace(Wrapped(lambda m, x: x * 2 if bool(x.sum() > 0) else x, {}), (X,))
+    assert str(error.value).startswith("torch.export cannot trace the model")
+    assert "\n" not in str(error.value)
+
+
+def test_data_dependent_sizes_are_refused() -> None:
+    with pytest.raises(ConversionError) as error:
+        trace(Wrapped(lambda m, x: x[x > 0], {}), (X,))
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_fails_on_the_inputs() -> None:
+    with pytest.raises(ConversionError, match="torch.export cannot trace the model"):
+        trace(nn.Linear(7, 2), (X,))
