@@ -60,7 +60,7 @@ lint: setup ## style (ruff) and types (mypy)
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy -p bgnn
 
-bench: setup ## speed, size and memory of BF, RF and fp32 DGCNN, measured side by side
+bench: setup kernels ## speed, size and memory of BF, RF and fp32 DGCNN, measured side by side
 	@$(VENV)/bin/python -m bgnn.runtime_bench.bench_dgcnn
 
 bench-kernels: setup kernels ## each kernel on each instruction set; Hamming k-NN beside FAISS and usearch

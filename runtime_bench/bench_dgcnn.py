@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bgnn.runtime_bench.interpreters import Interpreter, LceInterpreter, LiteRTInterpreter
+from bgnn.runtime_bench.interpreters import Interpreter, LceInterpreter, LiteRTInterpreter, has_bgnn_ops
 from bgnn.runtime_bench.measure import Measurement, measure, peak_memory, print_table, write_json
 
 # PyTorch is imported inside the functions that need it: the processes whose memory is measured import this
@@ -36,6 +36,7 @@ class Case:
     settings: dict[str, Any]
     target: str | None
     optimize: int = 1
+    kernels: str = "stock"
 
 
 HAMMING = {"knn": "hamming"}
@@ -45,6 +46,8 @@ CASES = [
     Case("RF, LCE -O1", "rf", {}, "lce-arm64", 1),
     Case("BF2-H, LCE -O0", "bf2", HAMMING, "lce-arm64", 0),
     Case("BF2-H, LCE -O1", "bf2", HAMMING, "lce-arm64", 1),
+    Case("RF, bgnn kernels", "rf", {}, "lce-arm64", 1, "bgnn"),
+    Case("BF2-H, bgnn kernels", "bf2", HAMMING, "lce-arm64", 1, "bgnn"),
     Case("fp32, PyTorch", "dgcnn", {}, None),
     Case("BF2-H, PyTorch", "bf2", HAMMING, None),
 ]
@@ -103,8 +106,11 @@ def clouds(sizes: Sizes, seed: int = 0) -> np.ndarray:
 
 def open_on(target: str, path: Path, threads: int) -> Interpreter:
     """The runtime that the target's users would pick, with its fastest kernels."""
+    content = path.read_bytes()
+    if has_bgnn_ops(content):
+        return LiteRTInterpreter(content, num_threads=threads, delegate=True)
     runtime = LceInterpreter if target.startswith("lce") else LiteRTInterpreter
-    return runtime(path.read_bytes(), num_threads=threads)
+    return runtime(content, num_threads=threads)
 
 
 def eager(model: nn.Module, sizes: Sizes, threads: int) -> Callable[[], object]:
@@ -158,6 +164,7 @@ def convert_case(case: Case, model: nn.Module, sizes: Sizes, folder: Path) -> Wr
         (torch.from_numpy(clouds(sizes)),),
         target=case.target,
         optimize=case.optimize,
+        kernels=case.kernels,
         output=path,
         name=slug,
     )

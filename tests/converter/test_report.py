@@ -1,0 +1,161 @@
+"""The report says what is in the file, what each layer became and why, and what verification found."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from graphs import Wrapped, bgnn, exported, randn, signs
+from rich.console import Console
+from torch import Tensor, nn
+
+from bgnn.converter import api
+from bgnn.converter.report import Report, peak_activations
+
+B, N, K, C, OUT, CLASSES = 2, 6, 3, 32, 7, 4
+X = randn(B, N, 3)
+
+
+class Net(nn.Module):
+    """A real layer, Hamming neighbours, a binary edge layer, a real layer on bits, a real head."""
+
+    def __init__(self, norm: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(3, C)
+        self.edge = nn.Parameter(randn(OUT, 2 * C))
+        self.mixed = nn.Linear(OUT, 5)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = torch.sign(self.first(x))
+        index = torch.cdist(s, s).topk(K, largest=False)[1]
+        near = s[torch.arange(B)[:, None, None], index]
+        here = s[:, :, None].expand(near.shape)
+        h = torch.sign(F.linear(torch.cat([here, -near * here], -1), torch.sign(self.edge)).amax(2) - 0.5)
+        return self.head(self.mixed(h).relu().amax(1))
+
+
+def report(optimize: int = 1, target: str = "lce-arm64", **options: Any) -> Report:
+    return api.convert(Net(), (X,), target=target, optimize=optimize, name="net", **options).report
+
+
+def test_multiply_accumulates_are_counted_by_kind() -> None:
+    naive = report(0)
+    edge, first, mixed, head = B * N * K * 2 * C * OUT, B * N * 3 * C, B * N * OUT * 5, B * 5 * CLASSES
+    search = B * N * N * C
+    assert naive.macs == {"binary": edge, "INT8": 0, "float": first + mixed + head + search}
+    split = report(1)
+    assert split.macs["binary"] == B * N * C * OUT + B * N * K * C * OUT, "the node's half once per node"
+    assert split.macs["float"] == first + mixed + head + search
+    plain = report(0, "tflite-arm64")
+    assert plain.macs == {"binary": 0, "INT8": 0, "float": edge + first + mixed + head + search}
+
+
+def test_each_layer_what_it_was_what_it_became_and_why() -> None:
+    layers = {layer.name: layer for layer in report(1).layers}
+    assert set(layers) >= {"first.weight", "edge", "mixed.weight", "head.weight"}
+    assert len(layers) == 5
+    edge = layers["edge"]
+    assert edge.was == f"binary {B}x{N}x{K}x{2 * C} x binary {OUT}x{2 * C}"
+    assert edge.became.startswith("binary")
+    assert (edge.binary_macs > 0, edge.float_macs) == (True, 0)
+    assert layers["first.weight"].became == "float"
+    assert layers["first.weight"].why == "its inputs are real"
+    assert layers["mixed.weight"].why.endswith("binary input, but real weights")
+    (search,) = (layer for layer in layers.values() if layer.was.startswith("k-NN"))
+    assert search.was == f"k-NN (hamming), k={K}, of {B}x{N}x{C}"
+    assert search.why == "features are signs: Hamming distance"
+    assert search.became == "matrix product + top-k"
+
+
+def test_where_a_tensor_stopped_being_binary_is_said() -> None:
+    model = Wrapped(lambda m, x: F.linear(bgnn.binarize(x).tanh(), m.w), {"w": signs(4, 3)})
+    (layer,) = api.convert(model, (X,), target="lce-arm64").report.layers
+    assert layer.why == "its inputs are real since tanh"
+
+
+def test_refusals_reach_the_layer() -> None:
+    """A sign whose number is read elsewhere stays float, and the report says so."""
+    model = Wrapped(lambda m, x: (lambda h: torch.sign(h) + h)(F.linear(bgnn.binarize(x), m.w)), {"w": signs(4, 3)})
+    found = api.convert(model, (X,), target="lce-arm64").report
+    assert any("is read as a number elsewhere" in why for _, _, why in found.refusals)
+
+
+def test_sizes_operators_and_checks() -> None:
+    conversion = api.convert(Net(), (X,), target="lce-arm64", name="net")
+    found = conversion.report
+    assert conversion.model_bytes is not None
+    assert found.bytes == len(conversion.model_bytes)
+    assert found.operators["LceQuantize"] >= 1
+    assert found.operators["LceBconv2d"] >= 1
+    assert sum(found.operators.values()) > 10
+    assert [c.what for c in found.checks] == [
+        "stage traced", "stage semantic", "stage integer", "stage target", "emitted file",
+    ]  # fmt: skip
+    assert found.checks[-1].signs == B * N * (C + OUT)
+    assert found.checks[-1].neighbours == B * N * K
+    assert found.checks[-1].exact == B * N * (OUT + K)
+    names = {name for _, name, _ in found.rewrites}
+    assert {"recognise_knn", "recognise_gather", "fold_threshold", "pack_bits"} <= names
+    by_name = {(stage, name): count for stage, name, count in found.rewrites if count}
+    assert by_name["semantic", "recognise_knn"] == 1
+    assert by_name["traced", "recognise_binarize"] >= 3
+
+
+def test_json() -> None:
+    found = report()
+    data = json.loads(json.dumps(found.to_json()))
+    assert data["name"] == "net"
+    assert (data["target"], data["optimize"]) == ("lce-arm64", 1)
+    assert data["bytes"] == found.bytes
+    assert data["macs"] == found.macs
+    assert data["checks"][-1]["what"] == "emitted file"
+    assert data["layers"][0].keys() == {"name", "was", "became", "binary_macs", "float_macs", "why"}
+    assert data["sign_zeros"] == 0
+
+
+def printed(found: Report) -> str:
+    console = Console(record=True, width=160, file=open("/dev/null", "w"))  # noqa: SIM115
+    found.print(console)
+    return console.export_text()
+
+
+def test_the_terminal_table() -> None:
+    found = report()
+    text = printed(found)
+    for part in ("net: lce-arm64 -O1", f"{found.bytes:,} bytes", "LceBconv2d", "multiply-accumulates", "peak activations",
+                 "emitted file", "largest output difference", "edge", "k-NN (hamming)", "its inputs are real"):  # fmt: skip
+        assert part in text, part
+    assert "not verified" not in text
+
+
+def test_without_verification_the_report_says_so() -> None:
+    found = report(verify=False)
+    assert found.checks == []
+    assert "not verified" in printed(found)
+
+
+def test_zeros_of_torch_sign_are_a_line() -> None:
+    model = Wrapped(lambda m, x: F.linear(torch.sign(x), m.w), {"w": randn(4, 3)})
+    found = api.convert(model, (torch.zeros(2, 3),), target="lce-arm64").report
+    assert found.sign_zeros == 6
+    assert "torch.sign met 6 exact zeros" in printed(found)
+
+
+def test_stopped_early() -> None:
+    found = report(stop_after="traced")
+    assert (found.bytes, found.operators, found.layers) == (None, {}, [])
+    printed(found)
+    assert len(report(stop_after="semantic").layers) == 5
+
+
+def test_peak_memory_by_hand() -> None:
+    gm = exported(lambda m, x: (x * 2).sum(1) + m.c, torch.ones(10, 100), c=torch.ones(10))
+    # x and x*2 together: 8000 bytes; the sum beside x*2: 4040.
+    assert peak_activations(gm) == 8000
+    gm = exported(lambda m, x: (x.relu(), x.argmax(1)), torch.ones(10, 100), outputs=2)
+    # x, its relu, and the indices, which are int32 in the file
+    assert peak_activations(gm) == 8000 + 40
