@@ -216,10 +216,10 @@ def check_unseen(conversion: Conversion, model: nn.Module, x: Tensor) -> None:
         assert np.abs(found - expected.numpy()).max() <= OUTPUT_TOLERANCE * scale
 
 
-def check_plan(plan: Plan, target: str) -> None:
+def check_plan(plan: Plan, target: str, kernels: str = "stock") -> None:
     model = Net(plan).eval()
-    for optimize in (0, 1):
-        conversion = convert(model, (sample(plan, 1),), target=target, optimize=optimize)
+    for optimize in (0, 1) if kernels == "stock" else (1,):
+        conversion = convert(model, (sample(plan, 1),), target=target, optimize=optimize, kernels=kernels)
         assert conversion.report.checks[-1].what == "emitted file"
         check_unseen(conversion, model, sample(plan, 2))
 
@@ -234,6 +234,12 @@ def test_binary_networks_for_lce(plan: Plan) -> None:
 @given(plans(binary=False))
 def test_float_networks_for_tflite(plan: Plan) -> None:
     check_plan(plan, "tflite-arm64")
+
+
+@settings(FEW, max_examples=5)
+@given(plans(binary=True))
+def test_binary_networks_with_our_kernels(plan: Plan) -> None:
+    check_plan(plan, "lce-arm64", "bgnn")
 
 
 @pytest.mark.slow
