@@ -302,7 +302,7 @@ def _quiet(debug: bool) -> Iterator[None]:
         yield
         return
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

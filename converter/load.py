@@ -166,7 +166,7 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
             if isinstance(content.get(wrapper), Mapping):
                 content = content[wrapper]
                 break
-    if not isinstance(content, Mapping) or not content:
+    if not isinstance(content, Mapping):
         raise UsageError(f"{path} holds a {type(content).__name__}, neither a model nor a state_dict")
     state = {}
     for key, value in content.items():
