@@ -256,6 +256,10 @@ class TieRule(fx.Interpreter):
             dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
             descending = args[2] if len(args) > 2 else kwargs.get("descending", False)
             return torch.sort(args[0], dim=dim, descending=descending, stable=True)
+        if target is aten.argsort.default:
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+            descending = args[2] if len(args) > 2 else kwargs.get("descending", False)
+            return torch.argsort(args[0], dim=dim, descending=descending, stable=True)
         if target in (aten.sign.default, aten.sgn.default):
             return bgnn.binarize(args[0])
         return super().call_function(target, args, kwargs)

@@ -97,7 +97,9 @@ def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
 
 def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     """The node as bits, built from its operands' bits; None if it has to stay numbers."""
-    channels = shape_of(node)[-1] if shape_of(node) else 1
+    if not shape_of(node):
+        return None  # a single sign has no axis to be packed along
+    channels = shape_of(node)[-1]
     x = node.args[0]
     if is_call(node, bgnn.binarize):
         return Bits(call(node, bgnn.pack.default, x, like=node), channels)
@@ -302,7 +304,7 @@ def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_
 def _quantise_signs(gm: fx.GraphModule) -> None:
     """A sign whose +-1 are read as numbers goes through bits and back: LCE has no other sign."""
     for node in list(gm.graph.nodes):
-        if is_call(node, bgnn.binarize):
+        if is_call(node, bgnn.binarize) and shape_of(node):
             words = call(node, bgnn.pack.default, node.args[0], like=node)
             for user in list(node.users):
                 if is_call(user, bgnn.pack):
