@@ -44,7 +44,7 @@ def run(gm: fx.GraphModule) -> PassResult:
             x = data_of(x)
         if len(chain) < 2 and not any(is_call(op, bgnn.batch_norm) for op in chain):
             continue
-        if x.meta["val"].dtype != torch.float32:
+        if x.meta["val"].dtype != torch.float32 or not shape_of(node):
             continue
         found = thresholds(chain[::-1], shape_of(node)[-1])
         if found is None:

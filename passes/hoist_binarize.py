@@ -37,7 +37,7 @@ WORD = 32
 def run(gm: fx.GraphModule) -> PassResult:
     """Moves each sign with its channel ops up through one move after the other."""
     result = PassResult()
-    pending = list(calls(gm.graph, bgnn.binarize))
+    pending = [node for node in calls(gm.graph, bgnn.binarize) if shape_of(node)]
     while pending:
         node = pending.pop()
         chain: list[fx.Node] = []
