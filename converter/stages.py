@@ -28,7 +28,6 @@ from bgnn.passes import (
     fold_constants,
     fold_sign,
     fold_threshold,
-    fuse_bin_edge_conv,
     fuse_gather_max,
     fuse_pool,
     fuse_rescale,
@@ -113,8 +112,6 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         steps = _steps(fold_batch_norm, fuse_rescale)
         if lce:
             steps += _steps(fold_threshold, fuse_xor_edge_conv if own else split_xor_edge)
-        if own:
-            steps += _steps(fold_sign, fuse_bin_edge_conv)
         steps += _steps(split_edge_linear, reduce_before_elementwise, merge_equal_nodes)
         if own:
             steps += _steps(fuse_pool)

@@ -196,9 +196,7 @@ REFUSABLE = ("a constant", "booleans as the output", "no axes", "sign of a numbe
 
 
 @pytest.mark.parametrize("target", api.TARGETS)
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(reason="bug 39")) if "a number" in n else n for n in HARD]
-)
+@pytest.mark.parametrize("name", HARD)
 def test_corners(name: str, target: str) -> None:
     """Each converts and runs right, or is refused in one line."""
     function, inputs = HARD[name]

@@ -337,9 +337,7 @@ def test_the_rule_for_ties_and_zeros() -> None:
             assert TieRule(exported(function, x)).run(x)[0].tolist() == expected
 
 
-@pytest.mark.parametrize(
-    "spelling", ["sort", pytest.param("argsort", marks=pytest.mark.xfail(reason="bug 37")), "topk"]
-)
+@pytest.mark.parametrize("spelling", ["sort", "argsort", "topk"])
 def test_searches_with_ties_verify_whatever_they_are_called(spelling: str) -> None:
     x = (randn(2, 40, 2) * 1.5).round()  # most distances tie
 
