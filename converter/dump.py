@@ -52,7 +52,8 @@ def as_python(gm: fx.GraphModule, name: str) -> str:
     """The source of the stage's module."""
     domains = dm.analyse(gm)
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    parameters = ", ".join(["w", *(f"{_text(n)}: 'torch.Tensor'" for n in inputs)])
+    names = _renamed([n.name for n in gm.graph.nodes])
+    parameters = ", ".join(["w", *(f"{_text(n, names)}: 'torch.Tensor'" for n in inputs)])
     lines = [
         f'"""Stage "{name}" of a bgnn-convert conversion. Run it: forward(torch.load("{name}.pt"), *inputs)."""',
         "",
@@ -74,10 +75,23 @@ def as_python(gm: fx.GraphModule, name: str) -> str:
                 last_place = place
             domain = domains[node]
             note = f"{type_of(node.meta.get('val'))} {_describe(domain)}".strip()
-            lines.append(f"    {_text(node)} = {_call(node)}  # {note}")
+            lines.append(f"    {_text(node, names)} = {_call(node, names)}  # {note}")
         elif node.op == "output":
-            lines += ["", f"    return ({', '.join(_text(a) for a in cast(tuple[Any, ...], node.args[0]))},)"]
+            lines += ["", f"    return ({', '.join(_text(a, names) for a in cast(tuple[Any, ...], node.args[0]))},)"]
     return "\n".join(lines) + "\n"
+
+
+def _renamed(names: list[str]) -> dict[str, str]:
+    """Other names for nodes that are called as the module's own things or as Python's words."""
+    taken, renamed = set(names), {}
+    for name in names:
+        if name in _RESERVED or keyword.iskeyword(name):
+            free = f"{name}_"
+            while free in taken:
+                free += "_"
+            taken.add(free)
+            renamed[name] = free
+    return renamed
 
 
 def _describe(domain: dm.Domain) -> str:
@@ -86,24 +100,24 @@ def _describe(domain: dm.Domain) -> str:
     return "binary" if domain.kind == "binary" else ""
 
 
-def _call(node: fx.Node) -> str:
+def _call(node: fx.Node, names: dict[str, str]) -> str:
     if node.target is operator.getitem:
-        return f"{_text(node.args[0])}[{node.args[1]}]"
+        return f"{_text(node.args[0], names)}[{node.args[1]}]"
     namespace, op, overload = str(node.target).split(".") if str(node.target).count(".") == 2 else ("", "", "")
     function = f"{'bgnn_ops' if namespace == 'bgnn' else namespace}.{op}.{overload}" if op else str(node.target)
-    parts = [_text(a) for a in node.args] + [f"{k}={_text(v)}" for k, v in node.kwargs.items()]
+    parts = [_text(a, names) for a in node.args] + [f"{k}={_text(v, names)}" for k, v in node.kwargs.items()]
     return f"{function}({', '.join(parts)})"
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, names: dict[str, str]) -> str:
     if isinstance(value, fx.Node):
         if value.op == "get_attr":
             return f"w[{str(value.target)!r}]"
-        return f"{value.name}_" if value.name in _RESERVED or keyword.iskeyword(value.name) else value.name
+        return names.get(value.name, value.name)
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_text(v) for v in value)}]"
+        return f"[{', '.join(_text(v, names) for v in value)}]"
     if isinstance(value, (torch.dtype, torch.device, torch.memory_format)):
         return repr(value) if not isinstance(value, torch.device) else f"torch.{value!r}"
     return repr(value)
