@@ -97,12 +97,10 @@ def named(*names: str) -> fx.GraphModule:
     return trace(model, tuple(X + i for i in range(len(names))))
 
 
-NAMES = [("w",), ("aten", "torch"), ("bgnn", "bgnn_ops"), ("forward",), ("float", "x")]
-# Bug 38: `w` becomes `w_`, which another input is called already.
-CLASHES = [pytest.param(n, marks=pytest.mark.xfail(reason="bug 38", strict=False)) for n in (("w", "w_"), ("w_", "w"))]
+NAMES = [("w",), ("aten", "torch"), ("bgnn", "bgnn_ops"), ("forward",), ("float", "x"), ("w", "w_"), ("w_", "w__", "w")]
 
 
-@pytest.mark.parametrize("names", [*NAMES, *CLASHES])
+@pytest.mark.parametrize("names", NAMES)
 def test_any_name_of_an_input(names: tuple[str, ...], tmp_path: Path) -> None:
     gm = named(*names)
     inputs = [X + i for i in range(len(names))]
