@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from bgnn.converter.dialect import WORD
 from bgnn.passes.canonicalise import reshape
 from bgnn.passes.chains import data_of, is_channel_op
 from bgnn.passes.graph import (
@@ -31,7 +32,6 @@ from bgnn.passes.graph import (
 )
 
 bgnn = torch.ops.bgnn
-WORD = 32
 
 
 def run(gm: fx.GraphModule) -> PassResult:

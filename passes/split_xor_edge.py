@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import fx
 
+from bgnn.converter.dialect import WORD
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -31,7 +32,6 @@ from bgnn.passes.graph import (
 )
 
 bgnn = torch.ops.bgnn
-WORD = 32
 
 
 def run(gm: fx.GraphModule) -> PassResult:
