@@ -21,7 +21,7 @@ from bgnn.converter.report import Report, build_report
 from bgnn.converter.tflite.emit import emit
 from bgnn.converter.trace import trace
 from bgnn.converter.verify import Check, Reference, TieRule, exact_decisions, run_with_taps
-from bgnn.passes.graph import PassResult, all_taps, snapshot
+from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.runtime_bench.interpreters import run_file
 
 TARGETS = stages.TARGETS
@@ -160,15 +160,20 @@ def _check_file(
 ) -> Check:  # fmt: skip
     """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
     tapped = list({tap.name: (node, tap) for node, tap in all_taps(gm)}.values())
-    probes = {f"tap/{tap.name}": node for node, tap in tapped}
+    sources = dict.fromkeys(source for node, tap in tapped for source in tap.sources(node))
+    probes = {f"tap/{node.name}": node for node in sources if node.op == "call_function"}
     arrays = [t.numpy() for t in inputs]
     probe = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata, probes=probes)
     results = run_file(probe, arrays)
     count = len(names[1])
-    taps: dict[str, Tensor] = {}
-    for (_, tap), value in zip(tapped, results[count:], strict=True):
-        decoded = tap.decode(torch.from_numpy(np.array(value)), reference.shapes[tap.name])
-        taps[tap.name] = decoded >= 0 if decoded.is_floating_point() else decoded
+    known = {node: value_of(node) for node in sources if is_constant(node)}
+    known |= dict(zip((n for n in gm.graph.nodes if n.op == "placeholder"), inputs, strict=True))
+    for node, value in zip(probes.values(), results[count:], strict=True):
+        known[node] = torch.from_numpy(np.array(value))
+    taps = {
+        tap.name: tap.read(node, [known[source] for source in tap.sources(node)], reference.shapes[tap.name])
+        for node, tap in tapped
+    }
     outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]
     check = reference.compare("emitted file", taps, outputs, exact_decisions(gm))
     plain = run_file(emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata), arrays)

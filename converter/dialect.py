@@ -203,10 +203,15 @@ def bin_edge_layer(
     `(x_j - x_i) * edge_scale + edge_shift` (`[C]`); `weight` +-1 f32 `[O, 2C]`; the dot product times `alpha` `[O]`,
     `beta` `[N]` and `gamma` `[k]`, then PReLU with `slope` `[O]` or `[1]`, then the maximum over j: f32 `[B, N, O]`.
     """
+    dot = F.linear(bin_edge_signs(node_signs, x, index, edge_scale, edge_shift), weight)
+    return prelu(dot * alpha * beta[:, None, None] * gamma[:, None], slope).amax(2)
+
+
+def bin_edge_signs(node_signs: Tensor, x: Tensor, index: Tensor, edge_scale: Tensor, edge_shift: Tensor) -> Tensor:
+    """The signs that `bin_edge_layer` makes of its operands, node half first: +-1 f32 `[B, N, k, 2C]`."""
     other = gather_nodes(x, index)
     edge = binarize((other - x.unsqueeze(2)) * edge_scale + edge_shift)
-    dot = F.linear(torch.cat([node_signs.unsqueeze(2).expand(edge.shape), edge], 3), weight)
-    return prelu(dot * alpha * beta[:, None, None] * gamma[:, None], slope).amax(2)
+    return torch.cat([node_signs.unsqueeze(2).expand(edge.shape), edge], 3)
 
 
 def bin_edge_conv(

@@ -28,6 +28,7 @@ from bgnn.passes import (
     fold_constants,
     fold_sign,
     fold_threshold,
+    fuse_bin_edge_conv,
     fuse_gather_max,
     fuse_pool,
     fuse_rescale,
@@ -111,7 +112,9 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
             return [("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if lce else []
         steps = _steps(fold_batch_norm, fuse_rescale)
         if lce:
-            steps += _steps(fold_threshold, fuse_xor_edge_conv if own else split_xor_edge)
+            steps += _steps(
+                fold_threshold, *([fuse_xor_edge_conv, fold_sign, fuse_bin_edge_conv] if own else [split_xor_edge])
+            )
         steps += _steps(split_edge_linear, reduce_before_elementwise, merge_equal_nodes)
         if own:
             steps += _steps(fuse_pool)

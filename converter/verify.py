@@ -220,12 +220,11 @@ def run_with_taps(
 
     class Collect(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
+            self.env[n] = value = super().run_node(n)
             for tap in n.meta["tap"].everyone() if "tap" in n.meta else ():
-                if tap.name not in shapes:
-                    continue
-                decoded = tap.decode(value, shapes[tap.name])
-                taps[tap.name] = decoded >= 0 if decoded.is_floating_point() else decoded.clone()
+                if tap.name in shapes:
+                    values = [self.env[source] for source in tap.sources(n)]
+                    taps[tap.name] = tap.read(n, values, shapes[tap.name]).clone()
             return value
 
     with torch.no_grad():

@@ -8,6 +8,7 @@ The signs are exact; the rescaling may round in another order than PyTorch, with
 
 from __future__ import annotations
 
+import dataclasses
 from typing import cast
 
 import torch
@@ -17,6 +18,7 @@ from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.canonicalise import reshape
 from bgnn.passes.graph import (
     PassResult,
+    Tap,
     aten,
     call,
     calls,
@@ -47,7 +49,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         signs = _signs(cast(fx.Node, layer.args[0]))
         if rows is None or signs is None:
             continue
-        joined, threshold, flip = signs
+        joined, threshold, flip, tap = signs
         halves = _halves(joined)
         if halves is None:
             result.refuse(layer, "its edges are not [x_i, x_j - x_i] of one gathered tensor")
@@ -55,7 +57,10 @@ def run(gm: fx.GraphModule) -> PassResult:
         x, index, order = halves
         weight = rows[0] if flip is None else rows[0] * flip
         factors["alpha"] = factors["alpha"] * rows[1]
-        _fuse(top, layer, x, index, order, weight, threshold, factors, slope)
+        fused = _fuse(top, layer, x, index, order, weight, threshold, factors, slope)
+        if tap is not None:
+            fused.meta["tap"] = _inside(tap, order)
+        replace(top, reshape(top, fused, shape_of(top), like=layer))
         result.rewrites += 1
     remove_dead_code(gm)
     return result
@@ -93,18 +98,31 @@ def _down_to_layer(top: fx.Node) -> tuple[fx.Node | None, dict[str, Tensor], Ten
     return current, factors, slope
 
 
-def _signs(x: fx.Node) -> tuple[fx.Node, Tensor, Tensor | None] | None:
-    """(z, t, s) if x is `s * sign(z - t)` on a joined z, t and s per channel."""
+def _signs(x: fx.Node) -> tuple[fx.Node, Tensor, Tensor | None, Tap | None] | None:
+    """(z, t, s, tap) if x is `s * sign(z - t)` on a joined z, t and s per channel; tap tells of `sign(z - t)`."""
     flip: Tensor | None = None
     channels = shape_of(x)[-1]
+    tap = cast("Tap | None", x.meta.get("tap"))
     if is_call(x, aten.mul) and is_constant(x.args[1]) and shape_of(cast(fx.Node, x.args[1])) == (channels,):
         flip, x = value_of(cast(fx.Node, x.args[1])), cast(fx.Node, x.args[0])
+        tap = _turned(tap, flip) if tap is not None else x.meta.get("tap")
     if not is_call(x, bgnn.binarize):
         return None
     z = cast(fx.Node, x.args[0])
     if is_call(z, aten.sub) and is_constant(z.args[1]) and shape_of(cast(fx.Node, z.args[1])) == (channels,):
-        return cast(fx.Node, z.args[0]), value_of(cast(fx.Node, z.args[1])), flip
-    return z, torch.zeros(channels), flip
+        return cast(fx.Node, z.args[0]), value_of(cast(fx.Node, z.args[1])), flip, tap
+    return z, torch.zeros(channels), flip, tap
+
+
+def _turned(tap: Tap, flip: Tensor) -> Tap:
+    """The tap of `s * y` as one of y."""
+    twins = tuple(_turned(twin, flip) for twin in tap.twins)
+    return dataclasses.replace(tap, flip=flip if tap.flip is None else tap.flip * flip, twins=twins)
+
+
+def _inside(tap: Tap, order: tuple[int, int]) -> Tap:
+    """The tap of the joined signs as one of the fused layer. `order` says where the node's and the edge's half stood."""
+    return tap.changed(inside=order)
 
 
 def _halves(joined: fx.Node) -> tuple[fx.Node, fx.Node, tuple[int, int]] | None:
@@ -126,7 +144,7 @@ def _halves(joined: fx.Node) -> tuple[fx.Node, fx.Node, tuple[int, int]] | None:
 def _fuse(
     top: fx.Node, layer: fx.Node, x: fx.Node, index: fx.Node, order: tuple[int, int], weight: Tensor,
     threshold: Tensor, factors: dict[str, Tensor], slope: Tensor,
-) -> None:  # fmt: skip
+) -> fx.Node:  # fmt: skip
     channels = shape_of(x)[2]
     weights, limits = torch.split(weight, channels, dim=1), torch.split(threshold, channels)
     name = str(cast(fx.Node, layer.args[1]).target)
@@ -139,5 +157,4 @@ def _fuse(
         *(constant(top, factors[n], f"{name}_{n}") for n in factors),
         constant(top, slope, f"{name}_slope"),
     ]
-    new = call(top, bgnn.bin_edge_layer.default, node_signs, x, index, *values, like=layer)
-    replace(top, reshape(top, new, shape_of(top), like=layer))
+    return call(top, bgnn.bin_edge_layer.default, node_signs, x, index, *values, like=layer)

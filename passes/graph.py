@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops that every pass names)
+from bgnn.converter.dialect import bin_edge_signs  # (the import defines the bgnn:: ops that every pass names)
 
 aten = torch.ops.aten
 
@@ -26,6 +26,8 @@ class Tap:
 
     The traced value is `decode(node)`: unpack to `channels` signs if packed, multiply by `flip` (+-1 per
     channel), reshape to `shape` and permute by `perm`, then reshape to the traced shape.
+    With `inside`, the node is a fused edge layer (`bgnn::bin_edge_layer` or `_conv`) that makes the tensor in registers:
+    its operands tell what it makes (see `sources`). `inside` names the halves in the traced order, 0 for the node's.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Tap:
     channels: int | None = None
     flip: Tensor | None = None
     exact: bool = False
+    inside: tuple[int, int] | None = None
     twins: tuple[Tap, ...] = ()  # other traced tensors that turned out to be computed by the same node
 
     def everyone(self) -> tuple[Tap, ...]:
@@ -45,8 +48,23 @@ class Tap:
         twins = tuple(dataclasses.replace(t, **fields) for t in self.twins)
         return dataclasses.replace(self, twins=twins, **fields)
 
+    def sources(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose values `decode` needs: the tapped one, or the operands of the layer it is inside of."""
+        return [node] if self.inside is None else cast(list[fx.Node], list(node.args[:5]))
+
+    def read(self, node: fx.Node, values: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+        """The traced tensor, from the values of `sources(node)`; signs as booleans."""
+        value = values[0]
+        if self.inside is not None:
+            packed = is_call(node, torch.ops.bgnn.bin_edge_conv)
+            nodes = torch.ops.bgnn.unpack(value.to(torch.int32), cast(int, node.args[-1])) if packed else value
+            halves = torch.tensor_split(bin_edge_signs(nodes, *values[1:]), 2, dim=-1)
+            value = torch.cat([halves[i] for i in self.inside], -1)
+        decoded = self.decode(value, shape)
+        return decoded >= 0 if decoded.is_floating_point() else decoded
+
     def decode(self, value: Tensor, shape: Sequence[int]) -> Tensor:
-        """The traced tensor that `value` of the tapped node stands for."""
+        """The traced tensor that a stored value stands for."""
         if self.channels is not None:
             value = torch.ops.bgnn.unpack(value.to(torch.int32), self.channels)
         if self.flip is not None:

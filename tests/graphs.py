@@ -12,7 +12,7 @@ from bgnn.converter import stages
 from bgnn.converter.trace import TAKEN_APART, _freeze, trace
 from bgnn.converter.verify import run_with_taps
 from bgnn.passes import canonicalise
-from bgnn.passes.graph import PassResult, all_taps, is_call
+from bgnn.passes.graph import PassResult, all_taps, is_call, shape_of
 from bgnn.passes.graph import run as run_graph
 
 bgnn = torch.ops.bgnn
@@ -128,10 +128,18 @@ def same(found: Tensor, expected: Tensor, tolerance: float = 0.0) -> None:
         assert float((found - expected).abs().max()) <= tolerance * scale
 
 
+def shape_inside(layer: fx.Node) -> tuple[int, ...]:
+    """`[B, N, k, 2C]` of the signs inside a fused edge layer."""
+    x, index = layer.args[1:3]
+    assert isinstance(x, fx.Node)
+    assert isinstance(index, fx.Node)
+    return (*shape_of(index), 2 * shape_of(x)[-1])
+
+
 def apply(run: Callable[[fx.GraphModule], PassResult], gm: fx.GraphModule, *inputs: Tensor,
           tolerance: float = 0.0, keeps_taps: bool = True) -> PassResult:  # fmt: skip
     """Runs a pass; outputs and tapped tensors must be what they were, and the graph's notes true."""
-    shapes = {tap.name: tuple(node.meta["val"].shape) for node, tap in all_taps(gm)}
+    shapes = {tap.name: shape_inside(node) if tap.inside else shape_of(node) for node, tap in all_taps(gm)}
     taps, expected = run_with_taps(gm, inputs, shapes)
     result = run(gm)
     check_meta(gm, *inputs)

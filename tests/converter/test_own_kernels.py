@@ -79,7 +79,7 @@ def same_outputs(own: Conversion, stock: Conversion, inputs: tuple[Tensor, ...])
 FUSED = {
     "bf1": {"BgnnHammingKnn": 3, "BgnnKnn": 1, "BgnnXorEdgeConv": 3, "BgnnDensePool": 1, "BgnnGatherMax": 1},
     "bf2": {"BgnnHammingKnn": 3, "BgnnKnn": 1, "BgnnXorEdgeConv": 3, "BgnnDensePool": 1, "BgnnGatherMax": 1},
-    "rf": {"BgnnKnn": 4},
+    "rf": {"BgnnKnn": 4, "BgnnBinEdgeConv": 3, "BgnnGatherMax": 1},
 }
 
 

@@ -31,13 +31,13 @@ def fused(
     """`function(m, x, index)` after the pass, and after packing; both equal to PyTorch."""
     inputs = randn(BATCH, POINTS, channels), INDEX
     gm = graph(function, *inputs, **constants)
-    result = apply(fuse_bin_edge_conv.run, gm, *inputs, tolerance=tolerance, keeps_taps=False)
+    result = apply(fuse_bin_edge_conv.run, gm, *inputs, tolerance=tolerance)
     assert (result.rewrites, result.refusals) == (1, [])
     assert count(gm, bgnn.bin_edge_layer) == 1
     assert count(gm, bgnn.gather_nodes, aten.linear, aten.cat) == 0
     packed = graph(function, *inputs, **constants)
     fuse_bin_edge_conv.run(packed)
-    apply(pack_bits.run, packed, *inputs, tolerance=tolerance, keeps_taps=False)
+    apply(pack_bits.run, packed, *inputs, tolerance=tolerance)
     assert (count(packed, bgnn.bin_edge_conv), count(packed, bgnn.unpack)) == (1, 0)
     return gm
 
@@ -75,8 +75,8 @@ def test_after_fold_sign(order: str) -> None:
         x := randn(BATCH, POINTS, c), INDEX, w=signs(9, 2 * c), **norm,
     )  # fmt: skip
     assert apply(fold_sign.run, gm, x, INDEX).rewrites == 1
-    assert apply(fuse_bin_edge_conv.run, gm, x, INDEX, keeps_taps=False).rewrites == 1
-    apply(pack_bits.run, gm, x, INDEX, keeps_taps=False)
+    assert apply(fuse_bin_edge_conv.run, gm, x, INDEX).rewrites == 1
+    apply(pack_bits.run, gm, x, INDEX)
     assert count(gm, bgnn.batch_norm, bgnn.gather_nodes) == 0
 
 
@@ -147,7 +147,7 @@ def test_points_neighbours_and_channels_of_one_size() -> None:
         lambda m, x, i: (F.linear(b(joined(x, i)), m.w) * m.alpha * m.beta * m.gamma).amax(2), x, index,
         w=signs(4, 6), alpha=randn(4, seed=1), beta=randn(4, 1, 1, seed=2), gamma=randn(4, 1, seed=3),
     )  # fmt: skip
-    assert apply(fuse_bin_edge_conv.run, gm, x, index, tolerance=1e-6, keeps_taps=False).rewrites == 1
+    assert apply(fuse_bin_edge_conv.run, gm, x, index, tolerance=1e-6).rewrites == 1
 
 
 def test_a_sign_of_the_same_tensor_elsewhere() -> None:
