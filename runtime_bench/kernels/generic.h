@@ -1463,8 +1463,14 @@ static void bmaxpool2d_run(const void* args, const void*, void*, int64_t begin, 
   }
 }
 
+#include "edge_max.h"
+#include "scaled_pool.h"
+
 // ---------------------------------------------------------------------------------------------- table
 
+#define edge_max_shared_bytes no_bytes
+#define edge_max_scratch_bytes no_bytes
+#define scaled_pool_scratch_bytes no_bytes
 #define gather_max_shared_bytes no_bytes
 #define gather_max_scratch_bytes no_bytes
 #define quantize_shared_bytes no_bytes

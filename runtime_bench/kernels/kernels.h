@@ -70,6 +70,19 @@
   IN(int32_t, x) IN(int32_t, weights) OUT(float, out) INT(batch) INT(nodes) INT(words) INT(channels) \
   INT(out_channels)
 
+/* out[b, i, :] = max over j of ((x[b, neighbours[b, i, j], :] + node[b, i, :]) * beta_i) * gamma_j, plain. x and node
+ * [batch, nodes, channels]; neighbours [batch, nodes, k], k >= 1; beta [betas]: nodes or 1; gamma [gammas]: k or 1;
+ * out [batch, nodes, channels]. */
+#define BGNN_EDGE_MAX(IN, OUT, INT)                                                                     \
+  IN(float, x) IN(float, node) IN(int32_t, neighbours) IN(float, beta) IN(float, gamma) OUT(float, out) \
+  INT(batch) INT(nodes) INT(channels) INT(k) INT(betas) INT(gammas)
+
+/* dense_pool of v_n = acc_n * scale_n, plain; the sums in the order of the nodes, from 0. scale [scales]: nodes
+ * or 1, finite. */
+#define BGNN_SCALED_POOL(IN, OUT, INT)                                                    \
+  IN(int32_t, x) IN(int32_t, weights) IN(float, scale) OUT(float, out) INT(batch) INT(nodes) INT(words) \
+  INT(channels) INT(out_channels) INT(scales)
+
 /* LceQuantize of f32: bit = x < 0. x [rows, channels]; out packed [rows, ceil(channels / 32)]. */
 #define BGNN_QUANTIZE(IN, OUT, INT) IN(float, x) OUT(int32_t, out) INT(rows) INT(channels)
 
@@ -111,6 +124,8 @@
   KERNEL(gather_max, BgnnGatherMax, BGNN_GATHER_MAX)            \
   KERNEL(bin_edge_conv, BgnnBinEdgeConv, BGNN_BIN_EDGE_CONV)    \
   KERNEL(dense_pool, BgnnDensePool, BGNN_DENSE_POOL)            \
+  KERNEL(edge_max, BgnnEdgeMax, BGNN_EDGE_MAX)                  \
+  KERNEL(scaled_pool, BgnnScaledPool, BGNN_SCALED_POOL)         \
   KERNEL(quantize, BgnnQuantize, BGNN_QUANTIZE)                 \
   KERNEL(quantize_int8, BgnnQuantizeInt8, BGNN_QUANTIZE_INT8)   \
   KERNEL(dequantize, BgnnDequantize, BGNN_DEQUANTIZE)           \

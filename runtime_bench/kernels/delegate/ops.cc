@@ -166,6 +166,32 @@ static bool plan_dense_pool(Op* op, const BgnnKernels* kernels) {
   return output(op, kTfLiteFloat32, 3, x[0], 4, weights[0], 0);
 }
 
+static bool plan_edge_max(Op* op, const BgnnKernels* kernels) {
+  const int64_t *x = op->in[0].dim, *neighbours = op->in[2].dim;
+  if (!dimension(op, 1, 0, x[0], "the number of graphs") || !dimension(op, 1, 1, x[1], "the number of nodes") ||
+      !dimension(op, 1, 2, x[2], "channels") || !neighbours_of(op, 2, 0) ||
+      !dimension(op, 2, 1, x[1], "the number of nodes") || !one_or(op, 3, x[1], "the number of nodes") ||
+      !one_or(op, 4, neighbours[2], "the number of neighbours")) {
+    return false;
+  }
+  op->kernel = &kernels->edge_max;
+  op->args.edge_max = {NULL, NULL, NULL, NULL, NULL, NULL, x[0], x[1], x[2], neighbours[2],
+                       op->in[3].dim[0], op->in[4].dim[0]};
+  return output(op, kTfLiteFloat32, 3, x[0], x[1], x[2], 0);
+}
+
+static bool plan_scaled_pool(Op* op, const BgnnKernels* kernels) {
+  const int64_t *x = op->in[0].dim, *weights = op->in[1].dim;
+  const int64_t channels = op->option[0];
+  if (!packed_channels(op, 0, channels) || !dimension(op, 1, 1, x[2], "the words of a node") ||
+      !one_or(op, 2, x[1], "the number of nodes")) {
+    return false;
+  }
+  op->kernel = &kernels->scaled_pool;
+  op->args.scaled_pool = {NULL, NULL, NULL, NULL, x[0], x[1], x[2], channels, weights[0], op->in[2].dim[0]};
+  return output(op, kTfLiteFloat32, 3, x[0], 4, weights[0], 0);
+}
+
 /* ---- Larq Compute Engine's operators ---- */
 
 /* The product of all dimensions but the last. */
@@ -435,6 +461,24 @@ const OpKind kOpKinds[] = {
      plan_dense_pool,
      NULL,
      NULL},
+    {"BgnnEdgeMax",
+     5,
+     {{"x", F32, 3, false},
+      {"node", F32, 3, false},
+      {"neighbours", I32, 3, false},
+      {"beta", F32, 1, false},
+      {"gamma", F32, 1, false}},
+     {NULL},
+     plan_edge_max,
+     NULL,
+     NULL},
+    {"BgnnScaledPool",
+     3,
+     {{"x", I32, 3, false}, {"weights", I32, 2, false}, {"scale", F32, 1, false}},
+     {"channels"},
+     plan_scaled_pool,
+     NULL,
+     NULL},
     {"LceQuantize", 1, {{"x", ANY, 0, false}}, {NULL}, plan_quantize, NULL, NULL},
     {"LceDequantize", 1, {{"x", I32, 0, false}}, {NULL}, plan_dequantize, NULL, NULL},
     {"LceBconv2d",
@@ -463,6 +507,7 @@ const int kOpKindCount = sizeof kOpKinds / sizeof kOpKinds[0];
 static_assert(offsetof(BgnnHammingKnn, neighbours) == 1 * 8 && offsetof(BgnnKnn, neighbours) == 1 * 8 &&
                   offsetof(BgnnXorEdgeConv, out) == 4 * 8 && offsetof(BgnnGatherMax, out) == 2 * 8 &&
                   offsetof(BgnnBinEdgeConv, out) == 10 * 8 && offsetof(BgnnDensePool, out) == 2 * 8 &&
+                  offsetof(BgnnEdgeMax, out) == 5 * 8 && offsetof(BgnnScaledPool, out) == 3 * 8 &&
                   offsetof(BgnnQuantize, out) == 8 && offsetof(BgnnQuantizeInt8, out) == 8 &&
                   offsetof(BgnnDequantize, out) == 8 && offsetof(BgnnDequantizeInt8, out) == 8 &&
                   offsetof(BgnnBconv2d, out) == 5 * 8 && offsetof(BgnnBMaxPool2d, out) == 8,

@@ -114,6 +114,35 @@ def dense_pool(
     return Case("BgnnDensePool", [x, weights], np.stack(parts, 1).astype(np.float32), 1, {"channels": channels})
 
 
+def edge_max(
+    rng: np.random.Generator, batch: int = 2, nodes: int = 30, channels: int = 33, scalars: bool = False
+) -> Case:
+    k = 6
+    names = ("x", "node", "neighbours", "beta", "gamma")
+    arrays = [
+        floats(rng, batch, nodes, channels),
+        floats(rng, batch, nodes, channels),
+        lists(rng, batch, nodes, k),
+        floats(rng, 1 if scalars else nodes),
+        floats(rng, 1 if scalars else k),
+    ]
+    return Case("BgnnEdgeMax", arrays, references.edge_max(dict(zip(names, arrays, strict=True)))["out"], 3)
+
+
+def scaled_pool(
+    rng: np.random.Generator,
+    batch: int = 2,
+    nodes: int = 70,
+    channels: int = 72,
+    outputs: int = 37,
+    scalars: bool = False,
+) -> Case:
+    x, weights = nodes_of(rng, batch, nodes, channels), packed(random_signs(rng, outputs, channels))
+    arguments = {"x": x, "weights": weights, "scale": floats(rng, 1 if scalars else nodes), "words": x.shape[2], "channels": channels}
+    out = references.scaled_pool(arguments)["out"]
+    return Case("BgnnScaledPool", [x, weights, arguments["scale"]], out, 1, {"channels": channels})
+
+
 OPS: dict[str, Callable[..., Case]] = {
     "BgnnHammingKnn": hamming_knn,
     "BgnnKnn": knn,
@@ -121,4 +150,6 @@ OPS: dict[str, Callable[..., Case]] = {
     "BgnnGatherMax": gather_max,
     "BgnnBinEdgeConv": bin_edge_conv,
     "BgnnDensePool": dense_pool,
+    "BgnnEdgeMax": edge_max,
+    "BgnnScaledPool": scaled_pool,
 }

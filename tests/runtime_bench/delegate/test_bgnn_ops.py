@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 import tflite_files
-from bgnn_files import OPS, Case, bin_edge_conv, hamming_knn, xor_edge_conv
+from bgnn_files import OPS, Case, hamming_knn, xor_edge_conv
 from tflite_files import feed
 
 from bgnn.runtime_bench import delegate
@@ -60,15 +60,19 @@ def test_threshold_tables(tables: int) -> None:
     check(xor_edge_conv(np.random.default_rng(tables), tables=tables), 1)
 
 
-def test_one_factor_for_all() -> None:
-    check(bin_edge_conv(np.random.default_rng(0), scalars=True), 1)
+SCALED = ("BgnnBinEdgeConv", "BgnnEdgeMax", "BgnnScaledPool")
+
+
+@pytest.mark.parametrize("op", SCALED)
+def test_one_factor_for_all(op: str) -> None:
+    check(OPS[op](np.random.default_rng(0), scalars=True), 1)
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_resizing(op: str) -> None:
     """The batch and the number of points change between runs, to more and to fewer."""
     # beta [N] would fix the number of nodes: one factor for all does not.
-    more = {"scalars": True} if op == "BgnnBinEdgeConv" else {}
+    more = {"scalars": True} if op in SCALED else {}
     first = OPS[op](np.random.default_rng(9), **more)
     tflite_files.build()
     interpreter = delegate.load_interpreter(first.file(), 2)
@@ -90,10 +94,10 @@ def rebuilt(op: str, case: Case, weights_of: Case) -> Case:
 
 
 @pytest.mark.parametrize("index", [-1, 30, 2**31 - 1, -(2**31)])
-@pytest.mark.parametrize("op", ["BgnnXorEdgeConv", "BgnnGatherMax", "BgnnBinEdgeConv"])
+@pytest.mark.parametrize("op", ["BgnnXorEdgeConv", "BgnnGatherMax", "BgnnBinEdgeConv", "BgnnEdgeMax"])
 def test_a_neighbour_outside_the_graph_is_refused(op: str, index: int) -> None:
     case = OPS[op](np.random.default_rng(0), nodes=30)
-    position = 2 if op == "BgnnBinEdgeConv" else 1
+    position = 2 if op in SCALED else 1
     case.inputs[position][-1, -1, -1] = index
     tflite_files.build()
     interpreter = delegate.load_interpreter(case.file(), 2)

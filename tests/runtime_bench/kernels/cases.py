@@ -257,6 +257,50 @@ def dense_pool(rng: np.random.Generator) -> Iterator[Case]:
             )
 
 
+def edge_max(rng: np.random.Generator) -> Iterator[Case]:
+    for channels in (1, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200):
+        for nodes, k, full in ((1, 1, True), (7, 1, False), (30, 20, True), (30, 5, False)):
+            yield (
+                f"N{nodes} C{channels} k{k} {'vectors' if full else 'scalars'}",
+                {
+                    "x": floats(rng, 2, nodes, channels),
+                    "node": floats(rng, 2, nodes, channels),
+                    "neighbours": lists(rng, 2, nodes, nodes, k, own=False),
+                    "beta": floats(rng, nodes if full else 1),
+                    "gamma": floats(rng, k if full else 1),
+                    "out": output((2, nodes, channels), np.float32),
+                    "batch": 2,
+                    "nodes": nodes,
+                    "channels": channels,
+                    "k": k,
+                    "betas": nodes if full else 1,
+                    "gammas": k if full else 1,
+                },
+            )
+
+
+def scaled_pool(rng: np.random.Generator) -> Iterator[Case]:
+    shapes = [(1, 1, 1, 1)] + [(2, 21, c, 40) for c in [*CHANNELS, 1024, 5000]]
+    shapes += [(1, 30, 512, o) for o in OUTPUTS] + [(1, n, 512, 33) for n in (1, 2, 3, 4, 5, 63, 64, 65, 1000)]
+    for number, (batch, nodes, channels, outputs) in enumerate(shapes):
+        scales = nodes if number % 4 else 1
+        yield (
+            f"B{batch} N{nodes} C{channels} O{outputs} {scales} factors",
+            {
+                "x": pack(signs(rng, batch, nodes, channels)),
+                "weights": pack(signs(rng, outputs, channels)),
+                "scale": floats(rng, scales),
+                "out": output((batch, 4, outputs), np.float32),
+                "batch": batch,
+                "nodes": nodes,
+                "words": words(channels),
+                "channels": channels,
+                "out_channels": outputs,
+                "scales": scales,
+            },
+        )
+
+
 def quantize(rng: np.random.Generator) -> Iterator[Case]:
     for channels in CHANNELS:
         x = floats(rng, 5, channels)
@@ -402,6 +446,8 @@ CASES: dict[str, Callable[[np.random.Generator], Iterator[Case]]] = {
     "gather_max": gather_max,
     "bin_edge_conv": bin_edge_conv,
     "dense_pool": dense_pool,
+    "edge_max": edge_max,
+    "scaled_pool": scaled_pool,
     "quantize": quantize,
     "quantize_int8": quantize_int8,
     "dequantize": dequantize,

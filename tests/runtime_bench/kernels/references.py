@@ -90,6 +90,21 @@ def dense_pool(a: dict[str, Any]) -> dict[str, np.ndarray]:
     return {"out": np.stack(parts, axis=1).astype(np.float32)}
 
 
+def edge_max(a: dict[str, Any]) -> dict[str, np.ndarray]:
+    v = gathered(a["x"], a["neighbours"]) + a["node"][:, :, None]
+    v = v * a["beta"][:, None, None]
+    return {"out": running_max(v * a["gamma"][:, None])}
+
+
+def scaled_pool(a: dict[str, Any]) -> dict[str, np.ndarray]:
+    acc = a["channels"] - 2 * differing(unpack(a["x"], a["words"] * 32), unpack(a["weights"], a["words"] * 32))
+    v = acc.astype(np.float32) * a["scale"][:, None]
+    sums = np.zeros((2, v.shape[0], v.shape[2]), np.float32)
+    for row in v.transpose(1, 0, 2):  # one after the other, as the kernels add
+        sums += np.stack([np.maximum(row, 0), np.minimum(row, 0)])
+    return {"out": np.stack([v.max(1), v.min(1), *sums], axis=1)}
+
+
 def quantize(a: dict[str, Any]) -> dict[str, np.ndarray]:
     return {"out": pack_bits(a["x"] < 0)}
 
