@@ -1,0 +1,15 @@
+/* The aggregation operators: from checked inputs to the kernels of graph_kernels.h. */
+#ifndef BGNN_AGGREGATION_H
+#define BGNN_AGGREGATION_H
+
+#include "call.h"
+
+const char* check_q_aggregate(Kernel*);
+const char* check_aggregate(Kernel*);
+const char* check_gat_aggregate(Kernel*);
+bool q_aggregate(Call*);
+bool aggregate(Call*);
+bool aggregate_int32(Call*);
+bool gat_aggregate(Call*);
+
+#endif

@@ -1,0 +1,83 @@
+/* One run of one operator: its checked inputs, its outputs, its error, and work on the session's threads. */
+#ifndef BGNN_CALL_H
+#define BGNN_CALL_H
+
+#include "ort_abi.h"
+
+struct GraphKernels;
+struct BgnnKernels;
+
+enum { kMaxInputs = 6, kMaxOutputs = 3, kMaxAttributes = 12, kMaxRank = 4 };
+
+/* A value of an attribute; which member holds it is the operator's entry's matter. */
+union Attribute {
+  float f;
+  int64_t i;
+  char s[16];
+};
+
+struct Kernel;
+struct Call;
+
+struct InputSpec {
+  const char* name;
+  int type;          /* of ort_abi.h */
+  int low, high;     /* least and largest rank */
+  bool optional;
+};
+
+/* An entry of the list of operators (op_list.h): what it accepts and does. Lists end with a NULL name. */
+struct OpKind {
+  const char* name;
+  InputSpec inputs[kMaxInputs + 1];
+  int outputs[kMaxOutputs];        /* types; 0 ends the list */
+  int optional_outputs;            /* how many of the last ones may be left out */
+  const char* attributes[kMaxAttributes + 1]; /* "f name", "i name" or "s name", all required */
+  /* Checks the attributes when the session is made. NULL, or a reason that ends "operator X: ...". */
+  const char* (*check)(Kernel*);
+  bool (*compute)(Call*);
+};
+
+/* A node of the model. */
+struct Kernel {
+  const OrtApi* api;
+  const OpKind* kind;
+  const GraphKernels* graph;
+  const BgnnKernels* binary;
+  Attribute attribute[kMaxAttributes]; /* in the entry's order */
+  char node[64];
+};
+
+struct Input {
+  const void* data; /* NULL: an optional input that is missing */
+  int64_t dim[kMaxRank];
+  int64_t count; /* of elements */
+  int rank;
+};
+
+struct Call {
+  const Kernel* kernel;
+  const OrtApi* api;
+  OrtKernelContext* context;
+  Input in[kMaxInputs];
+  OrtStatus* status; /* why it failed */
+};
+
+/* Ends the call with an error that names the operator and its node. Returns false. */
+bool fail(Call*, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+#define REQUIRE(condition, ...)                         \
+  do {                                                  \
+    if (!(condition)) return fail(call, __VA_ARGS__);   \
+  } while (0)
+
+/* Makes output `index`. False with an error set where that fails; *data is NULL where nobody wants an optional one. */
+bool make_output(Call*, int index, int rank, const int64_t* dims, void** data);
+
+/* fn(data, 0) .. fn(data, tasks - 1), on the session's threads where there is more than one task. */
+bool parallel(Call*, int64_t tasks, void (*fn)(void* data, size_t task), void* data);
+
+/* Memory at a multiple of 64, NULL with an error set where there is none. Released with free(). */
+void* allocate(Call*, int64_t bytes);
+
+#endif

@@ -1,0 +1,117 @@
+#include "csr.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const int64_t kMostEntries = INT32_MAX - 1; /* CSR is int32 */
+
+/* COO edges: source row, destination row. */
+struct Coo {
+  const int64_t *source, *target;
+  int64_t edges, nodes;
+};
+
+static bool read_coo(Call* call, Coo* coo) {
+  const Input *edges = &call->in[0], *nodes = &call->in[1];
+  REQUIRE(edges->dim[0] == 2, "edge_index must be [2, edges], not [%lld, %lld]", (long long)edges->dim[0],
+          (long long)edges->dim[1]);
+  REQUIRE(nodes->count == 1, "num_nodes must be one number, not %lld", (long long)nodes->count);
+  coo->edges = edges->dim[1];
+  coo->nodes = *(const int64_t*)nodes->data;
+  coo->source = (const int64_t*)edges->data;
+  coo->target = coo->source + coo->edges;
+  REQUIRE(coo->nodes >= 0 && coo->nodes <= kMostEntries, "num_nodes = %lld is outside of [0, 2^31 - 2]",
+          (long long)coo->nodes);
+  REQUIRE(coo->edges <= kMostEntries, "%lld edges are more than 2^31 - 2", (long long)coo->edges);
+  return true;
+}
+
+/* Names the first edge with an end outside of [0, nodes). */
+static bool report_bad_edge(Call* call, const Coo* coo) {
+  for (int64_t e = 0; e < coo->edges; ++e) {
+    for (int row = 0; row < 2; ++row) {
+      const int64_t node = row ? coo->target[e] : coo->source[e];
+      REQUIRE(node >= 0 && node < coo->nodes, "edge_index[%d, %lld] = %lld is not one of the %lld nodes", row,
+              (long long)e, (long long)node, (long long)coo->nodes);
+    }
+  }
+  return fail(call, "edge_index changed while it was read");
+}
+
+static bool check_edges(Call* call, const Coo* coo) {
+  const uint64_t nodes = (uint64_t)coo->nodes;
+  uint64_t bad = 0;
+  for (int64_t e = 0; e < 2 * coo->edges; ++e) bad |= (uint64_t)((uint64_t)coo->source[e] >= nodes);
+  return !bad || report_bad_edge(call, coo);
+}
+
+static int64_t count_loops(const Coo* coo) {
+  int64_t loops = 0;
+  for (int64_t e = 0; e < coo->edges; ++e) loops += coo->source[e] == coo->target[e];
+  return loops;
+}
+
+/* PyG's add_remaining_self_loops without weights: loops go, one per node comes, at the end, in the nodes' order. */
+bool with_self_loops(Call* call) {
+  Coo coo;
+  if (!read_coo(call, &coo) || !check_edges(call, &coo)) return false;
+  const int64_t kept = coo.edges - count_loops(&coo), total = kept + coo.nodes;
+  const int64_t dims[2] = {2, total};
+  void* data;
+  if (!make_output(call, 0, 2, dims, &data)) return false;
+  int64_t *source = (int64_t*)data, *target = source + total;
+  for (int64_t e = 0; e < coo.edges; ++e) {
+    if (coo.source[e] == coo.target[e]) continue;
+    *source++ = coo.source[e];
+    *target++ = coo.target[e];
+  }
+  for (int64_t i = 0; i < coo.nodes; ++i) source[i] = target[i] = i;
+  return true;
+}
+
+const char* check_coo_to_csr(Kernel* kernel) {
+  const char* loops = kernel->attribute[0].s;
+  const bool known = strcmp(loops, "none") == 0 || strcmp(loops, "add_remaining") == 0;
+  return known ? NULL : "self_loops is neither 'none' nor 'add_remaining'";
+}
+
+bool coo_to_csr(Call* call) {
+  Coo coo;
+  if (!read_coo(call, &coo) || !check_edges(call, &coo)) return false;
+  const bool add_loops = call->kernel->attribute[0].s[0] == 'a';
+  const int64_t kept = coo.edges - (add_loops ? count_loops(&coo) : 0);
+  const int64_t total = kept + (add_loops ? coo.nodes : 0);
+  REQUIRE(total <= kMostEntries, "%lld edges with self loops are more than 2^31 - 2", (long long)total);
+
+  const int64_t rows = coo.nodes + 1;
+  void *indptr_data, *indices_data, *edges_data;
+  if (!make_output(call, 0, 1, &rows, &indptr_data) || !make_output(call, 1, 1, &total, &indices_data) ||
+      !make_output(call, 2, 1, &total, &edges_data)) {
+    return false;
+  }
+  int32_t *indptr = (int32_t*)indptr_data, *indices = (int32_t*)indices_data, *edges = (int32_t*)edges_data;
+  int32_t* next = (int32_t*)allocate(call, coo.nodes * 4); /* where a node's next entry goes */
+  if (!next) return false;
+
+  memset(next, 0, (size_t)coo.nodes * 4);
+  for (int64_t e = 0; e < coo.edges; ++e) next[coo.target[e]] += !(add_loops && coo.source[e] == coo.target[e]);
+  indptr[0] = 0;
+  for (int64_t i = 0; i < coo.nodes; ++i) {
+    indptr[i + 1] = indptr[i] + next[i] + add_loops;
+    next[i] = indptr[i];
+  }
+  int32_t edge = 0;
+  for (int64_t e = 0; e < coo.edges; ++e) {
+    if (add_loops && coo.source[e] == coo.target[e]) continue;
+    const int32_t at = next[coo.target[e]]++;
+    indices[at] = (int32_t)coo.source[e];
+    if (edges) edges[at] = edge;
+    ++edge;
+  }
+  for (int64_t i = 0; add_loops && i < coo.nodes; ++i) {
+    indices[indptr[i + 1] - 1] = (int32_t)i;
+    if (edges) edges[indptr[i + 1] - 1] = (int32_t)(kept + i);
+  }
+  free(next);
+  return true;
+}

@@ -1,0 +1,95 @@
+/* Message passing over a graph in CSR form: what each kernel computes. One table per instruction set; all give the
+ * same bits. Arguments are trusted, except for the indices of neighbours, which `first_bad_index` checks.
+ *
+ * Node i receives from x[indices[p]] for p in [indptr[i], indptr[i + 1]), in this order. Tensors are dense,
+ * row-major. "Plain" float arithmetic: every operation is rounded by itself. Every integer result becomes a code as
+ *   code(acc, multiplier, zp) = min(max(zp + round_half_to_even(float32(acc) * multiplier), low), high). */
+#ifndef BGNN_GRAPH_KERNELS_H
+#define BGNN_GRAPH_KERNELS_H
+
+#include <stdint.h>
+
+#include "../kernels.h"
+
+struct Csr {
+  const int32_t* indptr;  /* [nodes + 1], rising from 0 to entries */
+  const int32_t* indices; /* [entries]: rows of x */
+  const int32_t* edges;   /* [entries]: an entry's place in `weight`; NULL: its own */
+  int64_t nodes, entries;
+};
+
+struct Requantise {
+  float multiplier;
+  int32_t zp, low, high; /* 0 <= low <= high <= 255 */
+};
+
+/* out = code(sum m_j, out) with, over the node's entries j,
+ *   m_j = (x_j - x_zp) * (w_j - w_zp), w_j - w_zp being 1 without weights, or
+ *   m_j = code((x_j - x_zp) * (w_j - w_zp), message) - message.zp where messages are requantised.
+ * The sums fit int32. x [rows, width]; out [nodes, width]. */
+struct QAggregate {
+  Csr csr;
+  const uint8_t* x;
+  const uint8_t* weight; /* NULL: none */
+  const uint8_t* table;  /* where messages are requantised, fill_message_table's */
+  uint8_t* out;
+  int64_t width;
+  int32_t x_zp, w_zp;
+  Requantise message; /* multiplier 0: not requantised */
+  Requantise result;
+};
+
+enum Reduce { kSum, kMean, kMax };
+
+/* out = sum, mean or maximum of x_j * w_j in the order of the entries, plain; no entries give 0. A NaN stays one. */
+struct Aggregate {
+  Csr csr;
+  const float* x;
+  const float* weight; /* NULL: none */
+  float* out;
+  int64_t width;
+  int reduce;
+};
+
+/* out = sum of x_j, modulo 2^32: what the 8-bit kernels are compared with. */
+struct AggregateInt32 {
+  Csr csr;
+  const int32_t* x;
+  int32_t* out;
+  int64_t width;
+};
+
+/* Graph attention's (Velickovic et al. 2018, eq. 3-6) aggregation: per head h, softmax over the node's entries of
+ * leaky_relu(from[j, h] + to[i, h]), then the weighted sum of x_j's channels of that head.
+ * x [rows, heads, channels]; from [rows, heads]; to [nodes, heads]; out [nodes, heads, channels].
+ * As PyTorch Geometric's softmax: exp(e - max) / (sum + 1e-16); exp is this library's own, within 2 ulp. */
+struct GatAggregate {
+  Csr csr;
+  const float* x;
+  const float *from, *to;
+  float* out;
+  int64_t heads, channels;
+  float slope;
+};
+
+/* Each does the nodes [first, last). */
+struct GraphKernels {
+  const char* isa;
+  void (*q_aggregate)(const QAggregate*, int64_t first, int64_t last);
+  void (*aggregate)(const Aggregate*, int64_t first, int64_t last);
+  void (*aggregate_int32)(const AggregateInt32*, int64_t first, int64_t last);
+  /* scratch: floats, heads * (2 + the most entries of one of the nodes) */
+  void (*gat_aggregate)(const GatAggregate*, float* scratch, int64_t first, int64_t last);
+  /* The first p in [first, last) with index[p] outside of [0, count), or `last`. */
+  int64_t (*first_bad_index)(const int32_t* index, int64_t first, int64_t last, int64_t count);
+};
+
+/* By the name that dispatch.cc of the kernels chose; never NULL for a name of theirs. */
+const GraphKernels* graph_kernels_for(const char* isa);
+
+/* table[w * 256 + x] is the code of x's message with weight w; table[x] (w = 0) its code without weights.
+ * Of the arguments it reads x_zp, w_zp, message, and whether weight is NULL. */
+void fill_message_table(const QAggregate*, uint8_t* table);
+enum { kMessageTableBytes = 256 * 256 };
+
+#endif
