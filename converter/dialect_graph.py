@@ -1,0 +1,177 @@
+"""The `bgnn::` ops of message passing: segment reductions over edges, self-loops, fake quantisation.
+
+Like those of `converter.dialect` they run in plain PyTorch. Sizes of graphs are dynamic: `[N, ...]` tensors have a row
+per node, `[E, ...]` tensors one per edge, and both numbers may be symbols while a graph is traced. A graph's edges
+are `edge_index`, int64 `[2, E]`: sources in row 0 and targets in row 1 (PyG's default flow).
+
+Each op has a reference and a *fake* implementation, which gives shapes without values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import bgnn.converter.dialect  # noqa: F401  (it defines the library that this extends)
+
+_library = torch.library.Library("bgnn", "FRAGMENT")
+
+
+def define(schema: str, reference: Any, fake: Any) -> None:
+    """Adds one op to `torch.ops.bgnn`."""
+    _library.define(schema)
+    name = schema.split("(")[0]
+    _library.impl(name, reference, "CompositeExplicitAutograd")
+    _library._register_fake(name, fake)
+
+
+def rows(index: Tensor, values: Tensor) -> Tensor:
+    """`index` `[E]` repeated over the trailing axes of `values` `[E, ...]`, as scatter wants it."""
+    return index.reshape(-1, *[1] * (values.dim() - 1)).expand_as(values)
+
+
+def segment_sum(values: Tensor, index: Tensor, n: int) -> Tensor:
+    """The sum of each segment: `values` f32 `[E, ...]`, `index` int64 `[E]` in 0..n-1 -> f32 `[n, ...]`.
+
+    An empty segment gives 0. It adds in the order of the edges, as `scatter_add_` does (which this was when traced).
+    """
+    return values.new_zeros(n, *values.shape[1:]).scatter_add(0, rows(index, values), values)
+
+
+def segment_mean(values: Tensor, index: Tensor, n: int) -> Tensor:
+    """The mean of each segment, shapes as `segment_sum`: its sum by its length, an empty one's by 1."""
+    count = values.new_zeros(n).scatter_add(0, index, values.new_ones(index.shape[0])).clamp(min=1)
+    return segment_sum(values, index, n) / count.reshape(-1, *[1] * (values.dim() - 1))
+
+
+def segment_max(values: Tensor, index: Tensor, n: int) -> Tensor:
+    """The largest value of each segment, shapes as `segment_sum`; an empty segment gives 0."""
+    zeros = values.new_zeros(n, *values.shape[1:])
+    return zeros.scatter_reduce(0, rows(index, values), values, "amax", include_self=False)
+
+
+def segment_softmax(values: Tensor, index: Tensor, n: int) -> Tensor:
+    """The softmax over each segment (GAT, Velickovic et al. 2018, Eq. 2): f32 `[E, H]` -> f32 `[E, H]`.
+
+    As PyG computes it: `e = exp(v - max)`, divided by the segment's sum of e plus 1e-16.
+    """
+    largest = segment_max(values, index, n)
+    powers = (values - largest.index_select(0, index)).exp()
+    total = segment_sum(powers, index, n) + 1e-16
+    return powers / total.index_select(0, index)
+
+
+def with_self_loops(edge_index: Tensor, n: int) -> Tensor:
+    """One self-loop at every node: int64 `[2, E]` -> int64 `[2, E']`.
+
+    The loops that are there go, the other edges keep their order, and the loops of nodes 0..n-1 follow (PyG's
+    `add_remaining_self_loops` without weights, or `remove_self_loops` and `add_self_loops`).
+    """
+    loops = torch.arange(n, dtype=edge_index.dtype, device=edge_index.device).expand(2, -1)
+    return torch.cat([edge_index[:, edge_index[0] != edge_index[1]], loops], 1)
+
+
+def fake_quant(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+    """What a tensor's codes stand for (Degree-Quant, section 2.2): f32 `[...]` -> f32 `[...]`.
+
+    `(clamp(round(x / scale + zero_point), low, high) - zero_point) * scale`, each step in float32; ties round to the
+    even code, and the zero point is added *before* rounding. `fake_quant_codes` are the codes.
+    """
+    return (fake_quant_codes(x, scale, zero_point, low, high) - zero_point) * scale
+
+
+def fake_quant_codes(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+    """`clamp(round(x / scale + zero_point), low, high)`: whole numbers, f32 `[...]`. A plain function, no op."""
+    return torch.clamp(torch.round(x / scale + zero_point), low, high)
+
+
+def fake_quant_after(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+    """`fake_quant` as torch.ao does it: f32 `[...]` -> f32 `[...]`.
+
+    `(clamp(round(x * (1 / scale)) + zero_point, low, high) - zero_point) * scale`: multiplied by the reciprocal, and
+    the zero point added *after* rounding. It differs from `fake_quant` where x / scale rounds otherwise in float32,
+    and at exact ties if the zero point is odd.
+    """
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high)
+
+
+def fake_quant_channel(x: Tensor, scales: Tensor, zero_points: Tensor, axis: int, low: int, high: int) -> Tensor:
+    """`fake_quant` with a scale f32 `[C]` and a zero point (whole, f32 `[C]`) for each index of `axis`: f32 `[...]`."""
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    scale, zero_point = scales.reshape(shape), zero_points.reshape(shape)
+    codes = torch.clamp(torch.round(x / scale + zero_point), low, high)
+    return (codes - zero_point) * scale
+
+
+def aggregate(x: Tensor, edge_index: Tensor, weight: Tensor | None, n: int, reduce: str) -> Tensor:
+    """Message passing in one op (`--kernels bgnn`): f32 `[N, F]`, edges int64 `[2, E]` -> f32 `[n, F]`.
+
+    A target's messages are its sources' rows, times `weight` f32 `[E]` if given; `reduce`: "sum", "mean" or "max".
+    """
+    messages = x.index_select(0, edge_index[0])
+    if weight is not None:
+        messages = messages * weight.unsqueeze(1)
+    return _REDUCTIONS[reduce](messages, edge_index[1], n)
+
+
+def gat_aggregate(
+    x: Tensor, source_score: Tensor, target_score: Tensor, edge_index: Tensor, n: int, negative_slope: float
+) -> Tensor:
+    """GAT's attention and sum in one op (`--kernels bgnn`): f32 `[N, H, C]`, scores f32 `[N, H]` -> f32 `[n, H, C]`.
+
+    a = segment_softmax(leaky_relu(source_score[j] + target_score[i])); a target i gets the sum over j of a * x_j.
+    """
+    source, target = edge_index[0], edge_index[1]
+    score = source_score.index_select(0, source) + target_score.index_select(0, target)
+    attention = segment_softmax(torch.nn.functional.leaky_relu(score, negative_slope), target, n)
+    return segment_sum(attention.unsqueeze(-1) * x.index_select(0, source), target, n)
+
+
+_REDUCTIONS = {"sum": segment_sum, "mean": segment_mean, "max": segment_max}
+
+
+def _like_nodes(values: Tensor, index: Tensor, n: int) -> Tensor:
+    return values.new_empty([n, *values.shape[1:]])
+
+
+def _more_edges(edge_index: Tensor, n: int) -> Tensor:
+    return edge_index.new_empty([2, torch.library.get_ctx().new_dynamic_size()])
+
+
+def _like_first(x: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+for _schema, _reference, _fake in (
+    ("segment_sum(Tensor values, Tensor index, SymInt n) -> Tensor", segment_sum, _like_nodes),
+    ("segment_mean(Tensor values, Tensor index, SymInt n) -> Tensor", segment_mean, _like_nodes),
+    ("segment_max(Tensor values, Tensor index, SymInt n) -> Tensor", segment_max, _like_nodes),
+    ("segment_softmax(Tensor values, Tensor index, SymInt n) -> Tensor", segment_softmax, _like_first),
+    ("with_self_loops(Tensor edge_index, SymInt n) -> Tensor", with_self_loops, _more_edges),
+    ("fake_quant(Tensor x, float scale, int zero_point, int low, int high) -> Tensor", fake_quant, _like_first),
+    (
+        "fake_quant_after(Tensor x, float scale, int zero_point, int low, int high) -> Tensor",
+        fake_quant_after,
+        _like_first,
+    ),
+    (
+        "fake_quant_channel(Tensor x, Tensor scales, Tensor zero_points, int axis, int low, int high) -> Tensor",
+        fake_quant_channel,
+        _like_first,
+    ),
+    (
+        "aggregate(Tensor x, Tensor edge_index, Tensor? weight, SymInt n, str reduce) -> Tensor",
+        aggregate,
+        lambda x, edge_index, weight, n, reduce: x.new_empty([n, *x.shape[1:]]),
+    ),
+    (
+        "gat_aggregate(Tensor x, Tensor source_score, Tensor target_score, Tensor edge_index, SymInt n, "
+        "float negative_slope) -> Tensor",
+        gat_aggregate,
+        lambda x, source_score, target_score, edge_index, n, negative_slope: x.new_empty([n, *x.shape[1:]]),
+    ),
+):
+    define(_schema, _reference, _fake)
