@@ -184,7 +184,6 @@ def test_shapes_are_known_without_values() -> None:
             s = bgnn.q_add(s, 0.1, 128, bgnn.q_segment_mean(m, 0.1, 128, edge_index[1], n, *y), 0.1, 128, *y)
             a = bgnn.q_aggregate(s, 0.1, 128, edge_index, weight, 0.1, 128, *y, *y, n)
             scores = bgnn.q_linear_float(a, 0.1, 128, self.w, self.s, 0, None)
-            pair = scores[:, :1], scores[:, 1:2]
             h = bgnn.q_gat_aggregate(
                 a[:, None], 0.1, 128, scores[:, :1], scores[:, 1:2], edge_index, *y, 0.2, *y, *y, n
             )
