@@ -13,7 +13,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
-from bgnn.passes.graph import as_meta, remove_dead_code
+from bgnn.converter.sizes import open_sizes
+from bgnn.passes.graph import as_meta, is_static, remove_dead_code
 
 aten = torch.ops.aten
 
@@ -22,13 +23,17 @@ TAKEN_APART = ["einsum", "tensordot", "outer", "inner", "pairwise_distance", "co
 
 
 def trace(
-    model: nn.Module | ExportedProgram, inputs: Sequence[Tensor], keep_outputs: Sequence[int] = (0,)
+    model: nn.Module | ExportedProgram,
+    inputs: Sequence[Tensor],
+    keep_outputs: Sequence[int] = (0,),
+    open_axes: Sequence[dict[int, Any]] | None = None,
 ) -> fx.GraphModule:
     """Traces an eval-mode model on example inputs into the IR (stage "traced").
 
     `inputs`: the positional arguments, with the shapes and dtypes the emitted file will have. `keep_outputs`:
-    which of the model's flattened outputs the file keeps (default: the first). The result is an FX graph over ATen
-    ops without in-place updates; its constants are attributes. Raises ConversionError where PyTorch cannot export it.
+    which of the model's flattened outputs the file keeps (default: the first). `open_axes`: the axes of each input whose
+    sizes stay open (`converter.sizes`). The result is an FX graph over ATen ops without in-place updates; its constants
+    are attributes. Raises ConversionError where PyTorch cannot export it.
     """
     # Example inputs must be contiguous: traced from a permuted view, `contiguous` vanishes (facts: tracing).
     inputs = tuple(t.detach().contiguous() for t in inputs)
@@ -36,25 +41,28 @@ def trace(
         program = model
     else:
         model.eval()
-        program = _export(model, inputs)
+        program = _export(model, inputs, open_axes)
     program = _functionalise(program)
-    return _freeze(program, inputs, keep_outputs)
+    return _freeze(program, inputs, keep_outputs, open_axes is not None)
 
 
-def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+def _export(
+    model: nn.Module, inputs: tuple[Tensor, ...], open_axes: Sequence[dict[int, Any]] | None
+) -> ExportedProgram:
     """Exports without Dynamo; where that fails, with it, and mends in-place weight updates in forward."""
+    dynamic = None if open_axes is None else tuple(open_axes)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(model, inputs, strict=False)
+            return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
         except Exception as first:  # export raises whatever the model's forward raises
             try:
-                program = torch.export.export(model, inputs, strict=True)
+                program = torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception:
                 raise ConversionError(_first_line(first)) from first
         if any(n.target is aten.set_.source_Tensor for n in program.graph.nodes):
             mended = _undo_weight_updates(program)
-            return torch.export.export(mended, inputs, strict=False)
+            return torch.export.export(mended, inputs, dynamic_shapes=dynamic, strict=False)
         return program
 
 
@@ -145,16 +153,22 @@ def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
     return gm
 
 
-def _freeze(program: ExportedProgram, inputs: Sequence[Tensor], keep: Sequence[int]) -> fx.GraphModule:
+def _freeze(
+    program: ExportedProgram, inputs: Sequence[Tensor], keep: Sequence[int], may_be_open: bool = False
+) -> fx.GraphModule:
     gm = _with_attributes(program)
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
     if len(placeholders) != len(inputs):
         raise UsageError(f"the model takes {len(placeholders)} tensors, but {len(inputs)} example inputs were given")
     for node, value in zip(placeholders, inputs, strict=True):
-        if tuple(node.meta["val"].shape) != tuple(value.shape) or node.meta["val"].dtype != value.dtype:
+        wanted = node.meta["val"]
+        fits = len(wanted.shape) == value.dim() and all(
+            a == b for a, b in zip(wanted.shape, value.shape, strict=True) if isinstance(a, int)
+        )
+        if not fits or wanted.dtype != value.dtype:
             raise UsageError(
                 f"input {node.name!r} is {tuple(value.shape)} {value.dtype}, "
-                f"but the program was exported for {tuple(node.meta['val'].shape)} {node.meta['val'].dtype}"
+                f"but the program was exported for {tuple(wanted.shape)} {wanted.dtype}"
             )
     output = next(n for n in gm.graph.nodes if n.op == "output")
     results = list(cast(tuple[Any, ...], output.args[0]))
@@ -173,6 +187,7 @@ def _freeze(program: ExportedProgram, inputs: Sequence[Tensor], keep: Sequence[i
         value = node.meta.get("val")
         if value is not None:
             node.meta["val"] = as_meta(value)
-        if isinstance(value, Tensor) and any(not isinstance(size, int) for size in value.shape):
+        if isinstance(value, Tensor) and not may_be_open and not is_static(node):
             raise ConversionError(f"{node.name} has a size that depends on the data: export with static shapes")
+    open_sizes(gm)
     return gm

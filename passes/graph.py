@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 
+import bgnn.converter.dialect_int8  # noqa: F401
 from bgnn.converter.dialect import bin_edge_signs  # (the import defines the bgnn:: ops that every pass names)
 
 aten = torch.ops.aten
@@ -134,7 +137,22 @@ def as_meta(value: Any) -> Any:
 def compute_meta(node: fx.Node) -> None:
     """Fills `meta["val"]` of a call from its arguments', by running the op on meta tensors."""
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-    node.meta["val"] = as_meta(cast(Callable[..., Any], node.target)(*args, **kwargs))
+    with nullcontext() if all(is_static(n) for n in node.all_input_nodes) else enable_python_dispatcher():
+        node.meta["val"] = as_meta(cast(Callable[..., Any], node.target)(*args, **kwargs))
+
+
+def is_static(node: fx.Node) -> bool:
+    """Whether all sizes of a node's value are numbers: no number of nodes or edges is open (`converter.sizes`)."""
+    value = node.meta.get("val")
+    if isinstance(value, Tensor):
+        return all(isinstance(size, int) for size in value.shape)
+    return not isinstance(value, torch.SymInt)
+
+
+def literal(shape: Sequence[Any]) -> list[int] | None:
+    """A shape as an argument of reshape, with -1 for its one open size; None if there are more."""
+    sizes = [size if isinstance(size, int) else -1 for size in shape]
+    return sizes if sizes.count(-1) <= 1 else None
 
 
 def call(before: fx.Node, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:

@@ -1,0 +1,73 @@
+"""Open sizes: a graph's numbers of nodes and edges are not known when a model is converted.
+
+`torch.export` gives them as symbols. Passes compare shapes, and a symbol compared with a number is decided by the
+example's size: 20 nodes and 20 edges would look alike. So each symbol is exchanged for one whose example size is a
+prime that no model has, and shapes are equal only if they are meant to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch._dynamo.source import ConstantSource
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+from bgnn.converter.errors import ConversionError
+
+FIRST = 1_000_003  # sums and small multiples of the primes from here on do not meet
+
+
+def graph_axes(inputs: Sequence[Tensor]) -> list[dict[int, Any]]:
+    """For each input of a graph network, its open axes, as torch.export's `dynamic_shapes` wants them.
+
+    Axis 1 of `[2, E]` indices, axis 0 of everything else that has axes.
+    """
+    axes = []
+    for value in inputs:
+        is_edges = value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point()
+        axes.append({1 if is_edges else 0: torch.export.Dim.DYNAMIC} if value.dim() else {})
+    return axes
+
+
+def open_sizes(gm: fx.GraphModule) -> None:
+    """Exchanges the symbols in the shapes of `gm` for the IR's own, in place; a graph without symbols stays."""
+    env = ShapeEnv()
+    symbols: dict[sympy.Symbol, torch.SymInt] = {}
+
+    def own(size: Any) -> Any:
+        if not isinstance(size, torch.SymInt):
+            return size
+        expression = cast(sympy.Expr, size.node.expr)
+        for symbol in sorted(expression.free_symbols, key=str):
+            if symbol not in symbols:
+                prime = sympy.nextprime(FIRST * (len(symbols) + 1) ** 2)
+                source = ConstantSource(f"size_{len(symbols)}")
+                new = env.create_symbol(int(prime), source=source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
+                symbols[symbol] = env.create_symintnode(new, hint=int(prime), source=source)
+        return sympy_interp(PythonReferenceAnalysis, cast(Any, symbols), expression)
+
+    def exchanged(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return torch.empty([own(size) for size in value.shape], dtype=value.dtype, device="meta")
+        if isinstance(value, (tuple, list)):
+            return tuple(exchanged(v) for v in value)
+        return own(value)
+
+    for node in gm.graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = exchanged(node.meta["val"])
+
+
+def check_open(gm: fx.GraphModule) -> None:
+    """Raises ConversionError if a pass took an open size for a number."""
+    for node in gm.graph.nodes:
+        value = node.meta.get("val")
+        for size in value.shape if isinstance(value, Tensor) else ():
+            if isinstance(size, torch.SymInt) and size.node.shape_env.replacements:
+                raise ConversionError(f"{node.name}: an open size was fixed on the way: please report this model")
