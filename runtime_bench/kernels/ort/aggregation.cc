@@ -44,6 +44,21 @@ static bool read_graph(Call* call, int at, int weight, int edges, Csr* csr, int6
   return true;
 }
 
+/* The numbers in one row of x, [rows, ...]. */
+static int64_t width_of(const Input* x) {
+  int64_t width = 1;
+  for (int i = 1; i < x->rank; ++i) width *= x->dim[i];
+  return width;
+}
+
+/* Output 0: x's shape with a row for each node. */
+static bool make_rows(Call* call, const Input* x, const Csr* csr, void** out) {
+  int64_t dims[kMaxRank];
+  memcpy(dims, x->dim, sizeof dims);
+  dims[0] = csr->nodes;
+  return make_output(call, 0, x->rank, dims, out);
+}
+
 /* ---- tasks ---- */
 
 /* About as much memory traffic as is worth another thread's wake-up, and enough tasks to even out the threads. */
@@ -111,31 +126,61 @@ static bool run_nodes(Call* call, const Csr* csr, int64_t rows, int64_t tasks, R
   return true;
 }
 
-/* ---- QAggregate ---- */
-
-enum { kXScale, kXZp, kWScale, kWZp, kMessageScale, kMessageZp, kYScale, kYZp, kLow, kHigh };
+/* ---- attributes ---- */
 
 static bool is_code(int64_t v) { return v >= 0 && v <= 255; }
 static bool is_scale(float v) { return v >= 1e-30f && v <= 1e30f; }
 
-const char* check_q_aggregate(Kernel* kernel) {
-  const Attribute* a = kernel->attribute;
-  if (!is_scale(a[kXScale].f) || !is_scale(a[kWScale].f) || !is_scale(a[kYScale].f)) {
-    return "x_scale, w_scale and y_scale must be positive numbers of an ordinary size";
-  }
-  if (a[kMessageScale].f != 0 && !is_scale(a[kMessageScale].f)) {
-    return "msg_scale must be 0 (messages are not requantised) or a positive number of an ordinary size";
-  }
-  if (!is_code(a[kXZp].i) || !is_code(a[kWZp].i) || !is_code(a[kMessageZp].i) || !is_code(a[kYZp].i)) {
-    return "zero points must be in [0, 255]";
-  }
-  if (!is_code(a[kLow].i) || !is_code(a[kHigh].i) || a[kLow].i > a[kHigh].i) {
-    return "low and high must be codes in [0, 255], in this order";
-  }
-  return NULL;
+static int reduce_of(const char* name) {
+  return strcmp(name, "sum") == 0 ? kSum : strcmp(name, "mean") == 0 ? kMean : strcmp(name, "max") == 0 ? kMax : -1;
 }
 
-static void run_q_aggregate(const void* args, int64_t, int64_t first, int64_t last);
+static const char kNoReduce[] = "reduce is none of 'sum', 'mean' and 'max'";
+static const char kNoScale[] = "a scale is not a positive number of an ordinary size (msg_scale and score_scale may be 0)";
+static const char kNoZero[] = "a zero point is outside of [0, 255]";
+static const char kNoRange[] = "low and high are not codes in [0, 255], in this order";
+
+/* Consecutive attributes (scale, zero point, low, high) at `at`. */
+static const char* check_quantiser(const Kernel* kernel, int at, bool may_be_none) {
+  const Attribute* a = kernel->attribute + at;
+  if (!is_scale(a[0].f) && !(may_be_none && a[0].f == 0)) return kNoScale;
+  if (!is_code(a[1].i)) return kNoZero;
+  return is_code(a[2].i) && is_code(a[3].i) && a[2].i <= a[3].i ? NULL : kNoRange;
+}
+
+static Requantise requantise_to(const Kernel* kernel, int at, float multiplier) {
+  const Attribute* a = kernel->attribute + at;
+  return {multiplier, (int32_t)a[1].i, (int32_t)a[2].i, (int32_t)a[3].i};
+}
+
+static Quantiser quantiser(const Kernel* kernel, int at) {
+  const Attribute* a = kernel->attribute + at;
+  return {a[0].f, (int32_t)a[1].i, (int32_t)a[2].i, (int32_t)a[3].i};
+}
+
+/* The largest |code - zero|. */
+static int64_t reach(int64_t zero) { return zero > 255 - zero ? zero : 255 - zero; }
+
+/* Sums of `most` numbers up to `largest` (at least a byte, which is what is summed) fit int32. */
+static bool sums_fit(Call* call, int64_t most, int64_t largest) {
+  const int64_t limit = INT32_MAX / (largest > 255 ? largest : 255);
+  REQUIRE(most <= limit, "a node has %lld neighbours; beyond %lld their int32 sum could overflow", (long long)most,
+          (long long)limit);
+  return true;
+}
+
+/* ---- QAggregate ---- */
+
+enum { kReduce, kXScale, kXZero, kWScale, kWZero, kMessage, kResult = kMessage + 4 };
+
+const char* check_q_aggregate(Kernel* kernel) {
+  const Attribute* a = kernel->attribute;
+  if (reduce_of(a[kReduce].s) < 0) return kNoReduce;
+  if (!is_scale(a[kXScale].f) || !is_scale(a[kWScale].f)) return kNoScale;
+  if (!is_code(a[kXZero].i) || !is_code(a[kWZero].i)) return kNoZero;
+  const char* reason = check_quantiser(kernel, kMessage, true);
+  return reason ? reason : check_quantiser(kernel, kResult, false);
+}
 
 struct QAggregateCall {
   QAggregate args;
@@ -147,65 +192,90 @@ static void run_q_aggregate(const void* args, int64_t, int64_t first, int64_t la
   c->kernels->q_aggregate(&c->args, first, last);
 }
 
-/* The largest |code - zp|. */
-static int64_t reach(int64_t zp) { return zp > 255 - zp ? zp : 255 - zp; }
+/* Without weights a message depends on its source alone: all rows' messages are made once. */
+struct Messages {
+  const uint8_t* x;
+  uint8_t* out;
+  uint8_t table[256];
+  int64_t count, tasks;
+};
+
+static void run_messages(void* data, size_t task) {
+  const Messages* m = (const Messages*)data;
+  const int64_t last = m->count * ((int64_t)task + 1) / m->tasks;
+  for (int64_t i = m->count * (int64_t)task / m->tasks; i < last; ++i) m->out[i] = m->table[m->x[i]];
+}
+
+/* What `requantize` of the dialect makes of each code: real numbers, unlike with weights. */
+static bool make_messages(Call* call, QAggregate* a, const Input* x, uint8_t** memory) {
+  const Attribute* at = call->kernel->attribute;
+  Messages m;
+  const Quantiser q = quantiser(call->kernel, kMessage);
+  for (int i = 0; i < 256; ++i) {
+    float real = (float)(i - a->x_zp) * at[kXScale].f / q.scale;
+    const float low = (float)(q.low - q.zp), high = (float)(q.high - q.zp);
+    real = real > low ? real : low;
+    real = real < high ? real : high;
+    m.table[i] = (uint8_t)((int)nearbyintf(real) + q.zp);
+  }
+  if (!(*memory = (uint8_t*)allocate(call, x->count))) return false;
+  m.x = a->x;
+  m.out = *memory;
+  m.count = x->count;
+  m.tasks = m.count / kTaskBytes + 1;
+  a->x = m.out;
+  a->x_zp = q.zp;
+  return parallel(call, m.tasks, run_messages, &m);
+}
 
 bool q_aggregate(Call* call) {
+  const Kernel* kernel = call->kernel;
   const Input *x = &call->in[0], *weight = &call->in[3];
-  const Attribute* at = call->kernel->attribute;
+  const Attribute* at = kernel->attribute;
   QAggregateCall c;
   memset(&c, 0, sizeof c);
   QAggregate* a = &c.args;
-  c.kernels = call->kernel->graph;
+  c.kernels = kernel->graph;
   int64_t most;
   if (!read_graph(call, 1, 3, 4, &a->csr, &most)) return false;
   a->x = (const uint8_t*)x->data;
   a->weight = (const uint8_t*)weight->data;
-  a->width = x->dim[1];
-  a->x_zp = (int32_t)at[kXZp].i;
-  a->w_zp = (int32_t)at[kWZp].i;
-  const int32_t low = (int32_t)at[kLow].i, high = (int32_t)at[kHigh].i;
-  const float product_scale = a->weight ? at[kXScale].f * at[kWScale].f : at[kXScale].f;
-  const float message_scale = at[kMessageScale].f;
-  int64_t largest; /* message */
-  if (message_scale != 0) {
-    a->message = {product_scale / message_scale, (int32_t)at[kMessageZp].i, low, high};
-    a->result = {message_scale / at[kYScale].f, (int32_t)at[kYZp].i, low, high};
-    largest = reach(at[kMessageZp].i);
-  } else {
-    a->result = {product_scale / at[kYScale].f, (int32_t)at[kYZp].i, low, high};
-    largest = reach(at[kXZp].i) * (a->weight ? reach(at[kWZp].i) : 1);
-  }
-  REQUIRE(most <= INT32_MAX / (largest > 255 ? largest : 255),
-          "a node has %lld neighbours: their int32 sum could overflow beyond %lld", (long long)most,
-          (long long)(INT32_MAX / (largest > 255 ? largest : 255)));
-  REQUIRE(isfinite(a->result.multiplier) && isfinite(a->message.multiplier), "the ratio of the scales is infinite");
-
-  const int64_t dims[2] = {a->csr.nodes, a->width};
+  a->width = width_of(x);
+  a->x_zp = (int32_t)at[kXZero].i;
+  a->w_zp = (int32_t)at[kWZero].i;
+  a->reduce = reduce_of(at[kReduce].s);
+  const float message_scale = at[kMessage].f, product_scale = a->weight ? at[kXScale].f * at[kWScale].f : at[kXScale].f;
+  REQUIRE(a->reduce != kMax || (!a->weight && message_scale == 0), "a maximum takes neither weight nor msg_scale");
+  a->unit = message_scale != 0 ? message_scale : product_scale;
+  a->y_scale = at[kResult].f;
+  a->result = requantise_to(kernel, kResult, a->unit / a->y_scale);
+  if (message_scale != 0 && a->weight) a->message = requantise_to(kernel, kMessage, product_scale / message_scale);
+  REQUIRE(a->result.multiplier > 0 && isfinite(a->result.multiplier) && isfinite(a->message.multiplier) &&
+              (!a->weight || message_scale == 0 || a->message.multiplier > 0),
+          "the ratio of the scales is not a float32 number");
+  const int64_t largest = message_scale != 0 ? reach(at[kMessage + 1].i)
+                                             : reach(a->x_zp) * (a->weight ? reach(a->w_zp) : 1);
   void* out;
-  if (!make_output(call, 0, 2, dims, &out)) return false;
+  if (!sums_fit(call, most, largest) || !make_rows(call, x, &a->csr, &out)) return false;
   a->out = (uint8_t*)out;
-  uint8_t* table = NULL;
-  if (message_scale != 0) {
-    if (!(table = (uint8_t*)allocate(call, kMessageTableBytes))) return false;
-    fill_message_table(a, table);
-    a->table = table;
+
+  uint8_t* memory = NULL; /* the messages, or their table */
+  bool done = true;
+  if (a->message.multiplier != 0) {
+    done = (memory = (uint8_t*)allocate(call, kMessageTableBytes)) != NULL;
+    if (done) fill_message_table(a, memory);
+    a->table = memory;
+  } else if (message_scale != 0) {
+    done = make_messages(call, a, x, &memory);
   }
-  const bool done =
-      run_nodes(call, &a->csr, x->dim[0], task_count(&a->csr, a->width), run_q_aggregate, &c);
-  free(table);
+  done = done && run_nodes(call, &a->csr, x->dim[0], task_count(&a->csr, a->width), run_q_aggregate, &c);
+  free(memory);
   return done;
 }
 
-/* ---- Aggregate ---- */
+/* ---- Aggregate, AggregateInt32 ---- */
 
-static int reduce_of(const char* name) {
-  return strcmp(name, "sum") == 0 ? kSum : strcmp(name, "mean") == 0 ? kMean : strcmp(name, "max") == 0 ? kMax : -1;
-}
-
-const char* check_aggregate(Kernel* kernel) {
-  return reduce_of(kernel->attribute[0].s) >= 0 ? NULL : "reduce is none of 'sum', 'mean' and 'max'";
-}
+const char* check_aggregate(Kernel* kernel) { return reduce_of(kernel->attribute[0].s) >= 0 ? NULL : kNoReduce; }
 
 struct AggregateCall {
   Aggregate args;
@@ -227,16 +297,13 @@ bool aggregate(Call* call) {
   if (!read_graph(call, 1, 3, 4, &a->csr, &most)) return false;
   a->x = (const float*)x->data;
   a->weight = (const float*)call->in[3].data;
-  a->width = x->dim[1];
+  a->width = width_of(x);
   a->reduce = reduce_of(call->kernel->attribute[0].s);
-  const int64_t dims[2] = {a->csr.nodes, a->width};
   void* out;
-  if (!make_output(call, 0, 2, dims, &out)) return false;
+  if (!make_rows(call, x, &a->csr, &out)) return false;
   a->out = (float*)out;
   return run_nodes(call, &a->csr, x->dim[0], task_count(&a->csr, a->width * 4), run_aggregate, &c);
 }
-
-/* ---- AggregateInt32 ---- */
 
 struct AggregateInt32Call {
   AggregateInt32 args;
@@ -257,24 +324,66 @@ bool aggregate_int32(Call* call) {
   int64_t most;
   if (!read_graph(call, 1, -1, -1, &a->csr, &most)) return false;
   a->x = (const int32_t*)x->data;
-  a->width = x->dim[1];
-  const int64_t dims[2] = {a->csr.nodes, a->width};
+  a->width = width_of(x);
   void* out;
-  if (!make_output(call, 0, 2, dims, &out)) return false;
+  if (!make_rows(call, x, &a->csr, &out)) return false;
   a->out = (int32_t*)out;
   return run_nodes(call, &a->csr, x->dim[0], task_count(&a->csr, a->width * 4), run_aggregate_int32, &c);
 }
 
-/* ---- GatAggregate ---- */
+/* ---- SegmentSoftmax, GatAggregate, QGatAggregate ---- */
 
-const char* check_gat_aggregate(Kernel* kernel) {
-  return isfinite(kernel->attribute[0].f) ? NULL : "negative_slope must be a finite number";
+/* Each task's scratch: `heads` numbers for every entry of a node, and twice more. */
+static bool make_scratch(Call* call, int64_t heads, int64_t most, int64_t tasks, int64_t* stride, float** scratch) {
+  int64_t floats, bytes;
+  REQUIRE(!__builtin_mul_overflow(most + 2, heads, &floats) && floats < INT64_MAX / 64 &&
+              !__builtin_mul_overflow((floats + 15) / 16 * 16 * 4, tasks, &bytes),
+          "a node has %lld neighbours and %lld heads: too many", (long long)most, (long long)heads);
+  *stride = (floats + 15) / 16 * 16;
+  *scratch = (float*)allocate(call, bytes);
+  return *scratch != NULL;
+}
+
+struct SoftmaxCall {
+  SegmentSoftmax args;
+  const GraphKernels* kernels;
+  int64_t stride;
+  float* scratch;
+};
+
+static void run_softmax(const void* args, int64_t task, int64_t first, int64_t last) {
+  const SoftmaxCall* c = (const SoftmaxCall*)args;
+  c->kernels->segment_softmax(&c->args, c->scratch + task * c->stride, first, last);
+}
+
+bool segment_softmax(Call* call) {
+  const Input* values = &call->in[0];
+  SoftmaxCall c;
+  memset(&c, 0, sizeof c);
+  SegmentSoftmax* a = &c.args;
+  c.kernels = call->kernel->graph;
+  int64_t most;
+  if (!read_graph(call, 1, -1, -1, &a->csr, &most)) return false;
+  REQUIRE(values->dim[0] == a->csr.entries, "values has %lld rows, not one for each of the %lld edges",
+          (long long)values->dim[0], (long long)a->csr.entries);
+  a->values = (const float*)values->data;
+  a->heads = width_of(values);
+  void* out;
+  if (!make_output(call, 0, values->rank, values->dim, &out)) return false;
+  a->out = (float*)out;
+  /* An edge that two entries name would leave another one's row unwritten. */
+  memset(out, 0, (size_t)values->count * 4);
+  const int64_t tasks = task_count(&a->csr, a->heads * 8);
+  if (!make_scratch(call, a->heads, most, tasks, &c.stride, &c.scratch)) return false;
+  const bool done = run_nodes(call, &a->csr, values->dim[0], tasks, run_softmax, &c);
+  free(c.scratch);
+  return done;
 }
 
 struct GatCall {
   GatAggregate args;
   const GraphKernels* kernels;
-  int64_t stride; /* floats of one task's scratch */
+  int64_t stride;
   float* scratch;
 };
 
@@ -283,36 +392,82 @@ static void run_gat(const void* args, int64_t task, int64_t first, int64_t last)
   c->kernels->gat_aggregate(&c->args, c->scratch + task * c->stride, first, last);
 }
 
-bool gat_aggregate(Call* call) {
+/* x, the graph and the scores: what both forms share. */
+static bool read_attention(Call* call, GatAggregate* a, int64_t* most) {
   const Input *x = &call->in[0], *from = &call->in[3], *to = &call->in[4];
+  if (!read_graph(call, 1, -1, -1, &a->csr, most)) return false;
+  a->heads = x->dim[1];
+  a->channels = x->dim[2];
+  REQUIRE(from->dim[0] == x->dim[0] && from->dim[1] == a->heads,
+          "source_score is [%lld, %lld], not [rows of x, heads] = [%lld, %lld]", (long long)from->dim[0],
+          (long long)from->dim[1], (long long)x->dim[0], (long long)a->heads);
+  REQUIRE(to->dim[0] == a->csr.nodes && to->dim[1] == a->heads,
+          "target_score is [%lld, %lld], not [nodes, heads] = [%lld, %lld]", (long long)to->dim[0],
+          (long long)to->dim[1], (long long)a->csr.nodes, (long long)a->heads);
+  a->from = (const float*)from->data;
+  a->to = (const float*)to->data;
+  return true;
+}
+
+static bool run_attention(Call* call, GatCall* c, int64_t most) {
+  GatAggregate* a = &c->args;
+  const int64_t tasks = task_count(&a->csr, a->heads * a->channels * (a->codes ? 1 : 4));
+  if (!make_scratch(call, a->heads, most, tasks, &c->stride, &c->scratch)) return false;
+  const bool done = run_nodes(call, &a->csr, call->in[0].dim[0], tasks, run_gat, c);
+  free(c->scratch);
+  return done;
+}
+
+const char* check_gat_aggregate(Kernel* kernel) {
+  return isfinite(kernel->attribute[0].f) ? NULL : "negative_slope must be a finite number";
+}
+
+bool gat_aggregate(Call* call) {
   GatCall c;
   memset(&c, 0, sizeof c);
   GatAggregate* a = &c.args;
   c.kernels = call->kernel->graph;
   int64_t most;
-  if (!read_graph(call, 1, -1, -1, &a->csr, &most)) return false;
-  a->heads = x->dim[1];
-  a->channels = x->dim[2];
-  REQUIRE(from->dim[0] == x->dim[0] && from->dim[1] == a->heads,
-          "alpha_source is [%lld, %lld], not [rows of x, heads] = [%lld, %lld]", (long long)from->dim[0],
-          (long long)from->dim[1], (long long)x->dim[0], (long long)a->heads);
-  REQUIRE(to->dim[0] == a->csr.nodes && to->dim[1] == a->heads,
-          "alpha_target is [%lld, %lld], not [nodes, heads] = [%lld, %lld]", (long long)to->dim[0],
-          (long long)to->dim[1], (long long)a->csr.nodes, (long long)a->heads);
-  a->x = (const float*)x->data;
-  a->from = (const float*)from->data;
-  a->to = (const float*)to->data;
+  if (!read_attention(call, a, &most)) return false;
+  a->x = (const float*)call->in[0].data;
   a->slope = call->kernel->attribute[0].f;
-  const int64_t dims[3] = {a->csr.nodes, a->heads, a->channels};
   void* out;
-  if (!make_output(call, 0, 3, dims, &out)) return false;
+  if (!make_rows(call, &call->in[0], &a->csr, &out)) return false;
   a->out = (float*)out;
-  const int64_t tasks = task_count(&a->csr, a->heads * a->channels * 4);
-  int64_t bytes;
-  REQUIRE(!__builtin_mul_overflow((most + 2) * tasks, a->heads * 4 + 64, &bytes), "x is too large");
-  c.stride = ((most + 2) * a->heads + 15) / 16 * 16;
-  if (!(c.scratch = (float*)allocate(call, c.stride * tasks * 4))) return false;
-  const bool done = run_nodes(call, &a->csr, x->dim[0], tasks, run_gat, &c);
-  free(c.scratch);
-  return done;
+  return run_attention(call, &c, most);
+}
+
+enum { kSlope, kGatXScale, kGatXZero, kScore, kGatMessage = kScore + 4, kGatResult = kGatMessage + 4 };
+
+const char* check_q_gat_aggregate(Kernel* kernel) {
+  const Attribute* a = kernel->attribute;
+  const char* reason = check_gat_aggregate(kernel);
+  if (!reason && !is_scale(a[kGatXScale].f)) reason = kNoScale;
+  if (!reason && !is_code(a[kGatXZero].i)) reason = kNoZero;
+  if (!reason) reason = check_quantiser(kernel, kScore, true);
+  if (!reason) reason = check_quantiser(kernel, kGatMessage, false);
+  if (!reason) reason = check_quantiser(kernel, kGatResult, false);
+  return reason;
+}
+
+bool q_gat_aggregate(Call* call) {
+  const Attribute* at = call->kernel->attribute;
+  GatCall c;
+  memset(&c, 0, sizeof c);
+  GatAggregate* a = &c.args;
+  c.kernels = call->kernel->graph;
+  int64_t most;
+  if (!read_attention(call, a, &most)) return false;
+  a->codes = (const uint8_t*)call->in[0].data;
+  a->slope = at[kSlope].f;
+  a->x_scale = at[kGatXScale].f;
+  a->x_zp = (int32_t)at[kGatXZero].i;
+  a->score = quantiser(call->kernel, kScore);
+  a->message = quantiser(call->kernel, kGatMessage);
+  a->result = requantise_to(call->kernel, kGatResult, at[kGatMessage].f / at[kGatResult].f);
+  REQUIRE(a->result.multiplier > 0 && isfinite(a->result.multiplier), "the ratio of the scales is not a float32 number");
+  void* out;
+  if (!sums_fit(call, most, reach(a->message.zp)) || !make_rows(call, &call->in[0], &a->csr, &out)) return false;
+  a->out_codes = (uint8_t*)out;
+  return run_attention(call, &c, most);
 }

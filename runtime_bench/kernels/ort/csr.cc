@@ -115,3 +115,29 @@ bool coo_to_csr(Call* call) {
   free(next);
   return true;
 }
+
+/* Segments given by the number of each row's. */
+bool index_to_csr(Call* call) {
+  const Input *index = &call->in[0], *nodes = &call->in[1];
+  REQUIRE(nodes->count == 1, "num_nodes must be one number, not %lld", (long long)nodes->count);
+  const int64_t *segment = (const int64_t*)index->data, count = *(const int64_t*)nodes->data, rows = count + 1;
+  REQUIRE(count >= 0 && count <= kMostEntries, "num_nodes = %lld is outside of [0, 2^31 - 2]", (long long)count);
+  REQUIRE(index->count <= kMostEntries, "%lld rows are more than 2^31 - 2", (long long)index->count);
+  for (int64_t e = 0; e < index->count; ++e) {
+    REQUIRE(segment[e] >= 0 && segment[e] < count, "index[%lld] = %lld is not one of the %lld nodes", (long long)e,
+            (long long)segment[e], (long long)count);
+  }
+  void *indptr_data, *edges_data;
+  if (!make_output(call, 0, 1, &rows, &indptr_data) || !make_output(call, 1, 1, &index->count, &edges_data)) {
+    return false;
+  }
+  int32_t *indptr = (int32_t*)indptr_data, *edges = (int32_t*)edges_data;
+  memset(indptr, 0, (size_t)rows * 4);
+  for (int64_t e = 0; e < index->count; ++e) ++indptr[segment[e] + 1];
+  for (int64_t i = 0; i < count; ++i) indptr[i + 1] += indptr[i];
+  /* indptr[i] serves as the place of i's next entry, and ends as the start of i + 1: shifted back afterwards. */
+  for (int64_t e = 0; e < index->count; ++e) edges[indptr[segment[e]]++] = (int32_t)e;
+  memmove(indptr + 1, indptr, (size_t)count * 4);
+  indptr[0] = 0;
+  return true;
+}

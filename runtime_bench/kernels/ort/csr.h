@@ -6,6 +6,7 @@
 
 bool with_self_loops(Call*);
 bool coo_to_csr(Call*);
+bool index_to_csr(Call*);
 const char* check_coo_to_csr(Kernel*);
 
 #endif

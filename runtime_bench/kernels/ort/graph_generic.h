@@ -193,63 +193,89 @@ BGNN_INLINE void sum_messages(const QAggregate& a, int64_t begin, int64_t end, i
 
 // What the sums of products contain too much: x_zp times the sum of the weights.
 BGNN_INLINE int32_t weights_times_zp(const QAggregate& a, int64_t begin, int64_t end) {
-  if (!a.weight) return int32_t(end - begin) * a.x_zp;
   int32_t total = 0;
   for (int64_t p = begin; p < end; p++) total += weight_of(a, p);
   return total * a.x_zp;
 }
 
-// One row of less than 4 columns at a time: rare, and not worth vectors.
-void q_aggregate_narrow(const QAggregate& a, int64_t node) {
-  for (int64_t c = 0; c < a.width; c++) {
-    Sums<4> sums = {};
-    for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++) {
-      const int32_t x = a.x[int64_t(a.csr.indices[p]) * a.width + c] - a.x_zp;
-      Vectors<4>::I32 m = Vectors<4>::I32{} + x * weight_of(a, p);
-      if (a.message.multiplier != 0) m = code<4>(m, a.message) - a.message.zp;
-      sums.column[0] += m;
+// The largest codes; the zero point without entries.
+template <int kBytes, int kCount>
+BGNN_INLINE void max_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, uint8_t* out) {
+  typedef typename Vectors<kBytes>::U8 U8;
+  const uint8_t least = uint8_t(begin == end ? a.x_zp : 0);
+  U8 most[kCount];
+  for (int k = 0; k < kCount; k++) most[k] = U8{} + least;
+  for (int64_t p = begin; p < end; p++) {
+    if (c == 0) prefetch_row(a.csr, p, a.x, a.width);
+    const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
+    for (int k = 0; k < kCount; k++) {
+      const U8 v = load<U8>(row + k * kBytes);
+      most[k] = v > most[k] ? v : most[k];
     }
-    a.out[node * a.width + c] = uint8_t(code<4>(sums.column[0], a.result)[0]);
   }
+  for (int k = 0; k < kCount; k++) memcpy(out + c + k * kBytes, &most[k], kBytes);
+}
+
+BGNN_INLINE Requantise result_of(const QAggregate& a, int64_t entries) {
+  Requantise q = a.result;
+  if (a.reduce == kMean && entries > 1) q.multiplier = a.unit / (a.y_scale * float(entries));
+  return q;
+}
+
+// Rows of less than 4 columns: rare, and not worth vectors.
+void q_aggregate_narrow(const QAggregate& a, int64_t node) {
+  const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
+  const Requantise result = result_of(a, end - begin);
+  for (int64_t c = 0; c < a.width; c++) {
+    int32_t most = begin == end ? a.x_zp : 0;
+    Vectors<4>::I32 sum = {};
+    for (int64_t p = begin; p < end; p++) {
+      const int32_t x = a.x[int64_t(a.csr.indices[p]) * a.width + c];
+      most = x > most ? x : most;
+      Vectors<4>::I32 m = Vectors<4>::I32{} + (x - a.x_zp) * weight_of(a, p);
+      if (a.message.multiplier != 0) m = code<4>(m, a.message) - a.message.zp;
+      sum += m;
+    }
+    a.out[node * a.width + c] = uint8_t(a.reduce == kMax ? most : code<4>(sum, result)[0]);
+  }
+}
+
+// sum(tag of bytes, tag of vectors, first column, sums) for all columns of a node; its codes are written.
+template <int kMost, class Sum>
+BGNN_INLINE void each_sum(const QAggregate& a, int64_t node, int32_t correction, const Sum& sum) {
+  const Requantise result = result_of(a, a.csr.indptr[node + 1] - a.csr.indptr[node]);
+  uint8_t* out = a.out + node * a.width;
+  each_block<kNative, kMost>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
+    constexpr int kBytes = decltype(bytes)::value, kCount = decltype(count)::value;
+    Sums<kBytes> sums[kCount] = {};
+    sum(bytes, count, c, sums);
+    for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], correction, result, out + c + k * kBytes);
+  });
 }
 
 void q_aggregate(const QAggregate* args, int64_t first, int64_t last) {
   const QAggregate a = *args;
   for (int64_t node = first; node < last; node++) {
+    const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
     if (a.width < 4) {
       q_aggregate_narrow(a, node);
-      continue;
-    }
-    const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
-    uint8_t* out = a.out + node * a.width;
-    const auto write = [&](auto bytes, auto count, const auto* sums, int64_t c, int32_t correction) {
-      constexpr int kBytes = decltype(bytes)::value;
-      for (int k = 0; k < decltype(count)::value; k++) {
-        write_codes<kBytes>(sums[k], correction, a.result, out + c + k * kBytes);
-      }
-    };
-    if (a.message.multiplier != 0) {
-      each_block<kNative, 2>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
-        Sums<decltype(bytes)::value> sums[decltype(count)::value] = {};
+    } else if (a.reduce == kMax) {
+      each_block<kNative, 4>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
+        max_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, a.out + node * a.width);
+      });
+    } else if (a.message.multiplier != 0) {
+      each_sum<2>(a, node, 0, [&](auto bytes, auto count, int64_t c, auto* sums) {
         sum_messages<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, c == 0, sums);
-        write(bytes, count, sums, c, 0);
       });
-      continue;
-    }
-    const int32_t correction = weights_times_zp(a, begin, end);
-    if (a.weight) {
-      each_block<kNative, 2>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
-        Sums<decltype(bytes)::value> sums[decltype(count)::value] = {};
+    } else if (a.weight) {
+      each_sum<2>(a, node, weights_times_zp(a, begin, end), [&](auto bytes, auto count, int64_t c, auto* sums) {
         sum_weighted_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, c == 0, sums);
-        write(bytes, count, sums, c, correction);
       });
-      continue;
+    } else {
+      each_sum<4>(a, node, int32_t(end - begin) * a.x_zp, [&](auto bytes, auto count, int64_t c, auto* sums) {
+        sum_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, c == 0, sums);
+      });
     }
-    each_block<kNative, 4>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
-      Sums<decltype(bytes)::value> sums[decltype(count)::value] = {};
-      sum_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, c == 0, sums);
-      write(bytes, count, sums, c, correction);
-    });
   }
 }
 
@@ -346,62 +372,144 @@ BGNN_INLINE typename Vectors<kBytes>::F32 exponential(typename Vectors<kBytes>::
   return x > least ? y : (x == x ? F32{} : x);
 }
 
-// weights[j, h] for the entries of one node; `most` and `total` are [heads].
-BGNN_INLINE void attend(const GatAggregate& a, int64_t node, float* weights, float* most, float* total) {
-  const int64_t begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin, heads = a.heads;
-  const float* to = a.to + node * heads;
-  for (int64_t j = 0; j < count; j++) {
-    const float* from = a.from + int64_t(a.csr.indices[begin + j]) * heads;
+// The code of `real`, minus its zero point, as float bits that start at kMagicBits.
+template <int kBytes>
+BGNN_INLINE typename Vectors<kBytes>::I32 quantised_bits(typename Vectors<kBytes>::F32 real, const Quantiser& q) {
+  typedef typename Vectors<kBytes>::F32 F32;
+  return rounded_bits<kBytes>(real / (F32{} + q.scale), Requantise{1, q.zp, q.low, q.high});
+}
+
+// Softmax over `count` rows of values [count, heads], in place; `most` and `total` are [heads].
+BGNN_INLINE void softmax(float* values, int64_t count, int64_t heads, float* most, float* total) {
+  for (int64_t h = 0; h < heads; h++) {
+    most[h] = count ? values[h] : 0;
+    total[h] = 0;
+  }
+  for (int64_t j = 1; j < count; j++) {
     for (int64_t h = 0; h < heads; h++) {
-      const float e = from[h] + to[h];
-      const float v = e > 0 ? e : e * a.slope;
-      weights[j * heads + h] = v;
-      most[h] = j == 0 || v > most[h] || v != v ? v : most[h];
+      const float v = values[j * heads + h];
+      most[h] = v > most[h] || v != v ? v : most[h];
     }
   }
   for (int64_t j = 0; j < count; j++) {
-    for (int64_t h = 0; h < heads; h++) weights[j * heads + h] -= most[h];
+    for (int64_t h = 0; h < heads; h++) values[j * heads + h] -= most[h];
   }
-  typedef Vectors<kNative>::F32 F32;
   constexpr int64_t kLanes = kNative / 4;
   int64_t i = 0;
   for (; i + kLanes <= count * heads; i += kLanes) {
-    const F32 y = exponential<kNative>(load<F32>(weights + i));
-    memcpy(weights + i, &y, sizeof y);
+    const auto y = exponential<kNative>(load<typename Vectors<kNative>::F32>(values + i));
+    memcpy(values + i, &y, sizeof y);
   }
-  for (; i < count * heads; i++) weights[i] = exponential<4>(Vectors<4>::F32{} + weights[i])[0];
-  for (int64_t h = 0; h < heads; h++) total[h] = 0;
+  for (; i < count * heads; i++) values[i] = exponential<4>(Vectors<4>::F32{} + values[i])[0];
   for (int64_t j = 0; j < count; j++) {
-    for (int64_t h = 0; h < heads; h++) total[h] += weights[j * heads + h];
+    for (int64_t h = 0; h < heads; h++) total[h] += values[j * heads + h];
   }
   for (int64_t h = 0; h < heads; h++) total[h] += 1e-16f;
   for (int64_t j = 0; j < count; j++) {
-    for (int64_t h = 0; h < heads; h++) weights[j * heads + h] /= total[h];
+    for (int64_t h = 0; h < heads; h++) values[j * heads + h] /= total[h];
+  }
+}
+
+void segment_softmax(const SegmentSoftmax* args, float* scratch, int64_t first, int64_t last) {
+  const SegmentSoftmax a = *args;
+  float *most = scratch, *total = most + a.heads, *values = total + a.heads;
+  const size_t row = size_t(a.heads) * 4;
+  for (int64_t node = first; node < last; node++) {
+    const int32_t* edges = a.csr.indices + a.csr.indptr[node];
+    const int64_t count = a.csr.indptr[node + 1] - a.csr.indptr[node];
+    for (int64_t j = 0; j < count; j++) memcpy(values + j * a.heads, a.values + edges[j] * a.heads, row);
+    softmax(values, count, a.heads, most, total);
+    for (int64_t j = 0; j < count; j++) memcpy(a.out + edges[j] * a.heads, values + j * a.heads, row);
+  }
+}
+
+// leaky_relu(from + to) of a node's entries, quantised before where that is asked for: values [entries, heads].
+BGNN_INLINE void scores(const GatAggregate& a, int64_t node, float* values) {
+  const float* to = a.to + node * a.heads;
+  for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, values += a.heads) {
+    const float* from = a.from + int64_t(a.csr.indices[p]) * a.heads;
+    for (int64_t h = 0; h < a.heads; h++) {
+      float e = from[h] + to[h];
+      if (a.score.scale != 0) {
+        const int32_t bits = quantised_bits<4>(Vectors<4>::F32{} + e, a.score)[0];
+        e = float(bits - kMagicBits) * a.score.scale;
+      }
+      values[h] = e > 0 ? e : e * a.slope;
+    }
+  }
+}
+
+// One head's channels of one node, in float. `weights` [entries, heads] starts at the head.
+template <int kBytes, int kCount>
+BGNN_INLINE void attend(const GatAggregate& a, int64_t node, int64_t at, bool ahead, const float* weights) {
+  typedef typename Vectors<kBytes>::F32 F32;
+  const int64_t width = a.heads * a.channels;
+  F32 sum[kCount] = {};
+  for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, weights += a.heads) {
+    if (ahead) prefetch_row(a.csr, p, a.x, width);
+    const float* row = a.x + int64_t(a.csr.indices[p]) * width + at;
+    const F32 weight = F32{} + *weights;
+    for (int k = 0; k < kCount; k++) sum[k] += weight * load<F32>(row + k * (kBytes / 4));
+  }
+  for (int k = 0; k < kCount; k++) memcpy(a.out + node * width + at + k * (kBytes / 4), &sum[k], kBytes);
+}
+
+// The same on codes: 4 columns in every 32-bit lane.
+template <int kBytes, int kCount>
+BGNN_INLINE void attend_codes(const GatAggregate& a, int64_t node, int64_t at, bool ahead, const float* weights) {
+  typedef typename Vectors<kBytes>::U32 U32;
+  typedef typename Vectors<kBytes>::I32 I32;
+  typedef typename Vectors<kBytes>::F32 F32;
+  const int64_t width = a.heads * a.channels;
+  Sums<kBytes> sums[kCount] = {};
+  for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, weights += a.heads) {
+    if (ahead) prefetch_row(a.csr, p, a.codes, width);
+    const uint8_t* row = a.codes + int64_t(a.csr.indices[p]) * width + at;
+    const F32 weight = F32{} + *weights;
+    for (int k = 0; k < kCount; k++) {
+      const U32 v = load<U32>(row + k * kBytes);
+      for (int j = 0; j < 4; j++) {
+        const F32 x = __builtin_convertvector((I32)byte_of<kBytes>(v, j) - a.x_zp, F32) * (F32{} + a.x_scale);
+        sums[k].column[j] += quantised_bits<kBytes>(weight * x, a.message) - kMagicBits;
+      }
+    }
+  }
+  for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], 0, a.result, a.out_codes + node * width + at + k * kBytes);
+}
+
+// Heads of less than 4 channels.
+void attend_narrow(const GatAggregate& a, int64_t node, int64_t h, const float* weights) {
+  const int64_t width = a.heads * a.channels;
+  for (int64_t at = h * a.channels; at < (h + 1) * a.channels; at++) {
+    const float* weight = weights;
+    Vectors<4>::I32 sum = {};
+    for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, weight += a.heads) {
+      const float x = float(a.codes[int64_t(a.csr.indices[p]) * width + at] - a.x_zp) * a.x_scale;
+      sum += quantised_bits<4>(Vectors<4>::F32{} + *weight * x, a.message) - kMagicBits;
+    }
+    a.out_codes[node * width + at] = uint8_t(code<4>(sum, a.result)[0]);
   }
 }
 
 void gat_aggregate(const GatAggregate* args, float* scratch, int64_t first, int64_t last) {
   const GatAggregate a = *args;
   float *most = scratch, *total = most + a.heads, *weights = total + a.heads;
-  const int64_t width = a.heads * a.channels;
   for (int64_t node = first; node < last; node++) {
-    const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
-    attend(a, node, weights, most, total);
+    scores(a, node, weights);
+    softmax(weights, a.csr.indptr[node + 1] - a.csr.indptr[node], a.heads, most, total);
     for (int64_t h = 0; h < a.heads; h++) {
-      const float* x = a.x + h * a.channels;
-      float* out = a.out + node * width + h * a.channels;
-      each_block<kNative, 4>(a.channels, 4, [&](auto bytes, auto count, int64_t c) {
-        constexpr int kBytes = decltype(bytes)::value, kCount = decltype(count)::value;
-        typedef typename Vectors<kBytes>::F32 F32;
-        F32 sum[kCount] = {};
-        for (int64_t p = begin; p < end; p++) {
-          if (h == 0 && c == 0) prefetch_row(a.csr, p, a.x, width);
-          const float* row = x + int64_t(a.csr.indices[p]) * width + c;
-          const F32 weight = F32{} + weights[(p - begin) * a.heads + h];
-          for (int k = 0; k < kCount; k++) sum[k] += load<F32>(row + k * (kBytes / 4)) * weight;
-        }
-        for (int k = 0; k < kCount; k++) memcpy(out + c + k * (kBytes / 4), &sum[k], kBytes);
-      });
+      const int64_t at = h * a.channels;
+      if (!a.codes) {
+        each_block<kNative, 4>(a.channels, 4, [&](auto bytes, auto count, int64_t c) {
+          attend<decltype(bytes)::value, decltype(count)::value>(a, node, at + c, at + c == 0, weights + h);
+        });
+      } else if (a.channels < 4) {
+        attend_narrow(a, node, h, weights + h);
+      } else {
+        each_block<kNative, 2>(a.channels, 1, [&](auto bytes, auto count, int64_t c) {
+          attend_codes<decltype(bytes)::value, decltype(count)::value>(a, node, at + c, at + c == 0, weights + h);
+        });
+      }
     }
   }
 }
@@ -421,6 +529,6 @@ int64_t first_bad_index(const int32_t* index, int64_t first, int64_t last, int64
 
 }  // namespace
 
-#define BGNN_GRAPH_KERNELS(isa) {isa, q_aggregate, aggregate, aggregate_int32, gat_aggregate, first_bad_index}
+#define BGNN_GRAPH_KERNELS(isa) {isa, q_aggregate, aggregate, aggregate_int32, gat_aggregate, segment_softmax, first_bad_index}
 
 #endif

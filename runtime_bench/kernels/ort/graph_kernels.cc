@@ -17,9 +17,9 @@ const GraphKernels* graph_kernels_for(const char* isa) {
 
 void fill_message_table(const QAggregate* a, uint8_t* table) {
   const Requantise& q = a->message;
-  for (int w = 0; w < (a->weight ? 256 : 1); w++) {
+  for (int w = 0; w < 256; w++) {
     for (int x = 0; x < 256; x++) {
-      const float product = float((x - a->x_zp) * (a->weight ? w - a->w_zp : 1));
+      const float product = float((x - a->x_zp) * (w - a->w_zp));
       float scaled = product * q.multiplier;
       scaled = scaled > float(q.low - q.zp) ? scaled : float(q.low - q.zp);
       scaled = scaled < float(q.high - q.zp) ? scaled : float(q.high - q.zp);

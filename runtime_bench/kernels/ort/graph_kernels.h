@@ -23,9 +23,13 @@ struct Requantise {
   int32_t zp, low, high; /* 0 <= low <= high <= 255 */
 };
 
-/* out = code(sum m_j, out) with, over the node's entries j,
- *   m_j = (x_j - x_zp) * (w_j - w_zp), w_j - w_zp being 1 without weights, or
- *   m_j = code((x_j - x_zp) * (w_j - w_zp), message) - message.zp where messages are requantised.
+enum Reduce { kSum, kMean, kMax };
+
+/* kSum: out = code(sum m_j, result) with, over the node's entries j,
+ *   m_j = (x_j - x_zp) * (w_j - w_zp), the second factor being 1 without weights, or
+ *   m_j = code((x_j - x_zp) * (w_j - w_zp), message) - message.zp where messages are requantised (with weights only).
+ * kMean: the same with result.multiplier = unit / (y_scale * number of entries), in float32.
+ * kMax: out = the largest x_j, or x_zp without entries; no weights.
  * The sums fit int32. x [rows, width]; out [nodes, width]. */
 struct QAggregate {
   Csr csr;
@@ -37,9 +41,9 @@ struct QAggregate {
   int32_t x_zp, w_zp;
   Requantise message; /* multiplier 0: not requantised */
   Requantise result;
+  float unit, y_scale;
+  int reduce;
 };
-
-enum Reduce { kSum, kMean, kMax };
 
 /* out = sum, mean or maximum of x_j * w_j in the order of the entries, plain; no entries give 0. A NaN stays one. */
 struct Aggregate {
@@ -59,17 +63,39 @@ struct AggregateInt32 {
   int64_t width;
 };
 
-/* Graph attention's (Velickovic et al. 2018, eq. 3-6) aggregation: per head h, softmax over the node's entries of
+/* Graph attention's aggregation (Velickovic et al. 2018, eq. 3-6): per head h, softmax over the node's entries of
  * leaky_relu(from[j, h] + to[i, h]), then the weighted sum of x_j's channels of that head.
  * x [rows, heads, channels]; from [rows, heads]; to [nodes, heads]; out [nodes, heads, channels].
- * As PyTorch Geometric's softmax: exp(e - max) / (sum + 1e-16); exp is this library's own, within 2 ulp. */
+ * As PyTorch Geometric's softmax: exp(e - max) / (sum + 1e-16); exp is this library's own, within 2 ulp.
+ *
+ * On codes: score.scale (0: not) quantises and dequantises from + to; a message is the code of
+ * a * ((x - x_zp) * x_scale) divided by message.scale; out = code(sum of (message - message.zp), result). */
+struct Quantiser {
+  float scale;
+  int32_t zp, low, high;
+};
+
 struct GatAggregate {
   Csr csr;
   const float* x;
+  const uint8_t* codes; /* instead of x, and out_codes instead of out */
   const float *from, *to;
   float* out;
+  uint8_t* out_codes;
   int64_t heads, channels;
-  float slope;
+  float slope, x_scale;
+  int32_t x_zp;
+  Quantiser score, message;
+  Requantise result;
+};
+
+/* The entries' softmax per head: out[e, h] over the entries of each node, with e = edges[p]. values, out
+ * [entries, heads]. */
+struct SegmentSoftmax {
+  Csr csr; /* indices: the edges */
+  const float* values;
+  float* out;
+  int64_t heads;
 };
 
 /* Each does the nodes [first, last). */
@@ -80,6 +106,7 @@ struct GraphKernels {
   void (*aggregate_int32)(const AggregateInt32*, int64_t first, int64_t last);
   /* scratch: floats, heads * (2 + the most entries of one of the nodes) */
   void (*gat_aggregate)(const GatAggregate*, float* scratch, int64_t first, int64_t last);
+  void (*segment_softmax)(const SegmentSoftmax*, float* scratch, int64_t first, int64_t last);
   /* The first p in [first, last) with index[p] outside of [0, count), or `last`. */
   int64_t (*first_bad_index)(const int32_t* index, int64_t first, int64_t last, int64_t count);
 };
@@ -87,8 +114,7 @@ struct GraphKernels {
 /* By the name that dispatch.cc of the kernels chose; never NULL for a name of theirs. */
 const GraphKernels* graph_kernels_for(const char* isa);
 
-/* table[w * 256 + x] is the code of x's message with weight w; table[x] (w = 0) its code without weights.
- * Of the arguments it reads x_zp, w_zp, message, and whether weight is NULL. */
+/* table[w * 256 + x] is the code of x's message with weight w. Reads x_zp, w_zp and message. */
 void fill_message_table(const QAggregate*, uint8_t* table);
 enum { kMessageTableBytes = 256 * 256 };
 
