@@ -89,7 +89,7 @@ def hamming_knn(rng: np.random.Generator) -> Iterator[Case]:
     shapes = [(1, 1, c, 1) for c in (1, 64, 512)]
     shapes += [(2, 50, c, 7) for c in CHANNELS]
     shapes += [(1, n, 64, min(n, 20)) for n in (2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200, 1023, 1024, 1025)]
-    shapes += [(1, 300, c, k) for c in (64, 128, 300) for k in (1, 2, 16, 17, 20, 32, 33, 64, 65, 299, 300)]
+    shapes += [(1, 300, c, k) for c in (64, 128, 300) for k in (1, 2, 16, 17, 20, 24, 25, 32, 33, 48, 49, 64, 65, 299, 300)]
     shapes += [(1, 2100, 64, 20), (1, 1024, 2048, 20), (1, 40, 5000, 20)]
     shapes += [(1, 4095, 32, 5), (1, 4096, 8, 64), (1, 4096, 8, 65), (1, 4097, 96, 1)]  # around streaming
     for batch, nodes, channels, k in shapes:
@@ -111,7 +111,7 @@ def hamming_knn(rng: np.random.Generator) -> Iterator[Case]:
 def knn(rng: np.random.Generator) -> Iterator[Case]:
     shapes = [(1, 1, 3, 1), (2, 50, 1, 7), (2, 50, 2, 50), (1, 100, 65, 20)]
     shapes += [(1, n, 3, min(n, 20)) for n in (2, 15, 16, 17, 63, 64, 65, 129, 200, 1023, 1024, 1025, 2100)]
-    shapes += [(1, 300, c, k) for c in (3, 8) for k in (1, 2, 16, 17, 20, 31, 32, 33, 48, 64, 65, 299, 300)]
+    shapes += [(1, 300, c, k) for c in (3, 8) for k in (1, 2, 16, 17, 20, 24, 25, 31, 32, 33, 48, 49, 64, 65, 299, 300)]
     for batch, nodes, channels, k in shapes:
         random = floats(rng, batch, nodes, channels)
         kinds = {
