@@ -31,9 +31,9 @@ def trace(
     """Traces an eval-mode model on example inputs into the IR (stage "traced").
 
     `inputs`: the positional arguments, with the shapes and dtypes the emitted file will have. `keep_outputs`:
-    which of the model's flattened outputs the file keeps (default: the first). `open_axes`: the axes of each input whose
-    sizes stay open (`converter.sizes`). The result is an FX graph over ATen ops without in-place updates; its constants
-    are attributes. Raises ConversionError where PyTorch cannot export it.
+    which of the model's flattened outputs the file keeps (default: the first). `open_axes`: the axes of each input
+    whose sizes stay open (`converter.sizes`). The result is an FX graph over ATen ops without in-place updates; its
+    constants are attributes. Raises ConversionError where PyTorch cannot export it.
     """
     # Example inputs must be contiguous: traced from a permuted view, `contiguous` vanishes (facts: tracing).
     inputs = tuple(t.detach().contiguous() for t in inputs)

@@ -24,6 +24,8 @@ from bgnn.passes.graph import (
     getitem,
     is_call,
     is_constant,
+    is_static,
+    literal,
     remove_dead_code,
     replace,
     shape_of,
@@ -70,7 +72,9 @@ def reshape(before: fx.Node, x: fx.Node, shape: tuple[int, ...], like: fx.Node |
         x = cast(fx.Node, x.args[0])
     if shape_of(x) == tuple(shape):
         return x
-    return call(before, aten.reshape.default, x, list(shape), like=like)
+    sizes = literal(shape)
+    assert sizes is not None, "a reshape to several open sizes"
+    return call(before, aten.reshape.default, x, sizes, like=like)
 
 
 def permute(before: fx.Node, x: fx.Node, dims: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
@@ -87,9 +91,11 @@ def permute(before: fx.Node, x: fx.Node, dims: tuple[int, ...], like: fx.Node | 
 def _view(node: fx.Node) -> fx.Node | None:
     if node.target is aten.view.dtype:
         return None  # the bits under another type: no reshape
+    if literal(shape_of(node)) is None:
+        return None
     new = reshape(node, cast(fx.Node, node.args[0]), shape_of(node), like=node)
     same = is_call(node, aten.reshape) and new is not node.args[0] and new.args[0] is node.args[0]
-    if same and list(cast(list[int], node.args[1])) == list(shape_of(node)):
+    if same and list(cast(list[int], node.args[1])) == literal(shape_of(node)):
         new.graph.erase_node(new)
         return None
     return new
@@ -129,16 +135,35 @@ def _expand(node: fx.Node) -> fx.Node | None:
     shape = shape_of(node)
     if shape == shape_of(x):
         return x
-    if len(shape) == len(shape_of(x)) and list(arg(node, 1, "size")) == list(shape) and is_call(node, aten.expand):
+    sizes = _expanded(node, x)
+    if sizes is None:
+        return None
+    if len(shape) == len(shape_of(x)) and list(arg(node, 1, "size")) == sizes and is_call(node, aten.expand):
         return None
     x = reshape(node, x, (1,) * (len(shape) - len(shape_of(x))) + shape_of(x), like=node)
-    return x if shape == shape_of(x) else call(node, aten.expand.default, x, list(shape), like=node)
+    return x if shape == shape_of(x) else call(node, aten.expand.default, x, sizes, like=node)
 
 
-def _repeat(node: fx.Node) -> fx.Node:
+def _expanded(node: fx.Node, x: fx.Node) -> list[Any] | None:
+    """The sizes of an expand as arguments: -1 where `x` has an open size, a node where it grows to one."""
+    shape, old = shape_of(node), shape_of(x)
+    old = (1,) * (len(shape) - len(old)) + old
+    sizes: list[Any] = [size if isinstance(size, int) else -1 for size in shape]
+    for i, size in enumerate(sizes):
+        if size == -1 and isinstance(old[i], int):
+            given = arg(node, 1, "size") if is_call(node, aten.expand, aten.broadcast_to) else None
+            if given is None or not isinstance(given[i], fx.Node):
+                return None
+            sizes[i] = given[i]
+    return sizes
+
+
+def _repeat(node: fx.Node) -> fx.Node | None:
     """`repeat` is an expand of an axis of size 1 beside each repeated one."""
     x = cast(fx.Node, node.args[0])
     times = cast(list[int], node.args[1])
+    if not is_static(x) or any(isinstance(t, fx.Node) for t in times):
+        return None
     times = [1] * (len(shape_of(x)) - len(times)) + list(times)
     sizes = (1,) * (len(times) - len(shape_of(x))) + shape_of(x)
     split: list[int] = []
@@ -231,6 +256,8 @@ def _slice(node: fx.Node) -> fx.Node | None:
     dim = arg(node, 1, "dim", 0) % len(shape_of(x))
     start, end = arg(node, 2, "start", 0) or 0, arg(node, 3, "end", None)
     size = shape_of(x)[dim]
+    if not isinstance(size, int):
+        return None
     start = max(start + size, 0) if start < 0 else min(start, size)
     end = size if end is None else (max(end + size, 0) if end < 0 else min(end, size))
     step = arg(node, 4, "step", 1)
@@ -246,8 +273,10 @@ def _slice(node: fx.Node) -> fx.Node | None:
     return call(node, aten.slice.Tensor, x, dim, start, end, step, like=node)
 
 
-def _select(node: fx.Node) -> fx.Node:
+def _select(node: fx.Node) -> fx.Node | None:
     x, dim, index = cast(fx.Node, node.args[0]), cast(int, node.args[1]), cast(int, node.args[2])
+    if not is_static(x) and not x.meta["val"].is_floating_point():
+        return None  # the sources or the targets of edges
     dim, index = dim % len(shape_of(x)), index % shape_of(x)[dim]
     piece = call(node, aten.slice.Tensor, x, dim, index, index + 1, 1, like=node)
     return reshape(node, piece, shape_of(node), like=node)
@@ -431,8 +460,10 @@ def _mul(node: fx.Node) -> fx.Node | None:
     return (_neutral(node, 1) or _plain_constants(node)) if not node.kwargs else None
 
 
-def _ones(node: fx.Node) -> fx.Node:
+def _ones(node: fx.Node) -> fx.Node | None:
     """A tensor that depends on no data: `zeros_like(x)` and its kin."""
+    if not is_static(node):
+        return None
     shape, dtype = shape_of(node), node.meta["val"].dtype
     if is_call(node, aten.zeros_like, aten.new_zeros, aten.zeros):
         value = torch.zeros(shape, dtype=dtype)
@@ -507,6 +538,8 @@ def _repeat_rows(node: fx.Node) -> fx.Node | None:
     """`x.index_select(0, [0,0,0,1,1,1,...])` repeats each row: an expand beside it."""
     if is_call(node, aten.index_select):
         x, dim, index = cast(tuple[fx.Node, int, fx.Node], node.args)
+        if dim < 0:
+            return call(node, aten.index_select.default, x, dim % len(shape_of(x)), index, like=node)
     elif is_call(node, aten.embedding):
         return None
     else:
@@ -545,9 +578,11 @@ def _index(node: fx.Node) -> fx.Node | None:
     repeated = _repeat_rows(node)
     if repeated is not None:
         return repeated
+    if literal(shape_of(node)) is None or (not is_static(index) and len(shape_of(index)) != 1):
+        return None
     if is_constant(index) and bool((value_of(index) < 0).any()):
         index = constant(node, value_of(index) % shape_of(x)[dim], str(index.target))
-    rows = reshape(node, index, (index.meta["val"].numel(),), like=node)
+    rows = index if len(shape_of(index)) == 1 else reshape(node, index, (index.meta["val"].numel(),), like=node)
     picked = call(node, aten.index_select.default, x, dim, rows, like=node)
     return reshape(node, picked, shape_of(node), like=node)
 
