@@ -1,0 +1,144 @@
+"""A target-stage FX graph becomes an ONNX model: a walk over the nodes that its outputs need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from bgnn.converter.errors import UsageError
+from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, sign_ops
+from bgnn.converter.onnx.builder import ModelBuilder
+from bgnn.converter.onnx.tables import TableForm, index_of
+from bgnn.converter.onnx.walk import Walk
+
+_LOWERINGS: dict[str, Callable[..., Any]] = {
+    **float_ops.LOWERINGS,
+    **graph_ops.LOWERINGS,
+    **int8_ops.LOWERINGS,
+    **sign_ops.LOWERINGS,
+}
+
+
+def supported_ops(kernels: str = "stock") -> list[str]:
+    """The ops that may stand in a target-stage graph, as `aten.add.Tensor`, sorted."""
+    return sorted({**_LOWERINGS, **own_ops.LOWERINGS} if kernels == "bgnn" else _LOWERINGS)
+
+
+def emit(
+    gm: fx.GraphModule,
+    *,
+    name: str,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    metadata: Mapping[str, str],
+    probes: Mapping[str, fx.Node] | None = None,
+    optimize: int = 1,
+    kernels: str = "stock",
+) -> bytes:
+    """The ONNX file of a target-stage graph.
+
+    `gm`: placeholders, get_attr constants, calls of `supported_ops()`, one output of a node or a tuple of nodes;
+    every node's `meta["val"]` gives dtype and shape, a dimension that is no int being dynamic. With `optimize` 1
+    edges enter as neighbour tables (tables.py); the property "bgnn.tables" tells the host how to make them, and
+    "bgnn.inputs" what the user gives (runtime_bench/onnx_runner.py does both). With 0 they enter as they are, and with
+    `kernels` "bgnn", which takes this project's operators for whatever works on edges.
+    `input_names` and `output_names` name inputs and outputs in the graph's order; `metadata` becomes the model's
+    properties. `probes`: more nodes whose tensors the file returns after the outputs, in this order, under the keys
+    as names.
+
+    Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that the file cannot
+    hold, and UsageError where the names do not fit the graph.
+    """
+    nodes = list(gm.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    results = next(node for node in nodes if node.op == "output").args[0]
+    outputs = [results] if isinstance(results, fx.Node) else list(results)
+    probes = probes or {}
+    if len(input_names) != len(placeholders) or len(output_names) != len(outputs):
+        raise UsageError(
+            f"the graph has {len(placeholders)} inputs and {len(outputs)} outputs, but "
+            f"{len(input_names)} and {len(output_names)} names were given"
+        )
+    for key, probe in probes.items():
+        if not isinstance(probe.meta["val"], torch.Tensor):
+            raise UsageError(f"probe {key}: {probe} is not one tensor; probe its getitem")
+
+    builder = ModelBuilder(name)
+    own = kernels == "bgnn"
+    walk = Walk(builder, {**_LOWERINGS, **own_ops.LOWERINGS} if own else _LOWERINGS)
+    names = dict(zip(placeholders, input_names, strict=True))
+    symbols = _symbols(placeholders, input_names)
+    for node, input_name in names.items():
+        walk.values[node] = builder.input(input_name, walk.dtype(node), _dims(node, symbols))
+    for node in nodes:
+        if node.op == "get_attr":
+            walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
+    if optimize and not own:
+        walk.tables = TableForm(walk, gm, names)
+
+    wanted = [*zip(output_names, outputs, strict=True), *probes.items()]
+    made = []
+    for output_name, node in wanted:
+        value = walk.value(node)
+        # A name of its own, also for an input, a constant or a tensor returned twice; the runtime drops the copy.
+        made.append((builder.op("Identity", [value], value.dtype, name=output_name), _dims(node, symbols)))
+    properties = {**metadata, "bgnn.inputs": json.dumps(_describe(names, placeholders, symbols))}
+    edges = set()
+    if walk.tables is not None:
+        properties["bgnn.tables"] = json.dumps(walk.tables.describe())
+        edges = {names[i.source] for i in walk.tables.sets if i.source in names}
+        edges |= {names[i.source.args[0]] for i in walk.tables.sets if i.source not in names}
+    return builder.finish(made, properties, kept_inputs=[n for n in input_names if n not in edges])
+
+
+def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
+    """A constant in the file's dtype."""
+    dtype = walk.file_dtype(node, tensor.dtype)
+    return tensor.detach().cpu().contiguous().numpy().astype(dtype, copy=False)
+
+
+def _symbols(placeholders: Sequence[fx.Node], names: Sequence[str]) -> dict[str, str]:
+    """A readable name for each dynamic dimension of the inputs: nodes, edges, or after the input it is of."""
+    symbols: dict[str, str] = {}
+    for node, name in zip(placeholders, names, strict=True):
+        shape = node.meta["val"].shape
+        for axis, dim in enumerate(shape):
+            if type(dim) is int or str(dim) in symbols:
+                continue
+            words = "edges" if axis == 1 and shape[0] == 2 else "nodes" if axis == 0 else f"{name}_{axis}"
+            symbols[str(dim)] = words if words not in symbols.values() else f"{name}_{axis}"
+    return symbols
+
+
+def _dims(node: fx.Node, symbols: Mapping[str, str]) -> list[int | str]:
+    shape = node.meta["val"].shape
+    return [dim if type(dim) is int else symbols.get(str(dim), f"{node.name}_{axis}") for axis, dim in enumerate(shape)]
+
+
+def _describe(
+    names: Mapping[fx.Node, str], placeholders: Sequence[fx.Node], symbols: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """What the user gives: name, dtype and shape; and whose values are indices, below what."""
+    indices: dict[fx.Node, str] = {}
+    for node in placeholders:
+        for user in node.users:
+            found = index_of(user) if user.op == "call_function" else None
+            if found is not None and found.source is node:
+                indices[node] = "nodes"
+            if "with_self_loops" in str(user.target):
+                indices[node] = "nodes"
+    return [
+        {
+            "name": names[node],
+            "dtype": str(node.meta["val"].dtype).removeprefix("torch."),
+            "shape": _dims(node, symbols),
+            "index": node in indices,
+        }
+        for node in placeholders
+    ]

@@ -1,0 +1,149 @@
+"""Message passing: lists of edges and segment ops, on neighbour tables (-O1) or naively.
+
+The naive form scatters: `ScatterElements`, with an index for every element, as `torch.onnx.export` writes it.
+`ScatterND` would be several times as fast, but ONNX Runtime's races when it adds with more than one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from bgnn.converter.onnx.builder import Value
+from bgnn.converter.onnx.float_ops import reduce
+from bgnn.converter.onnx.tables import LOWEST, Bucket
+from bgnn.converter.onnx.walk import BOOL, FLOAT, I64, Walk
+
+
+def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node) -> Value:
+    """The edges between different nodes, then a loop at every node."""
+    value = walk.value(edges)
+    source, target = (walk.op("Gather", [value, walk.constant(np.array(row))], I64, axis=0) for row in (0, 1))
+    differ = walk.op("Not", [walk.op("Equal", [source, target], BOOL)], BOOL)
+    kept = walk.op("Compress", [value, differ], I64, axis=1)
+    bounds = [walk.constant(np.array(0)), walk.size(size), walk.constant(np.array(1))]
+    loops = walk.op("Unsqueeze", [walk.op("Range", bounds, I64), walk.indices([0])], I64)
+    return walk.op("Concat", [kept, walk.op("Expand", [loops, walk.indices([2, 1])], I64)], I64, axis=1)
+
+
+def node_shape(walk: Walk, node: fx.Node, size: int | fx.Node) -> Value:
+    """[n, ...] as an int64 vector."""
+    return walk.shape([size, *walk.trailing(node)])
+
+
+def scatter(walk: Walk, start: Value, values: Value, rank: int, index: Value, reduction: str) -> Value:
+    """`start` [n, ...] with `values` [E, ...] reduced into its rows."""
+    if rank > 1:
+        index = walk.reshape(index, [-1, *[1] * (rank - 1)])
+    wide = walk.op("Expand", [index, walk.op("Shape", [values], I64)], I64)
+    return walk.op("ScatterElements", [start, wide, values], start.dtype, axis=0, reduction=reduction)
+
+
+def zeros(walk: Walk, node: fx.Node, size: int | fx.Node, dtype: np.dtype, number: float = 0) -> Value:
+    """[n, ...] of one number."""
+    return walk.op("Expand", [walk.constant(np.array(number, dtype=dtype)), node_shape(walk, node, size)], dtype)
+
+
+def empty_row(walk: Walk, node: fx.Node, number: float, dtype: np.dtype) -> Value:
+    """[1, ...]: the result of a segment without elements."""
+    return walk.constant(np.full([1, *walk.trailing(node)], number, dtype=dtype))
+
+
+def segment_sum(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
+    """Sums over the edges of each node."""
+
+    def in_bucket(bucket: Bucket, value: Value) -> Value:
+        return reduce(walk, "ReduceSum", value, [-walk.rank(values)])
+
+    if walk.tables is not None:
+        made = walk.tables.segment(node, values, index, size, 0.0, empty_row(walk, node, 0, FLOAT), in_bucket)
+        if made is not None:
+            return made
+    start = zeros(walk, node, size, FLOAT)
+    return scatter(walk, start, walk.value(values), walk.rank(values), walk.value(index), "add")
+
+
+def segment_max(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
+    """The largest over the edges of each node; 0 without edges."""
+
+    def in_bucket(bucket: Bucket, value: Value) -> Value:
+        return reduce(walk, "ReduceMax", value, [-walk.rank(values)])
+
+    if walk.tables is not None:
+        made = walk.tables.segment(node, values, index, size, LOWEST, empty_row(walk, node, 0, FLOAT), in_bucket)
+        if made is not None:
+            return made
+    return _scattered_max(walk, node, walk.value(values), walk.rank(values), walk.value(index), size)
+
+
+def _scattered_max(
+    walk: Walk, node: fx.Node, values: Value, rank: int, index: Value, size: int | fx.Node, dims: Value | None = None
+) -> Value:
+    start = walk.op("Expand", [walk.constant(np.float32(-np.inf)), dims or node_shape(walk, node, size)], FLOAT)
+    largest = scatter(walk, start, values, rank, index, "max")
+    empty = walk.op("Equal", [largest, walk.constant(np.float32(-np.inf))], BOOL)
+    return walk.op("Where", [empty, walk.constant(np.float32(0)), largest], FLOAT)
+
+
+def counts(walk: Walk, index: fx.Node, size: int | fx.Node) -> Value:
+    """The number of elements of each segment, at least 1: f32 [n]."""
+    tables = walk.tables.table_set(index, size) if walk.tables is not None else None
+    if tables is not None:
+        number = walk.cast(tables.field("counts"), FLOAT)
+    else:
+        rows = walk.value(index)
+        start = walk.op("Expand", [walk.constant(np.float32(0)), walk.shape([size])], FLOAT)
+        ones = walk.op("Expand", [walk.constant(np.float32(1)), walk.op("Shape", [rows], I64)], FLOAT)
+        number = scatter(walk, start, ones, 1, rows, "add")
+    return walk.op("Max", [number, walk.constant(np.float32(1))], FLOAT)
+
+
+def segment_mean(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
+    """The sum by the number of edges."""
+    total = segment_sum(walk, node, values, index, size)
+    count = walk.reshape(counts(walk, index, size), [-1, *[1] * (walk.rank(values) - 1)])
+    return walk.op("Div", [total, count], FLOAT)
+
+
+def segment_softmax(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
+    """exp(v - max) by its sum + 1e-16, over the edges of each node. In a bucket, over axis 1 of the table."""
+    rank = walk.rank(values)
+    if walk.bucket is not None:
+        value = walk.bucket.free_entries_hold(values, LOWEST)
+        largest = reduce(walk, "ReduceMax", value, [-rank], keep=True)
+        powers = walk.op("Exp", [walk.op("Sub", [value, largest], FLOAT)], FLOAT)
+        total = reduce(walk, "ReduceSum", powers, [-rank], keep=True)
+    else:
+        value, rows = walk.value(values), walk.value(index)
+        sizes = walk.shape([size, *walk.trailing(node)])
+        largest = _scattered_max(walk, node, value, rank, rows, size, sizes)
+        largest = walk.op("Gather", [largest, rows], FLOAT, axis=0)
+        powers = walk.op("Exp", [walk.op("Sub", [value, largest], FLOAT)], FLOAT)
+        start = walk.op("Expand", [walk.constant(np.float32(0)), sizes], FLOAT)
+        total = walk.op("Gather", [scatter(walk, start, powers, rank, rows, "add"), rows], FLOAT, axis=0)
+    return walk.op("Div", [powers, walk.op("Add", [total, walk.constant(np.float32(1e-16))], FLOAT)], FLOAT)
+
+
+def item(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
+    """A tensor of one element as a size."""
+    return walk.reshape(walk.cast(walk.value(x), I64), [])
+
+
+def max_all(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
+    """The largest element."""
+    return walk.op("ReduceMax", [walk.value(x)], walk.dtype(node), keepdims=0)
+
+
+LOWERINGS: dict[str, Callable[..., Any]] = {
+    "bgnn.with_self_loops.default": with_self_loops,
+    "bgnn.segment_sum.default": segment_sum,
+    "bgnn.segment_mean.default": segment_mean,
+    "bgnn.segment_max.default": segment_max,
+    "bgnn.segment_softmax.default": segment_softmax,
+    "aten._local_scalar_dense.default": item,
+    "aten.item.default": item,
+    "aten.max.default": max_all,
+}

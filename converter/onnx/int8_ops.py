@@ -1,0 +1,267 @@
+"""The integer ops, as ONNX's and ONNX Runtime's 8-bit operators.
+
+Activations are uint8 and weights int8 (int8 by int8 is several times slower on x86). Scales and zero points are
+scalars of rank 0, as ONNX Runtime's kernels want them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from bgnn.converter.onnx.builder import Value
+from bgnn.converter.onnx.float_ops import reduce
+from bgnn.converter.onnx.graph_ops import counts, empty_row, scatter, zeros
+from bgnn.converter.onnx.tables import Bucket
+from bgnn.converter.onnx.walk import FLOAT, I8, I32, I64, U8, Walk
+
+
+def _scale(walk: Walk, number: float) -> Value:
+    return walk.constant(np.float32(number))
+
+
+def _zero(walk: Walk, number: int, dtype: np.dtype = U8) -> Value:
+    return walk.constant(np.array(number, dtype=dtype))
+
+
+def _clamped(walk: Walk, codes: Value, low: int, high: int) -> Value:
+    """Codes saturate at 0 and 255 by themselves."""
+    if (low, high) == (0, 255):
+        return codes
+    bounds = [_zero(walk, low) if low > 0 else None, _zero(walk, high) if high < 255 else None]
+    return walk.op("Clip", [codes, *bounds], U8)
+
+
+def quantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low: int, high: int) -> Value:
+    """QuantizeLinear."""
+    codes = walk.op("QuantizeLinear", [walk.value(x), _scale(walk, scale), _zero(walk, zero)], U8)
+    return _clamped(walk, codes, low, high)
+
+
+def dequantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int) -> Value:
+    """DequantizeLinear."""
+    return walk.op("DequantizeLinear", [walk.value(x), _scale(walk, scale), _zero(walk, zero)], FLOAT)
+
+
+def fake_quant(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low: int, high: int) -> Value:
+    """Step by step, as Degree-Quant computes it."""
+    return _faked(walk, walk.value(x), _scale(walk, scale), _scale(walk, zero), low, high)
+
+
+def fake_quant_channel(
+    walk: Walk, node: fx.Node, x: fx.Node, scales: fx.Node, zeros: fx.Node, axis: int, low: int, high: int
+) -> Value:
+    """The same with a scale for each index of an axis."""
+    shape = [1] * walk.rank(x)
+    shape[axis] = -1
+    numbers, offsets = walk.array(scales), walk.array(zeros)
+    if numbers is None or offsets is None:
+        walk.refuse(node, "has scales that are not constant", "calibrate the model first")
+    scale, zero = (walk.constant(array.reshape(shape).astype(np.float32)) for array in (numbers, offsets))
+    return _faked(walk, walk.value(x), scale, zero, low, high)
+
+
+def _faked(walk: Walk, value: Value, scale: Value, zero: Value, low: int, high: int) -> Value:
+    shifted = walk.op("Add", [walk.op("Div", [value, scale], FLOAT), zero], FLOAT)
+    bounds = [_scale(walk, low), _scale(walk, high)]
+    codes = walk.op("Clip", [walk.op("Round", [shifted], FLOAT), *bounds], FLOAT)
+    return walk.op("Mul", [walk.op("Sub", [codes, zero], FLOAT), scale], FLOAT)
+
+
+def fake_quant_after(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low: int, high: int) -> Value:
+    """The zero point added after rounding, as torch.ao has it."""
+    scaled = walk.op("Mul", [walk.value(x), walk.constant(np.float32(1) / np.float32(scale))], FLOAT)
+    codes = walk.op("Add", [walk.op("Round", [scaled], FLOAT), _scale(walk, zero)], FLOAT)
+    codes = walk.op("Clip", [codes, _scale(walk, low), _scale(walk, high)], FLOAT)
+    return walk.op("Mul", [walk.op("Sub", [codes, _scale(walk, zero)], FLOAT), _scale(walk, scale)], FLOAT)
+
+
+def requantize(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, slope: float, y_scale: float, y_zero: int,
+    low: int, high: int,
+) -> Value:  # fmt: skip
+    """QLinearLeakyRelu, which ONNX Runtime computes by a table of 256 entries."""
+    scales = [_scale(walk, x_scale), _zero(walk, x_zero), _scale(walk, y_scale), _zero(walk, y_zero)]
+    codes = walk.contrib("QLinearLeakyRelu", [walk.value(x), *scales], U8, alpha=float(slope))
+    return _clamped(walk, codes, low, high)
+
+
+def q_table(walk: Walk, node: fx.Node, x: fx.Node, table: fx.Node) -> Value:
+    """A Gather from the table, or from the channels' tables one after the other."""
+    entries = walk.array(table)
+    if entries is None:
+        walk.refuse(node, "has a table that is not constant", "make it a buffer of the model")
+    codes = walk.cast(walk.value(x), I32)
+    if len(entries) > 1:
+        codes = walk.op("Add", [codes, walk.constant(np.arange(len(entries), dtype=np.int32) * 256)], I32)
+    return walk.op("Gather", [walk.constant(entries.reshape(-1)), codes], U8, axis=0)
+
+
+def _weights(walk: Walk, node: fx.Node, weight: fx.Node, scales: fx.Node) -> tuple[np.ndarray, np.ndarray]:
+    numbers, factors = walk.array(weight), walk.array(scales)
+    if numbers is None or factors is None:
+        walk.refuse(node, "has weights that are not constant", "make them parameters of the model")
+    return numbers, factors.astype(np.float32)
+
+
+def q_linear(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, weight: fx.Node, w_scales: fx.Node, w_zero: int,
+    bias: fx.Node | None, y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """A 1x1 QLinearConv over [1, rows, channels]: twice as fast as QLinearMatMul, and it takes the bias."""
+    numbers, factors = _weights(walk, node, weight, w_scales)
+    per_channel = factors.size > 1
+    inputs = [
+        walk.reshape(walk.value(x), [1, -1, numbers.shape[1]]), _scale(walk, x_scale), _zero(walk, x_zero),
+        walk.constant(numbers[:, :, None]), walk.constant(factors if per_channel else factors.reshape([])),
+        walk.constant(np.full(factors.shape if per_channel else [], w_zero, dtype=I8)),
+        _scale(walk, y_scale), _zero(walk, y_zero),
+    ]  # fmt: skip
+    if bias is not None:
+        inputs.append(walk.operand(bias, I32))
+    codes = walk.contrib("QLinearConv", inputs, U8, channels_last=1, kernel_shape=[1])
+    return _clamped(walk, _as_rows_of(walk, node, x, codes), low, high)
+
+
+def _as_rows_of(walk: Walk, node: fx.Node, x: fx.Node, flat: Value) -> Value:
+    """[1, rows, O] with the leading axes of `x`, whichever form it has here."""
+    rank, channels = walk.rank(x) + walk.lead - 1, walk.trailing(node)[-1]
+    if rank == 2:
+        return walk.reshape(flat, [-1, channels])
+    leading = walk.op("Shape", [walk.value(x)], I64, start=0, end=rank - 1)
+    return walk.op("Reshape", [flat, walk.op("Concat", [leading, walk.indices([channels])], I64, axis=0)], flat.dtype)
+
+
+def q_linear_float(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, weight: fx.Node, w_scales: fx.Node, w_zero: int,
+    bias: fx.Node | None,
+) -> Value:  # fmt: skip
+    """MatMulIntegerToFloat: the product, the scales and the bias in one."""
+    numbers, factors = _weights(walk, node, weight, w_scales)
+    inputs = [
+        walk.value(x), walk.constant(numbers.T), _scale(walk, x_scale),
+        walk.constant(factors if factors.size > 1 else factors.reshape([])), _zero(walk, x_zero),
+        walk.constant(np.full(factors.shape if factors.size > 1 else [], w_zero, dtype=I8)),
+    ]  # fmt: skip
+    if bias is not None:
+        inputs.append(walk.operand(bias, FLOAT))
+    return walk.contrib("MatMulIntegerToFloat", inputs, FLOAT)
+
+
+def _two_codes(op: str) -> Callable[..., Value]:
+    def lower(
+        walk: Walk, node: fx.Node, a: fx.Node, a_scale: float, a_zero: int, b: fx.Node, b_scale: float, b_zero: int,
+        y_scale: float, y_zero: int, low: int, high: int,
+    ) -> Value:  # fmt: skip
+        inputs = [
+            walk.value(a), _scale(walk, a_scale), _zero(walk, a_zero),
+            walk.value(b), _scale(walk, b_scale), _zero(walk, b_zero),
+            _scale(walk, y_scale), _zero(walk, y_zero),
+        ]  # fmt: skip
+        return _clamped(walk, walk.contrib(op, inputs, U8), low, high)
+
+    return lower
+
+
+def _requantized(walk: Walk, total: Value, multiplier: Value, y_zero: int, low: int, high: int) -> Value:
+    """int32 to codes: QuantizeLinear by 1 rounds to even, adds the zero point and saturates."""
+    real = walk.op("Mul", [walk.cast(total, FLOAT), multiplier], FLOAT)
+    return _clamped(walk, walk.op("QuantizeLinear", [real, _scale(walk, 1), _zero(walk, y_zero)], U8), low, high)
+
+
+def q_segment_sum(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int | fx.Node,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """In a bucket of width w QLinearGlobalAveragePool, whose output scale y_scale / w makes the average a sum."""
+
+    def in_bucket(bucket: Bucket, value: Value) -> Value:
+        if walk.rank(m) > 2:  # one axis of channels
+            value = walk.reshape(value, [0, 0, -1])
+        with walk.outside():
+            by_width = walk.op("Div", [_scale(walk, y_scale), bucket.width()], FLOAT)
+        inputs = [value, _scale(walk, m_scale), _zero(walk, m_zero), by_width, _zero(walk, y_zero)]
+        codes = walk.contrib("QLinearGlobalAveragePool", inputs, U8, channels_last=1)
+        return _clamped(walk, walk.reshape(codes, [0, -1]), low, high)
+
+    if walk.tables is not None and walk.rank(m) > 1:
+        empty = empty_row(walk, node, min(max(y_zero, low), high), U8)
+        tables = walk.tables.table_set(index, size)
+        made = walk.tables.segment(node, m, index, size, float(m_zero), empty, in_bucket)
+        if made is not None and tables is not None:
+            tables.powers_of_two |= not _thirds_are_exact(m_scale, y_scale)
+            return made
+    total = _scattered_total(walk, node, m, m_zero, index, size)
+    return _requantized(walk, total, walk.constant(np.float32(m_scale) / np.float32(y_scale)), y_zero, low, high)
+
+
+def _thirds_are_exact(m_scale: float, y_scale: float) -> bool:
+    """Whether m / ((y / 3) * 3) is m / y in float32: then it is for every width of 3 * 2^k."""
+    m, y, three = np.float32(m_scale), np.float32(y_scale), np.float32(3)
+    return bool(m / ((y / three) * three) == m / y)
+
+
+def _scattered_total(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int | fx.Node) -> Value:
+    codes = walk.op("Sub", [walk.cast(walk.value(m), I32), _zero(walk, m_zero, I32)], I32)
+    return scatter(walk, zeros(walk, node, size, I32), codes, walk.rank(m), walk.value(index), "add")
+
+
+def q_segment_mean(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int | fx.Node,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """The exact sum, in a bucket a product of ones with the table's codes, times m_scale / (y_scale * length)."""
+
+    def in_bucket(bucket: Bucket, value: Value) -> Value:
+        if walk.rank(m) > 2:
+            value = walk.reshape(value, [0, 0, -1])
+        taken = walk.cast(walk.op("Not", [bucket.mask(0)], np.dtype(np.bool_)), U8)
+        taken = walk.op("Unsqueeze", [taken, walk.indices([1])], U8)
+        total = walk.op("MatMulInteger", [taken, value, _zero(walk, 0), _zero(walk, m_zero)], I32)
+        return walk.reshape(total, [0, *walk.trailing(node)])
+
+    total = None
+    if walk.tables is not None and walk.rank(m) > 1:
+        total = walk.tables.segment(node, m, index, size, float(m_zero), empty_row(walk, node, 0, I32), in_bucket)
+    if total is None:
+        total = _scattered_total(walk, node, m, m_zero, index, size)
+    length = walk.reshape(counts(walk, index, size), [-1, *[1] * (walk.rank(m) - 1)])
+    divisor = walk.op("Mul", [_scale(walk, y_scale), length], FLOAT)
+    return _requantized(walk, total, walk.op("Div", [_scale(walk, m_scale), divisor], FLOAT), y_zero, low, high)
+
+
+def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int | fx.Node) -> Value:
+    """ReduceMax of codes in a bucket; scattered, of int32."""
+
+    def in_bucket(bucket: Bucket, value: Value) -> Value:
+        return reduce(walk, "ReduceMax", value, [-walk.rank(m)])
+
+    if walk.tables is not None:
+        made = walk.tables.segment(node, m, index, size, 0.0, empty_row(walk, node, m_zero, U8), in_bucket)
+        if made is not None:
+            return made
+    start = zeros(walk, node, size, I32, -1)
+    largest = scatter(walk, start, walk.cast(walk.value(m), I32), walk.rank(m), walk.value(index), "max")
+    empty = walk.op("Equal", [largest, _zero(walk, -1, I32)], np.dtype(np.bool_))
+    return walk.cast(walk.op("Where", [empty, _zero(walk, m_zero, I32), largest], I32), U8)
+
+
+LOWERINGS: dict[str, Callable[..., Any]] = {
+    "bgnn.quantize.default": quantize,
+    "bgnn.dequantize.default": dequantize,
+    "bgnn.fake_quant.default": fake_quant,
+    "bgnn.fake_quant_after.default": fake_quant_after,
+    "bgnn.fake_quant_channel.default": fake_quant_channel,
+    "bgnn.requantize.default": requantize,
+    "bgnn.q_table.default": q_table,
+    "bgnn.q_linear.default": q_linear,
+    "bgnn.q_linear_float.default": q_linear_float,
+    "bgnn.q_mul.default": _two_codes("QLinearMul"),
+    "bgnn.q_add.default": _two_codes("QLinearAdd"),
+    "bgnn.q_segment_sum.default": q_segment_sum,
+    "bgnn.q_segment_mean.default": q_segment_mean,
+    "bgnn.q_segment_max.default": q_segment_max,
+}

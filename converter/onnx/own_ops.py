@@ -1,0 +1,164 @@
+"""Message passing by this project's operators (`--kernels bgnn`; runtime_bench/kernels/ort implements them).
+
+Edges enter as they are, and one operator sorts them by target (CSR); every aggregation over the same edges shares
+it. A tensor of edges is made only where no fused operator does without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from bgnn.converter.onnx.builder import OWN, Value
+from bgnn.converter.onnx.tables import index_of, named
+from bgnn.converter.onnx.walk import FLOAT, I32, I64, U8, Walk
+from bgnn.passes.graph import is_call
+
+aten = torch.ops.aten
+
+_NO_WEIGHT = {"w_scale": 1.0, "w_zero": 0}
+_NO_MESSAGE = {"msg_scale": 0.0, "msg_zero": 0, "msg_low": 0, "msg_high": 255}
+
+
+def _own(walk: Walk, op: str, inputs: Sequence[Value], dtype: Any, **attributes: Any) -> Any:
+    return walk.builder.op(op, inputs, dtype, domain=OWN, **attributes)
+
+
+def _csr(walk: Walk, edges: fx.Node, size: int | fx.Node) -> tuple[Value, Value, Value]:
+    """A list of edges sorted by target: the rows' bounds, the sources, and each entry's place in the list."""
+    key = ("csr", edges, size)
+    if key not in walk.shared:
+        loops = named(edges, "with_self_loops")
+        listed = cast(fx.Node, edges.args[0]) if loops else edges
+        inputs = [walk.value(listed), walk.size(size)]
+        kind = "add_remaining" if loops else "none"
+        walk.shared[key] = _own(walk, "CooToCsr", inputs, [I32, I32, I32], self_loops=kind)
+    return walk.shared[key]
+
+
+def _grouped(walk: Walk, index: fx.Node, size: int | fx.Node) -> tuple[Value, Value]:
+    """The elements sorted by segment: the segments' bounds, and each entry's place among the elements."""
+    found = index_of(index)
+    if found is not None and found.row == 1:
+        indptr, _, places = _csr(walk, found.source, size)
+        return indptr, places
+    key = ("index", index, size)
+    if key not in walk.shared:
+        walk.shared[key] = _own(walk, "IndexToCsr", [walk.value(index), walk.size(size)], [I32, I32])
+    return walk.shared[key]
+
+
+def _rows_and_graph(walk: Walk, values: fx.Node, index: fx.Node, size: int | fx.Node) -> list[Value]:
+    """What an aggregation reads: rows of nodes through the sources where edges only repeat them, else of edges."""
+    target = index_of(index)
+    if is_call(values, aten.index_select) and target is not None and target.row == 1:
+        source = index_of(cast(fx.Node, values.args[2]))
+        if source is not None and source.source is target.source and source.row == 0:
+            indptr, sources, _ = _csr(walk, target.source, size)
+            return [walk.value(cast(fx.Node, values.args[0])), indptr, sources]
+    return [walk.value(values), *_grouped(walk, index, size)]
+
+
+def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node) -> Value:
+    """WithSelfLoops."""
+    return _own(walk, "WithSelfLoops", [walk.value(edges), walk.size(size)], I64)
+
+
+def _segment(reduce: str) -> Callable[..., Value]:
+    def lower(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
+        return _own(walk, "Aggregate", _rows_and_graph(walk, values, index, size), FLOAT, reduce=reduce)
+
+    return lower
+
+
+def _q_segment(reduce: str) -> Callable[..., Value]:
+    def lower(
+        walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int | fx.Node,
+        y_scale: float, y_zero: int, low: int, high: int,
+    ) -> Value:  # fmt: skip
+        return _own(
+            walk, "QAggregate", _rows_and_graph(walk, m, index, size), U8, reduce=reduce, x_scale=float(m_scale),
+            x_zero=m_zero, y_scale=float(y_scale), y_zero=y_zero, low=low, high=high, **_NO_WEIGHT, **_NO_MESSAGE,
+        )  # fmt: skip
+
+    return lower
+
+
+def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int | fx.Node) -> Value:
+    """QAggregate by maximum, which leaves codes as they are."""
+    return _q_segment("max")(walk, node, m, 1.0, m_zero, index, size, 1.0, m_zero, 0, 255)
+
+
+def segment_softmax(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
+    """SegmentSoftmax, over edges in their order."""
+    return _own(walk, "SegmentSoftmax", [walk.value(values), *_grouped(walk, index, size)], FLOAT)
+
+
+def aggregate(
+    walk: Walk, node: fx.Node, x: fx.Node, edges: fx.Node, weight: fx.Node | None, size: int | fx.Node, reduce: str
+) -> Value:
+    """Aggregate."""
+    indptr, sources, places = _csr(walk, edges, size)
+    inputs = [walk.value(x), indptr, sources, *([walk.value(weight), places] if weight is not None else [])]
+    return _own(walk, "Aggregate", inputs, FLOAT, reduce=reduce)
+
+
+def q_aggregate(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, edges: fx.Node, weight: fx.Node | None,
+    w_scale: float, w_zero: int, msg_scale: float, msg_zero: int, msg_low: int, msg_high: int,
+    y_scale: float, y_zero: int, low: int, high: int, size: int | fx.Node,
+) -> Value:  # fmt: skip
+    """QAggregate."""
+    indptr, sources, places = _csr(walk, edges, size)
+    inputs = [walk.value(x), indptr, sources, *([walk.value(weight), places] if weight is not None else [])]
+    return _own(
+        walk, "QAggregate", inputs, U8, reduce="sum", x_scale=float(x_scale), x_zero=x_zero, w_scale=float(w_scale),
+        w_zero=w_zero, msg_scale=float(msg_scale), msg_zero=msg_zero, msg_low=msg_low, msg_high=msg_high,
+        y_scale=float(y_scale), y_zero=y_zero, low=low, high=high,
+    )  # fmt: skip
+
+
+def gat_aggregate(
+    walk: Walk, node: fx.Node, x: fx.Node, source_score: fx.Node, target_score: fx.Node, edges: fx.Node,
+    size: int | fx.Node, negative_slope: float,
+) -> Value:  # fmt: skip
+    """GatAggregate."""
+    indptr, sources, _ = _csr(walk, edges, size)
+    inputs = [walk.value(x), indptr, sources, walk.value(source_score), walk.value(target_score)]
+    return _own(walk, "GatAggregate", inputs, FLOAT, negative_slope=float(negative_slope))
+
+
+def q_gat_aggregate(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, source_score: fx.Node, target_score: fx.Node,
+    edges: fx.Node, score_scale: float, score_zero: int, score_low: int, score_high: int, negative_slope: float,
+    msg_scale: float, msg_zero: int, msg_low: int, msg_high: int,
+    y_scale: float, y_zero: int, low: int, high: int, size: int | fx.Node,
+) -> Value:  # fmt: skip
+    """QGatAggregate."""
+    indptr, sources, _ = _csr(walk, edges, size)
+    inputs = [walk.value(x), indptr, sources, walk.value(source_score), walk.value(target_score)]
+    return _own(
+        walk, "QGatAggregate", inputs, U8, x_scale=float(x_scale), x_zero=x_zero, score_scale=float(score_scale),
+        score_zero=score_zero, score_low=score_low, score_high=score_high, negative_slope=float(negative_slope),
+        msg_scale=float(msg_scale), msg_zero=msg_zero, msg_low=msg_low, msg_high=msg_high,
+        y_scale=float(y_scale), y_zero=y_zero, low=low, high=high,
+    )  # fmt: skip
+
+
+LOWERINGS: dict[str, Callable[..., Any]] = {
+    "bgnn.with_self_loops.default": with_self_loops,
+    "bgnn.segment_sum.default": _segment("sum"),
+    "bgnn.segment_mean.default": _segment("mean"),
+    "bgnn.segment_max.default": _segment("max"),
+    "bgnn.segment_softmax.default": segment_softmax,
+    "bgnn.q_segment_sum.default": _q_segment("sum"),
+    "bgnn.q_segment_mean.default": _q_segment("mean"),
+    "bgnn.q_segment_max.default": q_segment_max,
+    "bgnn.aggregate.default": aggregate,
+    "bgnn.q_aggregate.default": q_aggregate,
+    "bgnn.gat_aggregate.default": gat_aggregate,
+    "bgnn.q_gat_aggregate.default": q_gat_aggregate,
+}

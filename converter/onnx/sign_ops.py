@@ -1,0 +1,3 @@
+"""x"""
+
+LOWERINGS: dict = {}

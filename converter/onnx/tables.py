@@ -1,0 +1,426 @@
+"""Aggregation without scatters (-O1): what happens on edges is written on neighbour tables, bucket by bucket.
+
+In the IR an edge tensor is [E, ...]. Here it is never made. For a segment op over edges, everything between it and
+the tensors of nodes is written once for every *bucket* of nodes (runtime_bench/graphs.py makes the tables), in the
+body of a Scan over the bucket's blocks, where an edge tensor is [rows, width, ...]: a gather by the edges' sources
+reads the rows that the table names, a gather by their targets is one row for a whole row of the table,
+[rows, 1, ...], and the segment op is a reduction of axis 1. Each of these tensors fits the processor's cache.
+
+Free entries of a table point behind the last node, at a row that holds whatever is neutral. `pad` says what an edge
+tensor holds there: None is "anything", and then the reduction masks them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import fx
+
+from bgnn.converter.onnx.builder import ModelBuilder, Value
+from bgnn.converter.onnx.walk import FLOAT, I32, Walk
+from bgnn.converter.tflite.walk import arguments
+from bgnn.passes.graph import arg, is_call
+
+aten = torch.ops.aten
+bgnn = torch.ops.bgnn
+
+BUCKETS = 12  # 4, 8, 12, 16: 45, 31, 29, 27 ms on a power-law graph of 2M edges, 0.26, 0.25, 0.27, 0.30 ms on Cora
+_CACHE = 512 * 1024  # bytes of one gathered block; half the second-level cache of a server's core
+LOWEST = float(np.finfo(np.float32).min)
+
+SEGMENTS = ("segment_sum", "segment_mean", "segment_max", "q_segment_sum", "q_segment_mean", "q_segment_max")
+# Ops on each edge alone. What else touches an edge tensor needs all of it, as [E, ...].
+_EDGEWISE = [
+    aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.log, aten.sqrt, aten.rsqrt,
+    aten.relu, aten.leaky_relu, aten.elu, aten.tanh, aten.sigmoid, aten.clamp, aten.clamp_min, aten.hardtanh,
+    aten.relu6, aten.maximum, aten.minimum, aten.pow, aten.square, aten.reciprocal, aten.ge, aten.gt, aten.le,
+    aten.lt, aten.eq, aten.ne, aten.where, aten.masked_fill, aten._to_copy, aten.to, aten.clone, aten.contiguous,
+    aten.alias, aten.detach, aten.round, aten.logical_and, aten.logical_or, aten.logical_not, aten.linear,
+    aten.ones_like, aten.zeros_like, aten.full_like, bgnn.prelu,
+]  # fmt: skip
+_FILLED = [aten.full, aten.ones, aten.zeros, aten.new_zeros, aten.new_ones, aten.new_full]
+_QUANTISED = (
+    "fake_quant", "fake_quant_after", "fake_quant_channel", "quantize", "dequantize", "requantize", "q_table",
+    "q_linear", "q_linear_float", "q_mul", "q_add",
+)  # fmt: skip
+_ZERO_STAYS = [
+    aten.neg, aten.abs, aten.relu, aten.leaky_relu, aten.tanh, aten.sqrt, aten.detach, aten.clone, aten.reshape,
+    aten.view, aten.unsqueeze, aten.squeeze, aten.expand, aten.alias, aten.contiguous,
+]  # fmt: skip
+_COPIES = [aten.clone, aten.contiguous, aten.alias, aten.detach, aten._to_copy]
+
+
+def named(node: Any, *names: str) -> bool:
+    """Whether `node` calls one of these bgnn ops; by name, since not every build defines all of them."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return False
+    text = str(node.target)
+    return text.startswith("bgnn.") and text.split(".")[1] in names
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """An index vector: row `row` of a list of edges (an input, or `with_self_loops` of one), or an input (None)."""
+
+    source: fx.Node
+    row: int | None
+
+
+def index_of(node: fx.Node) -> Index | None:
+    """What an index vector is, if tables can be made for it."""
+    while is_call(node, *_COPIES):
+        node = cast(fx.Node, node.args[0])
+    if is_call(node, aten.select) and node.args[1] == 0 and isinstance(node.args[2], int):
+        source, row = cast(fx.Node, node.args[0]), node.args[2] % 2
+    elif is_call(node, operator.getitem) and is_call(node.args[0], aten.unbind):
+        source, row = cast(fx.Node, cast(fx.Node, node.args[0]).args[0]), cast(int, node.args[1])
+    elif node.op == "placeholder" and len(node.meta["val"].shape) == 1:
+        return Index(node, None)
+    else:
+        return None
+    list_input = source.args[0] if named(source, "with_self_loops") else source
+    if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or len(source.meta["val"].shape) != 2:
+        return None
+    return Index(source, row)
+
+
+class TableSet:
+    """The tables of one index: the graph's inputs that hold them, made when something reads them."""
+
+    def __init__(self, builder: ModelBuilder, name: str, index: Index, host: dict[str, Any]) -> None:
+        self.builder, self.name, self.index, self.host = builder, name, index, host
+        self.inputs: dict[tuple[str, int | None], Value] = {}
+        self.widest = 1  # bytes of the widest row gathered through it
+        self.powers_of_two = False
+
+    def field(self, field: str, bucket: int | None = None) -> Value:
+        """`position` and `counts` [N]; for a bucket `others` and `items` [B, R, W], `rows` [B, R], `width` []."""
+        key = (field, bucket)
+        if key not in self.inputs:
+            place = f"{self.name}.{bucket}" if bucket is not None else self.name
+            blocks, rows, width = (f"{place}.{d}" for d in ("blocks", "rows", "width"))
+            dims: dict[str, list[int | str]] = {
+                "others": [blocks, rows, width], "items": [blocks, rows, width], "rows": [blocks, rows], "width": [],
+                "position": [self.name + ".size"], "counts": [self.name + ".size"],
+            }  # fmt: skip
+            dtype = FLOAT if field == "width" else I32
+            self.inputs[key] = self.builder.input(f"{place}.{field}", dtype, dims[field])
+        return self.inputs[key]
+
+    def describe(self) -> dict[str, Any]:
+        """What the host needs to make the tables."""
+        block = max(256, _CACHE // self.widest)
+        return {
+            "name": self.name, **self.host, "buckets": BUCKETS, "block": min(4096, block),
+            "powers_of_two": self.powers_of_two, "fields": sorted({field for field, _ in self.inputs}),
+        }  # fmt: skip
+
+
+class TableForm:
+    """All tables of a file, and how segment ops are written with them."""
+
+    def __init__(self, walk: Walk, gm: fx.GraphModule, names: Mapping[fx.Node, str]) -> None:
+        self.walk, self.names = walk, names  # names: of the inputs
+        self.placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
+        self.list_of = _edge_tensors(gm)
+        self.sets: dict[Index, TableSet] = {}
+        self._padded: dict[tuple[fx.Node, float], Value] = {}
+
+    def table_set(self, index: fx.Node, size: int | fx.Node) -> TableSet | None:
+        """The tables for an index vector and a number of segments; None where the host could not make them."""
+        found = index_of(index)
+        counted = self._host_size(size)
+        if found is None or counted is None:
+            return None
+        if found not in self.sets:
+            loops = named(found.source, "with_self_loops")
+            source = cast(fx.Node, found.source.args[0]) if loops else found.source
+            host = {"index": self.names[source], "row": found.row, "self_loops": loops, "size": counted}
+            self.sets[found] = TableSet(self.walk.builder, f"table{len(self.sets)}", found, host)
+        known = self.sets[found]
+        return known if known.host["size"] == counted else None
+
+    def segment(
+        self, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node, neutral: float, empty: Value,
+        reduce: Callable[[Bucket, Value], Value],
+    ) -> Value | None:  # fmt: skip
+        """Writes a segment op; None where its edges have no table form.
+
+        `neutral`: what free entries must hold. `reduce` writes the reduction of axis 1 of a bucket's values, in its
+        body. `empty` [1, ...] is the result of a segment without elements.
+        """
+        tables = self.table_set(index, size)
+        if tables is None or not self._writable(values, tables.index):
+            return None
+        walk, builder = self.walk, self.walk.builder
+        if values not in self.list_of:
+            tables.widest = max(tables.widest, _row_bytes(values))
+        parts = []
+        for number in range(BUCKETS):
+            bucket = Bucket(self, tables, number, size, values)
+            with builder.body() as nodes, bucket.here():
+                made = reduce(bucket, bucket.free_entries_hold(values, neutral))
+            inner, outer = [v for _, v in bucket.fields.values()], [v for v, _ in bucket.fields.values()]
+            body = builder.graph(f"{node.name}.{number}", nodes, inner, [made])
+            rows = walk.op("Scan", outer, made.dtype, body=body, num_scan_inputs=len(outer))
+            parts.append(walk.reshape(rows, [-1, *walk.trailing(node)]))
+        rows = walk.op("Concat", [*parts, empty], empty.dtype, axis=0)
+        return walk.op("Gather", [rows, tables.field("position")], empty.dtype, axis=0)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What the host needs to make all tables."""
+        return [tables.describe() for tables in self.sets.values() if tables.inputs]
+
+    def padded(self, node: fx.Node, pad: float) -> Value:
+        """A tensor of nodes or edges with one more row, of `pad`."""
+        if (node, pad) not in self._padded:
+            with self.walk.outside(), self.walk.builder.named_after(node.name):
+                value = self.walk.value(node)
+                row = self.walk.constant(np.full([1, *self.walk.trailing(node)], pad, dtype=value.dtype))
+                self._padded[node, pad] = self.walk.op("Concat", [value, row], value.dtype, axis=0)
+        return self._padded[node, pad]
+
+    def _writable(self, node: fx.Node, index: Index) -> bool:
+        """Whether all that leads to an edge tensor is done on each edge alone."""
+        if index.row is None:
+            return node not in self.list_of
+        if node not in self.list_of:
+            return False
+        seen, pending = set(), [node]
+        while pending:
+            one = pending.pop()
+            if one in seen or one not in self.list_of:
+                continue
+            seen.add(one)
+            if self.list_of[one] is not index.source or not self._edgewise(one):
+                return False
+            if not is_call(one, aten.index_select):
+                pending += one.all_input_nodes
+        return True
+
+    def _edgewise(self, node: fx.Node) -> bool:
+        dims = self.walk.dims(node)
+        if None in dims[1:]:
+            return False
+        if node.op == "placeholder" or is_call(node, *_EDGEWISE, *_FILLED, aten.index_select):
+            return True
+        if named(node, *_QUANTISED, "segment_softmax"):
+            return True
+        rank = len(node.args[0].meta["val"].shape) if isinstance(node.args[0], fx.Node) else len(dims)
+        if is_call(node, aten.reshape, aten.view, aten.unsqueeze, aten.squeeze, aten.expand, aten.permute):
+            source = cast(fx.Node, node.args[0])
+            if is_call(node, aten.permute) and cast(list[int], node.args[1])[0] % rank != 0:
+                return False
+            return source not in self.list_of or str(source.meta["val"].shape[0]) == str(node.meta["val"].shape[0])
+        if is_call(node, aten.cat):
+            return arg(node, 1, "dim", 0) % len(dims) != 0
+        if is_call(node, aten.slice, aten.select):
+            return arg(node, 1, "dim", 0) % rank != 0
+        if is_call(node, aten.softmax, aten._softmax, aten.log_softmax, aten.sum, aten.mean, aten.amax, aten.amin):
+            given = arguments(node)[1] if len(node.args) > 1 else None
+            axes: list[int] = [given] if isinstance(given, int) else list(given or [])
+            return bool(axes) and all(axis % rank != 0 for axis in axes)
+        return False
+
+    def _host_size(self, size: int | fx.Node) -> dict[str, Any] | None:
+        """How the host finds a number of segments: a number, an input's dimension, or 1 + an input's maximum."""
+        if isinstance(size, int):
+            return {"value": size}
+        symbol = size.meta.get("val")
+        for node in self.placeholders if not isinstance(symbol, torch.Tensor) else ():
+            for axis, dim in enumerate(node.meta["val"].shape):
+                if str(dim) == str(symbol):
+                    return {"input": self.names[node], "axis": axis}
+        while is_call(size, aten._local_scalar_dense, aten.item, aten._to_copy, aten.reshape, aten.view):
+            size = cast(fx.Node, size.args[0])
+        if is_call(size, aten.add, operator.add) and size.args[1] == 1:
+            largest = size.args[0]
+            while is_call(largest, aten._local_scalar_dense, aten.item):
+                largest = cast(fx.Node, largest).args[0]
+            if is_call(largest, aten.amax, aten.max):
+                source = cast(fx.Node, cast(fx.Node, largest).args[0])
+                if source.op == "placeholder":
+                    return {"maximum": self.names[source]}
+        return None
+
+
+class Bucket:
+    """One bucket's body: edge tensors as [rows, width, ...]."""
+
+    def __init__(self, form: TableForm, tables: TableSet, number: int, size: int | fx.Node, values: fx.Node) -> None:
+        self.form, self.walk, self.tables, self.number, self.size = form, form.walk, tables, number, size
+        self.values = values
+        self.fields: dict[str, tuple[Value, Value]] = {}  # name: the graph's input, the body's input
+        self.local: dict[fx.Node, Any] = {}
+        self.pads: dict[fx.Node, float | None] = {}
+        self.wanted: dict[fx.Node, float] = {}
+        self._mask: Value | None = None
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """While the block lasts, edge tensors are this bucket's."""
+        walk = self.walk
+        before = (walk.find, walk.lead, walk.bucket)
+        walk.find, walk.lead, walk.bucket = self.find, 2, self
+        try:
+            yield
+        finally:
+            walk.find, walk.lead, walk.bucket = before
+
+    def field(self, name: str) -> Value:
+        """A table of this bucket, in its body: one block of it."""
+        if name not in self.fields:
+            outer = self.tables.field(name, self.number)
+            self.fields[name] = (outer, self.walk.builder.fresh(name, outer.dtype))
+        return self.fields[name][1]
+
+    def width(self) -> Value:
+        """The bucket's width as a float32 scalar (not by block)."""
+        return self.tables.field("width", self.number)
+
+    def find(self, node: fx.Node) -> Any:
+        """The bucket's form of an edge tensor; None for what is not one."""
+        if node in self.local:
+            return self.local[node]
+        if node not in self.form.list_of or self.tables.index.row is None:
+            return None
+        if node.op == "placeholder":
+            made, pad = self._gather(node, "items", self.wanted.get(node, 0.0))
+        elif is_call(node, aten.index_select):
+            source = cast(fx.Node, node.args[0])
+            index = index_of(cast(fx.Node, node.args[2]))
+            assert index is not None
+            if index.row == self.tables.index.row:
+                made, _ = self._gather(source, "rows", self.wanted.get(node, 0.0))
+                made = self.walk.op("Unsqueeze", [made, self.walk.indices([1])], made.dtype)
+                pad = None
+            else:
+                made, pad = self._gather(source, "others", self.wanted.get(node, 0.0))
+        else:
+            pad = self._pad(node)
+            made = self.walk.lower(node)
+        self.local[node], self.pads[node] = made, pad
+        return made
+
+    def ask(self, node: fx.Node, pad: float) -> Value:
+        """An edge tensor that had best hold `pad` in free entries: a gather can, for nothing."""
+        self.wanted.setdefault(node, pad)
+        return self.walk.value(node)
+
+    def pad(self, node: Any) -> float | None:
+        """What the free entries of an edge tensor hold, once it is written."""
+        return self.pads.get(node)
+
+    def mask(self, extra: int) -> Value:
+        """True at free entries: [rows, width, 1, ...] with `extra` more axes."""
+        walk = self.walk
+        if self._mask is None:
+            by_node = self.tables.index.row is not None and ("items" not in self.fields or "others" in self.fields)
+            table = self.field("others" if by_node else "items")
+            with walk.outside():
+                count = walk.size(self.size) if by_node else self._items()
+                free = walk.cast(count, I32)
+            self._mask = walk.op("Equal", [table, free], np.dtype(np.bool_))
+        return walk.reshape(self._mask, [0, 0, *[1] * extra]) if extra else self._mask
+
+    def free_entries_hold(self, node: fx.Node, neutral: float) -> Value:
+        """An edge tensor [rows, width, ...] with `neutral` in its free entries."""
+        if self.tables.index.row is None:
+            made, pad = self._gather(node, "items", neutral)
+            self.local[node], self.pads[node] = made, pad
+            return made
+        value = self.ask(node, neutral)
+        if self.pad(node) == neutral:
+            return value
+        filler = self.walk.constant(np.array(neutral, dtype=value.dtype))
+        return self.walk.op("Where", [self.mask(self.walk.rank(node) - 1), filler, value], value.dtype)
+
+    def _gather(self, source: fx.Node, field: str, pad: float) -> tuple[Value, float | None]:
+        self.tables.widest = max(self.tables.widest, _row_bytes(source))
+        padded = self.form.padded(source, pad)
+        return self.walk.op("Gather", [padded, self.field(field)], padded.dtype, axis=0), pad
+
+    def _items(self) -> Value:
+        """The number of edges, or of elements of the segments: where the free entries of `items` point."""
+        row, source = self.tables.index.row, self.tables.index.source
+        items = (
+            self.values
+            if row is None
+            else next(n for n in self.local if n.op == "placeholder" and self.form.list_of[n] is source)
+        )
+        shape = self.walk.op("Shape", [self.walk.value(items)], np.dtype(np.int64))
+        return self.walk.op("Gather", [shape, self.walk.constant(np.array(0))], np.dtype(np.int64), axis=0)
+
+    def _pad(self, node: fx.Node) -> float | None:
+        """What free entries of an op's result will hold; writes the operands on the way."""
+        if is_call(node, *_ZERO_STAYS):
+            source = cast(fx.Node, node.args[0])
+            if source in self.form.list_of and is_call(node, aten.reshape, aten.view, aten.unsqueeze, aten.expand):
+                self.walk.value(source) if node not in self.wanted else self.ask(source, self.wanted[node])
+                return self.pad(source)
+            self.walk.any_value(source)
+            return 0.0 if self.pad(source) == 0 else None
+        if is_call(node, aten.mul):
+            edges = [a for a in node.args[:2] if isinstance(a, fx.Node) and a in self.form.list_of]
+            for operand in edges:
+                self.ask(operand, 0.0)
+            return 0.0 if any(self.pad(operand) == 0 for operand in edges) else None
+        if named(node, "q_mul"):
+            a, _, a_zero, b, _, b_zero, _, y_zero, low, high = arguments(node)
+            for operand, zero in ((a, a_zero), (b, b_zero)):
+                if operand in self.form.list_of:
+                    self.ask(operand, float(zero))
+            if self.pad(a) == a_zero or self.pad(b) == b_zero:
+                return float(min(max(y_zero, low), high))
+            return None
+        if named(node, "quantize"):
+            x, _, zero, low, high = arguments(node)
+            self.walk.value(x)
+            return float(min(max(zero, low), high)) if self.pad(x) == 0 else None
+        if named(node, "segment_softmax"):
+            return 0.0
+        return None
+
+
+def _row_bytes(node: fx.Node) -> int:
+    value = node.meta["val"]
+    return int(np.prod([int(dim) for dim in value.shape[1:]])) * value.element_size()
+
+
+def _edge_tensors(gm: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """The nodes whose first axis runs along a list of edges, each with its list."""
+    lists: dict[str, fx.Node] = {}  # by the symbol of their length
+    found: dict[fx.Node, fx.Node] = {}
+    for node in gm.graph.nodes:
+        index = index_of(node) if node.op == "call_function" else None
+        if index is not None and index.row is not None:
+            length = index.source.meta["val"].shape[1]
+            if type(length) is not int:
+                lists.setdefault(str(length), index.source)
+    for node in gm.graph.nodes:
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor) or value.dim() == 0 or index_of(node) is not None:
+            continue
+        if is_call(node, aten.index_select) and node.args[1] in (0, -value.dim()):
+            index = index_of(cast(fx.Node, node.args[2]))
+            if index is not None and index.row is not None and node.args[0] not in found:
+                found[node] = index.source
+            continue
+        if named(node, *SEGMENTS):
+            continue
+        sources = {found[a] for a in node.all_input_nodes if a in found}
+        if len(sources) == 1 and node.op == "call_function":
+            edges = next(iter(sources))
+            if str(value.shape[0]) == str(edges.meta["val"].shape[1]):
+                found[node] = edges
+            continue
+        starts = node.op == "placeholder" or is_call(node, *_FILLED)
+        if starts and not sources and value.dtype != torch.int64 and str(value.shape[0]) in lists:
+            found[node] = lists[str(value.shape[0])]
+    return found

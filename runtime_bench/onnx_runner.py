@@ -1,0 +1,210 @@
+"""Runs converted ONNX files: checks the inputs, lays out the edges as the file wants them, calls ONNX Runtime.
+
+`OnnxModel("model.onnx").run(x=..., edge_index=...)`. Needs onnxruntime and NumPy, no PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.runtime_bench import graphs
+
+_OWN_DOMAIN = b"bgnn"
+
+
+class OnnxModel:
+    """A file that bgnn-convert wrote, on ONNX Runtime's CPU kernels.
+
+    `model`: a path, or the file's bytes. `threads`: of each operator. Raises BgnnError where the file cannot be
+    read, was not written by bgnn-convert, or is refused by ONNX Runtime, with its reason.
+    """
+
+    def __init__(self, model: Path | str | bytes, threads: int = 1) -> None:
+        self.session = _session(model, threads)
+        properties = self.session.get_modelmeta().custom_metadata_map
+        if "bgnn.inputs" not in properties:
+            raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
+        self.properties: dict[str, str] = properties
+        self.inputs: list[dict[str, Any]] = json.loads(properties["bgnn.inputs"])
+        self.tables: list[dict[str, Any]] = json.loads(properties.get("bgnn.tables", "[]"))
+        self.input_names = [one["name"] for one in self.inputs]
+        self.output_names = [one.name for one in self.session.get_outputs()]
+        # of each output, the number of rows if it is fixed
+        self._rows = {
+            one.name: one.shape[0] if one.shape and isinstance(one.shape[0], int) else None
+            for one in self.session.get_outputs()
+        }
+        self._fed = {one.name for one in self.session.get_inputs()}
+
+    def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Runs the model on one graph, or one batch of them; returns the outputs by name.
+
+        `inputs`: by the file's input names, such as x float32 [nodes, features] and edge_index int64 [2, edges].
+        Raises UsageError for a missing input or one of another dtype or shape, an index out of range, or NaN, and
+        BgnnError where ONNX Runtime fails.
+        """
+        arrays = self._checked(inputs)
+        if self._nodes(arrays) != 0:
+            return self.run_feeds(self._laid_out(arrays))
+        # ONNX Runtime's convolutions refuse tensors without rows: one node takes their place, and goes again.
+        dims = {one["name"]: one["shape"] for one in self.inputs}
+        one_node = {
+            name: np.zeros((1, *array.shape[1:]), array.dtype) if dims[name][0] == "nodes" else array
+            for name, array in arrays.items()
+        }
+        results = self.run_feeds(self._laid_out(one_node))
+        return {name: array[:0] if self._rows[name] is None else array for name, array in results.items()}
+
+    def feeds(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """What ONNX Runtime is given for some inputs: checked, and with the tables that the file wants.
+
+        It can be kept and given to `run_feeds` again, as long as the graph's edges stay as they are.
+        """
+        return self._laid_out(self._checked(inputs))
+
+    def _laid_out(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        feeds = {name: array for name, array in arrays.items() if name in self._fed}
+        for wanted in self.tables:
+            feeds.update(_tables(wanted, arrays))
+        return feeds
+
+    def run_feeds(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the model on what `feeds` gave."""
+        try:
+            results = self.session.run(None, feeds)
+        except Exception as error:  # onnxruntime's errors have no common base of their own
+            raise BgnnError(f"ONNX Runtime failed: {' '.join(str(error).split())}") from error
+        return dict(zip(self.output_names, results, strict=True))
+
+    def _nodes(self, arrays: dict[str, np.ndarray]) -> int | None:
+        for one in self.inputs:
+            if one["shape"] and one["shape"][0] == "nodes":
+                return len(arrays[one["name"]])
+        return None
+
+    def _checked(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if set(inputs) != set(self.input_names):
+            given = ", ".join(inputs) or "none"
+            raise UsageError(f"the file's inputs are {', '.join(self.input_names)}; given were {given}")
+        sizes: dict[str, tuple[int, str]] = {}
+        arrays = {}
+        for one in self.inputs:
+            name, array = one["name"], np.asarray(inputs[one["name"]])
+            wanted = np.dtype(one["dtype"])
+            shape = ", ".join(str(dim) for dim in one["shape"])
+            if array.dtype != wanted:
+                raise UsageError(f"input {name} must be {wanted} [{shape}], got {array.dtype}{_way_out(array, wanted)}")
+            if array.ndim != len(one["shape"]):
+                raise UsageError(f"input {name} must be {wanted} [{shape}], got {list(array.shape)}")
+            for axis, dim in enumerate(one["shape"]):
+                size = array.shape[axis]
+                if isinstance(dim, int) and size != dim:
+                    raise UsageError(f"input {name} must be {wanted} [{shape}], got {list(array.shape)}")
+                if isinstance(dim, str) and sizes.setdefault(dim, (size, name))[0] != size:
+                    before = sizes[dim]
+                    raise UsageError(f"input {name} has {size} {dim}, but input {before[1]} has {before[0]}")
+            if array.dtype == np.float32 and np.isnan(array).any():
+                count = int(np.isnan(array).sum())
+                raise UsageError(f"input {name} holds {count} NaN: replace missing values before running the model")
+            arrays[name] = np.ascontiguousarray(array)
+        for one in self.inputs:
+            if one["index"] and "nodes" in sizes:
+                graphs.check_index(arrays[one["name"]], sizes["nodes"][0], f"input {one['name']}")
+        return arrays
+
+
+def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
+    if wanted == np.int64 and array.dtype.kind in "iuf":
+        return ": indices are int64; cast them with .astype('int64')"
+    return ": cast it with .astype('float32')" if wanted == np.float32 and array.dtype == np.float64 else ""
+
+
+def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tables that one entry of the property "bgnn.tables" describes, by the names of the file's inputs."""
+    index, size = arrays[wanted["index"]], _size(wanted["size"], arrays)
+    settings = {key: wanted[key] for key in ("buckets", "block", "powers_of_two")}
+    if wanted["row"] is None:
+        made = graphs.segments(index, size, **settings)
+    else:
+        graphs.check_index(index, size, f"input {wanted['index']}")
+        edges = graphs.with_self_loops(index, size) if wanted["self_loops"] else index
+        made = graphs.tables(edges, size, target=wanted["row"], **settings)
+    feeds: dict[str, np.ndarray] = {}
+    for field in wanted["fields"]:
+        if field in ("position", "counts"):
+            feeds[f"{wanted['name']}.{field}"] = getattr(made, field)
+            continue
+        for number, bucket in enumerate(made.buckets):
+            value = getattr(bucket, field)
+            feeds[f"{wanted['name']}.{number}.{field}"] = np.array(value, np.float32) if field == "width" else value
+    return feeds
+
+
+def _size(how: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
+    if "value" in how:
+        return int(how["value"])
+    if "input" in how:
+        return int(arrays[how["input"]].shape[how["axis"]])
+    return int(arrays[how["maximum"]].max(initial=-1)) + 1
+
+
+def _session(model: Path | str | bytes, threads: int) -> Any:
+    if threads < 1:
+        raise UsageError(f"threads = {threads}: at least one thread is needed")
+    if isinstance(model, bytes):
+        data = model
+    else:
+        try:
+            data = Path(model).read_bytes()
+        except OSError as error:
+            raise BgnnError(f"cannot read {model}: {error.strerror or error}") from error
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BgnnError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised, and need not be printed too
+    if _has_own_operators(data):
+        from bgnn.runtime_bench.onnx_ops import register_ops
+
+        register_ops(options)
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BgnnError(f"ONNX Runtime refuses the file: {' '.join(str(error).split())}") from error
+
+
+def _has_own_operators(model: bytes) -> bool:
+    """Whether the file imports the domain `bgnn`, read from the protobuf's outermost fields alone."""
+    at = 0
+    while at < len(model):
+        tag, at = _varint(model, at)
+        if tag & 7 == 0:
+            _, at = _varint(model, at)
+        elif tag & 7 == 2:
+            length, at = _varint(model, at)
+            # opset_import is field 8 of a ModelProto; its domain is field 1
+            if tag >> 3 == 8 and bytes([0x0A, len(_OWN_DOMAIN)]) + _OWN_DOMAIN in model[at : at + length]:
+                return True
+            at += length
+        else:
+            return False  # not an ONNX file; ONNX Runtime says so
+    return False
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at a place of a protobuf, and the place after it."""
+    number = shift = 0
+    while at < len(data):
+        byte = data[at]
+        number, at, shift = number | (byte & 0x7F) << shift, at + 1, shift + 7
+        if byte < 0x80:
+            break
+    return number, at
