@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,10 @@ from torch.export import ExportedProgram
 from bgnn.converter import stages
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.onnx.emit import emit as emit_onnx
+from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
-from bgnn.converter.tflite.emit import emit
+from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.trace import trace
 from bgnn.converter.verify import Check, Reference, TieRule, exact_decisions, run_with_taps
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
@@ -100,14 +104,21 @@ def convert(
     say("writing the file")
     names = _io_names(gm)
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
+    onnx = target.startswith("onnx-")
+
+    def emit(**more: Any) -> bytes:
+        write = functools.partial(emit_onnx, optimize=optimize, kernels=kernels) if onnx else emit_tflite
+        return write(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata, **more)
+
     if verify:
         assert reference is not None
         say("running the file and comparing it with the model")
-        checks.append(_check_file(gm, name, names, metadata, reference, inputs))
+        run = run_onnx if onnx else run_file
+        checks.append(_check_file(gm, emit, run, len(names[1]), reference, inputs))
         metadata["verification"] = _summary(checks[-1])
     else:
         metadata["verification"] = "not verified (--no-verify)"
-    data = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata)
+    data = emit()
     report = build_report(gm, semantic, log, checks, reference, plan, name, data)
     path = None
     if output is not None:
@@ -130,8 +141,10 @@ def _check_arguments(
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise UsageError(f"there is no {what} {value!r}: choose from {choices}")
-    if kernels == "bgnn" and (target, optimize) != ("lce-arm64", 1):
-        raise UsageError("--kernels bgnn goes with --target lce-arm64 and -O1: its operators are what -O1 fuses to")
+    if kernels == "bgnn" and (target == "tflite-arm64" or optimize != 1):
+        raise UsageError(
+            "--kernels bgnn goes with -O1, which fuses to its operators, and with the targets lce-arm64 and onnx-*"
+        )
     if knn is not None and (knn == "popcount") != (kernels == "bgnn"):
         raise UsageError(
             "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"
@@ -155,7 +168,7 @@ def _check_zeros(reference: Reference, sign_zero: str) -> None:
 
 
 def _check_file(
-    gm: fx.GraphModule, name: str, names: tuple[list[str], list[str]], metadata: dict[str, str],
+    gm: fx.GraphModule, emit: Callable[..., bytes], run: Callable[..., list[np.ndarray]], count: int,
     reference: Reference, inputs: Sequence[Tensor],
 ) -> Check:  # fmt: skip
     """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
@@ -163,9 +176,7 @@ def _check_file(
     sources = dict.fromkeys(source for node, tap in tapped for source in tap.sources(node))
     probes = {f"tap/{node.name}": node for node in sources if node.op == "call_function"}
     arrays = [t.numpy() for t in inputs]
-    probe = emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata, probes=probes)
-    results = run_file(probe, arrays)
-    count = len(names[1])
+    results = run(emit(probes=probes), arrays)
     known = {node: value_of(node) for node in sources if is_constant(node)}
     known |= dict(zip((n for n in gm.graph.nodes if n.op == "placeholder"), inputs, strict=True))
     for node, value in zip(probes.values(), results[count:], strict=True):
@@ -176,7 +187,7 @@ def _check_file(
     }
     outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]
     check = reference.compare("emitted file", taps, outputs, exact_decisions(gm))
-    plain = run_file(emit(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata), arrays)
+    plain = run(emit(), arrays)
     for position, (with_taps, without) in enumerate(zip(results[:count], plain, strict=True)):
         if not np.array_equal(with_taps, without, equal_nan=True):
             raise ConversionError(f"emitted file: output {position} changes when intermediate tensors are read")

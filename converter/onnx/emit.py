@@ -142,3 +142,11 @@ def _describe(
         }
         for node in placeholders
     ]
+
+
+def run_file(data: bytes, inputs: Sequence[np.ndarray], threads: int = 1) -> list[np.ndarray]:
+    """Runs a file once on ONNX Runtime; inputs and outputs in its own order, the tables made on the way."""
+    from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+    model = OnnxModel(data, threads)
+    return list(model.run(**dict(zip(model.input_names, inputs, strict=True))).values())
