@@ -73,6 +73,7 @@ def emit(
     own = kernels == "bgnn"
     walk = Walk(builder, {**_LOWERINGS, **own_ops.LOWERINGS} if own else _LOWERINGS)
     names = dict(zip(placeholders, input_names, strict=True))
+    walk.packed = sign_ops.packed_nodes(gm)
     symbols = _symbols(placeholders, input_names)
     for node, input_name in names.items():
         walk.values[node] = builder.input(input_name, walk.dtype(node), _dims(node, symbols))
@@ -99,8 +100,10 @@ def emit(
 
 def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
     """A constant in the file's dtype."""
-    dtype = walk.file_dtype(node, tensor.dtype)
-    return tensor.detach().cpu().contiguous().numpy().astype(dtype, copy=False)
+    array = tensor.detach().cpu().contiguous().numpy()
+    if node in walk.packed:
+        return np.where(sign_ops.bits(array), 255, 0).astype(np.uint8)
+    return array.astype(walk.file_dtype(node, tensor.dtype), copy=False)
 
 
 def _symbols(placeholders: Sequence[fx.Node], names: Sequence[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ import torch
 from onnx import helper
 from torch import fx
 
+from bgnn.converter.dialect import WORD
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.builder import CONTRIB, ModelBuilder, Value
 from bgnn.converter.tflite.walk import arguments, op_name, source_line
@@ -54,6 +55,7 @@ class Walk:
         self.lowerings = lowerings
         self.values: dict[fx.Node, Any] = {}
         self.arrays: dict[fx.Node, np.ndarray] = {}  # constants; they enter the file when a lowering asks
+        self.packed: set[fx.Node] = set()  # packed signs, which the file holds as codes (sign_ops.py)
         self.shared: dict[Any, Any] = {}  # what lowerings have written and may need again, by keys of their own
         self.find: Callable[[fx.Node], Any] = lambda node: None
         self.lead = 1
@@ -63,8 +65,11 @@ class Walk:
     # What the graph says.
 
     def dims(self, node: fx.Node) -> tuple[int | None, ...]:
-        """The shape, None where a dimension is dynamic."""
-        return tuple(dim if type(dim) is int else None for dim in node.meta["val"].shape)
+        """The file's shape, None where a dimension is dynamic."""
+        dims = tuple(dim if type(dim) is int else None for dim in node.meta["val"].shape)
+        if node in self.packed:
+            return (*dims[:-1], int(node.meta["val"].shape[-1]) * WORD)
+        return dims
 
     def trailing(self, node: fx.Node) -> list[int]:
         """All dimensions but the first, which must be static."""
@@ -80,6 +85,8 @@ class Walk:
         value = node.meta["val"]
         if not isinstance(value, torch.Tensor):
             return I64  # a size
+        if node in self.packed:
+            return U8
         return self.file_dtype(node, value.dtype)
 
     def file_dtype(self, node: fx.Node, dtype: torch.dtype) -> np.dtype:
