@@ -1,6 +1,7 @@
 # bgnn-convert. `make` lists the targets. The environment is made once, in .venv, by whatever target needs it.
 SHELL := /bin/bash
 VENV ?= .venv
+LCE_VENV ?= .venv-lce
 KERAS_VENV ?= .venv-keras
 PYTHON ?=
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --cache-dir .cache/pip
@@ -12,16 +13,16 @@ export OMP_NUM_THREADS ?= 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: $(VENV)/.installed ## make the environment in .venv (does nothing when it is up to date)
+setup: $(VENV)/.installed $(LCE_VENV)/.installed ## make the environments .venv and .venv-lce (does nothing when they are up to date)
 
-# $(call make_venv,FOLDER): an environment of the first working Python 3.10-3.12, unless FOLDER has one already.
+# $(call make_venv,FOLDER): an environment of the first working Python 3.11-3.12, unless FOLDER has one already.
 define make_venv
 	if [ ! -x $(1)/bin/python ]; then \
-	  for python in $(or $(PYTHON),python3.11 /usr/bin/python3.11 python3.12 python3.10 python3); do \
-	    if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; then \
+	  for python in $(or $(PYTHON),python3.11 /usr/bin/python3.11 python3.12 python3); do \
+	    if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
 	      found="$$python"; break; fi; done; \
 	  if [ -z "$${found:-}" ]; then \
-	    echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	    echo "make: no Python 3.11 or 3.12 found; install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	  if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
 	    echo "make: $$found cannot make an environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; fi; \
 	  echo "setup: making $(1) with $$("$$found" --version) ($$found)"; \
@@ -36,26 +37,39 @@ $(VENV)/.installed: pyproject.toml Makefile
 	@touch $@
 	@echo "setup: $(VENV) is ready"
 
-$(KERAS_VENV)/.installed: pyproject.toml Makefile
+# What pyproject.toml's extra `lce` names and nothing else: it needs numpy < 2, and wants no PyTorch.
+lce_packages = import importlib.metadata as m; print(*(r.split(";")[0] for r in m.requires("bgnn-convert") if r.endswith("\"lce\"")))
+$(LCE_VENV)/.installed: $(VENV)/.installed
+ifeq ($(shell uname -m),x86_64)
+	@$(call make_venv,$(LCE_VENV))
+	@echo "setup: installing Larq Compute Engine's interpreter, to compare with, into $(LCE_VENV) (80 MB)"
+	@$(LCE_VENV)/bin/python $(PIP_INSTALL) $$($(VENV)/bin/python -c '$(lce_packages)')
+	@touch $@
+else
+	@echo "setup: Larq Compute Engine has no wheel for this machine: what compares with its interpreter is skipped"
+endif
+
+$(KERAS_VENV)/.installed: tests/cross_check/requirements.txt
 	@$(call make_venv,$(KERAS_VENV))
-	@echo "setup: installing TensorFlow and larq beside PyTorch into $(KERAS_VENV) (about 3 GB on disk)"
-	@$(KERAS_VENV)/bin/python $(PIP_INSTALL) --editable '.[dev,keras]'
+	@echo "setup: installing TensorFlow and larq into $(KERAS_VENV) (about 2 GB on disk)"
+	@$(KERAS_VENV)/bin/python $(PIP_INSTALL) -r $<
 	@touch $@
 
-# The operators of --kernels bgnn, for this machine. Python finds the library in runtime_bench/lib.
+# What runs binary files, for this machine. Python finds the library in runtime_bench/lib.
 kernels: ## build the project's own kernels and the TFLite delegate (needs g++)
 	@if ! command -v g++ >/dev/null; then \
-	  echo "make: no g++, so the kernels are not built and what needs them is skipped; on Debian: apt-get install g++" >&2; \
-	else $(MAKE) -s -C runtime_bench/kernels/delegate; fi
+	  echo "make: no g++, which builds the kernels that binary files run with; on Debian: apt-get install g++" >&2; exit 1; fi
+	@$(MAKE) -s -C runtime_bench/kernels/delegate
+	@$(MAKE) -s -C runtime_bench/kernels/ort
 
-demo: setup kernels ## convert the paper's models, run the files, print the report
+demo: $(VENV)/.installed kernels ## convert the paper's models, run the files, print the report
 	@$(VENV)/bin/python -m bgnn.converter.demo
 
 test: setup kernels ## run the tests: the fast ones, then the slow ones
 	@$(VENV)/bin/python -m pytest -q -n 2 -m "not slow"
 	@$(VENV)/bin/python -m pytest -q -n 2 -m slow
 
-lint: setup ## style (ruff) and types (mypy)
+lint: $(VENV)/.installed ## style (ruff) and types (mypy)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy -p bgnn
@@ -72,9 +86,9 @@ wheels: setup ## the bgnn-runtime wheels for devices, x86-64 and aarch64, into d
 aarch64: setup kernels ## the kernels and the delegate as a Cortex-A72 under qemu; instruction counts against the record
 	@$(MAKE) -s -C runtime_bench/aarch64 test counts
 
-cross-check: $(KERAS_VENV)/.installed ## compare our file with the paper's route (Keras, larq, LCE's converter)
-	@TF_USE_LEGACY_KERAS=1 $(KERAS_VENV)/bin/python -m pytest -q -rs --show-capture=no tests/cross_check
+cross-check: setup kernels $(KERAS_VENV)/.installed ## compare our file with the paper's route (Keras, larq, LCE's converter)
+	@BGNN_KERAS_PYTHON=$(abspath $(KERAS_VENV))/bin/python $(VENV)/bin/python -m pytest -q -rs --show-capture=no tests/cross_check
 
 clean: ## remove the environments and everything generated (the download cache .cache stays)
-	rm -rf $(VENV) $(KERAS_VENV) build dist out src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LCE_VENV) $(KERAS_VENV) build dist out src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

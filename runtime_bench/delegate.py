@@ -38,13 +38,16 @@ def library_path() -> Path:
     path = Path(__file__).resolve().parent / "lib" / platform.machine() / LIBRARY
     if path.is_file():
         return path
-    makefile = Path(__file__).resolve().parent / "kernels" / "delegate" / "Makefile"
+    in_checkout = (Path(__file__).resolve().parent / "kernels" / "delegate" / "Makefile").is_file()
     remedy = (
-        f"build it: make -C {makefile.parent}"
-        if makefile.is_file()
-        else "install a bgnn-runtime wheel for this machine (there are x86_64 and aarch64 ones, for Linux)"
+        "build it with `make kernels`"
+        if in_checkout
+        else "install the bgnn-runtime wheel of this machine (Linux on x86_64 or aarch64)"
     )
-    raise BgnnError(f"no {LIBRARY} for {platform.system()} on {platform.machine()}: {remedy}")
+    raise BgnnError(
+        f"no {LIBRARY} for {platform.system()} on {platform.machine()}, and binary files run with it: {remedy}, "
+        "or name one in BGNN_DELEGATE"
+    )
 
 
 def runtime() -> ModuleType:

@@ -1,24 +1,29 @@
-"""The two runtimes that emitted files run on: Larq Compute Engine's interpreter and stock LiteRT.
+"""The two runtimes that emitted TFLite files run on: stock LiteRT, with our delegate where a file needs it, and Larq
+Compute Engine's interpreter (LCE), to compare with.
 
 Both take the model as bytes and run with arrays in the file's own input order, returning outputs in the
-file's own output order. Larq Compute Engine (LCE) is loaded by the path of its shared object, because
-importing its package imports TensorFlow.
+file's own output order.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import itertools
+import os
+import subprocess
+import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.runtime_bench import lce_worker
+from bgnn.runtime_bench.measure import Elapsed
 
 KERNELS = ("indirect", "default", "reference")
-_LCE_WRAPPER = Path("tflite/python/interpreter_wrapper_lite.so")
 
 
 class Interpreter(Protocol):
@@ -49,57 +54,135 @@ def _check_inputs(
     return arrays
 
 
-def _load_lce() -> ModuleType:
-    """LCE's binding, loaded by path: the package around it would import TensorFlow."""
-    if int(np.__version__.split(".")[0]) >= 2:
-        raise BgnnError(f"larq-compute-engine fails on every call with numpy {np.__version__}: install 'numpy<2'")
-    package = importlib.util.find_spec("larq_compute_engine")  # does not execute the package
-    if package is None or not package.submodule_search_locations:
+def lce_python() -> Path:
+    """The Python that has larq-compute-engine: BGNN_LCE_PYTHON's, or that of .venv-lce in the checkout.
+
+    Raises BgnnError where there is none.
+    """
+    chosen = os.environ.get("BGNN_LCE_PYTHON")
+    python = Path(chosen) if chosen else Path(__file__).resolve().parent.parent / ".venv-lce" / "bin" / "python"
+    if not os.access(python, os.X_OK):
         raise BgnnError(
-            "larq-compute-engine is not installed, and files with Lce* ops need it: "
-            "pip install --no-deps larq-compute-engine==0.16.0"
+            f"Larq Compute Engine's interpreter needs a Python of its own and {python} is not there: run `make setup` "
+            "in a checkout, or name a Python with 'numpy<2' and larq-compute-engine==0.16.0 in BGNN_LCE_PYTHON"
         )
-    path = Path(package.submodule_search_locations[0]) / _LCE_WRAPPER
-    spec = importlib.util.spec_from_file_location("interpreter_wrapper_lite", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise BgnnError(f"larq-compute-engine has no {path}: install version 0.16.0")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return python
+
+
+class LceProcess:
+    """A running `lce_worker.py`, which holds any number of models; it ends with this object, or with this process.
+
+    `peak_bytes` is the largest resident size that it has had, as of its last reply.
+    """
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._models = itertools.count()
+        self._unused: list[int] = []
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
+        # -I: this process's PYTHONPATH is not meant for another environment.
+        command = [str(lce_python()), "-I", lce_worker.__file__]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors)
+        self._stop = weakref.finalize(self, _stop, self._process)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def open(self, owner: object, model_bytes: bytes, **options: Any) -> tuple[int, dict[str, Any]]:
+        """Opens a file for as long as `owner` lives; its number, and LCE's shapes and dtypes."""
+        model = next(self._models)
+        # Told with the next file: the end of an owner may come at any moment, even between a request and its reply.
+        unused = self._unused[:]
+        del self._unused[: len(unused)]
+        found, _ = self.ask({"do": "open", "model": model, "unused": unused, **options}, model_bytes)
+        weakref.finalize(owner, self._unused.append, model)
+        return model, found
+
+    def ask(self, request: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """Sends a request and waits for the reply. Raises BgnnError with LCE's reason, or where the process died."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            lce_worker.send(self._process.stdin, request, body)
+            reply, answer = lce_worker.receive(self._process.stdout)
+        except (OSError, EOFError) as error:
+            code = self._process.wait()
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise BgnnError(f"Larq Compute Engine's process ended (exit code {code}): {said}") from error
+        self.peak_bytes = reply["peak_bytes"]
+        if "error" in reply:
+            raise BgnnError(reply["error"])
+        return reply, answer
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """The worker leaves when its input ends; one that hangs is killed."""
+    for stream in (process.stdin, process.stdout):
+        assert stream is not None
+        with contextlib.suppress(OSError):  # a request that never left, to a process that died
+            stream.close()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+_shared: dict[int, LceProcess] = {}
+
+
+def _shared_process() -> LceProcess:
+    """One process for all models, started anew after it died. A forked child must not share its parent's pipes."""
+    process = _shared.get(os.getpid())
+    if process is None or not process.alive:
+        process = _shared[os.getpid()] = LceProcess()
+    return process
 
 
 class LceInterpreter:
-    """Runs a TFLite file, with or without Lce* ops, on Larq Compute Engine's own interpreter.
+    """Runs a TFLite file, with or without Lce* ops, on Larq Compute Engine's own interpreter: the oracle of tests.
 
-    `model_bytes`: the flatbuffer. `kernel`: the LceBconv2d implementation, one of "indirect" (fastest on
-    x86), "default" or "reference". `xnnpack`: hand float ops to XNNPACK. Raises BgnnError when the package is
-    missing, numpy is too new, or the runtime refuses the file.
+    It runs in another Python (`lce_python`), since LCE needs numpy < 2. `model_bytes`: the flatbuffer. `kernel`: the
+    LceBconv2d implementation, one of "indirect" (fastest on x86), "default" or "reference". `xnnpack`: hand float ops
+    to XNNPACK. `process`: where to run it, else one process for all. `elapsed` is the last run's time in there,
+    without the way there and back. Raises BgnnError when LCE is missing or refuses the file.
     """
 
     def __init__(
-        self, model_bytes: bytes, num_threads: int = 1, kernel: str = "indirect", xnnpack: bool = True
+        self,
+        model_bytes: bytes,
+        num_threads: int = 1,
+        kernel: str = "indirect",
+        xnnpack: bool = True,
+        process: LceProcess | None = None,
     ) -> None:
         if kernel not in KERNELS:
             raise UsageError(f"kernel {kernel!r} is none of {', '.join(KERNELS)}")
-        self._model_bytes = model_bytes  # the runtime reads constants from this memory as long as it lives
+        self._process = process or _shared_process()
+        self.elapsed = Elapsed(0, 0)
         try:
-            self._wrapped = _load_lce().LiteInterpreter(
-                model_bytes, num_threads, kernel == "reference", kernel == "indirect", xnnpack
+            self._model, found = self._process.open(
+                self, model_bytes, threads=num_threads, kernel=kernel, xnnpack=xnnpack
             )
-        except (RuntimeError, ValueError, TypeError) as error:
+        except BgnnError as error:
             raise BgnnError(f"Larq Compute Engine refuses the file: {error}") from error
-        self.input_shapes = [tuple(shape) for shape in self._wrapped.input_shapes]
-        self.output_shapes = [tuple(shape) for shape in self._wrapped.output_shapes]
-        self.input_dtypes = [np.dtype(dtype) for dtype in self._wrapped.input_types]
-        self.output_dtypes = [np.dtype(dtype) for dtype in self._wrapped.output_types]
+        self.input_shapes = [tuple(shape) for shape in found["input_shapes"]]
+        self.output_shapes = [tuple(shape) for shape in found["output_shapes"]]
+        self.input_dtypes = [np.dtype(dtype) for dtype in found["input_dtypes"]]
+        self.output_dtypes = [np.dtype(dtype) for dtype in found["output_dtypes"]]
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Runs the file once. `inputs` must have exactly the file's shapes and dtypes, else UsageError."""
         arrays = _check_inputs(inputs, self.input_shapes, self.input_dtypes)
         try:
-            return [np.asarray(output) for output in self._wrapped.predict(arrays)]
-        except (RuntimeError, ValueError) as error:
+            took, outputs = self._process.ask({"do": "run", "model": self._model}, lce_worker.pack(arrays))
+        except BgnnError as error:
             raise BgnnError(f"Larq Compute Engine failed while running the file: {error}") from error
+        self.elapsed = Elapsed(took["wall_ms"], took["cpu_ms"])
+        return lce_worker.unpack(outputs)
 
 
 class LiteRTInterpreter:
@@ -158,7 +241,7 @@ def has_lce_ops(model_bytes: bytes) -> bool:
 
 
 def has_bgnn_ops(model_bytes: bytes) -> bool:
-    """Whether the flatbuffer lists one of this project's operators, which its delegate runs."""
+    """Whether the flatbuffer lists one of this project's operators."""
     return _has_ops(model_bytes, b"Bgnn")
 
 
@@ -172,21 +255,14 @@ def _has_ops(model_bytes: bytes, prefix: bytes) -> bool:
     return any(code is not None and code.startswith(prefix) for code in codes)
 
 
-def open_file(model_bytes: bytes, num_threads: int = 1, kernel: str = "indirect", xnnpack: bool = True) -> Interpreter:
-    """The runtime that a file needs: LiteRT with our delegate for Bgnn* ops, LCE's for Lce* ops, else LiteRT."""
-    if has_bgnn_ops(model_bytes):
-        return LiteRTInterpreter(model_bytes, num_threads, xnnpack, delegate=True)
-    if has_lce_ops(model_bytes):
-        return LceInterpreter(model_bytes, num_threads, kernel, xnnpack)
-    return LiteRTInterpreter(model_bytes, num_threads, xnnpack)
+def open_file(model_bytes: bytes, num_threads: int = 1, xnnpack: bool = True) -> LiteRTInterpreter:
+    """Stock LiteRT, with our delegate if the file has LCE's operators or this project's."""
+    delegate = has_lce_ops(model_bytes) or has_bgnn_ops(model_bytes)
+    return LiteRTInterpreter(model_bytes, num_threads, xnnpack, delegate)
 
 
 def run_file(
-    model_bytes: bytes,
-    inputs: Sequence[np.ndarray],
-    num_threads: int = 1,
-    kernel: str = "indirect",
-    xnnpack: bool = True,
+    model_bytes: bytes, inputs: Sequence[np.ndarray], num_threads: int = 1, xnnpack: bool = True
 ) -> list[np.ndarray]:
-    """Opens the file on the runtime it needs, runs it once and returns the outputs in the file's order."""
-    return open_file(model_bytes, num_threads, kernel, xnnpack).run(*inputs)
+    """Opens the file as `open_file` does, runs it once and returns the outputs in the file's order."""
+    return open_file(model_bytes, num_threads, xnnpack).run(*inputs)

@@ -49,6 +49,14 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Elapsed:
+    """What a candidate returns whose work another process does: that process's own clocks, in milliseconds."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True)
 class Timing:
     """One candidate's runs, in round order."""
 
@@ -86,7 +94,7 @@ def measure(
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Measurement:
-    """Time zero-argument callables against each other.
+    """Time zero-argument callables against each other, by this process's clocks or by the `Elapsed` they return.
 
     Every candidate first runs `warmup` times untimed; then each of the `rounds` runs every candidate once,
     and the order moves on by one place a round, so that no candidate always follows the same other one.
@@ -112,10 +120,12 @@ def measure(
         for name in names[shift:] + names[:shift]:
             run = candidates[name]
             cpu_start, start = time.process_time_ns(), time.perf_counter_ns()
-            run()
+            found = run()
             end, cpu_end = time.perf_counter_ns(), time.process_time_ns()
-            wall_ms[name].append((end - start) / 1e6)
-            cpu_ms[name].append((cpu_end - cpu_start) / 1e6)
+            if not isinstance(found, Elapsed):
+                found = Elapsed((end - start) / 1e6, (cpu_end - cpu_start) / 1e6)
+            wall_ms[name].append(found.wall_ms)
+            cpu_ms[name].append(found.cpu_ms)
         if progress is not None:
             progress(f"round {number + 1} of {rounds}")
 
@@ -188,7 +198,7 @@ def describe_machine() -> dict[str, Any]:
     except OSError:
         pass  # not Linux: the platform module still names the processor
     versions = {}
-    for package in ("torch", "numpy", "ai-edge-litert", "larq-compute-engine"):
+    for package in ("torch", "numpy", "ai-edge-litert", "onnxruntime"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         interpreter = load_interpreter(options.file, options.threads)
-        outputs = run(interpreter, read_inputs(options.input))
+        outputs: dict[str, Any] = run(interpreter, read_inputs(options.input))
         if options.output is not None:
             try:
                 with open(options.output, "wb") as file:

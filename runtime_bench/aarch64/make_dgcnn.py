@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def main(folder: Path) -> None:
                 model.train()(cloud)
             found = convert(model.eval(), (clouds[0],), target="lce-arm64", verify=False)
         assert found.model_bytes is not None
-        outputs = {}
+        outputs: dict[str, Any] = {}
         for kernels in ("reference", "xnnpack"):
             interpreter = load_interpreter(found.model_bytes, float_kernels=kernels)
             outputs[kernels] = next(iter(run(interpreter, {"arr_0": clouds[1].numpy()}).values()))

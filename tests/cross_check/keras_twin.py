@@ -1,5 +1,5 @@
 """The paper's own route: BF1 and BF2 written in Keras with larq, converted by Larq Compute Engine's
-converter.
+converter. A script of an environment with TensorFlow: `keras_twin.py WEIGHTS.npz FILE.tflite ARCH KNN BATCH POINTS K`.
 
 Nothing of this project takes part between the weights and the file; only the names in the state_dict are
 shared. Features are `[B, N, C]` and messages `[B, N, k, C]`: channels last, as TensorFlow has them.
@@ -7,7 +7,12 @@ shared. Features are `[B, N, C]` and messages `[B, N, k, C]`: channels last, as 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"  # larq needs Keras 2; read when TensorFlow is imported
 
 import larq
 import larq_compute_engine as lce
@@ -126,3 +131,9 @@ def twin(weights: Weights, arch: str, knn: str, batch: int, points: int, k: int)
 def convert(model: keras.Model) -> bytes:
     """The file that Larq Compute Engine's own converter makes."""
     return lce.convert_keras_model(model)
+
+
+if __name__ == "__main__":
+    source, target, arch, knn, *sizes = sys.argv[1:]
+    with np.load(source) as archive:
+        Path(target).write_bytes(convert(twin(dict(archive), arch, knn, *map(int, sizes))))

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lce import needs_lce
 from torch import Tensor, nn
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # larq needs Keras 2; read when TensorFlow is imported
-for package in ("tensorflow", "larq"):
-    pytest.importorskip(package, reason=f"no {package} here: `make cross-check` has an environment with it")
 
 from bgnn.converter.api import convert
 from bgnn.models.dgcnn import ARCHITECTURES
 from bgnn.runtime_bench.interpreters import LceInterpreter
 
-from . import keras_twin
+HERE = Path(__file__).parent
+KERAS_PYTHON = Path(os.environ.get("BGNN_KERAS_PYTHON", HERE.parent.parent / ".venv-keras" / "bin" / "python"))
+pytestmark = [
+    needs_lce,
+    pytest.mark.skipif(not KERAS_PYTHON.is_file(), reason="`make cross-check` makes an environment with TensorFlow"),
+]
 
 # Of a logit, relative to the largest one: float32 sums over up to 1024 points in another order.
 LOGIT_TOLERANCE = 1e-4
@@ -64,6 +67,15 @@ def differing_by_layer(a: np.ndarray, b: np.ndarray, widths: list[int]) -> list[
     return [int(layer.sum()) for layer in np.split(a != b, np.cumsum(widths)[:-1], axis=2)]
 
 
+def keras_twin(model: nn.Module, folder: Path, *settings: str | int) -> bytes:
+    """The file that LCE's converter makes of the model's Keras twin, in the Python that has TensorFlow."""
+    np.savez(folder / "weights.npz", **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    command = [KERAS_PYTHON, HERE / "keras_twin.py", folder / "weights.npz", folder / "theirs.tflite", *settings]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return (folder / "theirs.tflite").read_bytes()
+
+
 CASES = [
     ("bf2", "hamming", 2, 128, 10),
     ("bf2", "l2", 2, 100, 7),
@@ -78,8 +90,7 @@ def test_our_file_agrees_with_the_papers_route(
     arch: str, knn: str, batch: int, points: int, k: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, x = random_model(arch, knn, points, k), clouds(batch, points)
-    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    theirs = keras_twin.convert(keras_twin.twin(weights, arch, knn, batch, points, k))
+    theirs = keras_twin(model, tmp_path, arch, knn, batch, points, k)
     their_logits, their_features = sorted(LceInterpreter(theirs).run(x.numpy()), key=np.ndim)
 
     # Each layer's signs are both +1 and -1, or agreement would say nothing.

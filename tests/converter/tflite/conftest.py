@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lce import MISSING
 from torch import fx
 from torch._subclasses import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.tflite import emit
-from bgnn.runtime_bench.interpreters import Interpreter, LceInterpreter, LiteRTInterpreter, has_lce_ops
+from bgnn.runtime_bench.interpreters import KERNELS, Interpreter, LceInterpreter, has_lce_ops, open_file
 
 
 def make_graph(function: Callable[..., Any], inputs: list[torch.Tensor], **constants: torch.Tensor) -> fx.GraphModule:
@@ -57,14 +58,14 @@ def file_arrays(tensors: list[torch.Tensor]) -> list[np.ndarray]:
 
 
 def every_runtime(file: bytes) -> dict[str, Interpreter]:
-    """All runtimes that must take the file, with and without XNNPACK, and every LceBconv2d kernel."""
+    """All runtimes that must take the file, with and without XNNPACK: LiteRT (with our delegate where the file needs
+    it), and, where its environment is there, LCE with every LceBconv2d kernel."""
     found: dict[str, Interpreter] = {}
     for xnnpack in (False, True):
         suffix = " with XNNPACK" if xnnpack else ""
-        for kernel in ("indirect", "default", "reference") if has_lce_ops(file) else ("default",):
+        found[f"LiteRT{suffix}"] = open_file(file, xnnpack=xnnpack)
+        for kernel in () if MISSING else KERNELS if has_lce_ops(file) else ("default",):
             found[f"LCE {kernel}{suffix}"] = LceInterpreter(file, kernel=kernel, xnnpack=xnnpack)
-        if not has_lce_ops(file):
-            found[f"LiteRT{suffix}"] = LiteRTInterpreter(file, xnnpack=xnnpack)
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from bgnn.converter.dialect import pack as packed
 from bgnn.converter.dialect import packed_words
 from bgnn.converter.errors import ConversionError
-from bgnn.runtime_bench.interpreters import LceInterpreter
+from bgnn.runtime_bench.interpreters import run_file
 
 aten, bgnn = torch.ops.aten, torch.ops.bgnn
 
@@ -67,7 +67,7 @@ def test_bconv_arithmetic(graph, emitted, channels):
     popcount = (channels - bgnn.bconv(x, weight, channels, torch.ones(33), torch.zeros(33))) / 2
     offset = (bias.double() + channels * multiplier.double()).float()  # one rounding
     expected = popcount * (-2 * multiplier) + offset
-    (found,) = LceInterpreter(emitted(gm)).run(x.numpy())
+    (found,) = run_file(emitted(gm), [x.numpy()])
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=0)
 
 
