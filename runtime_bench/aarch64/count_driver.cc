@@ -1,9 +1,11 @@
 // count_driver CASE TIMES: calls one kernel TIMES times on one thread; without arguments, prints the cases' names.
 // The sizes are those of the paper's DGCNN on one cloud: 1024 points, 20 neighbours. Linked statically with the kernels.
+// The last call stands between two system calls that profile_plugin.c waits for.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "../kernels/kernels.h"
 
@@ -47,7 +49,11 @@ T* room(int64_t count) {
 
 void call(const BgnnKernel& kernel, const void* args, int times) {
   void *shared = block(kernel.shared_bytes(args)), *scratch = block(kernel.scratch_bytes(args));
-  for (int i = 0; i < times; i++) kernel.run(args, shared, scratch, 0, kernel.begin(args, shared));
+  for (int i = 0; i < times; i++) {
+    if (i == times - 1) getpriority(PRIO_PROCESS, 0);
+    kernel.run(args, shared, scratch, 0, kernel.begin(args, shared));
+  }
+  getpriority(PRIO_PROCESS, 0);
 }
 
 void hamming_knn(const BgnnKernels& k, int times, int64_t w) {
@@ -94,6 +100,7 @@ const Case kCases[] = {
        call(k.knn, &a, times);
      }},
     {"xor_edge_conv_64_64", [](const BgnnKernels& k, int times) { xor_edge_conv(k, times, 2, 64); }},
+    {"xor_edge_conv_64_128", [](const BgnnKernels& k, int times) { xor_edge_conv(k, times, 2, 128); }},
     {"xor_edge_conv_128_256", [](const BgnnKernels& k, int times) { xor_edge_conv(k, times, 4, 256); }},
     {"gather_max_64",
      [](const BgnnKernels& k, int times) {
@@ -112,6 +119,18 @@ const Case kCases[] = {
      [](const BgnnKernels& k, int times) {
        BgnnDensePool a = {words(kNodes * 16), words(1024 * 16), room<float>(4 * 1024), 1, kNodes, 16, 512, 1024};
        call(k.dense_pool, &a, times);
+     }},
+    {"edge_max_64",
+     [](const BgnnKernels& k, int times) {
+       BgnnEdgeMax a = {floats(kNodes * 64), floats(kNodes * 64), indices(kNodes * kNeighbours), floats(kNodes),
+                        floats(kNeighbours), room<float>(kNodes * 64), 1, kNodes, 64, kNeighbours, kNodes, kNeighbours};
+       call(k.edge_max, &a, times);
+     }},
+    {"scaled_pool_512_1024",
+     [](const BgnnKernels& k, int times) {
+       BgnnScaledPool a = {words(kNodes * 16), words(1024 * 16), floats(kNodes), room<float>(4 * 1024), 1, kNodes, 16,
+                           512, 1024, kNodes};
+       call(k.scaled_pool, &a, times);
      }},
     {"quantize_64",
      [](const BgnnKernels& k, int times) {

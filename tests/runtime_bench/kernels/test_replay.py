@@ -7,7 +7,9 @@ tensor and each work memory as an allocation of its exact size.
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import shutil
 import struct
 import subprocess
@@ -19,18 +21,21 @@ from tests.runtime_bench.kernels.cases import CASES, Arguments, cases
 
 from bgnn.runtime_bench.kernels import library
 
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+# `make -C runtime_bench/aarch64 kernels` names its own compiler and the kernels that it built.
+COMPILER = shlex.split(os.environ.get("BGNN_AARCH64_CXX", "aarch64-linux-gnu-g++"))
+KERNELS = os.environ.get("BGNN_AARCH64_KERNELS")
+EMULATOR = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 pytestmark = pytest.mark.slow
 needs_aarch64 = pytest.mark.skipif(
-    not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-    reason=f"{COMPILER} and {EMULATOR} are needed: apt-get install g++-aarch64-linux-gnu qemu-user-static",
+    not (shutil.which(COMPILER[0]) and EMULATOR),
+    reason=f"{COMPILER[0]} and qemu-aarch64 are needed: make -C runtime_bench/aarch64 kernels brings its own",
 )
 needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="an x86-64 machine is needed")
 
 
-def compile_replay(folder: Path, archive: Path, compiler: str, *flags: str) -> Path:
+def compile_replay(folder: Path, archive: Path, compiler: list[str], *flags: str) -> Path:
     program, source = folder / "replay", Path(__file__).with_name("replay.cc")
-    command = [compiler, "-std=c++17", "-O1", *flags, f"-I{library.HERE}", str(source), str(archive)]
+    command = [*compiler, "-std=c++17", "-O1", *flags, f"-I{library.HERE}", str(source), str(archive)]
     subprocess.run([*command, "-o", str(program)], check=True)
     return program
 
@@ -38,8 +43,9 @@ def compile_replay(folder: Path, archive: Path, compiler: str, *flags: str) -> P
 @pytest.fixture(scope="module")
 def aarch64(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that runs replay.cc as on a Cortex-A72."""
-    archive = library.build("aarch64").with_suffix(".a")
+    archive = Path(KERNELS) if KERNELS else library.build("aarch64").with_suffix(".a")
     program = compile_replay(tmp_path_factory.mktemp("aarch64"), archive, COMPILER, "-static")
+    assert EMULATOR is not None
     return [EMULATOR, "-cpu", "cortex-a72", str(program)]
 
 
@@ -50,7 +56,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     archive = folder / "x86_64" / "libbgnn_kernels.a"
     make = ["make", "-s", "-C", str(library.HERE), f"BUILD={folder}", f"SANITIZE={sanitizers}", str(archive)]
     subprocess.run(make, check=True)
-    return [str(compile_replay(folder, archive, "g++", "-g", f"-fsanitize={sanitizers}"))]
+    return [str(compile_replay(folder, archive, ["g++"], "-g", f"-fsanitize={sanitizers}"))]
 
 
 def record(kernels: library.Kernels, name: str, arguments: Arguments) -> bytes:
