@@ -333,13 +333,16 @@ bool aggregate_int32(Call* call) {
 
 /* ---- SegmentSoftmax, GatAggregate, QGatAggregate ---- */
 
-/* Each task's scratch: `heads` numbers for every entry of a node, and twice more. */
-static bool make_scratch(Call* call, int64_t heads, int64_t most, int64_t tasks, int64_t* stride, float** scratch) {
+static int64_t up16(int64_t n) { return (n + 15) / 16 * 16; }
+
+/* Each task's scratch, a multiple of a cache line. */
+static bool make_scratch(Call* call, int64_t heads, int64_t width, int64_t most, int64_t tasks, int64_t* stride,
+                         float** scratch) {
   int64_t floats, bytes;
-  REQUIRE(!__builtin_mul_overflow(most + 2, heads, &floats) && floats < INT64_MAX / 64 &&
-              !__builtin_mul_overflow((floats + 15) / 16 * 16 * 4, tasks, &bytes),
+  REQUIRE(!__builtin_mul_overflow(most + 1, heads + 1, &floats) && width < INT64_MAX / 16 && floats < INT64_MAX / 16 &&
+              !__builtin_mul_overflow(up16(gat_scratch(most, heads, width)), 4 * tasks, &bytes),
           "a node has %lld neighbours and %lld heads: too many", (long long)most, (long long)heads);
-  *stride = (floats + 15) / 16 * 16;
+  *stride = up16(gat_scratch(most, heads, width));
   *scratch = (float*)allocate(call, bytes);
   return *scratch != NULL;
 }
@@ -374,7 +377,7 @@ bool segment_softmax(Call* call) {
   /* An edge that two entries name would leave another one's row unwritten. */
   memset(out, 0, (size_t)values->count * 4);
   const int64_t tasks = task_count(&a->csr, a->heads * 8);
-  if (!make_scratch(call, a->heads, most, tasks, &c.stride, &c.scratch)) return false;
+  if (!make_scratch(call, a->heads, 0, most, tasks, &c.stride, &c.scratch)) return false;
   const bool done = run_nodes(call, &a->csr, values->dim[0], tasks, run_softmax, &c);
   free(c.scratch);
   return done;
@@ -412,7 +415,7 @@ static bool read_attention(Call* call, GatAggregate* a, int64_t* most) {
 static bool run_attention(Call* call, GatCall* c, int64_t most) {
   GatAggregate* a = &c->args;
   const int64_t tasks = task_count(&a->csr, a->heads * a->channels * (a->codes ? 1 : 4));
-  if (!make_scratch(call, a->heads, most, tasks, &c->stride, &c->scratch)) return false;
+  if (!make_scratch(call, a->heads, a->heads * a->channels, most, tasks, &c->stride, &c->scratch)) return false;
   const bool done = run_nodes(call, &a->csr, call->in[0].dim[0], tasks, run_gat, c);
   free(c->scratch);
   return done;

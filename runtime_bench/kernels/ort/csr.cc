@@ -75,45 +75,116 @@ const char* check_coo_to_csr(Kernel* kernel) {
   return known ? NULL : "self_loops is neither 'none' nor 'add_remaining'";
 }
 
-bool coo_to_csr(Call* call) {
+/* A counting sort by destination. The edges are cut into `chunks` that different threads count and place; the order
+ * of the edges, and so the result, does not depend on them. */
+static const int64_t kMostChunks = 4, kChunkEdges = 128 * 1024;
+
+struct Sort {
   Coo coo;
-  if (!read_coo(call, &coo) || !check_edges(call, &coo)) return false;
-  const bool add_loops = call->kernel->attribute[0].s[0] == 'a';
-  const int64_t kept = coo.edges - (add_loops ? count_loops(&coo) : 0);
-  const int64_t total = kept + (add_loops ? coo.nodes : 0);
-  REQUIRE(total <= kMostEntries, "%lld edges with self loops are more than 2^31 - 2", (long long)total);
+  bool add_loops;
+  int64_t chunks;
+  int32_t* next; /* [chunks, nodes + 1]: a node's edges in a chunk, later the place of the next one; last: bad edges */
+  int64_t kept[kMostChunks]; /* edges of a chunk that are not replaced loops; later: of those before it */
+  bool bad[kMostChunks];
+  int32_t *indices, *edges;
+};
 
-  const int64_t rows = coo.nodes + 1;
-  void *indptr_data, *indices_data, *edges_data;
-  if (!make_output(call, 0, 1, &rows, &indptr_data) || !make_output(call, 1, 1, &total, &indices_data) ||
-      !make_output(call, 2, 1, &total, &edges_data)) {
-    return false;
+static void count_chunk(void* data, size_t chunk) {
+  Sort* s = (Sort*)data;
+  const Coo* coo = &s->coo;
+  const int64_t first = coo->edges * (int64_t)chunk / s->chunks, last = coo->edges * ((int64_t)chunk + 1) / s->chunks;
+  const uint64_t nodes = (uint64_t)coo->nodes;
+  int32_t* count = s->next + (int64_t)chunk * (coo->nodes + 1);
+  memset(count, 0, (size_t)(coo->nodes + 1) * 4);
+  int64_t kept = 0;
+  bool bad = false;
+  for (int64_t e = first; e < last; ++e) {
+    const uint64_t source = (uint64_t)coo->source[e], target = (uint64_t)coo->target[e];
+    bad |= source >= nodes || target >= nodes;
+    const bool keep = !s->add_loops || source != target;
+    count[target < nodes ? target : nodes] += keep;
+    kept += keep;
   }
-  int32_t *indptr = (int32_t*)indptr_data, *indices = (int32_t*)indices_data, *edges = (int32_t*)edges_data;
-  int32_t* next = (int32_t*)allocate(call, coo.nodes * 4); /* where a node's next entry goes */
-  if (!next) return false;
+  s->kept[chunk] = kept;
+  s->bad[chunk] = bad;
+}
 
-  memset(next, 0, (size_t)coo.nodes * 4);
-  for (int64_t e = 0; e < coo.edges; ++e) next[coo.target[e]] += !(add_loops && coo.source[e] == coo.target[e]);
-  indptr[0] = 0;
-  for (int64_t i = 0; i < coo.nodes; ++i) {
-    indptr[i + 1] = indptr[i] + next[i] + add_loops;
-    next[i] = indptr[i];
+/* From counts to places; fills indptr, and each node's own loop as its last entry. */
+static void start_nodes(Sort* s, int64_t kept, int32_t* indptr) {
+  const int64_t nodes = s->coo.nodes, stride = nodes + 1;
+  int32_t place = 0;
+  for (int64_t i = 0; i < nodes; ++i) {
+    indptr[i] = place;
+    for (int64_t c = 0; c < s->chunks; ++c) {
+      const int32_t count = s->next[c * stride + i];
+      s->next[c * stride + i] = place;
+      place += count;
+    }
+    if (!s->add_loops) continue;
+    s->indices[place] = (int32_t)i;
+    if (s->edges) s->edges[place] = (int32_t)(kept + i);
+    ++place;
   }
-  int32_t edge = 0;
-  for (int64_t e = 0; e < coo.edges; ++e) {
-    if (add_loops && coo.source[e] == coo.target[e]) continue;
-    const int32_t at = next[coo.target[e]]++;
-    indices[at] = (int32_t)coo.source[e];
-    if (edges) edges[at] = edge;
+  indptr[nodes] = place;
+}
+
+static void place_chunk(void* data, size_t chunk) {
+  const Sort* s = (const Sort*)data;
+  const Coo* coo = &s->coo;
+  const int64_t first = coo->edges * (int64_t)chunk / s->chunks, last = coo->edges * ((int64_t)chunk + 1) / s->chunks;
+  int32_t* next = s->next + (int64_t)chunk * (coo->nodes + 1);
+  int32_t edge = (int32_t)s->kept[chunk];
+  for (int64_t e = first; e < last; ++e) {
+    /* Both accesses go anywhere: ask for the counter first, then for what it points at. */
+    if (e + 32 < last) __builtin_prefetch(next + coo->target[e + 32], 1);
+    if (e + 16 < last) {
+      const int32_t soon = next[coo->target[e + 16]];
+      __builtin_prefetch(s->indices + soon, 1);
+      if (s->edges) __builtin_prefetch(s->edges + soon, 1);
+    }
+    if (s->add_loops && coo->source[e] == coo->target[e]) continue;
+    const int32_t at = next[coo->target[e]]++;
+    s->indices[at] = (int32_t)coo->source[e];
+    if (s->edges) s->edges[at] = edge;
     ++edge;
   }
-  for (int64_t i = 0; add_loops && i < coo.nodes; ++i) {
-    indices[indptr[i + 1] - 1] = (int32_t)i;
-    if (edges) edges[indptr[i + 1] - 1] = (int32_t)(kept + i);
+}
+
+static bool sort_edges(Call* call, Sort* s) {
+  if (!parallel(call, s->chunks, count_chunk, s)) return false;
+  int64_t kept = 0;
+  for (int64_t c = 0; c < s->chunks; ++c) {
+    if (s->bad[c]) return report_bad_edge(call, &s->coo);
+    const int64_t here = s->kept[c];
+    s->kept[c] = kept;
+    kept += here;
   }
-  free(next);
-  return true;
+  const int64_t total = kept + (s->add_loops ? s->coo.nodes : 0), rows = s->coo.nodes + 1;
+  REQUIRE(total <= kMostEntries, "%lld edges with self loops are more than 2^31 - 2", (long long)total);
+  void *indptr, *indices, *edges;
+  if (!make_output(call, 0, 1, &rows, &indptr) || !make_output(call, 1, 1, &total, &indices) ||
+      !make_output(call, 2, 1, &total, &edges)) {
+    return false;
+  }
+  s->indices = (int32_t*)indices;
+  s->edges = (int32_t*)edges;
+  start_nodes(s, kept, (int32_t*)indptr);
+  return parallel(call, s->chunks, place_chunk, s);
+}
+
+bool coo_to_csr(Call* call) {
+  Sort s;
+  memset(&s, 0, sizeof s);
+  if (!read_coo(call, &s.coo)) return false;
+  s.add_loops = call->kernel->attribute[0].s[0] == 'a';
+  /* A chunk's counters must be worth their while. */
+  const int64_t chunks = s.coo.edges / (kChunkEdges + s.coo.nodes);
+  s.chunks = chunks < 1 ? 1 : chunks > kMostChunks ? kMostChunks : chunks;
+  s.next = (int32_t*)allocate(call, s.chunks * (s.coo.nodes + 1) * 4);
+  if (!s.next) return false;
+  const bool done = sort_edges(call, &s);
+  free(s.next);
+  return done;
 }
 
 /* Segments given by the number of each row's. */

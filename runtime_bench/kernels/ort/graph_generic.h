@@ -7,7 +7,12 @@
 
 #include "graph_kernels.h"
 
+#if defined(__AVX512VBMI__)
+#include <immintrin.h>
+#endif
+
 #define BGNN_INLINE static inline __attribute__((always_inline))
+#define BGNN_INLINE_MEMBER inline __attribute__((always_inline))
 
 namespace {
 
@@ -37,19 +42,29 @@ BGNN_INLINE V load(const void* at) {
 
 // ---------------------------------------------------------------------------------------------- gathering
 
-// Rows are scattered in memory: without this, every row is a cache miss that stalls when a node's list ends.
-constexpr int64_t kAhead = 24;     // entries; past the end of a node's list too
-constexpr int64_t kMostLines = 8;  // of one row; the processor's own prefetcher does the rest
+// Rows are scattered in memory, and the processor cannot look far beyond the end of a node's list by itself. So many
+// bytes of rows are asked for ahead, whatever node they belong to: half of a first-level cache.
+constexpr int64_t kAheadBytes = 16 * 1024, kMostAhead = 128, kLeastAhead = 8;
+constexpr int64_t kMostLines = 16;  // of one row; the processor's own prefetcher does the rest
+
+struct Ahead {
+  int64_t entries, last, bytes, tail;
+};
+
+BGNN_INLINE Ahead ahead_of(const Csr& csr, int64_t row_bytes) {
+  int64_t entries = kAheadBytes / (row_bytes + 1);
+  entries = entries > kMostAhead ? kMostAhead : entries < kLeastAhead ? kLeastAhead : entries;
+  const int64_t bytes = row_bytes < kMostLines * 64 ? row_bytes : kMostLines * 64;
+  // A row that does not start with a cache line ends one line later.
+  return {entries, csr.entries - entries, bytes, row_bytes % 64 != 0 ? bytes - 1 : 0};
+}
 
 template <class T>
-BGNN_INLINE void prefetch_row(const Csr& csr, int64_t p, const T* x, int64_t width) {
-  if (p + kAhead >= csr.entries) return;
-  const char* row = reinterpret_cast<const char*>(x + int64_t(csr.indices[p + kAhead]) * width);
-  const int64_t bytes = width * int64_t(sizeof(T));
-  const int64_t end = bytes < kMostLines * 64 ? bytes : kMostLines * 64;
-  for (int64_t at = 0; at < end; at += 64) __builtin_prefetch(row + at);
-  // A row that does not start with a cache line ends one line later.
-  if (bytes % 64 != 0) __builtin_prefetch(row + end - 1);
+BGNN_INLINE void prefetch_row(const Csr& csr, const Ahead& ahead, int64_t p, const T* x, int64_t width) {
+  if (p >= ahead.last) return;
+  const char* row = reinterpret_cast<const char*>(x + int64_t(csr.indices[p + ahead.entries]) * width);
+  for (int64_t at = 0; at < ahead.bytes; at += 64) __builtin_prefetch(row + at);
+  if (ahead.tail) __builtin_prefetch(row + ahead.tail);
 }
 
 // The columns [0, width) in blocks: block(tag of bytes per vector, tag of vectors, first column). The last block
@@ -74,6 +89,16 @@ BGNN_INLINE void each_block(int64_t width, int64_t size, const Block& block) {
   }
   for (; c + step <= width; c += step) block(Tag<kBytes>(), Tag<1>(), c);
   if (c < width) block(Tag<kBytes>(), Tag<1>(), width - step);
+}
+
+// Columns of 4 bytes, [0, width), in parts that do not overlap: part(tag of bytes per vector, first column).
+template <int kBytes, class Part>
+BGNN_INLINE void each_part(int64_t first, int64_t width, const Part& part) {
+  int64_t c = first;
+  for (; c + kBytes / 4 <= width; c += kBytes / 4) part(Tag<kBytes>(), c);
+  if constexpr (kBytes > 4) {
+    if (c < width) each_part<kBytes / 2>(c, width, part);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------- codes
@@ -124,18 +149,20 @@ BGNN_INLINE void write_codes(const Sums<kBytes>& sums, int32_t correction, const
 constexpr int64_t kByteRows = 257;  // as many bytes' sum fits 16 bits
 
 // Sums of bytes. Even bytes are summed together with the odd ones above them, and these once more alone.
-template <int kBytes, int kCount>
-BGNN_INLINE void sum_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, bool ahead, Sums<kBytes>* sums) {
+// bytes(p, at): what entry p adds, from its row at `at`.
+template <int kBytes, int kCount, class Bytes>
+BGNN_INLINE void sum_bytes(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
+                           Sums<kBytes>* sums, const Bytes& bytes) {
   typedef typename Vectors<kBytes>::U16 U16;
   typedef typename Vectors<kBytes>::U32 U32;
   for (int64_t p = begin; p < end;) {
     const int64_t stop = end - p < kByteRows ? end : p + kByteRows;
     U16 all[kCount] = {}, odd[kCount] = {};
     for (; p < stop; p++) {
-      if (ahead) prefetch_row(a.csr, p, a.x, a.width);
+      if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
       const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
       for (int k = 0; k < kCount; k++) {
-        const U16 v = load<U16>(row + k * kBytes);
+        const U16 v = bytes(p, row + k * kBytes);
         all[k] += v;
         odd[k] += v >> 8;
       }
@@ -150,16 +177,29 @@ BGNN_INLINE void sum_rows(const QAggregate& a, int64_t begin, int64_t end, int64
   }
 }
 
+template <int kBytes, int kCount>
+BGNN_INLINE void sum_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
+                          Sums<kBytes>* sums) {
+  sum_bytes<kBytes, kCount>(a, begin, end, c, ahead, sums, [](int64_t, const uint8_t* at) {
+    return load<typename Vectors<kBytes>::U16>(at);
+  });
+}
+
+// Weights that are reached through `edges` lie anywhere, like rows.
+BGNN_INLINE void prefetch_weight(const QAggregate& a, const Ahead& ahead, int64_t p) {
+  if (a.csr.edges && p < ahead.last) __builtin_prefetch(a.weight + a.csr.edges[p + ahead.entries]);
+}
+
 BGNN_INLINE int32_t weight_of(const QAggregate& a, int64_t p) {
   return a.weight ? int32_t(a.weight[a.csr.edges ? a.csr.edges[p] : p]) - a.w_zp : 1;
 }
 
 template <int kBytes, int kCount>
-BGNN_INLINE void sum_weighted_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, bool ahead,
+BGNN_INLINE void sum_weighted_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
                                    Sums<kBytes>* sums) {
   typedef typename Vectors<kBytes>::U32 U32;
   for (int64_t p = begin; p < end; p++) {
-    if (ahead) prefetch_row(a.csr, p, a.x, a.width);
+    if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
     const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
     const U32 weight = U32{} + uint32_t(weight_of(a, p));
     for (int k = 0; k < kCount; k++) {
@@ -171,15 +211,34 @@ BGNN_INLINE void sum_weighted_rows(const QAggregate& a, int64_t begin, int64_t e
 
 // The sum of requantised messages, minus their zero points. |x - x_zp| * |w - w_zp| < 2^24: exact as a float.
 template <int kBytes, int kCount>
-BGNN_INLINE void sum_messages(const QAggregate& a, int64_t begin, int64_t end, int64_t c, bool ahead,
+BGNN_INLINE void sum_messages(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
                               Sums<kBytes>* sums) {
   typedef typename Vectors<kBytes>::U32 U32;
   typedef typename Vectors<kBytes>::I32 I32;
   typedef typename Vectors<kBytes>::F32 F32;
+#if defined(__AVX512VBMI__)
+  // The whole function of (x, w) stands in a table: 256 bytes for each w, four vectors to permute.
+  if constexpr (kBytes == 64) {
+    sum_bytes<kBytes, kCount>(a, begin, end, c, ahead, sums, [&](int64_t p, const uint8_t* at) {
+      if (c == 0) prefetch_weight(a, ahead, p);
+      const uint8_t* codes = a.table + 256 * int64_t(a.weight[a.csr.edges ? a.csr.edges[p] : p]);
+      const __m512i x = _mm512_loadu_si512(at);
+      const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(codes), x, _mm512_loadu_si512(codes + 64));
+      const __m512i high =
+          _mm512_permutex2var_epi8(_mm512_loadu_si512(codes + 128), x, _mm512_loadu_si512(codes + 192));
+      return (typename Vectors<kBytes>::U16)_mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
+    });
+    for (int k = 0; k < kCount; k++) {
+      for (int j = 0; j < 4; j++) sums[k].column[j] -= int32_t(end - begin) * a.message.zp;
+    }
+    return;
+  }
+#endif
   const F32 multiplier = F32{} + a.message.multiplier, x_zp = F32{} + float(a.x_zp);
   for (int64_t p = begin; p < end; p++) {
-    if (ahead) prefetch_row(a.csr, p, a.x, a.width);
+    if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
     const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
+    if (c == 0) prefetch_weight(a, ahead, p);
     const F32 weight = F32{} + float(weight_of(a, p));
     for (int k = 0; k < kCount; k++) {
       const U32 v = load<U32>(row + k * kBytes);
@@ -192,21 +251,25 @@ BGNN_INLINE void sum_messages(const QAggregate& a, int64_t begin, int64_t end, i
 }
 
 // What the sums of products contain too much: x_zp times the sum of the weights.
-BGNN_INLINE int32_t weights_times_zp(const QAggregate& a, int64_t begin, int64_t end) {
+BGNN_INLINE int32_t weights_times_zp(const QAggregate& a, const Ahead& ahead, int64_t begin, int64_t end) {
   int32_t total = 0;
-  for (int64_t p = begin; p < end; p++) total += weight_of(a, p);
+  for (int64_t p = begin; p < end; p++) {
+    prefetch_weight(a, ahead, p);
+    total += weight_of(a, p);
+  }
   return total * a.x_zp;
 }
 
 // The largest codes; the zero point without entries.
 template <int kBytes, int kCount>
-BGNN_INLINE void max_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, uint8_t* out) {
+BGNN_INLINE void max_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
+                          uint8_t* out) {
   typedef typename Vectors<kBytes>::U8 U8;
   const uint8_t least = uint8_t(begin == end ? a.x_zp : 0);
   U8 most[kCount];
   for (int k = 0; k < kCount; k++) most[k] = U8{} + least;
   for (int64_t p = begin; p < end; p++) {
-    if (c == 0) prefetch_row(a.csr, p, a.x, a.width);
+    if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
     const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
     for (int k = 0; k < kCount; k++) {
       const U8 v = load<U8>(row + k * kBytes);
@@ -255,25 +318,26 @@ BGNN_INLINE void each_sum(const QAggregate& a, int64_t node, int32_t correction,
 
 void q_aggregate(const QAggregate* args, int64_t first, int64_t last) {
   const QAggregate a = *args;
+  const Ahead ahead = ahead_of(a.csr, a.width);
   for (int64_t node = first; node < last; node++) {
     const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
     if (a.width < 4) {
       q_aggregate_narrow(a, node);
     } else if (a.reduce == kMax) {
       each_block<kNative, 4>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
-        max_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, a.out + node * a.width);
+        max_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, ahead, a.out + node * a.width);
       });
     } else if (a.message.multiplier != 0) {
       each_sum<2>(a, node, 0, [&](auto bytes, auto count, int64_t c, auto* sums) {
-        sum_messages<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, c == 0, sums);
+        sum_messages<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, ahead, sums);
       });
     } else if (a.weight) {
-      each_sum<2>(a, node, weights_times_zp(a, begin, end), [&](auto bytes, auto count, int64_t c, auto* sums) {
-        sum_weighted_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, c == 0, sums);
+      each_sum<2>(a, node, weights_times_zp(a, ahead, begin, end), [&](auto bytes, auto count, int64_t c, auto* sums) {
+        sum_weighted_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, ahead, sums);
       });
     } else {
       each_sum<4>(a, node, int32_t(end - begin) * a.x_zp, [&](auto bytes, auto count, int64_t c, auto* sums) {
-        sum_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, c == 0, sums);
+        sum_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, ahead, sums);
       });
     }
   }
@@ -286,11 +350,11 @@ BGNN_INLINE float weight_of(const Aggregate& a, int64_t p) {
 }
 
 template <int kBytes, int kCount, bool kWeighted, int kReduce>
-BGNN_INLINE void reduce_rows(const Aggregate& a, int64_t begin, int64_t end, int64_t c, float* out) {
+BGNN_INLINE void reduce_rows(const Aggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead, float* out) {
   typedef typename Vectors<kBytes>::F32 F32;
   F32 total[kCount] = {};
   for (int64_t p = begin; p < end; p++) {
-    if (c == 0) prefetch_row(a.csr, p, a.x, a.width);
+    if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
     const float* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
     for (int k = 0; k < kCount; k++) {
       F32 v = load<F32>(row + k * (kBytes / 4));
@@ -311,11 +375,12 @@ BGNN_INLINE void reduce_rows(const Aggregate& a, int64_t begin, int64_t end, int
 
 template <bool kWeighted, int kReduce>
 void aggregate_as(const Aggregate& a, int64_t first, int64_t last) {
+  const Ahead ahead = ahead_of(a.csr, a.width * 4);
   for (int64_t node = first; node < last; node++) {
     const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
     float* out = a.out + node * a.width;
     each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
-      reduce_rows<decltype(bytes)::value, decltype(count)::value, kWeighted, kReduce>(a, begin, end, c, out);
+      reduce_rows<decltype(bytes)::value, decltype(count)::value, kWeighted, kReduce>(a, begin, end, c, ahead, out);
     });
   }
 }
@@ -331,13 +396,14 @@ void aggregate(const Aggregate* args, int64_t first, int64_t last) {
 
 void aggregate_int32(const AggregateInt32* args, int64_t first, int64_t last) {
   const AggregateInt32 a = *args;
+  const Ahead ahead = ahead_of(a.csr, a.width * 4);
   for (int64_t node = first; node < last; node++) {
     each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
       constexpr int kBytes = decltype(bytes)::value, kCount = decltype(count)::value;
       typedef typename Vectors<kBytes>::U32 U32;
       U32 total[kCount] = {};
       for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++) {
-        if (c == 0) prefetch_row(a.csr, p, a.x, a.width);
+        if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
         const int32_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
         for (int k = 0; k < kCount; k++) total[k] += load<U32>(row + k * (kBytes / 4));
       }
@@ -379,137 +445,196 @@ BGNN_INLINE typename Vectors<kBytes>::I32 quantised_bits(typename Vectors<kBytes
   return rounded_bits<kBytes>(real / (F32{} + q.scale), Requantise{1, q.zp, q.low, q.high});
 }
 
-// Softmax over `count` rows of values [count, heads], in place; `most` and `total` are [heads].
-BGNN_INLINE void softmax(float* values, int64_t count, int64_t heads, float* most, float* total) {
-  for (int64_t h = 0; h < heads; h++) {
-    most[h] = count ? values[h] : 0;
-    total[h] = 0;
-  }
-  for (int64_t j = 1; j < count; j++) {
-    for (int64_t h = 0; h < heads; h++) {
-      const float v = values[j * heads + h];
-      most[h] = v > most[h] || v != v ? v : most[h];
-    }
-  }
-  for (int64_t j = 0; j < count; j++) {
-    for (int64_t h = 0; h < heads; h++) values[j * heads + h] -= most[h];
-  }
-  constexpr int64_t kLanes = kNative / 4;
-  int64_t i = 0;
-  for (; i + kLanes <= count * heads; i += kLanes) {
-    const auto y = exponential<kNative>(load<typename Vectors<kNative>::F32>(values + i));
-    memcpy(values + i, &y, sizeof y);
-  }
-  for (; i < count * heads; i++) values[i] = exponential<4>(Vectors<4>::F32{} + values[i])[0];
-  for (int64_t j = 0; j < count; j++) {
-    for (int64_t h = 0; h < heads; h++) total[h] += values[j * heads + h];
-  }
-  for (int64_t h = 0; h < heads; h++) total[h] += 1e-16f;
-  for (int64_t j = 0; j < count; j++) {
-    for (int64_t h = 0; h < heads; h++) values[j * heads + h] /= total[h];
-  }
+template <int kBytes>
+BGNN_INLINE typename Vectors<kBytes>::F32 larger(typename Vectors<kBytes>::F32 v, typename Vectors<kBytes>::F32 most) {
+  return (v > most) | (v != v) ? v : most;  // a NaN stays
 }
 
-void segment_softmax(const SegmentSoftmax* args, float* scratch, int64_t first, int64_t last) {
+// Softmax over values [count], in place: lanes are entries.
+BGNN_INLINE void softmax_of_one(float* values, int64_t count) {
+  typedef Vectors<4>::F32 One;
+  One most = {}, total = {};
+  if (count) most = load<One>(values);
+  for (int64_t j = 1; j < count; j++) most = larger<4>(load<One>(values + j), most);
+  each_part<kNative>(0, count, [&](auto bytes, int64_t j) {
+    constexpr int kBytes = decltype(bytes)::value;
+    typedef typename Vectors<kBytes>::F32 F32;
+    const F32 e = exponential<kBytes>(load<F32>(values + j) - most[0]);
+    memcpy(values + j, &e, kBytes);
+  });
+  for (int64_t j = 0; j < count; j++) total += load<One>(values + j);
+  total += 1e-16f;
+  each_part<kNative>(0, count, [&](auto bytes, int64_t j) {
+    constexpr int kBytes = decltype(bytes)::value;
+    typedef typename Vectors<kBytes>::F32 F32;
+    const F32 e = load<F32>(values + j) / (F32{} + total[0]);
+    memcpy(values + j, &e, kBytes);
+  });
+}
+
+// The same of values [count, heads], per head: lanes are heads.
+BGNN_INLINE void softmax(float* values, int64_t count, int64_t heads) {
+  if (heads == 1) return softmax_of_one(values, count);
+  each_part<kNative>(0, heads, [&](auto bytes, int64_t h) {
+    constexpr int kBytes = decltype(bytes)::value;
+    typedef typename Vectors<kBytes>::F32 F32;
+    float* at = values + h;
+    F32 most = {}, total = {};
+    for (int64_t j = 0; j < count; j++) {
+      const F32 v = load<F32>(at + j * heads);
+      most = j ? larger<kBytes>(v, most) : v;
+    }
+    for (int64_t j = 0; j < count; j++) {
+      const F32 e = exponential<kBytes>(load<F32>(at + j * heads) - most);
+      total += e;
+      memcpy(at + j * heads, &e, kBytes);
+    }
+    total += 1e-16f;
+    for (int64_t j = 0; j < count; j++) {
+      const F32 e = load<F32>(at + j * heads) / total;
+      memcpy(at + j * heads, &e, kBytes);
+    }
+  });
+}
+
+void segment_softmax(const SegmentSoftmax* args, float* values, int64_t first, int64_t last) {
   const SegmentSoftmax a = *args;
-  float *most = scratch, *total = most + a.heads, *values = total + a.heads;
   const size_t row = size_t(a.heads) * 4;
   for (int64_t node = first; node < last; node++) {
     const int32_t* edges = a.csr.indices + a.csr.indptr[node];
     const int64_t count = a.csr.indptr[node + 1] - a.csr.indptr[node];
     for (int64_t j = 0; j < count; j++) memcpy(values + j * a.heads, a.values + edges[j] * a.heads, row);
-    softmax(values, count, a.heads, most, total);
+    softmax(values, count, a.heads);
     for (int64_t j = 0; j < count; j++) memcpy(a.out + edges[j] * a.heads, values + j * a.heads, row);
   }
 }
 
 // leaky_relu(from + to) of a node's entries, quantised before where that is asked for: values [entries, heads].
-BGNN_INLINE void scores(const GatAggregate& a, int64_t node, float* values) {
-  const float* to = a.to + node * a.heads;
-  for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, values += a.heads) {
-    const float* from = a.from + int64_t(a.csr.indices[p]) * a.heads;
-    for (int64_t h = 0; h < a.heads; h++) {
-      float e = from[h] + to[h];
-      if (a.score.scale != 0) {
-        const int32_t bits = quantised_bits<4>(Vectors<4>::F32{} + e, a.score)[0];
-        e = float(bits - kMagicBits) * a.score.scale;
-      }
-      values[h] = e > 0 ? e : e * a.slope;
+BGNN_INLINE void scores(const GatAggregate& a, const Ahead& ahead, int64_t node, float* values) {
+  const int64_t begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin, heads = a.heads;
+  each_part<kNative>(0, heads, [&](auto bytes, int64_t h) {
+    constexpr int kBytes = decltype(bytes)::value;
+    typedef typename Vectors<kBytes>::F32 F32;
+    const F32 to = load<F32>(a.to + node * heads + h);
+    for (int64_t j = 0; j < count; j++) {
+      if (h == 0) prefetch_row(a.csr, ahead, begin + j, a.from, heads);
+      const F32 e = load<F32>(a.from + int64_t(a.csr.indices[begin + j]) * heads + h) + to;
+      memcpy(values + j * heads + h, &e, kBytes);
+    }
+  });
+  each_part<kNative>(0, count * heads, [&](auto bytes, int64_t i) {
+    constexpr int kBytes = decltype(bytes)::value;
+    typedef typename Vectors<kBytes>::F32 F32;
+    F32 e = load<F32>(values + i);
+    if (a.score.scale != 0) e = __builtin_convertvector(quantised_bits<kBytes>(e, a.score) - kMagicBits, F32) * a.score.scale;
+    e = e > 0 ? e : e * a.slope;
+    memcpy(values + i, &e, kBytes);
+  });
+}
+
+// Each lane's weight: that of its head. `lane_heads` are the lanes' heads, `weights` one entry's.
+template <int kBytes, bool kOneHead>
+struct LaneWeights {
+  typename Vectors<kBytes>::I32 place;
+  int64_t head;
+  explicit LaneWeights(const int32_t* lane_heads) {
+    head = lane_heads[0];
+    place = load<typename Vectors<kBytes>::I32>(lane_heads) - int32_t(head);
+  }
+  BGNN_INLINE_MEMBER typename Vectors<kBytes>::F32 of(const float* weights) const {
+    typedef typename Vectors<kBytes>::F32 F32;
+    if constexpr (kOneHead) return F32{} + weights[head];
+    return __builtin_shuffle(load<F32>(weights + head), place);
+  }
+};
+
+template <int kBytes, int kCount, bool kOneHead>
+BGNN_INLINE void attend(const GatAggregate& a, const Ahead& ahead, int64_t node, int64_t c, const int32_t* lane_heads,
+                        const float* weights) {
+  typedef typename Vectors<kBytes>::F32 F32;
+  typedef LaneWeights<kBytes, kOneHead> Weights;
+  const int64_t width = a.heads * a.channels, begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin;
+  constexpr int64_t kLanes = kBytes / 4;
+  F32 sum[kCount] = {};
+  for (int64_t j = 0; j < count; j++) {
+    if (c == 0) prefetch_row(a.csr, ahead, begin + j, a.x, width);
+    const float* row = a.x + int64_t(a.csr.indices[begin + j]) * width + c;
+    for (int k = 0; k < kCount; k++) {
+      sum[k] += Weights(lane_heads + c + k * kLanes).of(weights + j * a.heads) * load<F32>(row + k * kLanes);
     }
   }
+  for (int k = 0; k < kCount; k++) memcpy(a.out + node * width + c + k * kLanes, &sum[k], kBytes);
 }
 
-// One head's channels of one node, in float. `weights` [entries, heads] starts at the head.
-template <int kBytes, int kCount>
-BGNN_INLINE void attend(const GatAggregate& a, int64_t node, int64_t at, bool ahead, const float* weights) {
-  typedef typename Vectors<kBytes>::F32 F32;
-  const int64_t width = a.heads * a.channels;
-  F32 sum[kCount] = {};
-  for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, weights += a.heads) {
-    if (ahead) prefetch_row(a.csr, p, a.x, width);
-    const float* row = a.x + int64_t(a.csr.indices[p]) * width + at;
-    const F32 weight = F32{} + *weights;
-    for (int k = 0; k < kCount; k++) sum[k] += weight * load<F32>(row + k * (kBytes / 4));
-  }
-  for (int k = 0; k < kCount; k++) memcpy(a.out + node * width + at + k * (kBytes / 4), &sum[k], kBytes);
-}
-
-// The same on codes: 4 columns in every 32-bit lane.
-template <int kBytes, int kCount>
-BGNN_INLINE void attend_codes(const GatAggregate& a, int64_t node, int64_t at, bool ahead, const float* weights) {
+// The same on codes: 4 columns, of one head, in every lane.
+template <int kBytes, int kCount, bool kOneHead>
+BGNN_INLINE void attend_codes(const GatAggregate& a, const Ahead& ahead, int64_t node, int64_t c,
+                              const int32_t* lane_heads, const float* weights) {
   typedef typename Vectors<kBytes>::U32 U32;
   typedef typename Vectors<kBytes>::I32 I32;
   typedef typename Vectors<kBytes>::F32 F32;
-  const int64_t width = a.heads * a.channels;
+  typedef LaneWeights<kBytes, kOneHead> Weights;
+  const int64_t width = a.heads * a.channels, begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin;
   Sums<kBytes> sums[kCount] = {};
-  for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, weights += a.heads) {
-    if (ahead) prefetch_row(a.csr, p, a.codes, width);
-    const uint8_t* row = a.codes + int64_t(a.csr.indices[p]) * width + at;
-    const F32 weight = F32{} + *weights;
+  for (int64_t j = 0; j < count; j++) {
+    if (c == 0) prefetch_row(a.csr, ahead, begin + j, a.codes, width);
+    const uint8_t* row = a.codes + int64_t(a.csr.indices[begin + j]) * width + c;
     for (int k = 0; k < kCount; k++) {
+      const F32 weight = Weights(lane_heads + c / 4 + k * (kBytes / 4)).of(weights + j * a.heads);
       const U32 v = load<U32>(row + k * kBytes);
-      for (int j = 0; j < 4; j++) {
-        const F32 x = __builtin_convertvector((I32)byte_of<kBytes>(v, j) - a.x_zp, F32) * (F32{} + a.x_scale);
-        sums[k].column[j] += quantised_bits<kBytes>(weight * x, a.message) - kMagicBits;
+      for (int i = 0; i < 4; i++) {
+        const F32 x = __builtin_convertvector((I32)byte_of<kBytes>(v, i) - a.x_zp, F32) * a.x_scale;
+        sums[k].column[i] += quantised_bits<kBytes>(weight * x, a.message) - kMagicBits;
       }
     }
   }
-  for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], 0, a.result, a.out_codes + node * width + at + k * kBytes);
+  for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], 0, a.result, a.out_codes + node * width + c + k * kBytes);
 }
 
-// Heads of less than 4 channels.
-void attend_narrow(const GatAggregate& a, int64_t node, int64_t h, const float* weights) {
+// Codes of which four neighbours may belong to two heads, or that are fewer than four: rare.
+void attend_codes_singly(const GatAggregate& a, int64_t node, const float* weights) {
   const int64_t width = a.heads * a.channels;
-  for (int64_t at = h * a.channels; at < (h + 1) * a.channels; at++) {
-    const float* weight = weights;
+  for (int64_t c = 0; c < width; c++) {
+    const float* weight = weights + c / a.channels;
     Vectors<4>::I32 sum = {};
     for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, weight += a.heads) {
-      const float x = float(a.codes[int64_t(a.csr.indices[p]) * width + at] - a.x_zp) * a.x_scale;
+      const float x = float(a.codes[int64_t(a.csr.indices[p]) * width + c] - a.x_zp) * a.x_scale;
       sum += quantised_bits<4>(Vectors<4>::F32{} + *weight * x, a.message) - kMagicBits;
     }
-    a.out_codes[node * width + at] = uint8_t(code<4>(sum, a.result)[0]);
+    a.out_codes[node * width + c] = uint8_t(code<4>(sum, a.result)[0]);
   }
 }
 
 void gat_aggregate(const GatAggregate* args, float* scratch, int64_t first, int64_t last) {
   const GatAggregate a = *args;
-  float *most = scratch, *total = most + a.heads, *weights = total + a.heads;
+  const int64_t width = a.heads * a.channels, columns = a.codes ? 4 : 1;  // of a lane
+  const Ahead ahead = ahead_of(a.csr, width * (a.codes ? 1 : 4)), ahead_from = ahead_of(a.csr, a.heads * 4);
+  int32_t* lane_heads = reinterpret_cast<int32_t*>(scratch);
+  for (int64_t lane = 0; lane * columns < width; lane++) {
+    lane_heads[lane] = a.heads == 1 ? 0 : int32_t(lane * columns / a.channels);
+  }
+  float* weights = scratch + width;
   for (int64_t node = first; node < last; node++) {
-    scores(a, node, weights);
-    softmax(weights, a.csr.indptr[node + 1] - a.csr.indptr[node], a.heads, most, total);
-    for (int64_t h = 0; h < a.heads; h++) {
-      const int64_t at = h * a.channels;
-      if (!a.codes) {
-        each_block<kNative, 4>(a.channels, 4, [&](auto bytes, auto count, int64_t c) {
-          attend<decltype(bytes)::value, decltype(count)::value>(a, node, at + c, at + c == 0, weights + h);
-        });
-      } else if (a.channels < 4) {
-        attend_narrow(a, node, h, weights + h);
+    scores(a, ahead_from, node, weights);
+    softmax(weights, a.csr.indptr[node + 1] - a.csr.indptr[node], a.heads);
+    const auto block = [&](auto bytes, auto count, int64_t c) {
+      constexpr int kBytes = decltype(bytes)::value, kCount = decltype(count)::value;
+      // One head in each vector, for all of the block's vectors?
+      const bool one = a.heads == 1 || (a.channels % (kBytes / 4 * columns) == 0 && c % (kBytes / 4 * columns) == 0);
+      if (a.codes) {
+        one ? attend_codes<kBytes, kCount, true>(a, ahead, node, c, lane_heads, weights)
+            : attend_codes<kBytes, kCount, false>(a, ahead, node, c, lane_heads, weights);
       } else {
-        each_block<kNative, 2>(a.channels, 1, [&](auto bytes, auto count, int64_t c) {
-          attend_codes<decltype(bytes)::value, decltype(count)::value>(a, node, at + c, at + c == 0, weights + h);
-        });
+        one ? attend<kBytes, kCount, true>(a, ahead, node, c, lane_heads, weights)
+            : attend<kBytes, kCount, false>(a, ahead, node, c, lane_heads, weights);
       }
+    };
+    if (!a.codes) {
+      each_block<kNative, 4>(width, 4, block);
+    } else if (width < 4 || (a.heads > 1 && a.channels % 4 != 0)) {
+      attend_codes_singly(a, node, weights);
+    } else {
+      each_block<kNative, 2>(width, 1, block);
     }
   }
 }

@@ -104,12 +104,16 @@ struct GraphKernels {
   void (*q_aggregate)(const QAggregate*, int64_t first, int64_t last);
   void (*aggregate)(const Aggregate*, int64_t first, int64_t last);
   void (*aggregate_int32)(const AggregateInt32*, int64_t first, int64_t last);
-  /* scratch: floats, heads * (2 + the most entries of one of the nodes) */
+  /* scratch: gat_scratch floats */
   void (*gat_aggregate)(const GatAggregate*, float* scratch, int64_t first, int64_t last);
   void (*segment_softmax)(const SegmentSoftmax*, float* scratch, int64_t first, int64_t last);
   /* The first p in [first, last) with index[p] outside of [0, count), or `last`. */
   int64_t (*first_bad_index)(const int32_t* index, int64_t first, int64_t last, int64_t count);
 };
+
+/* The floats that one task needs whose nodes have at most `most` entries. `width`: heads * channels; the softmax has
+ * none. The kernels read up to a vector beyond the last weight. */
+inline int64_t gat_scratch(int64_t most, int64_t heads, int64_t width) { return width + most * heads + 16; }
 
 /* By the name that dispatch.cc of the kernels chose; never NULL for a name of theirs. */
 const GraphKernels* graph_kernels_for(const char* isa);
