@@ -175,6 +175,15 @@ def gather_max(x: Tensor, index: Tensor) -> Tensor:
     return gather_nodes(x, index).amax(2)
 
 
+def edge_max(x: Tensor, node: Tensor, index: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+    """A factored edge layer with rank-1 rescaling (paper, Eq. 11): max over j of `((x_j + node_i) * beta_i) * gamma_j`.
+
+    `x` and `node` f32 `[B, N, C]`, `index` int `[B, N, k]`, `beta` f32 `[N]` or `[1]`, `gamma` f32 `[k]` or `[1]`;
+    returns f32 `[B, N, C]`.
+    """
+    return (((gather_nodes(x, index) + node.unsqueeze(2)) * beta[:, None, None]) * gamma[:, None]).amax(2)
+
+
 def xor_edge_layer(x: Tensor, index: Tensor, weight: Tensor, thresholds: Tensor) -> Tensor:
     """XorEdgeConv up to the next sign (paper, Eq. 17-20), on signs: max over j of dot_threshold([x_i, x_i * x_j]).
 
@@ -225,17 +234,20 @@ def bin_edge_conv(
     return bin_edge_layer(nodes, x, index, edge_scale, edge_shift, signs, alpha, beta, gamma, slope)
 
 
-def dense_pool(x: Tensor, weight: Tensor, channels: int) -> Tensor:
+def dense_pool(x: Tensor, weight: Tensor, scale: Tensor | None, channels: int) -> Tensor:
     """`dense_pool_layer` on bits: packed `[B, N, W]`, weights packed `[O, W]` -> f32 `[B, 4, O]`."""
-    return dense_pool_layer(unpack(x, channels), unpack(weight, channels))
+    return dense_pool_layer(unpack(x, channels), unpack(weight, channels), scale)
 
 
-def dense_pool_layer(x: Tensor, weight: Tensor) -> Tensor:
-    """A binary dense layer reduced over the points, all integers: +-1 f32 `[B, N, K]`, `[O, K]` -> f32 `[B, 4, O]`.
+def dense_pool_layer(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
+    """A binary dense layer reduced over the points: +-1 f32 `[B, N, K]`, `[O, K]` -> f32 `[B, 4, O]`.
 
-    The four rows are the largest and the smallest dot product, the sum of the positive ones and of the negative ones.
+    The four rows are the largest and the smallest dot product, the sum of the positive ones and of the negative ones,
+    all integers; with `scale` f32 `[N]`, of the dot products times each point's factor.
     """
     dot = F.linear(x, weight)
+    if scale is not None:
+        dot = dot * scale[:, None]
     return torch.stack([dot.amax(1), dot.amin(1), dot.clamp(min=0).sum(1), dot.clamp(max=0).sum(1)], 1)
 
 
@@ -255,6 +267,7 @@ _OPS: list[tuple[str, object]] = [
     ("hamming_knn(Tensor x, int channels, int k) -> Tensor", hamming_knn),
     ("real_knn(Tensor x, int k) -> Tensor", real_knn),
     ("gather_max(Tensor x, Tensor index) -> Tensor", gather_max),
+    ("edge_max(Tensor x, Tensor node, Tensor index, Tensor beta, Tensor gamma) -> Tensor", edge_max),
     ("xor_edge_layer(Tensor x, Tensor index, Tensor weight, Tensor thresholds) -> Tensor", xor_edge_layer),
     ("xor_edge_conv(Tensor x, Tensor index, Tensor weight, Tensor thresholds, int channels) -> Tensor", xor_edge_conv),
     (
@@ -267,8 +280,8 @@ _OPS: list[tuple[str, object]] = [
         "Tensor weight, Tensor alpha, Tensor beta, Tensor gamma, Tensor slope, int channels) -> Tensor",
         bin_edge_conv,
     ),
-    ("dense_pool_layer(Tensor x, Tensor weight) -> Tensor", dense_pool_layer),
-    ("dense_pool(Tensor x, Tensor weight, int channels) -> Tensor", dense_pool),
+    ("dense_pool_layer(Tensor x, Tensor weight, Tensor? scale=None) -> Tensor", dense_pool_layer),
+    ("dense_pool(Tensor x, Tensor weight, Tensor? scale, int channels) -> Tensor", dense_pool),
 ]
 for _schema, _reference in _OPS:
     _library.define(_schema)

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx
 
+from bgnn.converter.onnx import inspect as onnx_file
 from bgnn.converter.stages import Plan
-from bgnn.converter.tflite.inspect import operators
+from bgnn.converter.tflite import inspect as tflite_file
 from bgnn.converter.verify import Check, Reference
 from bgnn.passes import domains as dm
 from bgnn.passes.graph import PassResult, aten, is_call, shape_of
@@ -121,7 +122,7 @@ def build_report(
         optimize=plan.optimize,
         kernels=plan.kernels,
         bytes=None if data is None else len(data),
-        operators={} if data is None else operators(data),
+        operators={} if data is None else _operators(plan.target, data),
         macs=macs,
         peak_activation_bytes=peak_activations(gm),
         layers=layers,
@@ -130,6 +131,10 @@ def build_report(
         checks=checks,
         sign_zeros=0 if reference is None else sum(reference.zeros.values()),
     )
+
+
+def _operators(target: str, data: bytes) -> dict[str, int]:
+    return (onnx_file if target.startswith("onnx-") else tflite_file).operators(data)
 
 
 def _macs(node: fx.Node) -> int:
@@ -142,7 +147,7 @@ def _macs(node: fx.Node) -> int:
     if is_call(node, bgnn.bin_edge_conv):
         return rows * channels * shape_of(cast(fx.Node, node.args[2]))[2] * 2 * cast(int, node.args[10])
     if is_call(node, bgnn.dense_pool):
-        return math.prod(shape_of(x)[:-1]) * channels * cast(int, node.args[2])
+        return math.prod(shape_of(x)[:-1]) * channels * cast(int, node.args[3])
     if is_call(node, *SEARCH):
         size = cast(int, node.args[1]) if is_call(node, bgnn.hamming_knn) else shape_of(x)[-1]
         return rows * shape_of(x)[1] * size

@@ -29,6 +29,7 @@ from bgnn.passes import (
     fold_sign,
     fold_threshold,
     fuse_bin_edge_conv,
+    fuse_edge_max,
     fuse_gather_max,
     fuse_pool,
     fuse_rescale,
@@ -68,7 +69,8 @@ MOVES = [
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 BITS = [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max, aten.bitwise_xor]
 OWN = [
-    bgnn.hamming_knn, bgnn.real_knn, bgnn.gather_max, bgnn.xor_edge_conv, bgnn.bin_edge_conv, bgnn.dense_pool,
+    bgnn.hamming_knn, bgnn.real_knn, bgnn.gather_max, bgnn.edge_max, bgnn.xor_edge_conv, bgnn.bin_edge_conv,
+    bgnn.dense_pool,
 ]  # fmt: skip
 MEANING = [bgnn.binarize, bgnn.knn, bgnn.gather_nodes, bgnn.batch_norm, bgnn.prelu]
 
@@ -120,11 +122,11 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
             steps += _steps(fuse_pool)
         if lce:
             steps += _steps(
-                fold_sign, hoist_binarize, merge_equal_nodes, pack_bits, sink_reshapes, reduce_before_elementwise
+                hoist_binarize, fold_sign, merge_equal_nodes, pack_bits, sink_reshapes, reduce_before_elementwise
             )
         return steps
     knn: Step = ("lower_knn", lambda gm: lower_knn.run(gm, naive=naive, popcount=own))
-    fused = _steps(fuse_gather_max) if own else []
+    fused = _steps(fuse_edge_max, fuse_gather_max) if own else []
     return [knn, *fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 

@@ -121,7 +121,7 @@ def _turned(tap: Tap, flip: Tensor) -> Tap:
 
 
 def _inside(tap: Tap, order: tuple[int, int]) -> Tap:
-    """The tap of the joined signs as one of the fused layer. `order` says where the node's and the edge's half stood."""
+    """The tap of the joined signs as one of the fused layer; `order`: where the node's and the edge's half stood."""
     return tap.changed(inside=order)
 
 

@@ -2,8 +2,10 @@
 
 For f with f(0) = 0 and one factor on each side of 0 (a rescaling and a PReLU), and integers a_n = W x_n: the maximum of
 f(a_n) is at one of the ends of a, and the mean is (f(1) * sum of positive a + f(-1) * sum of negative |a|) / N. So
-`bgnn::dense_pool` gives four integers per channel, and no `[points, channels]` tensor of numbers exists. Maxima are
-exact, means round differently from PyTorch, within float tolerance.
+`bgnn::dense_pool` gives four integers per channel, and no `[points, channels]` tensor of numbers exists. A channel
+where f falls takes the weights' opposite, so that it rises and its maximum is at one known end. A rescaling per point
+(beta of the paper's Eq. 11) goes into the operator, before f. Maxima are exact, means (and what has a factor per point)
+round differently from PyTorch, within float tolerance.
 """
 
 from __future__ import annotations
@@ -49,10 +51,7 @@ def run(gm: fx.GraphModule) -> PassResult:
             len(layer.args) > 2 and layer.args[2] is not None
         ):
             continue
-        chain, last = [], layer
-        while (following := only_user(last)) is not None and is_channel_op(following):
-            chain.append(following)
-            last = following
+        chain, factors, last = _functions(layer)
         users = list(last.users)
         if not users or not all(is_call(u, aten.amax, aten.amin, aten.mean) and reduced_axes(u) == [1] for u in users):
             result.refuse(layer, "its result is read by more than poolings over the points")
@@ -67,10 +66,39 @@ def run(gm: fx.GraphModule) -> PassResult:
         if not all(_at_the_ends(u, *sides) for u in users):
             result.refuse(layer, "an extremum lies between the ends")
             continue
-        _pool(layer, x, chain, users, sides)
+        _pool(layer, x, chain, factors, users, sides)
         result.rewrites += 1
     remove_dead_code(gm)
     return result
+
+
+def _functions(layer: fx.Node) -> tuple[list[fx.Node], Tensor | None, fx.Node]:
+    """(channel ops after the layer, factors per point `[N]` among them if any, the last of all)."""
+    points = shape_of(layer)[1]
+    chain: list[fx.Node] = []
+    factors: Tensor | None = None
+    last = layer
+    while (following := only_user(last)) is not None:
+        if is_channel_op(following):
+            chain.append(following)
+        elif (
+            all(is_call(op, aten.mul) for op in chain) and (factor := _factor_per_point(following, points)) is not None
+        ):
+            factors = factor if factors is None else factors * factor  # it passes other factors, but no PReLU
+        else:
+            break
+        last = following
+    return chain, factors, last
+
+
+def _factor_per_point(node: fx.Node, points: int) -> Tensor | None:
+    """The factors `[N]` if `node` multiplies `[B, N, C]` by a constant `[N, 1]`."""
+    if not is_call(node, aten.mul):
+        return None
+    for value in node.args:
+        if is_constant(value) and shape_of(cast(fx.Node, value)) in ((points, 1), (1, points, 1)):
+            return value_of(cast(fx.Node, value)).flatten()
+    return None
 
 
 def _sides(chain: list[fx.Node], channels: int, fan_in: int) -> tuple[Tensor, Tensor] | None:
@@ -94,29 +122,69 @@ def _at_the_ends(user: fx.Node, above: Tensor, below: Tensor) -> bool:
     return True
 
 
-def _pool(layer: fx.Node, x: fx.Node, chain: list[fx.Node], users: list[fx.Node], sides: tuple[Tensor, Tensor]) -> None:
+def _pool(
+    layer: fx.Node, x: fx.Node, chain: list[fx.Node], factors: Tensor | None, users: list[fx.Node],
+    sides: tuple[Tensor, Tensor],
+) -> None:  # fmt: skip
     above, below = sides
     before = min(users)
-    pooled = call(before, bgnn.dense_pool_layer.default, x, layer.args[1], like=layer)
+    weight = cast(fx.Node, layer.args[1])
+    falls = (above <= 0) & (below <= 0) & ((above < 0) | (below < 0))
+    flip = torch.where(falls, -1.0, 1.0)
+    if bool(falls.any()):
+        above, below = torch.where(falls, -below, above), torch.where(falls, -above, below)
+        weight = constant(before, value_of(weight) * flip[:, None], str(weight.target))
+    rising = bool(((above >= 0) & (below >= 0)).all())
+    scale = None if factors is None else constant(before, factors, "per_point")
+    pooled = call(before, bgnn.dense_pool_layer.default, x, weight, scale, like=layer)
 
     def row(i: int) -> fx.Node:
         return call(before, aten.slice.Tensor, pooled, 1, i, i + 1, 1, like=layer)
 
     def applied(value: fx.Node) -> fx.Node:
-        for op in chain:
-            value = call(before, op.target, *(value if a is data_of(op) else a for a in op.args), like=op)
+        ops = chain
+        if bool(falls.any()):
+            value, ops = _turned(before, value, chain, flip)
+        for op in ops:
+            value = call(before, op.target, *(value if a is data_of(op) else a for a in op.args), like=op, **op.kwargs)
         return value
 
-    points = shape_of(x)[1]
     pairs: list[tuple[fx.Node, fx.Node]] = []
     for user in users:
         if is_call(user, aten.mean):
-            up = call(before, aten.mul.Tensor, row(2), constant(before, above / points, "above_zero"), like=user)
-            down = call(before, aten.mul.Tensor, row(3), constant(before, below / points, "below_zero"), like=user)
-            new = call(before, aten.add.Tensor, up, down, like=user)
+            new = _mean(before, row(2), row(3), above, below, shape_of(x)[1], user)
+        elif rising:
+            new = applied(row(0 if is_call(user, aten.amax) else 1))
         else:
             pick = aten.maximum if is_call(user, aten.amax) else aten.minimum
             new = call(before, pick.default, applied(row(0)), applied(row(1)), like=user)
         pairs.append((user, reshape(before, new, shape_of(user), like=user)))
     for user, new in pairs:
         replace(user, new)
+
+
+def _turned(before: fx.Node, value: fx.Node, chain: list[fx.Node], flip: Tensor) -> tuple[fx.Node, list[fx.Node]]:
+    """(chain's first factor, or +-1, with the flipped channels' sign applied to `value`, the rest of the chain)."""
+    channels = len(flip)
+    first = chain[0]
+    if is_call(first, aten.mul):
+        factor = next(a for a in first.args if a is not data_of(first))
+        number = value_of(factor) if isinstance(factor, fx.Node) else torch.tensor(float(cast(float, factor)))
+        flip, chain = number.expand(channels) * flip, chain[1:]
+    return call(before, aten.mul.Tensor, value, constant(before, flip, "turned"), like=first), chain
+
+
+def _mean(
+    before: fx.Node, up: fx.Node, down: fx.Node, above: Tensor, below: Tensor, points: int, user: fx.Node
+) -> fx.Node:
+    """`(up * above + down * below) / points`; with one constant per channel where below / above is one number."""
+    ratio = below / above
+    if bool((above > 0).all()) and torch.allclose(ratio, ratio[:1].expand_as(ratio), rtol=1e-6, atol=0):
+        slope = float(ratio[0])
+        both = call(before, aten.mul.Tensor, down, slope, like=user) if slope != 1 else down
+        total = call(before, aten.add.Tensor, up, both, like=user)
+        return call(before, aten.mul.Tensor, total, constant(before, above / points, "above_zero"), like=user)
+    parts = []
+    for part, factor, name in ((up, above, "above_zero"), (down, below, "below_zero")):
+        parts.append(call(before, aten.mul.Tensor, part, constant(before, factor / points, name), like=user))
+    return call(before, aten.add.Tensor, *parts, like=user)

@@ -29,8 +29,9 @@ class Tap:
 
     The traced value is `decode(node)`: unpack to `channels` signs if packed, multiply by `flip` (+-1 per
     channel), reshape to `shape` and permute by `perm`, then reshape to the traced shape.
-    With `inside`, the node is a fused edge layer (`bgnn::bin_edge_layer` or `_conv`) that makes the tensor in registers:
-    its operands tell what it makes (see `sources`). `inside` names the halves in the traced order, 0 for the node's.
+    With `inside`, the node is a fused edge layer (`bgnn::bin_edge_layer` or `_conv`) that makes the tensor in
+    registers: its operands tell what it makes (see `sources`). `inside` is the halves' order in the traced tensor, 0
+    for the node's.
     """
 
     name: str
@@ -137,6 +138,8 @@ def as_meta(value: Any) -> Any:
 def compute_meta(node: fx.Node) -> None:
     """Fills `meta["val"]` of a call from its arguments', by running the op on meta tensors."""
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+    if kwargs.get("device") is not None:  # a tensor made of sizes
+        kwargs = {**kwargs, "device": "meta"}
     with nullcontext() if all(is_static(n) for n in node.all_input_nodes) else enable_python_dispatcher():
         node.meta["val"] = as_meta(cast(Callable[..., Any], node.target)(*args, **kwargs))
 

@@ -247,11 +247,11 @@ def _edge_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits:
 
 def _pooled_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> None:
     """A fused dense layer and pooling."""
-    x, weight = cast(tuple[fx.Node, fx.Node], node.args)
+    x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
     bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1])
     signs = value_of(weight) if bits.flip is None else value_of(weight) * bits.flip
     filters = constant(node, torch.ops.bgnn.pack(signs), str(weight.target))
-    replace(node, call(node, bgnn.dense_pool.default, bits.words, filters, bits.channels, like=node))
+    replace(node, call(node, bgnn.dense_pool.default, bits.words, filters, node.args[2], bits.channels, like=node))
 
 
 def _real_edge_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> None:

@@ -51,15 +51,25 @@ def bin_edge_conv(walk: Walk, node: fx.Node, bits: fx.Node, *tensors_and_channel
     return _custom(walk, node, "BgnnBinEdgeConv", [bits, *tensors], {"channels": channels}, FLOAT)
 
 
-def dense_pool(walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node, channels: int) -> Value:
-    """BgnnDensePool: packed [B, N, W] to float [B, 4, O]."""
-    return _custom(walk, node, "BgnnDensePool", [x, weight], {"channels": channels}, FLOAT)
+def edge_max(walk: Walk, node: fx.Node, *tensors: fx.Node) -> Value:
+    """BgnnEdgeMax: float [B, N, C] of neighbours and of nodes, the table, the factors, to float [B, N, C]."""
+    return _custom(walk, node, "BgnnEdgeMax", list(tensors), {}, FLOAT)
+
+
+def dense_pool(
+    walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node, scale: fx.Node | None, channels: int
+) -> Value:  # fmt: skip
+    """BgnnDensePool: packed [B, N, W] to float [B, 4, O]; with a factor per point BgnnScaledPool."""
+    if scale is None:
+        return _custom(walk, node, "BgnnDensePool", [x, weight], {"channels": channels}, FLOAT)
+    return _custom(walk, node, "BgnnScaledPool", [x, weight, scale], {"channels": channels}, FLOAT)
 
 
 LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.hamming_knn.default": hamming_knn,
     "bgnn.real_knn.default": real_knn,
     "bgnn.gather_max.default": gather_max,
+    "bgnn.edge_max.default": edge_max,
     "bgnn.xor_edge_conv.default": xor_edge_conv,
     "bgnn.bin_edge_conv.default": bin_edge_conv,
     "bgnn.dense_pool.default": dense_pool,

@@ -104,6 +104,21 @@ def test_gather_max(channels: int, k: int) -> None:
                 assert found[batch, i, c] == max(x[batch, j, c] for j in index[batch, i])
 
 
+@pytest.mark.parametrize("scalars", [True, False])
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_edge_max(channels: int, scalars: bool) -> None:
+    x, node, index = reals(0, 2, 7, channels), reals(1, 2, 7, channels), indices(1, 7, 2, 7, 4)
+    beta, gamma = reals(2, 1 if scalars else 7), reals(3, 1 if scalars else 4)
+    found = ops.edge_max(t(x), t(node), t(index), t(beta), t(gamma)).numpy()
+    for b in range(2):
+        for i in range(7):
+            edges = [
+                (x[b, n] + node[b, i]) * beta[0 if scalars else i] * gamma[0 if scalars else j]
+                for j, n in enumerate(index[b, i])
+            ]
+            assert np.array_equal(found[b, i], np.max(edges, axis=0))
+
+
 def xor_edge(x: Array, index: Ints, weight: Array, thresholds: NDArray[np.int32]) -> Array:
     """Per edge and filter: count the differing signs, turn the sign at each threshold passed, take the maximum."""
     batch, nodes, _ = x.shape
@@ -175,7 +190,18 @@ def test_dense_pool(channels: int, filters: int, points: int) -> None:
             positive, negative = [d for d in dots if d > 0], [d for d in dots if d < 0]
             expected[b, :, o] = max(dots), min(dots), sum(positive), sum(negative)
     assert np.array_equal(ops.dense_pool_layer(t(x), t(weight)).numpy(), expected)
-    assert np.array_equal(ops.dense_pool(t(bits(x)), t(bits(weight)), channels).numpy(), expected)
+    assert np.array_equal(ops.dense_pool(t(bits(x)), t(bits(weight)), None, channels).numpy(), expected)
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (31, 4), (33, 32), (70, 3)])
+def test_dense_pool_with_a_factor_per_point(channels: int, filters: int) -> None:
+    """Factors that are powers of two keep the sums exact in any order."""
+    x, weight = signs(1, 2, 6, channels), signs(2, filters, channels)
+    scale = np.array([1, -2, 0.5, -0.25, 0, 4], np.float32)
+    dots = (x.astype(np.int64) @ weight.T.astype(np.int64)) * scale[:, None]
+    parts = [dots.max(1), dots.min(1), np.maximum(dots, 0).sum(1), np.minimum(dots, 0).sum(1)]
+    found = ops.dense_pool(t(bits(x)), t(bits(weight)), t(scale), channels)
+    assert np.array_equal(found.numpy(), np.stack(parts, 1).astype(np.float32))
 
 
 def test_more_neighbours_than_nodes() -> None:

@@ -79,7 +79,7 @@ def same_outputs(own: Conversion, stock: Conversion, inputs: tuple[Tensor, ...])
 FUSED = {
     "bf1": {"BgnnHammingKnn": 3, "BgnnKnn": 1, "BgnnXorEdgeConv": 3, "BgnnDensePool": 1, "BgnnGatherMax": 1},
     "bf2": {"BgnnHammingKnn": 3, "BgnnKnn": 1, "BgnnXorEdgeConv": 3, "BgnnDensePool": 1, "BgnnGatherMax": 1},
-    "rf": {"BgnnKnn": 4, "BgnnBinEdgeConv": 3, "BgnnGatherMax": 1},
+    "rf": {"BgnnKnn": 4, "BgnnBinEdgeConv": 3, "BgnnEdgeMax": 1, "BgnnScaledPool": 1},
 }
 
 
@@ -148,8 +148,8 @@ TINY = nn.Linear(3, 2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target": "lce-arm64", "kernels": "bgnn", "optimize": 0}, "--target lce-arm64 and -O1"),
-        ({"target": "tflite-arm64", "kernels": "bgnn"}, "--target lce-arm64 and -O1"),
+        ({"target": "lce-arm64", "kernels": "bgnn", "optimize": 0}, "-O1, which fuses"),
+        ({"target": "tflite-arm64", "kernels": "bgnn"}, "with the targets lce-arm64"),
         ({"target": "lce-arm64", "knn": "popcount"}, "--knn popcount"),
         ({"target": "tflite-arm64", "knn": "popcount"}, "--knn popcount"),
         ({"target": "lce-arm64", "kernels": "bgnn", "knn": "matmul"}, "--knn matmul"),

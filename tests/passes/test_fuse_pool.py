@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import apply, aten, bgnn, count, graph, randn, signs
+from graphs import apply, aten, bgnn, constants_of, count, graph, only, randn, signs
 from torch import Tensor, fx
 
 from bgnn.passes import fuse_pool, pack_bits
+from bgnn.passes.graph import value_of
 
 b = bgnn.binarize
 POINTS, FAN_IN = 7, 33
@@ -117,7 +118,11 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "a maximum over channels": (lambda m, y: y.amax(2), "more than poolings"),
     "a maximum of all": (lambda m, y: y.amax((1, 2)), "more than poolings"),
     "a maximum over the batch": (lambda m, y: y.amax(0), "more than poolings"),
-    "a factor per point": (lambda m, y: (y * m.points).amax(1), "more than poolings"),
+    "a factor per point behind a PReLU": (
+        lambda m, y: (bgnn.prelu(y, m.slope) * m.points).amax(1),
+        "more than poolings",
+    ),
+    "a factor per point and channel": (lambda m, y: (y * m.whole).amax(1), "more than poolings"),
 }
 
 
@@ -129,7 +134,7 @@ def test_refusals(name: str) -> None:
     one_negative[4] = -0.5
     _, result = pooled(
         function, times=0, gamma=randn(9, seed=3), slope=slope, one_negative=one_negative, var=torch.ones(9),
-        points=randn(POINTS, 1),
+        points=randn(POINTS, 1), whole=randn(POINTS, 9),
     )  # fmt: skip
     assert why in result.refusals[0][1]
 
@@ -158,6 +163,36 @@ def test_left_alone(name: str) -> None:
     gm = graph(LEFT[name], x, w=signs(4, 6), bias=torch.ones(4))
     assert apply(fuse_pool.run, gm, x).rewrites == 0
     assert count(gm, bgnn.dense_pool_layer) == 0
+
+
+def test_a_falling_function_takes_the_opposite_weights() -> None:
+    """One end of the dot products is left, and one constant for the mean, where all slopes are one number."""
+    gamma, slope = randn(9, seed=3), torch.tensor([0.3])
+    assert bool((gamma < 0).any())
+    assert bool((gamma > 0).any())
+    gm, _ = pooled(
+        lambda m, y: (lambda z: torch.cat([z.amax(1), z.mean(1)], 1))(bgnn.prelu(y * m.gamma, m.slope)),
+        tolerance=1e-6, gamma=gamma, slope=slope,
+    )  # fmt: skip
+    assert count(gm, aten.maximum) == 0
+    (weight,) = constants_of(only(gm, bgnn.dense_pool_layer))
+    assert torch.equal(weight, signs(9, FAN_IN) * torch.sign(gamma)[:, None])
+    per_channel = [value_of(n) for n in gm.graph.nodes if n.op == "get_attr" and value_of(n).numel() == 9]
+    assert len(per_channel) == 2
+    assert any(torch.equal(value, gamma.abs()) for value in per_channel)
+
+
+@pytest.mark.parametrize("shape", [(POINTS, 1), (1, POINTS, 1)])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_factors_per_point(name: str, shape: tuple[int, ...]) -> None:
+    """beta of both signs between the other factors, and a PReLU after them."""
+    gm, _ = pooled(
+        lambda m, y: POOLINGS[name](bgnn.prelu(y * m.gamma * m.points * m.more * 0.5, m.slope)), tolerance=1e-6,
+        gamma=randn(9, seed=3), points=randn(*shape), more=randn(*shape, seed=2), slope=randn(9).abs(),
+    )  # fmt: skip
+    scale = only(gm, bgnn.dense_pool_layer).args[2]
+    assert isinstance(scale, fx.Node)
+    assert torch.equal(value_of(scale), (randn(*shape, seed=2) * randn(*shape)).flatten())
 
 
 def test_more_points_than_float_can_count(monkeypatch: pytest.MonkeyPatch) -> None:

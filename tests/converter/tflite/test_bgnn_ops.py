@@ -105,8 +105,22 @@ def test_bin_edge_conv(run: Callable[..., None], channels: int, filters: int, sc
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (31, 33), (33, 31), (64, 64), (70, 5)])
 def test_dense_pool(run: Callable[..., None], channels: int, filters: int) -> None:
     run(
-        lambda m, x: ops.dense_pool(x, m.w, channels), "BgnnDensePool", pack(torch.randn(2, 9, channels)),
+        lambda m, x: ops.dense_pool(x, m.w, None, channels), "BgnnDensePool", pack(torch.randn(2, 9, channels)),
         w=pack(torch.randn(filters, channels)),
+    )  # fmt: skip
+    run(
+        lambda m, x: ops.dense_pool(x, m.w, m.s, channels), "BgnnScaledPool", pack(torch.randn(2, 9, channels)),
+        w=pack(torch.randn(filters, channels)), s=2.0 ** torch.randint(-3, 4, (9,)) * torch.randn(9).sign(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scalars", [True, False])
+@pytest.mark.parametrize("channels", [1, 31, 64, 70])
+def test_edge_max(run: Callable[..., None], channels: int, scalars: bool) -> None:
+    run(
+        lambda m, x, n, i: ops.edge_max(x, n, i, m.beta, m.gamma), "BgnnEdgeMax", torch.randn(2, 9, channels),
+        torch.randn(2, 9, channels), table(2, 9, 9, 4), beta=torch.randn(1 if scalars else 9),
+        gamma=torch.randn(1 if scalars else 4),
     )  # fmt: skip
 
 
@@ -115,7 +129,7 @@ def test_operators_in_a_row(run: Callable[..., None]) -> None:
 
     def network(m: Any, x: Tensor) -> Tensor:
         x = ops.xor_edge_conv(x, ops.hamming_knn(x, 33, 5), m.w, m.t, 33)
-        return ops.dense_pool(x, m.v, 40)
+        return ops.dense_pool(x, m.v, None, 40)
 
     run(
         network, "BgnnDensePool", pack(torch.randn(2, 20, 33)), w=halves(40, 33), v=pack(torch.randn(7, 40)),
