@@ -5,25 +5,30 @@ Exact: the op itself is run. A result much larger than what it is made from (an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.graph import PassResult, constant, is_call, is_constant, remove_dead_code, replace, value_of
+from bgnn.passes.graph import PassResult, constant, is_call, is_constant, is_static, remove_dead_code, replace, value_of
 
 bgnn = torch.ops.bgnn
 LARGEST_GROWTH = 1 << 12  # elements
 
 
-def run(gm: fx.GraphModule) -> PassResult:
-    """Replaces every call whose tensor arguments are all constants by its value."""
+def run(gm: fx.GraphModule, keep: Container[fx.Node] = ()) -> PassResult:
+    """Replaces every call whose tensor arguments are all constants by its value, but for those in `keep`.
+
+    Quantisers of weights stay: the constant beneath and the scale tell its codes.
+    """
     result = PassResult()
     for node in list(gm.graph.nodes):
         if node.op != "call_function" or not all(is_constant(n) for n in node.all_input_nodes):
             continue
-        if not isinstance(node.meta["val"], Tensor):
+        if node in keep or is_call(node, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel):
+            continue
+        if not isinstance(node.meta["val"], Tensor) or not is_static(node):
             continue
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             continue  # a random number is not a constant

@@ -1,0 +1,61 @@
+"""A quantiser of gathered or reshaped values gives the same codes before the move: once per node, not once per edge.
+
+    fake_quant(x[index])  ->  fake_quant(x)[index]
+
+And a quantiser of values that have its codes already does nothing: Degree-Quant's layers quantise what the layer
+before quantised, often with the same range. That is evaluated for all codes. Exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from bgnn.passes.graph import PassResult, aten, call, calls, is_call, is_constant, remove_dead_code, replace
+
+bgnn = torch.ops.bgnn
+
+MOVES = [aten.index_select, aten.reshape, aten.permute]
+FAKE = [bgnn.fake_quant, bgnn.fake_quant_after]
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Moves every quantiser up as far as it goes, and drops those that change nothing."""
+    result = PassResult()
+    changed = True
+    while changed:
+        changed = False
+        for node in calls(gm.graph, *FAKE):
+            new = _hoisted(node) or _repeated(node)
+            if new is not None:
+                replace(node, new)
+                result.rewrites += 1
+                changed = True
+        remove_dead_code(gm)
+    return result
+
+
+def _hoisted(node: fx.Node) -> fx.Node | None:
+    move = cast(fx.Node, node.args[0])
+    if not is_call(move, *MOVES) or is_constant(move.args[0]):
+        return None
+    inner = call(node, node.target, move.args[0], *node.args[1:], like=node)
+    return call(node, move.target, inner, *move.args[1:], like=move)
+
+
+def _repeated(node: fx.Node) -> fx.Node | None:
+    source = cast(fx.Node, node.args[0])
+    if not is_call(source, *FAKE):
+        return None
+    values = every_value(source)
+    same = torch.equal(cast(Any, node.target)(values, *node.args[1:]), values)
+    return source if same else None
+
+
+def every_value(quantiser: fx.Node) -> torch.Tensor:
+    """All values that a `fake_quant` can give: f32 `[codes]`."""
+    scale, zero_point, low, high = cast(tuple[float, int, int, int], quantiser.args[1:])
+    codes = torch.arange(low, high + 1, dtype=torch.float32)
+    return (codes - zero_point) * scale

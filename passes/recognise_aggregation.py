@@ -1,0 +1,264 @@
+"""Message passing, as PyG leaves it in a traced graph: scatters over repeated indices become segment reductions.
+
+    scatter_add(zeros[n, F], 0, index[E] repeated F times, values[E, F])        segment_sum(values, index, n)
+    scatter_reduce(zeros, 0, index..., values, "amax", include_self=False)      segment_max
+    segment_sum(values) / clamp(segment_sum(ones), min=1)                       segment_mean
+    exp(v - max[index]) / (segment_sum(exp) + 1e-16)[index]                     segment_softmax
+    edges without loops, joined with (0..n-1, 0..n-1)                           with_self_loops(edge_index, n)
+
+The last two are found by what they compute: the part of the graph is run on small graphs with loops, double edges and
+isolated nodes, and compared with the op. Exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes import merge_equal_nodes
+from bgnn.passes.expressions import evaluate
+from bgnn.passes.graph import (
+    PassResult,
+    arg,
+    aten,
+    call,
+    calls,
+    compute_meta,
+    is_call,
+    remove_dead_code,
+    replace,
+    shape_of,
+    value_of,
+)
+
+bgnn = torch.ops.bgnn
+
+ZEROS = [aten.new_zeros, aten.zeros, aten.zeros_like, aten.full, aten.new_full, aten.full_like]
+ONES = [aten.new_ones, aten.ones, aten.ones_like, aten.full, aten.new_full, aten.full_like]
+COUNTED = [aten.item, aten._local_scalar_dense, aten.index]  # sizes that depend on the data, as traced
+# (nodes, edges): loops, double edges, isolated nodes, no edges
+PROBES = [
+    (4, [[0, 1, 2, 3, 3, 1, 1], [1, 1, 0, 2, 3, 2, 2]]),
+    (6, [[5, 0, 2, 4], [5, 0, 2, 4]]),
+    (3, [[0, 1], [1, 0]]),
+    (2, [[], []]),
+]
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Replaces every aggregation, softmax over neighbours and addition of self-loops."""
+    result = PassResult()
+    for node in calls(gm.graph, aten.cat):
+        loops = _self_loops(node)
+        if loops is not None:
+            replace(node, loops)
+            _count_anew(loops)
+            result.rewrites += 1
+    remove_dead_code(gm)
+    merge_equal_nodes.run(gm)  # layers that add the self-loops each for itself share them
+    for node in gm.graph.nodes:
+        if node.op == "call_function" and not is_call(node, bgnn.with_self_loops, *COUNTED):
+            compute_meta(node)
+    for targets, rule in (
+        ([aten.scatter_add, aten.scatter_reduce, aten.index_add], _segment),
+        ([aten.mul], _times_one),
+        ([aten.div], _mean),
+        ([aten.div], _softmax),
+    ):
+        for node in calls(gm.graph, *targets):
+            new = rule(node)
+            if new is not None:
+                replace(node, new)
+                result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _count_anew(loops: fx.Node) -> None:
+    """The number of edges is asked of the new edges, not counted beside them."""
+    edges = shape_of(loops)[1]
+    users = [n for n in loops.graph.nodes if n > loops and n.op == "call_function"]
+    same = [n for n in users if isinstance(n.meta.get("val"), torch.SymInt) and n.meta["val"] == edges]
+    if same:
+        with loops.graph.inserting_after(loops):
+            size = loops.graph.call_function(aten.sym_size.int, (loops, 1))
+        size.meta["val"] = edges
+        for node in same:
+            node.replace_all_uses_with(size)
+
+
+def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
+    """Whether `node` is a tensor of one number, made of sizes alone."""
+    if not is_call(node, *makers):
+        return False
+    if is_call(node, aten.full, aten.full_like):
+        return cast(bool, arg(node, 1, "fill_value") == value)
+    if is_call(node, aten.new_full):
+        return cast(bool, arg(node, 2, "fill_value") == value)
+    return True
+
+
+def _first_size(node: fx.Node) -> Any:
+    """The size of axis 0 of a tensor made of sizes, as its argument was: a node or a number."""
+    if is_call(node, aten.zeros_like, aten.full_like):
+        size = shape_of(node)[0]
+        return size if isinstance(size, int) else None
+    position = 1 if is_call(node, aten.new_zeros, aten.new_full) else 0
+    return cast(Any, node.args[position])[0]
+
+
+def _one_index(index: fx.Node, values: fx.Node) -> fx.Node | None:
+    """The index `[E]` behind one repeated over the trailing axes of `values` `[E, ...]`."""
+    edges = shape_of(values)[0]
+    while is_call(index, aten.expand, aten.reshape):
+        shape = shape_of(index)
+        if shape[0] != edges or (is_call(index, aten.reshape) and any(size != 1 for size in shape[1:])):
+            return None
+        index = cast(fx.Node, index.args[0])
+    return index if len(shape_of(index)) == 1 and shape_of(index)[0] == edges else None
+
+
+def _segment(node: fx.Node) -> fx.Node | None:
+    base, dim, index, values = cast(tuple[fx.Node, int, fx.Node, fx.Node], node.args[:4])
+    if dim % max(len(shape_of(values)), 1) != 0 or not values.meta["val"].is_floating_point():
+        return None
+    if not is_filled(base, 0, ZEROS) or node.kwargs.get("alpha", 1) != 1:
+        return None
+    one = _one_index(index, values)
+    n = _first_size(base)
+    if one is None or n is None or shape_of(base)[1:] != shape_of(values)[1:]:
+        return None
+    how = "sum" if not is_call(node, aten.scatter_reduce) else cast(str, node.args[4])
+    alone = arg(node, 5, "include_self", True) is False
+    if how == "sum":
+        return call(node, bgnn.segment_sum.default, values, one, n, like=node)
+    if how == "mean" and alone:
+        return call(node, bgnn.segment_mean.default, values, one, n, like=node)
+    if how == "amax" and alone:
+        return call(node, bgnn.segment_max.default, values, one, n, like=node)
+    if how == "amin" and alone:
+        negative = call(node, aten.neg.default, values, like=node)
+        return call(
+            node, aten.neg.default, call(node, bgnn.segment_max.default, negative, one, n, like=node), like=node
+        )
+    return None
+
+
+def _times_one(node: fx.Node) -> fx.Node | None:
+    """`x * ones` of x's own shape, as edges without weights have it."""
+    for x, other in (node.args[:2], tuple(reversed(node.args[:2]))):
+        if isinstance(x, fx.Node) and is_filled(other, 1, ONES):
+            val = x.meta["val"]
+            if shape_of(x) == shape_of(node) and val.dtype == node.meta["val"].dtype:
+                return x
+    return None
+
+
+def _mean(node: fx.Node) -> fx.Node | None:
+    total, count = node.args[:2]
+    while is_call(count, aten.reshape, aten.expand):
+        count = cast(fx.Node, count).args[0]
+    if not is_call(total, bgnn.segment_sum) or not is_call(count, aten.clamp, aten.clamp_min):
+        return None
+    values, index, n = cast(fx.Node, total).args
+    ones, least = cast(fx.Node, count).args[0], arg(cast(fx.Node, count), 1, "min")
+    if least != 1 or arg(cast(fx.Node, count), 2, "max") is not None or not is_call(ones, bgnn.segment_sum):
+        return None
+    ones = cast(fx.Node, ones)
+    if not is_filled(ones.args[0], 1, ONES) or ones.args[1] is not index or ones.args[2] is not n:
+        return None
+    return call(node, bgnn.segment_mean.default, values, index, n, like=node)
+
+
+def _softmax(node: fx.Node) -> fx.Node | None:
+    powers = node.args[0]
+    if not is_call(powers, aten.exp):
+        return None
+    difference = cast(fx.Node, powers).args[0]
+    if not is_call(difference, aten.sub):
+        return None
+    values = cast(fx.Node, cast(fx.Node, difference).args[0])
+    found = next((n for n in _above(node, values) if is_call(n, bgnn.segment_sum)), None)
+    if found is None:
+        return None
+    index, n = cast(tuple[fx.Node, Any], found.args[1:])
+    generator = torch.Generator().manual_seed(0)
+    for nodes, edges in PROBES:
+        target = torch.tensor(edges[1], dtype=torch.int64)
+        shape = [len(target), *shape_of(values)[1:]]
+        probe = 5 * torch.randn(shape, generator=generator)
+        known: dict[fx.Node, Any] = {values: probe, index: target, **({n: nodes} if isinstance(n, fx.Node) else {})}
+        given = _try(node, known)
+        if given is None or not torch.allclose(given, bgnn.segment_softmax(probe, target, nodes), 1e-6, 1e-7):
+            return None
+    return call(node, bgnn.segment_softmax.default, values, index, n, like=node)
+
+
+def _above(node: fx.Node, stop: fx.Node) -> list[fx.Node]:
+    """What `node` is computed from, down to `stop`."""
+    seen: dict[fx.Node, None] = {}
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current not in seen and current is not stop and current.op == "call_function":
+            seen[current] = None
+            stack += current.all_input_nodes
+    return list(seen)
+
+
+def _try(node: fx.Node, known: dict[fx.Node, Any]) -> Tensor | None:
+    try:
+        return evaluate(node, known)
+    except (RuntimeError, TypeError, ValueError, IndexError):  # the part of the graph is something else
+        return None
+
+
+def _self_loops(node: fx.Node) -> fx.Node | None:
+    value = node.meta["val"]
+    if value.is_floating_point() or value.dim() != 2 or value.shape[0] != 2:
+        return None
+    leaves = _leaves(node)
+    if leaves is None:
+        return None
+    edges, n = leaves
+    for nodes, pairs in PROBES:
+        probe = torch.tensor(pairs, dtype=torch.int64)
+        given = _try(node, {edges: probe, n: nodes})
+        if given is None or not torch.equal(given, bgnn.with_self_loops(probe, nodes)):
+            return None
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(bgnn.with_self_loops.default, (edges, n))
+    new.meta = {**node.meta, "new": True}  # the number of edges is the one that the graph already speaks of
+    return new
+
+
+def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """(edges, number of nodes) if `node` is made of these alone."""
+    edges: fx.Node | None = None
+    number: fx.Node | None = None
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if is_call(current, aten.sym_size):
+            tensor = cast(fx.Node, current.args[0])
+            if tensor.meta["val"].is_floating_point() or tensor.meta["val"].dim() != 2:
+                if number is not None and number is not current:
+                    return None
+                number = current
+                continue
+        if current.op == "placeholder":
+            if edges is not None and edges is not current:
+                return None
+            edges = current
+            continue
+        if current.op == "get_attr" and value_of(current).numel() > 0:
+            continue
+        stack += current.all_input_nodes
+    return (edges, number) if edges is not None and number is not None else None
