@@ -70,6 +70,23 @@ def read(data: bytes) -> schema.ModelT:
 
 
 def write(model: schema.ModelT) -> bytes:
+    """The file's bytes. A buffer with an offset has its data behind the flatbuffer, at an address of any kind."""
+    outside = [buffer for buffer in model.buffers if buffer.offset]
+    moved = [(buffer, buffer.data) for buffer in outside]
+    for buffer in outside:
+        buffer.data = None
+    length, tail = len(packed(model)), b""
+    for buffer, data in moved:
+        tail += bytes(buffer.offset % 16)
+        buffer.offset, buffer.size = length + len(tail), len(data)
+        tail += data.tobytes()
+    file = packed(model) + tail
+    for buffer, data in moved:
+        buffer.data = data
+    return file
+
+
+def packed(model: schema.ModelT) -> bytes:
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -101,7 +118,7 @@ class Mutator:
         changes = [
             (self.option, 5), (self.option_bytes, 2), (self.shape, 4), (self.channels, 3), (self.type, 1),
             (self.quantization, 1), (self.indices, 2), (self.values, 2), (self.buffer, 1), (self.constness, 1),
-            (self.name, 0.3), (self.order, 0.3),
+            (self.name, 0.3), (self.order, 0.3), (self.outside, 0.3), (self.variable, 0.2),
         ]  # fmt: skip
         self.changes, self.weights = zip(*changes, strict=True)
 
@@ -341,3 +358,20 @@ class Mutator:
         elif len(ops) > 1:
             del ops[place]
         self.graph.operators = ops
+
+    def outside(self) -> None:
+        """A constant is stored behind the flatbuffer, where nothing aligns it."""
+        tensor = self.constant()
+        if tensor is None:
+            return self.shape()
+        data = self.data_of(tensor)
+        assert data is not None
+        self.set_data(tensor, data)
+        self.model.buffers[tensor.buffer].offset = self.rng.randrange(2, 17)
+
+    def variable(self) -> None:
+        """An output of ours that keeps its values from run to run, for which LiteRT has no memory then. Its own
+        operators write to such a tensor without looking."""
+        outputs = [i for i in self.op().outputs if 0 <= i < len(self.graph.tensors)]
+        if outputs:
+            self.graph.tensors[self.rng.choice(outputs)].isVariable = True
