@@ -80,7 +80,7 @@ def index_of(node: fx.Node) -> Index | None:
         source, row = cast(fx.Node, node.args[0]), node.args[2] % 2
     elif is_call(node, operator.getitem) and is_call(node.args[0], aten.unbind):
         source, row = cast(fx.Node, cast(fx.Node, node.args[0]).args[0]), cast(int, node.args[1])
-    elif node.op == "placeholder" and len(node.meta["val"].shape) == 1:
+    elif node.op == "placeholder" and len(node.meta["val"].shape) == 1 and node.meta["val"].dtype == torch.int64:
         return Index(node, None)
     else:
         return None

@@ -1,0 +1,188 @@
+"""Message passing in float32: every form of every segment op against its reference, on graphs not seen before."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx_graphs import FORMS, Form, check, file_of, open_graph, random_edges, run
+from torch import Tensor
+from torch.nn import functional as F
+
+from bgnn.converter.onnx.inspect import operators
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+bgnn = torch.ops.bgnn
+SEGMENTS = ("segment_sum", "segment_mean", "segment_max")
+
+
+def gathered(x: Tensor, edges: Tensor, row: int) -> Tensor:
+    return x.index_select(0, edges.select(0, row))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("op", SEGMENTS)
+def test_neighbours_are_reduced(op, form):
+    def layer(m, x, edges):
+        return getattr(bgnn, op)(gathered(x, edges, 0), edges.select(0, 1), x.shape[0])
+
+    check(layer, form, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("op", SEGMENTS)
+def test_flow_from_target_to_source(op, form):
+    def layer(m, x, edges):
+        return getattr(bgnn, op)(gathered(x, edges, 1), edges.select(0, 0), x.shape[0])
+
+    check(layer, form, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_self_loops_are_added_once(form):
+    def layer(m, x, edges):
+        looped = bgnn.with_self_loops(edges, x.shape[0])
+        return bgnn.segment_sum(gathered(x, looped, 0), looped.select(0, 1), x.shape[0])
+
+    check(layer, form, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gcn_normalisation(form):
+    def layer(m, x, edges):
+        n = x.shape[0]
+        looped = bgnn.with_self_loops(edges, n)
+        degree = bgnn.segment_sum(torch.ones(looped.shape[1]), looped.select(0, 1), n)
+        root = degree.pow(-0.5)
+        root = root.masked_fill(root == float("inf"), 0)
+        weight = gathered(root, looped, 0) * gathered(root, looped, 1)
+        return bgnn.segment_sum(weight.view(-1, 1) * gathered(F.linear(x, m.w), looped, 0), looped.select(0, 1), n)
+
+    check(layer, form, tolerance=1e-5, w=torch.randn(16, 8))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention(heads, form):
+    def layer(m, x, edges):
+        n = x.shape[0]
+        h = F.linear(x, m.w).view(-1, heads, 5)
+        source, target = (h * m.a).sum(-1), (h * m.b).sum(-1)
+        score = F.leaky_relu(gathered(source, edges, 0) + gathered(target, edges, 1), 0.2)
+        attention = bgnn.segment_softmax(score, edges.select(0, 1), n)
+        return bgnn.segment_sum(attention.unsqueeze(-1) * gathered(h, edges, 0), edges.select(0, 1), n).view(
+            -1, heads * 5
+        )
+
+    check(layer, form, tolerance=1e-5, w=torch.randn(heads * 5, 8), a=torch.randn(1, heads, 5), b=torch.randn(heads, 5))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("op", SEGMENTS)
+def test_edge_networks(op, form):
+    """A layer on each edge (PyG's EdgeConv): concatenation, dense layers, activations, then the reduction."""
+
+    def layer(m, x, edges):
+        target, source = gathered(x, edges, 1), gathered(x, edges, 0)
+        hidden = F.relu(F.linear(torch.cat([target, source - target], -1), m.w, m.b))
+        return getattr(bgnn, op)(F.linear(hidden, m.v), edges.select(0, 1), x.shape[0])
+
+    check(layer, form, tolerance=1e-4, w=torch.randn(6, 16), b=torch.randn(6), v=torch.randn(5, 6))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_values_that_are_not_neutral_in_free_entries(form):
+    """exp(0) = 1 and x + 1 would count the free entries of a table if nothing masked them."""
+
+    def layer(m, x, edges):
+        source, index = gathered(x, edges, 0), edges.select(0, 1)
+        total = bgnn.segment_sum(source.exp() + 1, index, x.shape[0])
+        return total + bgnn.segment_max(-source.abs() - 5, index, x.shape[0])
+
+    check(layer, form, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_edge_weights_and_attributes(form):
+    """Inputs with a row for each edge, in the edges' order."""
+
+    def layer(m, x, edges, weight, attributes):
+        message = weight.view(-1, 1) * gathered(x, edges, 0) + F.linear(attributes, m.w)
+        return bgnn.segment_sum(message, edges.select(0, 1), x.shape[0])
+
+    def inputs(nodes, count):
+        return torch.randn(nodes, 8), random_edges(nodes, count), torch.randn(count), torch.randn(count, 3)
+
+    weight = torch.randn(8, 3)
+    gm = open_graph(layer, *inputs(10, 30), w=weight)
+    model = OnnxModel(file_of(gm, form))
+    for nodes, count in ((10, 30), (400, 3000), (5, 0), (2, 1)):
+        given = inputs(nodes, count)
+        expected = layer(type("", (), {"w": weight}), *given)
+        np.testing.assert_allclose(run(model, *given)[0], expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("op", SEGMENTS)
+def test_batches_of_graphs(op, form):
+    """PyG's `batch` as an index, the number of graphs from an input's shape."""
+
+    def read_out(m, x, edges, batch, targets):
+        hidden = bgnn.segment_sum(gathered(x, edges, 0), edges.select(0, 1), x.shape[0])
+        return getattr(bgnn, op)(hidden + x, batch, targets.shape[0])
+
+    def inputs(nodes, count, graphs):
+        batch = torch.randint(0, graphs, (nodes,))
+        return torch.randn(nodes, 8), random_edges(nodes, count), batch, torch.zeros(graphs, 3)
+
+    gm = open_graph(read_out, *inputs(10, 30, 4))
+    model = OnnxModel(file_of(gm, form))
+    for nodes, count, graphs in ((10, 30, 4), (300, 900, 17), (4, 0, 9), (3000, 9000, 1)):
+        given = inputs(nodes, count, graphs)
+        np.testing.assert_allclose(run(model, *given)[0], read_out(None, *given).numpy(), atol=1e-3)
+
+
+def test_two_layers_share_their_tables():
+    def network(m, x, edges):
+        for _ in range(2):
+            x = F.relu(bgnn.segment_sum(gathered(x, edges, 0), edges.select(0, 1), x.shape[0]))
+        return x
+
+    model = check(network, (1, "stock"), tolerance=1e-3, graphs=[("some", 30, random_edges(30, 50))])
+    assert len(model.tables) == 1
+    assert not any(one.name == "in1" for one in model.session.get_inputs())  # the edges themselves are not read
+
+
+def test_what_needs_whole_edge_tensors_scatters():
+    """A softmax over all edges of the graph has no table form."""
+
+    def layer(m, x, edges):
+        return bgnn.segment_sum(F.softmax(gathered(x, edges, 0), 0), edges.select(0, 1), x.shape[0])
+
+    model = check(layer, (1, "stock"), tolerance=1e-4, graphs=[("some", 30, random_edges(30, 90))])
+    assert not model.tables
+
+
+def test_a_number_of_all_edges_inside_tables():
+    """The mean over all edges is taken of a whole edge tensor, the rest on tables."""
+
+    def layer(m, x, edges):
+        source = gathered(x, edges, 0)
+        return bgnn.segment_sum(source - source.mean(0, keepdim=True), edges.select(0, 1), x.shape[0])
+
+    model = check(layer, (1, "stock"), tolerance=1e-4, graphs=[("some", 30, random_edges(30, 90))])
+    assert model.tables
+
+
+@pytest.mark.parametrize("optimize", [0, 1])
+def test_nothing_races(optimize):
+    """ScatterND with a reduction gives other sums in other runs (onnxruntime issues 18048, 23396)."""
+
+    def layer(m, x, edges):
+        return bgnn.segment_mean(gathered(x, edges, 0), edges.select(0, 1), x.shape[0])
+
+    data = file_of(open_graph(layer, torch.randn(9, 8), random_edges(9, 20)), (optimize, "stock"))
+    assert "ScatterND" not in operators(data)
+    assert ("ScatterElements" in operators(data)) == (optimize == 0)
+    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)

@@ -1,0 +1,128 @@
+"""The runner: what it refuses, in which words; graphs without nodes; files of others."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from onnx_graphs import FORMS, file_of, needs_ops, open_graph, random_edges
+
+from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+bgnn = torch.ops.bgnn
+
+
+def layer(m, x, edges, weight):
+    message = weight.view(-1, 1) * x.index_select(0, edges.select(0, 0))
+    return bgnn.segment_sum(message, edges.select(0, 1), x.shape[0])
+
+
+def example(nodes: int = 6, edges: int = 9) -> tuple[torch.Tensor, ...]:
+    return torch.randn(nodes, 8), random_edges(nodes, edges), torch.rand(edges)
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def model(request):
+    return OnnxModel(file_of(open_graph(layer, *example()), request.param))
+
+
+def arrays(**other: np.ndarray) -> dict[str, np.ndarray]:
+    given = {f"in{i}": value.numpy() for i, value in enumerate(example())}
+    return {**given, **other}
+
+
+def with_value(array: np.ndarray, value: float) -> np.ndarray:
+    array = array.copy()
+    array.reshape(-1)[3] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"in1": arrays()["in1"].astype(np.float32)}, r"input in1 must be int64 \[2, edges\], got float32: .*int64"),
+        ({"in1": arrays()["in1"].astype(np.int32)}, r"input in1 must be int64 \[2, edges\], got int32: .*int64"),
+        ({"in1": arrays()["in1"].T}, r"input in1 must be int64 \[2, edges\], got \[9, 2\]"),
+        ({"in1": with_value(arrays()["in1"], 6)}, r"input in1 holds 6, but there are 6 nodes: indices go from 0 to 5"),
+        ({"in1": with_value(arrays()["in1"], -1)}, r"input in1 holds -1"),
+        (
+            {"in0": arrays()["in0"].astype(np.float64)},
+            r"input in0 must be float32 \[nodes, 8\], got float64: .*float32",
+        ),
+        ({"in0": arrays()["in0"][:, :7]}, r"input in0 must be float32 \[nodes, 8\], got \[6, 7\]"),
+        ({"in0": arrays()["in0"][0]}, r"input in0 must be float32 \[nodes, 8\], got \[8\]"),
+        ({"in0": with_value(arrays()["in0"], np.nan)}, r"input in0 holds 1 NaN"),
+        ({"in2": arrays()["in2"][:5]}, r"input in2 has 5 edges, but input in1 has 9"),
+        ({"in3": arrays()["in2"]}, r"the file's inputs are in0, in1, in2; given were in0, in1, in2, in3"),
+    ],
+)
+def test_bad_inputs(model, other, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        model.run(**arrays(**other))
+    assert "\n" not in str(caught.value)
+
+
+def test_infinite_features_are_the_users(model):
+    out = model.run(**arrays(in0=with_value(arrays()["in0"], np.inf)))["out0"]
+    assert out.shape == (6, 8)
+
+
+def test_no_nodes(model):
+    empty = {"in0": np.zeros((0, 8), np.float32), "in1": np.zeros((2, 0), np.int64), "in2": np.zeros(0, np.float32)}
+    assert model.run(**empty)["out0"].shape == (0, 8)
+
+
+def test_inputs_of_any_layout(model):
+    given = arrays()
+    turned = {name: np.asfortranarray(value) for name, value in given.items()}
+    np.testing.assert_array_equal(model.run(**given)["out0"], model.run(**turned)["out0"])
+
+
+def test_laid_out_once_and_run_twice(model):
+    feeds = model.feeds(**arrays())
+    np.testing.assert_array_equal(model.run_feeds(feeds)["out0"], model.run_feeds(feeds)["out0"])
+
+
+def test_threads(model, tmp_path):
+    path = tmp_path / "layer.onnx"
+    path.write_bytes(file_of(open_graph(layer, *example())))
+    given = {f"in{i}": value.numpy() for i, value in enumerate(example(3000, 40000))}
+    one, two = (OnnxModel(path, threads).run(**given)["out0"] for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    with pytest.raises(UsageError, match="threads = 0"):
+        OnnxModel(path, 0)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(BgnnError, match="cannot read .*missing.onnx"):
+        OnnxModel(tmp_path / "missing.onnx")
+    for data in (b"", b"not a file", bytes(range(256)) * 9, file_of(open_graph(layer, *example()))[:400]):
+        with pytest.raises(BgnnError, match=r"ONNX Runtime refuses|not a file of bgnn-convert"):
+            OnnxModel(data)
+
+
+def test_files_of_others():
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:])
+    other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    with pytest.raises(BgnnError, match="not a file of bgnn-convert"):
+        OnnxModel(other.SerializeToString())
+
+
+@needs_ops
+def test_the_operators_are_loaded_where_they_are_needed(monkeypatch):
+    monkeypatch.setenv("BGNN_ORT_OPS", "/nowhere/libbgnn_ort.so")
+    gm = open_graph(layer, *example())
+    OnnxModel(file_of(gm))
+    with pytest.raises(BgnnError, match="/nowhere/libbgnn_ort.so"):
+        OnnxModel(file_of(gm, (1, "bgnn")))
+
+
+def test_the_domain_is_read_from_the_file_alone():
+    """A text `bgnn` in a name is no import of the domain."""
+    data = onnx.load_from_string(file_of(open_graph(layer, *example())))
+    data.doc_string = "\x0a\x04bgnn\x10\x01"
+    OnnxModel(data.SerializeToString())
