@@ -8,7 +8,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --cache-dir .cache
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels wheels aarch64 cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels interpreters fuzz wheels aarch64 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,10 +30,10 @@ define make_venv
 	fi
 endef
 
-$(VENV)/.installed: pyproject.toml Makefile
+$(VENV)/.installed: pyproject.toml runtime_bench/packaging/pyproject.toml Makefile
 	@$(call make_venv,$(VENV))
 	@echo "setup: installing the packages of pyproject.toml into $(VENV) (PyTorch alone is about 200 MB; minutes on first use)"
-	@$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev,pyg,models]'
+	@$(VENV)/bin/python $(PIP_INSTALL) --editable runtime_bench/packaging --editable '.[dev,pyg,models]'
 	@touch $@
 	@echo "setup: $(VENV) is ready"
 
@@ -77,10 +77,21 @@ lint: $(VENV)/.installed ## style (ruff) and types (mypy)
 bench: setup kernels ## speed, size and memory of BF, RF and fp32 DGCNN, measured side by side
 	@$(VENV)/bin/python -m bgnn.runtime_bench.bench_dgcnn
 
-bench-kernels: setup kernels ## each kernel on each instruction set; Hamming k-NN beside FAISS and usearch
-	@$(VENV)/bin/python -m bgnn.runtime_bench.bench_kernels
+bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteRT, ONNX Runtime, FAISS, usearch (SECTIONS="files ops knn")
+	@PYTHONPATH=$(CURDIR)/.cache/bench $(VENV)/bin/python -m bgnn.runtime_bench.bench_kernels $(SECTIONS)
 
-wheels: setup ## the bgnn-runtime wheels for devices, x86-64 and aarch64, into dist/
+# What Hamming k-NN is compared with. Beside the environment: nothing else needs them (numkong is usearch's).
+.cache/bench/.installed: $(VENV)/.installed
+	@$(VENV)/bin/python $(PIP_INSTALL) --upgrade --no-deps --target $(@D) faiss-cpu==1.15.1 usearch==2.26.6 numkong==7.8.6
+	@touch $@
+
+interpreters: setup kernels ## the same files in five stock TFLite interpreters, each in its own environment (about 2.5 GB)
+	@$(VENV)/bin/python -m bgnn.runtime_bench.stock_interpreters
+
+fuzz: setup kernels ## changed files through LiteRT and the delegate, under sanitizers (COUNT=100000 SEED=1)
+	@$(MAKE) -s -C tests/runtime_bench/delegate/fuzz files VENV=$(abspath $(VENV))
+
+wheels: setup ## the wheels into dist/: bgnn-convert, and bgnn-runtime for devices, x86-64 and aarch64
 	@$(MAKE) -s -C runtime_bench/packaging wheels
 
 aarch64: setup kernels ## the kernels and the delegate as a Cortex-A72 under qemu; instruction counts against the record

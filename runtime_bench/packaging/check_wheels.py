@@ -1,7 +1,8 @@
-"""check_wheels.py FOLDER: whether the bgnn-runtime wheels keep the promise of their names. Exits 1 where not.
+"""check_wheels.py FOLDER: whether the wheels keep the promise of their names, and share no file. Exits 1 where not.
 
-manylinux_2_17: the library is of the named architecture, asks for no glibc symbol younger than 2.17, and needs no
-library but glibc's. And no wheel needs PyTorch.
+bgnn-runtime is manylinux_2_17: the library is of the named architecture, asks for no glibc symbol younger than 2.17,
+and needs no library but glibc's; and it needs no PyTorch. bgnn-convert depends on bgnn-runtime of its own version and
+brings none of its files, so that removing either leaves the other whole.
 """
 
 from __future__ import annotations
@@ -37,34 +38,55 @@ def problems(library: Path, arch: str) -> list[str]:
     return found
 
 
-def check(wheel: Path, arch: str) -> list[str]:
+def metadata(archive: zipfile.ZipFile) -> str:
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    return archive.read(name).decode()
+
+
+def check_runtime(wheel: Path, arch: str) -> list[str]:
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
         member = f"bgnn/runtime_bench/lib/{arch}/libbgnn_delegate.so"
         libraries = [name for name in archive.namelist() if name.endswith(".so")]
         if libraries != [member]:
             return [f"its libraries are {libraries}, not {member}"]
         found = problems(Path(archive.extract(member, folder)), arch)
-        (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        if "torch" in archive.read(metadata).decode().lower():
+        if "torch" in metadata(archive).lower():
             found.append("it depends on PyTorch")
     return found
 
 
+def check_convert(wheel: Path, runtimes: list[Path]) -> list[str]:
+    found = []
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        version = wheel.name.split("-")[1]
+        if f"\nRequires-Dist: bgnn-runtime=={version}\n" not in metadata(archive):
+            found.append(f"it does not depend on bgnn-runtime=={version}")
+    for runtime in runtimes:
+        with zipfile.ZipFile(runtime) as archive:
+            found += [f"{name} is in {runtime.name} too" for name in sorted(names & set(archive.namelist()))]
+    return found
+
+
 def main(folder: Path) -> int:
-    failed = False
+    checked: list[tuple[Path, list[str]]] = []
+    missing = []
     for arch in MACHINES:
         wheels = sorted(folder.glob(f"bgnn_runtime-*-py3-none-manylinux_2_17_{arch}.whl"))
-        if not wheels:
-            print(f"wheels: no wheel for {arch} in {folder}", file=sys.stderr)
-            failed = True
-        for wheel in wheels:
-            found = check(wheel, arch)
-            failed |= bool(found)
-            for line in found:
-                print(f"wheels: {wheel.name}: {line}", file=sys.stderr)
-            if not found:
-                print(f"wheels: {wheel} is good ({wheel.stat().st_size:,} bytes)")
-    return 1 if failed else 0
+        checked += [(wheel, check_runtime(wheel, arch)) for wheel in wheels]
+        missing += [] if wheels else [f"bgnn-runtime for {arch}"]
+    runtimes = [wheel for wheel, _ in checked]
+    wheels = sorted(folder.glob("bgnn_convert-*-py3-none-any.whl"))
+    checked += [(wheel, check_convert(wheel, runtimes)) for wheel in wheels]
+    missing += [] if wheels else ["bgnn-convert"]
+    for name in missing:
+        print(f"wheels: no wheel of {name} in {folder}", file=sys.stderr)
+    for wheel, found in checked:
+        for line in found:
+            print(f"wheels: {wheel.name}: {line}", file=sys.stderr)
+        if not found:
+            print(f"wheels: {wheel} is good ({wheel.stat().st_size:,} bytes)")
+    return 1 if missing or any(found for _, found in checked) else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The bgnn-runtime wheels: the check finds what is wrong, and a wheel runs a file without PyTorch.
+"""The wheels: the check finds what is wrong, bgnn-runtime runs a file without PyTorch, bgnn-convert converts with it.
 
-Where `make -C runtime_bench/packaging wheels` has not been run, the tests of the wheels themselves are skipped.
+Where `make wheels` has not been run, the tests of the wheels themselves are skipped.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import os
 import platform
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import tomllib
 
 import bgnn.runtime_bench
 
@@ -40,18 +42,47 @@ def test_a_library_that_is_none_of_ours() -> None:
 
 def test_missing_wheels_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert load().main(tmp_path) == 1
-    assert "no wheel for aarch64" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no wheel of bgnn-runtime for aarch64" in said
+    assert "no wheel of bgnn-convert" in said
+
+
+def write_wheel(path: Path, requires: str, *files: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{path.name.split('-')[0]}-1.0.dist-info/METADATA", f"Name: x\nRequires-Dist: {requires}\n")
+        for name in files:
+            archive.writestr(name, "")
+    return path
+
+
+def test_shared_files_and_other_versions_fail(tmp_path: Path) -> None:
+    runtime = write_wheel(tmp_path / "bgnn_runtime-1.0-py3-none-any.whl", "numpy", "bgnn/__init__.py", "bgnn/a.py")
+    good = write_wheel(tmp_path / "bgnn_convert-1.0-py3-none-any.whl", "bgnn-runtime==1.0", "bgnn/b.py")
+    assert load().check_convert(good, [runtime]) == []
+    bad = write_wheel(tmp_path / "bgnn_convert-1.1-py3-none-any.whl", "bgnn-runtime==1.0", "bgnn/a.py", "bgnn/b.py")
+    assert load().check_convert(bad, [runtime]) == [
+        "it does not depend on bgnn-runtime==1.1",
+        f"bgnn/a.py is in {runtime.name} too",
+    ]
+
+
+def test_both_projects_have_one_version() -> None:
+    runtime, convert = (
+        tomllib.loads((folder / "pyproject.toml").read_text())["project"] for folder in (PACKAGING, DIST.parent)
+    )
+    assert runtime["version"] == convert["version"]
+    assert f"bgnn-runtime=={runtime['version']}" in convert["dependencies"]
 
 
 @pytest.fixture
 def wheel() -> Path:
     found = sorted(DIST.glob(f"bgnn_runtime-*_{platform.machine()}.whl"))
     if not found:
-        pytest.skip("no wheel: make -C runtime_bench/packaging wheels")
+        pytest.skip("no wheel: make wheels")
     return found[0]
 
 
-def test_both_wheels_are_good(wheel: Path) -> None:
+def test_all_wheels_are_good(wheel: Path) -> None:
     assert load().main(DIST) == 0
 
 
@@ -79,3 +110,52 @@ def test_a_wheel_runs_a_file_without_torch(wheel: Path, tmp_path: Path) -> None:
     )
     with np.load(files[2]) as out:
         assert np.array_equal(out["t4"], case.expected)
+
+
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+
+@pytest.mark.slow
+def test_one_goes_and_the_other_stays(wheel: Path, tmp_path: Path) -> None:
+    (convert,) = DIST.glob("bgnn_convert-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    pip = [*PIP, "--python", str(tmp_path / "venv/bin/python")]
+    (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+
+    def files() -> set[str]:
+        return {str(p.relative_to(site)) for p in site.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+
+    def modules(path: Path) -> set[str]:
+        with zipfile.ZipFile(path) as archive:
+            return {name for name in archive.namelist() if name.startswith("bgnn/")}
+
+    def run(program: str) -> None:
+        """With this environment's packages, but not its bgnn."""
+        path = os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
+        program = (
+            f"import sys; sys.path[:0] = [{str(site)!r}]; import bgnn; assert {str(site)!r} in bgnn.__file__\n{program}"
+        )
+        environment = {k: v for k, v in os.environ.items() if k not in ("BGNN_DELEGATE", "PYTHONPATH")}
+        command = [str(tmp_path / "venv/bin/python"), "-S", "-c", program]
+        subprocess.run(command, check=True, env=environment | {"PYTHONPATH": path}, cwd=tmp_path)
+
+    subprocess.run([*pip, "install", "-qq", "--no-deps", str(wheel), str(convert)], check=True)
+    assert modules(wheel) | modules(convert) <= files()
+    assert (tmp_path / "venv/bin/bgnn-run").is_file()
+    assert (tmp_path / "venv/bin/bgnn-convert").is_file()
+    run(
+        "import torch\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).eval()\n"
+        "done = bgnn.convert(model, (torch.randn(2, 8),), target='tflite-arm64', output='out.tflite')\n"
+        "assert done.model_bytes\n"
+        "from bgnn.runtime_bench import load_interpreter\n"
+        "load_interpreter('out.tflite').invoke()"
+    )
+    subprocess.run([*pip, "uninstall", "-qq", "--yes", "bgnn-convert"], check=True)
+    assert modules(wheel) <= files()
+    assert not modules(convert) & files()
+    run("from bgnn.runtime_bench import load_interpreter; load_interpreter('out.tflite').invoke()")
+    subprocess.run([*pip, "install", "-qq", "--no-deps", str(convert)], check=True)
+    subprocess.run([*pip, "uninstall", "-qq", "--yes", "bgnn-runtime"], check=True)
+    assert modules(convert) <= files()
+    assert not modules(wheel) & files()
