@@ -40,6 +40,7 @@ class Tap:
     channels: int | None = None
     flip: Tensor | None = None
     exact: bool = False
+    floor: int = 0  # of codes: those below are not told apart, a ReLU follows
     inside: tuple[int, int] | None = None
     twins: tuple[Tap, ...] = ()  # other traced tensors that turned out to be computed by the same node
 

@@ -1,0 +1,329 @@
+"""Fake-quantisers become codes: integers from quantiser to quantiser.
+
+Each `fake_quant` of an activation is `dequantize(quantize(x))`, with codes from 0 (a signed range is shifted: the same
+codes). Then what stands between codes is computed on codes:
+
+    quantize(linear(dequantize(q), fake_quant(W), b))      q_linear         ReLU raises the lowest code to the zero point
+    quantize(dequantize(a) * dequantize(b))                q_mul            and their sums q_add
+    quantize(segment_sum(dequantize(q)))                   q_segment_sum    and means
+    quantize(leaky_relu(dequantize(q)))                    requantize
+    gather(dequantize(q))                                  dequantize(gather(q)), and all other moves
+    dequantize(q) * c                                      dequantize with another scale
+
+Where codes meet no rule they are dequantised and the arithmetic stays float: the report says so. Rounds as ONNX Runtime
+does: at most one code beside the model's (converter.verify_codes counts where). The bias of q_linear is rounded to the
+accumulator's unit, which moves a result by at most half of it, BIAS_SLACK of a code; where the unit is coarser than
+that, the bias is added in float. Refused where a 32-bit sum could overflow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes import accumulators
+from bgnn.passes.graph import (
+    PassResult,
+    arg,
+    aten,
+    call,
+    calls,
+    constant,
+    is_call,
+    is_constant,
+    only_user,
+    remove_dead_code,
+    replace,
+    value_of,
+)
+from bgnn.passes.recognise_fake_quant import is_weight
+
+bgnn = torch.ops.bgnn
+
+FAKE = [bgnn.fake_quant, bgnn.fake_quant_after]
+MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand]
+# Their last two arguments are the lowest and the highest code.
+MAKERS = [
+    bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,
+]  # fmt: skip
+BIAS_SLACK = 1 / 64  # of a code
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """A tensor of codes and what they stand for."""
+
+    node: fx.Node
+    scale: float
+    zero: int
+
+
+def codes_of(node: Any) -> Codes | None:
+    """The codes behind a dequantised tensor."""
+    if not is_call(node, bgnn.dequantize):
+        return None
+    return Codes(*cast(tuple[fx.Node, float, int], cast(fx.Node, node).args))
+
+
+def run(gm: fx.GraphModule, naive: bool = False) -> PassResult:
+    """Lowers every quantiser; with `naive`, all arithmetic between them stays float."""
+    result = PassResult()
+    _introduce(gm, result)
+    if not naive:
+        while _apply(gm, result):
+            remove_dead_code(gm)
+        for layer in calls(gm.graph, aten.linear):
+            result.refuse(layer, _why_float(layer))
+    _fold_weights(gm)
+    remove_dead_code(gm)
+    return result
+
+
+def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
+    for node in calls(gm.graph, *FAKE):
+        if is_weight(node):
+            continue
+        x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
+        if high - low > 255 or not 0 <= zero - low <= 255:
+            result.refuse(node, f"its codes {low}..{high} with zero point {zero} are not those of 8 bits: stays float")
+            continue
+        codes = call(node, bgnn.quantize.default, x, scale, zero - low, 0, high - low, like=node)
+        if "tap" in node.meta:
+            codes.meta["tap"] = node.meta.pop("tap")
+        real = call(node, bgnn.dequantize.default, codes, scale, zero - low, like=node)
+        name = node.name
+        replace(node, real)
+        real.name, codes.name = f"{name}_real", name
+        codes.meta.pop("new", None)
+        result.rewrites += 1
+
+
+def _apply(gm: fx.GraphModule, result: PassResult) -> bool:
+    changed = False
+    for node in list(gm.graph.nodes):
+        if node.op != "call_function" or node._erased:
+            continue
+        for targets, rule in RULES:
+            if is_call(node, *targets):
+                new = rule(node)
+                if new is not None:
+                    replace(node, new)
+                    result.rewrites += 1
+                    changed = True
+                    break
+    return changed
+
+
+def _move(node: fx.Node) -> fx.Node | None:
+    codes = codes_of(node.args[0])
+    if codes is None:
+        return None
+    moved = call(node, node.target, codes.node, *node.args[1:], like=node, **node.kwargs)
+    return call(node, bgnn.dequantize.default, moved, codes.scale, codes.zero, like=node)
+
+
+def _cat(node: fx.Node) -> fx.Node | None:
+    parts = [codes_of(part) for part in cast(list[Any], node.args[0])]
+    first = parts[0]
+    if first is None or any(p is None or (p.scale, p.zero) != (first.scale, first.zero) for p in parts):
+        return None
+    joined = call(node, aten.cat.default, [cast(Codes, p).node for p in parts], *node.args[1:], like=node)
+    return call(node, bgnn.dequantize.default, joined, first.scale, first.zero, like=node)
+
+
+def _segment_max(node: fx.Node) -> fx.Node | None:
+    codes = codes_of(node.args[0])
+    if codes is None:
+        return None
+    largest = call(node, bgnn.q_segment_max.default, codes.node, codes.zero, *node.args[1:], like=node)
+    return call(node, bgnn.dequantize.default, largest, codes.scale, codes.zero, like=node)
+
+
+def _scaled(node: fx.Node) -> fx.Node | None:
+    """`dequantize(q) * c` for one number c > 0."""
+    for data, factor in (node.args[:2], tuple(reversed(node.args[:2]))):
+        codes = codes_of(data)
+        number = _number(factor)
+        if codes is not None and number is not None and number > 0:
+            scale = float(torch.tensor(codes.scale) * torch.tensor(number))
+            return call(node, bgnn.dequantize.default, codes.node, scale, codes.zero, like=node)
+    return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (int, float)):
+        return float(value)
+    if is_constant(value) and value_of(value).numel() == 1:
+        return float(value_of(value))
+    return None
+
+
+def _relu(node: fx.Node) -> fx.Node | None:
+    """A ReLU of codes: no code below the zero point. Taken in by what makes the codes, if nothing else reads them."""
+    codes = codes_of(node.args[0])
+    if codes is None:
+        return None
+    maker = codes.node
+    readers = [user for real in maker.users for user in real.users]
+    alone = all(is_call(real, bgnn.dequantize) for real in maker.users) and all(is_call(r, aten.relu) for r in readers)
+    if alone and is_call(maker, *MAKERS):
+        low, high = cast(tuple[int, int], maker.args[-2:])
+        if low >= codes.zero:
+            return cast(fx.Node, node.args[0])
+        maker.args = (*maker.args[:-2], min(codes.zero, high), high)
+        if "tap" in maker.meta:
+            maker.meta["tap"] = maker.meta["tap"].changed(floor=codes.zero)
+        return cast(fx.Node, node.args[0])
+    same = (codes.scale, codes.zero)
+    above = call(node, bgnn.requantize.default, codes.node, *same, 0.0, *same, codes.zero, 255, like=node)
+    return call(node, bgnn.dequantize.default, above, *same, like=node)
+
+
+def _quantize(node: fx.Node) -> fx.Node | None:
+    x = cast(fx.Node, node.args[0])
+    scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
+    last = (scale, zero, low, high)
+    if is_call(x, aten.relu) and low < zero:
+        return call(node, bgnn.quantize.default, x.args[0], scale, zero, min(zero, high), high, like=node)
+    slope = 1.0
+    source: Any = x
+    if is_call(x, aten.leaky_relu):
+        source, slope = x.args[0], cast(float, arg(x, 1, "negative_slope", 0.01))
+    codes = codes_of(source)
+    if codes is not None:
+        if slope == 1.0 and _keeps(codes, last):
+            return codes.node
+        return call(node, bgnn.requantize.default, codes.node, codes.scale, codes.zero, slope, *last, like=node)
+    if is_call(x, bgnn.segment_sum, bgnn.segment_mean):
+        codes = codes_of(x.args[0])
+        if codes is None or accumulators.of_segments(codes.zero) > accumulators.LARGEST:
+            return None
+        target = bgnn.q_segment_sum if is_call(x, bgnn.segment_sum) else bgnn.q_segment_mean
+        return call(node, target.default, codes.node, codes.scale, codes.zero, *x.args[1:], *last, like=node)
+    if is_call(x, aten.mul, aten.add) and not x.kwargs:
+        a, b = (codes_of(side) for side in x.args[:2])
+        if a is None or b is None:
+            return None
+        target = bgnn.q_mul if is_call(x, aten.mul) else bgnn.q_add
+        return call(node, target.default, *_triple(a), *_triple(b), *last, like=node)
+    if is_call(x, bgnn.q_linear_float) and only_user(x) is node:
+        return _closed_linear(node, x, last)
+    return None
+
+
+def _triple(codes: Codes) -> tuple[fx.Node, float, int]:
+    return codes.node, codes.scale, codes.zero
+
+
+def _keeps(codes: Codes, last: tuple[float, int, int, int]) -> bool:
+    """Whether requantising changes no code that there can be."""
+    maker = codes.node
+    low, high = cast(tuple[int, int], maker.args[-2:]) if is_call(maker, *MAKERS) else (0, 255)
+    every = torch.arange(low, high + 1).to(torch.uint8)
+    return torch.equal(bgnn.quantize(bgnn.dequantize(every, codes.scale, codes.zero), *last), every)
+
+
+def _linear(node: fx.Node) -> fx.Node | None:
+    codes, weight = codes_of(node.args[0]), node.args[1]
+    if codes is None or not is_weight(weight):
+        return None
+    found = weight_codes(cast(fx.Node, weight))
+    if found is None:
+        return None
+    values, scales, zero = found
+    if accumulators.of_linear(values, codes.zero, zero, None) > accumulators.LARGEST:
+        return None
+    bias = arg(node, 2, "bias")
+    if bias is not None and not is_constant(bias):
+        return None
+    source = cast(fx.Node, cast(fx.Node, weight).args[0])
+    name = str(source.target)
+    operands = [constant(node, values, f"{name}_codes"), constant(node, scales, f"{name}_scale")]
+    if "source" in source.meta:
+        operands[0].meta["source"] = source.meta["source"]
+    return call(node, bgnn.q_linear_float.default, *_triple(codes), *operands, zero, bias, like=node)
+
+
+def weight_codes(weight: fx.Node) -> tuple[Tensor, Tensor, int] | None:
+    """(codes i8, scales f32 `[O]` or `[1]`, zero point) of a quantised weight, or None if int8 cannot hold them."""
+    value = value_of(cast(fx.Node, weight.args[0]))
+    if is_call(weight, bgnn.fake_quant_channel):
+        scales, zeros, axis, low, high = cast(tuple[fx.Node, fx.Node, int, int, int], weight.args[1:])
+        zero_points = value_of(zeros)
+        if axis % value.dim() != 0 or bool((zero_points != zero_points[0]).any()):
+            return None
+        scale, zero = value_of(scales), int(zero_points[0])
+        columns = scale.reshape(-1, *[1] * (value.dim() - 1))
+    else:
+        number, zero, low, high = cast(tuple[float, int, int, int], weight.args[1:])
+        scale = torch.tensor([number], dtype=torch.float32)
+        columns = scale
+    with torch.no_grad():
+        real = cast(Callable[..., Tensor], weight.target)(*[_value(a) for a in weight.args])
+    codes = torch.round(real / columns) + zero
+    shift = 0 if low >= -128 and high <= 127 else low + 128
+    if high - low > 255 or not -128 <= zero - shift <= 127:
+        return None
+    return (codes - shift).to(torch.int8), scale, zero - shift
+
+
+def _value(a: Any) -> Any:
+    return value_of(a) if isinstance(a, fx.Node) else a
+
+
+def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int]) -> fx.Node | None:
+    """`quantize(q_linear_float(...))` as one integer layer, if the bias is fine enough in its unit."""
+    codes, x_scale, x_zero, weight, scales, w_zero, bias = cast(tuple[Any, ...], x.args)
+    rounded = None
+    if bias is not None:
+        unit = torch.tensor(x_scale, dtype=torch.float64) * value_of(scales).double()
+        if float(unit.max()) / 2 > BIAS_SLACK * last[0]:
+            return None
+        whole = torch.round(value_of(bias).double() / unit)
+        if float(whole.abs().max()) > accumulators.LARGEST:
+            return None
+        rounded = whole.to(torch.int32)
+        if accumulators.of_linear(value_of(weight), x_zero, w_zero, rounded) > accumulators.LARGEST:
+            return None
+        rounded = constant(node, rounded, f"{bias.target}_units")
+    return call(node, bgnn.q_linear.default, codes, x_scale, x_zero, weight, scales, w_zero, rounded, *last, like=x)
+
+
+def _why_float(layer: fx.Node) -> str:
+    """Why a dense layer stayed float."""
+    weight = layer.args[1]
+    if not is_weight(weight):
+        return "its weights are not quantised"
+    if weight_codes(cast(fx.Node, weight)) is None:
+        return "its weights' codes do not fit int8 with one zero point"
+    if codes_of(layer.args[0]) is None:
+        return "its input is not quantised"
+    return "its 32-bit sums could overflow"
+
+
+def _fold_weights(gm: fx.GraphModule) -> None:
+    """Quantised weights of layers that stay float are constants again."""
+    for node in calls(gm.graph, *FAKE, bgnn.fake_quant_channel):
+        if is_weight(node):
+            with torch.no_grad():
+                value = cast(Callable[..., Tensor], node.target)(*[_value(a) for a in node.args])
+            source = cast(fx.Node, node.args[0])
+            folded = constant(node, value, str(source.target))
+            folded.meta.update({k: v for k, v in source.meta.items() if k == "source"})
+            replace(node, folded)
+
+
+Rule = Callable[[fx.Node], "fx.Node | None"]
+RULES: list[tuple[list[Any], Rule]] = [
+    (MOVES, _move),
+    ([aten.cat], _cat),
+    ([bgnn.segment_max], _segment_max),
+    ([aten.mul], _scaled),
+    ([aten.relu], _relu),
+    ([aten.linear], _linear),
+    ([bgnn.quantize], _quantize),
+]
