@@ -5,6 +5,8 @@
 #include "generic.h"
 #include "isa.h"
 
+#include "filtered_knn.h"
+
 namespace {
 
 constexpr int64_t kBytes = 32;       // channels that are counted together
@@ -248,6 +250,136 @@ void edge_run(const void* args, const void* shared, void* scratch, int64_t begin
   }
 }
 
+// ------------------------------------------------------------------------------------------ bin_edge_conv
+
+bool edges_are_short(const BgnnBinEdgeConv& a) { return words64(a.words) <= kByteWords && a.words > 0; }
+
+struct BinEdgeShared {
+  uint64_t* rows;      // node bits, [batch, nodes, w64]
+  uint8_t* node_half;  // w1, as nibbles
+  uint8_t* edge_half;  // w2, as nibbles
+  float* alpha;        // [padded]
+  float* slope;        // [padded]
+  int64_t w64;
+  int64_t padded;  // output channels, up to a multiple of 32
+  void lay(const BgnnBinEdgeConv& a, Carver& c) {
+    w64 = words64(a.words);
+    padded = up(a.out_channels, kBytes);
+    rows = c.take<uint64_t>(a.batch * a.nodes * w64);
+    node_half = c.take<uint8_t>(padded * w64 * kNibbles);
+    edge_half = c.take<uint8_t>(padded * w64 * kNibbles);
+    alpha = c.take<float>(padded);
+    slope = c.take<float>(padded);
+  }
+};
+
+struct BinEdgeScratch {
+  uint64_t* edges;  // [k, w64]
+  uint8_t* counts;  // [up(k, kMostRows), 32]: popcounts of a block of channels
+  void lay(const BgnnBinEdgeConv& a, Carver& c) {
+    edges = c.take<uint64_t>(up(a.k, kMostRows) * words64(a.words));
+    counts = c.take<uint8_t>(up(a.k, kMostRows) * kBytes);
+  }
+};
+
+int64_t bin_edge_shared_bytes(const void* args) {
+  const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
+  return edges_are_short(a) ? bytes_of<BinEdgeShared>(a) : bin_edge_conv_shared_bytes(args);
+}
+int64_t bin_edge_scratch_bytes(const void* args) {
+  const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
+  return edges_are_short(a) ? bytes_of<BinEdgeScratch>(a) : bin_edge_conv_scratch_bytes(args);
+}
+
+int64_t bin_edge_begin(const void* args, void* shared) {
+  const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
+  if (!edges_are_short(a)) return bin_edge_conv_begin(args, shared);
+  if (!indices_are_valid(a.neighbours, a.batch * a.nodes * a.k, a.nodes)) return BGNN_BAD_INDEX;
+  const BinEdgeShared s = layout_in<BinEdgeShared>(a, shared);
+  widen_rows(a.node_bits, a.batch * a.nodes, a.words, s.rows);
+  nibbles_of(a.weights, a.out_channels, s.padded, a.words, 2 * a.words, s.node_half);
+  nibbles_of(a.weights + a.words, a.out_channels, s.padded, a.words, 2 * a.words, s.edge_half);
+  for (int64_t o = 0; o < s.padded; o++) {
+    s.alpha[o] = o < a.out_channels ? a.alpha[o] : 0;
+    s.slope[o] = o < a.out_channels ? a.slope[a.slopes == 1 ? 0 : o] : 0;
+  }
+  return a.batch * a.nodes;
+}
+
+// start - 2 * 8 popcounts: small integers, exact in floats.
+BGNN_INLINE __m256 minus_twice(const uint8_t* counts, __m256 start) {
+  const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(counts)));
+  return _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide), _mm256_set1_ps(-2), start);
+}
+
+// From the popcounts of 8 kVectors channels (bytes, an edge's 32 after the other's) to the maximum over the edges.
+template <int kVectors>
+BGNN_INLINE void bin_edge_max(const BgnnBinEdgeConv& a, const uint8_t* counts, const __m256* node, const float* alphas,
+                              const float* slopes, float beta_of_node, float* out) {
+  const __m256 beta = _mm256_set1_ps(beta_of_node);
+  __m256 most[kVectors], alpha[kVectors], slope[kVectors];
+  for (int i = 0; i < kVectors; i++) {
+    alpha[i] = _mm256_loadu_ps(alphas + 8 * i);
+    slope[i] = _mm256_loadu_ps(slopes + 8 * i);
+  }
+  for (int64_t j = 0; j < a.k; j++) {
+    const __m256 gamma = _mm256_set1_ps(a.gamma[a.gammas == 1 ? 0 : j]);
+    for (int i = 0; i < kVectors; i++) {
+      const __m256 acc = minus_twice(counts + j * kBytes + 8 * i, node[i]);
+      const __m256 v = _mm256_mul_ps(_mm256_mul_ps(_mm256_mul_ps(acc, alpha[i]), beta), gamma);
+      const __m256 positive = _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GT_OQ);
+      const __m256 activated = _mm256_blendv_ps(_mm256_mul_ps(v, slope[i]), v, positive);
+      most[i] = j == 0 ? activated : _mm256_max_ps(activated, most[i]);  // the second where equal, or one is NaN
+    }
+  }
+  for (int i = 0; i < kVectors; i++) _mm256_storeu_ps(out + 8 * i, most[i]);
+}
+
+template <int kWords>
+void bin_edge_items(const BgnnBinEdgeConv& a, const BinEdgeShared& s, const BinEdgeScratch& t, int64_t begin,
+                    int64_t end) {
+  for (int64_t row = begin; row < end; row++) {
+    const float *own = a.x + row * a.channels, *others = a.x + row / a.nodes * a.nodes * a.channels;
+    const int32_t* list = a.neighbours + row * a.k;
+    for (int64_t j = 0; j < a.k; j++) edge_bits(a, own, others + list[j] * a.channels, t.edges + j * kWords);
+    for (int64_t j = a.k; j < up(a.k, kMostRows); j++) memcpy(t.edges + j * kWords, t.edges, kWords * 8);
+    const float beta = a.beta[a.betas == 1 ? 0 : row % a.nodes];
+    for (int64_t o = 0; o < s.padded; o += kBytes) {
+      constexpr int64_t kBlockBytes = kWords * kNibbles * kBytes;
+      __m256i sums[kMostRows][1];
+      clear<1, 1>(sums);
+      add_differing<1, 1>(s.rows + row * kWords, kWords, s.node_half + o * kWords * kNibbles, kBlockBytes, kWords, sums);
+      uint8_t own_counts[kBytes];
+      memcpy(own_counts, sums[0], kBytes);
+      __m256 node[4];
+      for (int i = 0; i < 4; i++) node[i] = minus_twice(own_counts + 8 * i, _mm256_set1_ps(float(2 * a.channels)));
+      for (int64_t j = 0; j < a.k; j += kMostRows) {
+        clear<kMostRows, 1>(sums);
+        add_differing<kMostRows, 1>(t.edges + j * kWords, kWords, s.edge_half + o * kWords * kNibbles, kBlockBytes,
+                                    kWords, sums);
+        memcpy(t.counts + j * kBytes, sums, sizeof sums);
+      }
+      float most[kBytes];
+      for (int i = 0; i < 4; i += 2) {
+        bin_edge_max<2>(a, t.counts + 8 * i, node + i, s.alpha + o + 8 * i, s.slope + o + 8 * i, beta, most + 8 * i);
+      }
+      memcpy(a.out + row * a.out_channels + o, most, size_t(at_most(kBytes, a.out_channels - o)) * 4);
+    }
+  }
+}
+
+void bin_edge_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
+  if (!edges_are_short(a)) return bin_edge_conv_run(args, shared, scratch, begin, end);
+  const BinEdgeShared s = layout_in<BinEdgeShared>(a, const_cast<void*>(shared));
+  const BinEdgeScratch t = layout_in<BinEdgeScratch>(a, scratch);
+  switch (s.w64) {
+    case 1: return bin_edge_items<1>(a, s, t, begin, end);
+    case 2: return bin_edge_items<2>(a, s, t, begin, end);
+    default: return bin_edge_items<3>(a, s, t, begin, end);
+  }
+}
+
 // ------------------------------------------------------------------------------------------ dense_pool
 
 constexpr int64_t kPoolWords = 31;   // so that kPoolNodes counts add up to less than 2^16
@@ -379,6 +511,10 @@ void pool_run(const void* args, const void* shared, void* scratch, int64_t begin
 #define xor_edge_conv_scratch_bytes edge_scratch_bytes
 #define xor_edge_conv_begin edge_begin
 #define xor_edge_conv_run edge_run
+#define bin_edge_conv_shared_bytes bin_edge_shared_bytes
+#define bin_edge_conv_scratch_bytes bin_edge_scratch_bytes
+#define bin_edge_conv_begin bin_edge_begin
+#define bin_edge_conv_run bin_edge_run
 #define dense_pool_shared_bytes pool_shared_bytes
 #define dense_pool_scratch_bytes pool_scratch_bytes
 #define dense_pool_begin pool_begin

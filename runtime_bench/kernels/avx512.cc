@@ -5,6 +5,8 @@
 #include "generic.h"
 #include "isa.h"
 
+#include "filtered_knn.h"
+
 namespace {
 
 constexpr int64_t kEdgeWords = 4;  // the longest half row, in 64-bit words, whose weights stay in registers
@@ -158,6 +160,74 @@ void edge_run(const void* args, const void* shared, void* scratch, int64_t begin
   }
 }
 
+// ------------------------------------------------------------------------------------------ bin_edge_conv
+
+bool edges_are_short(const BgnnBinEdgeConv& a) { return words64(a.words) <= kEdgeWords && a.words > 0; }
+
+// Popcounts of row ^ 16 channels' weights, as floats.
+template <int64_t kWords>
+BGNN_INLINE __m512 differing16(const uint64_t* row, const __m512i (*weights)[kWords]) {
+  const __m512i low_halves = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return _mm512_cvtepi32_ps(
+      _mm512_permutex2var_epi32(differing<kWords>(row, weights[0]), low_halves, differing<kWords>(row, weights[1])));
+}
+
+// 16 channels of one node. acc and its parts are small integers, exact in floats; the products are the contract's.
+template <int64_t kWords>
+BGNN_INLINE void bin_edge_block(const BgnnBinEdgeConv& a, const BinEdgeConvShared& s, const BinEdgeConvScratch& t,
+                                int64_t row, int64_t o, float* out) {
+  __m512i weights[2][kWords];
+  const auto take = [&](const uint64_t* half) {
+    for (int64_t i = 0; i < 2; i++) {
+      for (int64_t w = 0; w < kWords; w++) weights[i][w] = load512(half + (o + i * kLanes) * kWords + w * kLanes);
+    }
+  };
+  const __m512 minus_two = _mm512_set1_ps(-2);
+  take(s.node_half);
+  const __m512 node = _mm512_fmadd_ps(differing16<kWords>(s.rows + row * kWords, weights), minus_two,
+                                      _mm512_set1_ps(float(2 * a.channels)));
+  take(s.edge_half);
+  const __m512 alpha = _mm512_loadu_ps(s.alpha + o), slope = _mm512_loadu_ps(s.slope + o);
+  const __m512 beta = _mm512_set1_ps(a.beta[a.betas == 1 ? 0 : row % a.nodes]);
+  __m512 most = {};
+  for (int64_t j = 0; j < a.k; j++) {
+    const __m512 acc = _mm512_fmadd_ps(differing16<kWords>(t.edges + j * kWords, weights), minus_two, node);
+    const __m512 positioned = _mm512_mul_ps(_mm512_mul_ps(acc, alpha), beta);
+    const __m512 v = _mm512_mul_ps(positioned, _mm512_set1_ps(a.gamma[a.gammas == 1 ? 0 : j]));
+    const __mmask16 positive = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ);
+    const __m512 activated = _mm512_mask_mov_ps(_mm512_mul_ps(v, slope), positive, v);
+    most = j == 0 ? activated : _mm512_max_ps(activated, most);  // the second where they are equal, or one is NaN
+  }
+  const int64_t real = at_most(2 * kLanes, a.out_channels - o);
+  _mm512_mask_storeu_ps(out + o, __mmask16((1u << real) - 1), most);
+}
+
+template <int64_t kWords>
+void bin_edge_items(const BgnnBinEdgeConv& a, const BinEdgeConvShared& s, const BinEdgeConvScratch& t, int64_t begin,
+                    int64_t end) {
+  for (int64_t row = begin; row < end; row++) {
+    const float *own = a.x + row * a.channels, *others = a.x + row / a.nodes * a.nodes * a.channels;
+    const int32_t* list = a.neighbours + row * a.k;
+    for (int64_t j = 0; j < a.k; j++) edge_bits(a, own, others + list[j] * a.channels, t.edges + j * kWords);
+    for (int64_t o = 0; o < a.out_channels; o += 2 * kLanes) {
+      bin_edge_block<kWords>(a, s, t, row, o, a.out + row * a.out_channels);
+    }
+  }
+}
+
+void bin_edge_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  const BgnnBinEdgeConv& a = *static_cast<const BgnnBinEdgeConv*>(args);
+  if (!edges_are_short(a)) return bin_edge_conv_run(args, shared, scratch, begin, end);
+  const BinEdgeConvShared s = layout_in<BinEdgeConvShared>(a, const_cast<void*>(shared));
+  const BinEdgeConvScratch t = layout_in<BinEdgeConvScratch>(a, scratch);
+  switch (s.w64) {
+    case 1: return bin_edge_items<1>(a, s, t, begin, end);
+    case 2: return bin_edge_items<2>(a, s, t, begin, end);
+    case 3: return bin_edge_items<3>(a, s, t, begin, end);
+    default: return bin_edge_items<4>(a, s, t, begin, end);
+  }
+}
+
 // ------------------------------------------------------------------------------------------ dense_pool
 
 bool rows_are_short(const BgnnDensePool& a) { return words64(a.words) <= kPoolWords && a.words > 0; }
@@ -272,6 +342,7 @@ void pool_run(const void* args, const void* shared, void* scratch, int64_t begin
 #define xor_edge_conv_scratch_bytes edge_scratch_bytes
 #define xor_edge_conv_begin edge_begin
 #define xor_edge_conv_run edge_run
+#define bin_edge_conv_run bin_edge_run
 #define dense_pool_shared_bytes pool_shared_bytes
 #define dense_pool_scratch_bytes pool_scratch_bytes
 #define dense_pool_begin pool_begin

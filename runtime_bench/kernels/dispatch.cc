@@ -14,17 +14,45 @@ struct Choice {
 bool always() { return true; }
 
 #if defined(__x86_64__)
-// __builtin_cpu_supports also asks whether the operating system saves the registers.
+// Asked here and not through __builtin_cpu_supports, which would bring libgcc along.
+struct Cpuid {
+  uint32_t a, b, c, d;
+};
+
+Cpuid cpuid(uint32_t leaf) {
+  Cpuid r;
+  __asm__("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(0));
+  return r;
+}
+
+bool all(uint32_t flags, uint32_t bits) { return (flags & bits) == bits; }
+
+constexpr uint32_t bit(int n) { return uint32_t(1) << n; }
+
+// Whether the operating system saves these registers: 1 xmm, 2 ymm, 5-7 the masks and zmm.
+bool saves(uint32_t registers) {
+  if (!all(cpuid(1).c, bit(27))) return false;  // OSXSAVE: xgetbv may be asked
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return all(low, registers);
+}
+
+// Leaf 7, or nothing where the processor ends before.
+Cpuid extended() { return cpuid(0).a >= 7 ? cpuid(7) : Cpuid{0, 0, 0, 0}; }
+
 bool has_avx2() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+  const uint32_t fma = bit(12), popcnt = bit(23), avx = bit(28), bmi = bit(3), avx2 = bit(5), bmi2 = bit(8);
+  const bool lzcnt = cpuid(0x80000000).a >= 0x80000001 && all(cpuid(0x80000001).c, bit(5));
+  return all(cpuid(1).c, fma | popcnt | avx) && all(extended().b, bmi | avx2 | bmi2) && lzcnt && saves(bit(1) | bit(2));
 }
+
 bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
-         __builtin_cpu_supports("avx512vpopcntdq");
+  const uint32_t f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31);
+  const uint32_t vbmi = bit(1), vbmi2 = bit(6), vpopcntdq = bit(14);
+  return has_avx2() && all(extended().b, f | dq | bw | vl) && all(extended().c, vbmi | vbmi2 | vpopcntdq) &&
+         saves(bit(1) | bit(2) | bit(5) | bit(6) | bit(7));
 }
+
 const Choice choices[] = {  // best first
     {&bgnn_kernels_avx512, has_avx512},
     {&bgnn_kernels_avx2, has_avx2},

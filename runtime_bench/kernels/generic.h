@@ -677,10 +677,9 @@ static void select_smallest(const int32_t* keys, int64_t nodes, int64_t k, uint6
 }
 
 // The k-th smallest of the groups' least keys bounds the k-th smallest key from above, since k groups hold a key up
-// to it. Lists what lies within the bound (little more than k nodes, but for equal distances) in `positions` and
-// `found`; returns how many, or more than kCandidates where that is too many or k too large for it.
-BGNN_INLINE int64_t keep_within_bound(const KnnScratch& t, int64_t nodes, int64_t k, int32_t& limit) {
-  if (k > kGroups * 3 / 4) return kCandidates + 1;
+// to it. False where k is too large for that.
+BGNN_INLINE bool bound(const KnnScratch& t, int64_t k, int32_t& limit) {
+  if (k > kGroups * 3 / 4) return false;
   int64_t groups = kGroups;
   if (k <= kGroups / 2 - 8) {  // fewer groups are ranked faster and bound well enough
     groups /= 2;
@@ -691,6 +690,13 @@ BGNN_INLINE int64_t keep_within_bound(const KnnScratch& t, int64_t nodes, int64_
   rank_keys(t.least, groups, t.place);
   limit = 0;
   for (int64_t l = 0; l < groups; l++) limit = t.place[l] == k - 1 ? t.least[l] : limit;
+  return true;
+}
+
+// Lists what lies within the bound (little more than k nodes, but for equal distances) in `positions` and `found`;
+// returns how many, or more than kCandidates where that is too many or there is no bound.
+BGNN_INLINE int64_t keep_within_bound(const KnnScratch& t, int64_t nodes, int64_t k, int32_t& limit) {
+  if (!bound(t, k, limit)) return kCandidates + 1;
   return keep_up_to(t.keys, nodes, limit, kCandidates, t.within, t.positions, t.found);
 }
 

@@ -89,7 +89,9 @@ def hamming_knn(rng: np.random.Generator) -> Iterator[Case]:
     shapes = [(1, 1, c, 1) for c in (1, 64, 512)]
     shapes += [(2, 50, c, 7) for c in CHANNELS]
     shapes += [(1, n, 64, min(n, 20)) for n in (2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200, 1023, 1024, 1025)]
-    shapes += [(1, 300, c, k) for c in (64, 128, 300) for k in (1, 2, 16, 17, 20, 24, 25, 32, 33, 48, 49, 64, 65, 299, 300)]
+    shapes += [
+        (1, 300, c, k) for c in (64, 128, 300) for k in (1, 2, 16, 17, 20, 24, 25, 32, 33, 48, 49, 64, 65, 299, 300)
+    ]
     shapes += [(1, 2100, 64, 20), (1, 1024, 2048, 20), (1, 40, 5000, 20)]
     shapes += [(1, 4095, 32, 5), (1, 4096, 8, 64), (1, 4096, 8, 65), (1, 4097, 96, 1)]  # around streaming
     for batch, nodes, channels, k in shapes:
@@ -112,12 +114,18 @@ def knn(rng: np.random.Generator) -> Iterator[Case]:
     shapes = [(1, 1, 3, 1), (2, 50, 1, 7), (2, 50, 2, 50), (1, 100, 65, 20)]
     shapes += [(1, n, 3, min(n, 20)) for n in (2, 15, 16, 17, 63, 64, 65, 129, 200, 1023, 1024, 1025, 2100)]
     shapes += [(1, 300, c, k) for c in (3, 8) for k in (1, 2, 16, 17, 20, 24, 25, 31, 32, 33, 48, 49, 64, 65, 299, 300)]
+    shapes += [(1, 300, c, 20) for c in (11, 12, 13, 14, 15, 16, 17, 63, 64, 65, 128)]  # around filtering
+    shapes += [(2, n, 64, min(n, k)) for n in (1, 15, 17, 33, 64, 130) for k in (1, 24, 25, 48, 49)]
     for batch, nodes, channels, k in shapes:
         random = floats(rng, batch, nodes, channels)
         kinds = {
             "random": random,
             "equal": np.repeat(random[:, :1], nodes, axis=1),
             "grid": rng.integers(0, 3, random.shape).astype(np.float32),
+            "shifted": random + np.float32(1000),
+            "clusters": np.round(random) * np.float32(100) + np.float32(1e-3) * floats(rng, *random.shape),
+            "huge": random * np.float32(1e18),
+            "tiny": random * np.float32(1e-21),
             "line": np.broadcast_to(np.arange(nodes, 0, -1, dtype=np.float32)[:, None], random.shape).copy(),
             "special": np.where(
                 rng.random(random.shape) < 0.1,
