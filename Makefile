@@ -8,7 +8,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --cache-dir .cache
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels interpreters fuzz wheels aarch64 cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels interpreters fuzz wheels aarch64 a72 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -96,6 +96,9 @@ wheels: setup ## the wheels into dist/: bgnn-convert, and bgnn-runtime for devic
 
 aarch64: setup kernels ## the kernels and the delegate as a Cortex-A72 under qemu; instruction counts against the record
 	@$(MAKE) -s -C runtime_bench/aarch64 test counts
+
+a72: setup kernels ## MODELLED times on a Cortex-A72 at 1.5 GHz, beside the paper's profile
+	@$(MAKE) -s -C runtime_bench/aarch64 model
 
 cross-check: setup kernels $(KERAS_VENV)/.installed ## compare our file with the paper's route (Keras, larq, LCE's converter)
 	@BGNN_KERAS_PYTHON=$(abspath $(KERAS_VENV))/bin/python $(VENV)/bin/python -m pytest -q -rs --show-capture=no tests/cross_check
