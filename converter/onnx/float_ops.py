@@ -41,6 +41,27 @@ def _elu(walk: Walk, node: fx.Node, x: fx.Node, alpha: float, scale: float, inpu
     return walk.op("Elu", [walk.value(x)], FLOAT, alpha=float(alpha))
 
 
+def _gelu(walk: Walk, node: fx.Node, x: fx.Node, approximate: str = "none") -> Value:
+    """`x / 2 * (1 + erf(x / sqrt 2))`, which ONNX Runtime fuses again."""
+    if approximate != "none":
+        walk.refuse(node, f"is the approximation {approximate!r}", "use the exact GELU")
+    value = walk.value(x)
+    erf = walk.op("Erf", [walk.op("Div", [value, walk.operand(2**0.5, FLOAT)], FLOAT)], FLOAT)
+    product = walk.op("Mul", [value, walk.op("Add", [erf, walk.operand(1, FLOAT)], FLOAT)], FLOAT)
+    return walk.op("Mul", [product, walk.operand(0.5, FLOAT)], FLOAT)
+
+
+def _silu(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
+    value = walk.value(x)
+    return walk.op("Mul", [value, walk.op("Sigmoid", [value], FLOAT)], FLOAT)
+
+
+def _softplus(walk: Walk, node: fx.Node, x: fx.Node, beta: float = 1, threshold: float = 20) -> Value:
+    if beta != 1:
+        walk.refuse(node, f"has beta = {beta}", "use 1")
+    return walk.op("Softplus", [walk.value(x)], FLOAT)
+
+
 def _clip(walk: Walk, value: Value, low: float | None, high: float | None) -> Value:
     bounds = [None if bound is None else walk.constant(np.array(bound, dtype=value.dtype)) for bound in (low, high)]
     return walk.op("Clip", [value, *bounds], value.dtype)
@@ -289,7 +310,7 @@ def _slice(
 
 def _select(walk: Walk, node: fx.Node, x: fx.Node, dim: int, index: int | fx.Node) -> Value:
     where = walk.size(index) if isinstance(index, fx.Node) else walk.constant(np.array(index, dtype=np.int64))
-    return walk.op("Gather", [walk.value(x), where], walk.dtype(node), axis=walk.axis(x, dim))
+    return walk.op("Gather", [walk.value(x), where], walk.dtype(x), axis=walk.axis(x, dim))
 
 
 def _unbind(walk: Walk, node: fx.Node, x: fx.Node, dim: int = 0) -> tuple[Value, ...]:
@@ -401,6 +422,9 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.rsqrt.default": _rsqrt,
     "aten.leaky_relu.default": _leaky_relu,
     "aten.elu.default": _elu,
+    "aten.gelu.default": _gelu,
+    "aten.silu.default": _silu,
+    "aten.softplus.default": _softplus,
     "aten.clamp.default": _clamp,
     "aten.hardtanh.default": lambda walk, node, x, low=-1, high=1: _clamp(walk, node, x, low, high),
     "aten.clamp_min.default": _clamp,
@@ -428,8 +452,8 @@ LOWERINGS: dict[str, Lowering] = {
         )
         for kind in ("Tensor", "Scalar")
     },
-    **dict.fromkeys(("aten.logical_and.default", "aten.bitwise_and.Tensor"), _logical("And")),
-    **dict.fromkeys(("aten.logical_or.default", "aten.bitwise_or.Tensor"), _logical("Or")),
+    **dict.fromkeys(("aten.logical_and.default", "aten.bitwise_and.Tensor", "aten.__and__.Tensor"), _logical("And")),
+    **dict.fromkeys(("aten.logical_or.default", "aten.bitwise_or.Tensor", "aten.__or__.Tensor"), _logical("Or")),
     **dict.fromkeys(("aten.logical_not.default", "aten.bitwise_not.default"), _logical("Not")),
     "aten.where.self": _where,
     "aten.where.ScalarSelf": _where,

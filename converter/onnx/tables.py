@@ -42,7 +42,7 @@ _EDGEWISE = [
     aten.relu6, aten.maximum, aten.minimum, aten.pow, aten.square, aten.reciprocal, aten.ge, aten.gt, aten.le,
     aten.lt, aten.eq, aten.ne, aten.where, aten.masked_fill, aten._to_copy, aten.to, aten.clone, aten.contiguous,
     aten.alias, aten.detach, aten.round, aten.logical_and, aten.logical_or, aten.logical_not, aten.linear,
-    aten.ones_like, aten.zeros_like, aten.full_like, bgnn.prelu,
+    aten.gelu, aten.silu, aten.softplus, aten.ones_like, aten.zeros_like, aten.full_like, bgnn.prelu,
 ]  # fmt: skip
 _FILLED = [aten.full, aten.ones, aten.zeros, aten.new_zeros, aten.new_ones, aten.new_full]
 _QUANTISED = (

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_graphs import FORMS, Form, check, file_of, open_graph, random_edges, run
+from onnx_graphs import FORMS, check, file_of, open_graph, random_edges, run
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -178,7 +178,7 @@ def test_gcn_on_codes(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_attention_on_codes(form):
-    """Degree-Quant's GAT: real attention, quantised messages. An exponential that rounds otherwise moves a code by 1."""
+    """Degree-Quant's GAT: real attention, quantised messages. An exponential that rounds otherwise is one step."""
 
     def layer(m, x, edges):
         n, target = x.shape[0], edges.select(0, 1)
