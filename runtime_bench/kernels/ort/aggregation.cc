@@ -8,15 +8,15 @@
 
 /* ---- the graph ---- */
 
-/* Inputs `at` and `at + 1` are indptr and indices, of x's rows; `edges` (or -1) and `weight` (or -1) inputs as well. */
-static bool read_graph(Call* call, int at, int weight, int edges, Csr* csr, int64_t* most_entries) {
-  const Input *indptr = &call->in[at], *indices = &call->in[at + 1];
+/* Inputs 1 and 2 are indptr and indices; 3 and 4, where `weighted`, the optional weight and edges. */
+static bool read_graph(Call* call, bool weighted, Csr* csr, int64_t* most_entries) {
+  const Input *indptr = &call->in[1], *indices = &call->in[2];
   REQUIRE(indptr->count >= 1, "indptr is empty: it has one number more than there are nodes");
   csr->indptr = (const int32_t*)indptr->data;
   csr->indices = (const int32_t*)indices->data;
+  csr->edges = NULL;
   csr->nodes = indptr->count - 1;
   csr->entries = indices->count;
-  csr->edges = edges >= 0 ? (const int32_t*)call->in[edges].data : NULL;
   REQUIRE(csr->entries < INT32_MAX && csr->nodes < INT32_MAX, "the graph has more than 2^31 - 2 nodes or entries");
   REQUIRE(csr->indptr[0] == 0 && csr->indptr[csr->nodes] == csr->entries,
           "indptr goes from %d to %d, not from 0 to the %lld indices", csr->indptr[0], csr->indptr[csr->nodes],
@@ -30,17 +30,16 @@ static bool read_graph(Call* call, int at, int weight, int edges, Csr* csr, int6
   }
   REQUIRE(rising, "indptr falls");
   *most_entries = most;
-  if (csr->edges) {
-    REQUIRE(call->in[edges].count == csr->entries, "edges has %lld numbers, not one for each of the %lld indices",
-            (long long)call->in[edges].count, (long long)csr->entries);
-    REQUIRE(call->in[weight].data, "edges without weight");
-  }
-  if (weight >= 0 && call->in[weight].data) {
-    const Input* w = &call->in[weight];
-    REQUIRE(w->rank == 1 || w->dim[1] == 1, "weight must be [edges] or [edges, 1]");
-    REQUIRE(w->count == csr->entries, "weight has %lld numbers, not one for each of the %lld edges",
-            (long long)w->count, (long long)csr->entries);
-  }
+  if (!weighted) return true;
+
+  const Input *weight = &call->in[3], *edges = &call->in[4];
+  REQUIRE(!edges->data || weight->data, "edges without weight");
+  REQUIRE(!edges->data || edges->count == csr->entries, "edges has %lld numbers, not one for each of the %lld indices",
+          (long long)edges->count, (long long)csr->entries);
+  REQUIRE(weight->rank < 2 || weight->dim[1] == 1, "weight must be [edges] or [edges, 1]");
+  REQUIRE(!weight->data || weight->count == csr->entries, "weight has %lld numbers, not one for each of the %lld edges",
+          (long long)weight->count, (long long)csr->entries);
+  csr->edges = (const int32_t*)edges->data;
   return true;
 }
 
@@ -237,7 +236,7 @@ bool q_aggregate(Call* call) {
   QAggregate* a = &c.args;
   c.kernels = kernel->graph;
   int64_t most;
-  if (!read_graph(call, 1, 3, 4, &a->csr, &most)) return false;
+  if (!read_graph(call, true, &a->csr, &most)) return false;
   a->x = (const uint8_t*)x->data;
   a->weight = (const uint8_t*)weight->data;
   a->width = width_of(x);
@@ -294,7 +293,7 @@ bool aggregate(Call* call) {
   Aggregate* a = &c.args;
   c.kernels = call->kernel->graph;
   int64_t most;
-  if (!read_graph(call, 1, 3, 4, &a->csr, &most)) return false;
+  if (!read_graph(call, true, &a->csr, &most)) return false;
   a->x = (const float*)x->data;
   a->weight = (const float*)call->in[3].data;
   a->width = width_of(x);
@@ -322,7 +321,7 @@ bool aggregate_int32(Call* call) {
   AggregateInt32* a = &c.args;
   c.kernels = call->kernel->graph;
   int64_t most;
-  if (!read_graph(call, 1, -1, -1, &a->csr, &most)) return false;
+  if (!read_graph(call, false, &a->csr, &most)) return false;
   a->x = (const int32_t*)x->data;
   a->width = width_of(x);
   void* out;
@@ -366,7 +365,7 @@ bool segment_softmax(Call* call) {
   SegmentSoftmax* a = &c.args;
   c.kernels = call->kernel->graph;
   int64_t most;
-  if (!read_graph(call, 1, -1, -1, &a->csr, &most)) return false;
+  if (!read_graph(call, false, &a->csr, &most)) return false;
   REQUIRE(values->dim[0] == a->csr.entries, "values has %lld rows, not one for each of the %lld edges",
           (long long)values->dim[0], (long long)a->csr.entries);
   a->values = (const float*)values->data;
@@ -398,7 +397,7 @@ static void run_gat(const void* args, int64_t task, int64_t first, int64_t last)
 /* x, the graph and the scores: what both forms share. */
 static bool read_attention(Call* call, GatAggregate* a, int64_t* most) {
   const Input *x = &call->in[0], *from = &call->in[3], *to = &call->in[4];
-  if (!read_graph(call, 1, -1, -1, &a->csr, most)) return false;
+  if (!read_graph(call, false, &a->csr, most)) return false;
   a->heads = x->dim[1];
   a->channels = x->dim[2];
   REQUIRE(from->dim[0] == x->dim[0] && from->dim[1] == a->heads,
