@@ -81,7 +81,7 @@ class Reference:
                 setattr(check, counted, getattr(check, counted) + value.numel())
                 check.exact += value.numel() if name in exact else 0
         for position, (mine, theirs) in enumerate(zip(expected, outputs, strict=True)):
-            _compare_output(check, position, mine, theirs)
+            compare_output(check, position, mine, theirs)
         return check
 
 
@@ -100,7 +100,8 @@ def _as_decision(value: Tensor, like: Tensor) -> Tensor:
     return value >= 0 if like.dtype == torch.bool and value.dtype != torch.bool else value.to(like.dtype)
 
 
-def _compare_output(check: Check, position: int, expected: Tensor, got: Tensor) -> None:
+def compare_output(check: Check, position: int, expected: Tensor, got: Tensor) -> None:
+    """Raises ConversionError unless an output is within OUTPUT_TOLERANCE; notes the largest difference."""
     if tuple(expected.shape) != tuple(got.shape):
         raise ConversionError(
             f"{check.what}: output {position} has shape {tuple(got.shape)} instead of {tuple(expected.shape)}"

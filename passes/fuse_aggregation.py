@@ -81,7 +81,7 @@ def _integer(node: fx.Node) -> fx.Node | None:
     if len(shape_of(messages)) == 2:
         x = _gathered(messages, edges)
         if x is not None:
-            return call(node, bgnn.q_aggregate.default, x, scale, zero, edges, None, 0.0, 0, *NO_QUANTISER, *last, n)
+            return call(node, bgnn.q_aggregate.default, x, scale, zero, edges, None, 1.0, 0, *NO_QUANTISER, *last, n)
     if is_call(messages, bgnn.q_mul) and only_user(messages) is node:
         a, b = messages.args[0:3], messages.args[3:6]
         for left, right in ((a, b), (b, a)):

@@ -1,0 +1,156 @@
+"""Proof that a quantised network's integers are the model's: every code of every quantiser is compared.
+
+The reference is the traced graph with its fake-quantisers, run by PyTorch. A code of a stage, or of the emitted file,
+may differ from the model's by one, and only where rounding explains it: where the real number lies within
+`CODE_TOLERANCE` of a step from the tie between the two codes. What can move a number that far, and no farther, is the
+model's own float32 arithmetic, the bias of a layer rounded to the accumulator's unit (lower_int8.BIAS_SLACK), and ties
+with an odd zero point, which Degree-Quant adds before rounding and ONNX Runtime after. Such codes are counted and
+reported, and the reference goes on with the other side's code, so that all after it is compared on equal terms.
+
+Outputs are compared as real numbers within the tolerance of `converter.verify`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.converter.dialect_graph import fake_quant_codes
+from bgnn.converter.errors import ConversionError
+from bgnn.converter.verify import Check, compare_output
+from bgnn.passes.graph import Tap, all_taps, is_call, snapshot
+
+bgnn = torch.ops.bgnn
+
+CODE_TOLERANCE = 1 / 32  # of a step
+
+
+@dataclasses.dataclass
+class CodeCheck(Check):
+    """What one comparison of codes found. `rows` of the first output, and in how many another class is the largest."""
+
+    codes: int = 0
+    stepped: int = 0
+    rows: int = 0
+    changed_rows: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """The codes of one tensor: u8 values as stored, from `floor` up (a ReLU follows: those below are not told apart)."""
+
+    codes: Tensor
+    floor: int = 0
+
+
+class CodeReference:
+    """The traced graph and one run of it on the sample inputs."""
+
+    def __init__(self, gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+        self.gm = snapshot(gm)  # the passes go on with the original
+        self.inputs = list(inputs)
+        run = _Forced(self.gm, {}, CodeCheck("reference"))
+        self.outputs = run.outputs(self.inputs)
+        self.codes = run.seen
+
+    def compare(self, what: str, taps: Mapping[str, Seen], outputs: Sequence[Tensor]) -> CodeCheck:
+        """Compares codes (by the traced name) and outputs with the reference; raises at the first that is wrong."""
+        check = CodeCheck(what)
+        expected = _Forced(self.gm, taps, check).outputs(self.inputs)
+        for position, (mine, theirs) in enumerate(zip(expected, outputs, strict=True)):
+            compare_output(check, position, mine, theirs)
+        first, given = self.outputs[0], outputs[0]
+        if first.dim() == 2 and first.shape[1] > 1 and first.is_floating_point():
+            check.rows = first.shape[0]
+            check.changed_rows = int((first.argmax(1) != given.argmax(1)).sum())
+        return check
+
+
+class _Forced(fx.Interpreter):
+    """Runs the traced graph; at each quantiser it checks and takes over the other side's codes, if there are any."""
+
+    def __init__(self, gm: fx.GraphModule, theirs: Mapping[str, Seen], check: CodeCheck) -> None:
+        super().__init__(gm)
+        self.theirs, self.check = theirs, check
+        self.seen: dict[str, Tensor] = {}
+
+    def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The graph's outputs."""
+        with torch.no_grad():
+            return [t.clone() for t in self.run(*inputs)]
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        tap = cast("Tap | None", n.meta.get("tap"))
+        if tap is None or not is_call(n, bgnn.fake_quant, bgnn.fake_quant_after):
+            return value
+        scale, zero, low, high = cast(tuple[float, int, int, int], n.args[1:])
+        x = cast(Tensor, self.env[cast(fx.Node, n.args[0])])
+        real = x.double() / scale + zero
+        if is_call(n, bgnn.fake_quant):
+            mine = fake_quant_codes(x, scale, zero, low, high)
+        else:
+            mine = torch.round(value / scale) + zero
+        self.seen[tap.name] = (mine - low).to(torch.uint8)
+        theirs = self.theirs.get(tap.name)
+        if theirs is None:
+            return value
+        self.check.codes += mine.numel()
+        given = theirs.codes.reshape(mine.shape).to(torch.float32) + low
+        floor = theirs.floor + low
+        apart = given - mine.clamp(min=floor)
+        differs = apart != 0
+        if not bool(differs.any()):
+            return value
+        count, worst = int(differs.sum()), int(apart.abs().max())
+        name = f"{count} of {mine.numel()} codes of {tap.name!r}"
+        if worst > 1:
+            raise ConversionError(f"{self.check.what}: {name} differ, one by {worst}")
+        tie = torch.maximum(given, mine.clamp(min=floor)).double() - 0.5
+        distance = float((real - tie)[differs].abs().max())
+        if not distance <= CODE_TOLERANCE:
+            raise ConversionError(
+                f"{self.check.what}: {name} differ by one, one of them {distance:.3g} of a step away from the tie "
+                f"(rounding explains up to {CODE_TOLERANCE:.3g})"
+            )
+        self.check.stepped += count
+        taken = torch.where(differs, given, mine)
+        return ((taken - zero) * scale).to(value.dtype)
+
+
+def run_with_codes(
+    gm: fx.GraphModule, inputs: Sequence[Tensor], given: Mapping[str, Seen] | None = None
+) -> tuple[dict[str, Seen], list[Tensor]]:
+    """Executes a stage's graph; returns all codes by their traced names, and the outputs.
+
+    `given`: codes of another run, taken over where the graph makes them: so a graph tells what that run's other codes
+    must have been (those that a fused operator keeps to itself).
+    """
+    found: dict[str, Seen] = {}
+
+    class Collect(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if "tap" in n.meta and isinstance(value, Tensor) and value.dtype == torch.uint8:
+                for tap in n.meta["tap"].everyone():
+                    if given is not None and tap.name in given:
+                        value = given[tap.name].codes.reshape(value.shape)
+                    found[tap.name] = Seen(value.clone(), tap.floor)
+            return value
+
+    with torch.no_grad():
+        outputs = [t.clone() for t in Collect(gm).run(*inputs)]
+    return found, outputs
+
+
+def tapped_codes(gm: fx.GraphModule) -> dict[str, tuple[fx.Node, Tap]]:
+    """The nodes that hold codes, by their traced names."""
+    return {
+        tap.name: (node, tap)
+        for node, tap in all_taps(gm)
+        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].dtype == torch.uint8
+    }
