@@ -3,7 +3,8 @@
     {"format_version": 1, "architecture": "bf2", "config": {"classes": 40, ...}, "state_dict": {...}}
 
 `config` holds the constructor's arguments as plain numbers, strings and lists. An architecture is always
-stated and never guessed: BF1, BF2 and their stages have the same keys and shapes.
+stated and never guessed: BF1, BF2 and their stages have the same keys and shapes. "dq" is a Degree-Quant network
+(bgnn.models.dq; needs torch-geometric); bits and signedness of its quantisers stand in the config alone.
 
 A compact file holds the latent weights of binary dot products as int8 signs, a quarter of the space.
 Inference only ever sees their signs, so it computes exactly the same; further training would start from +-1.
@@ -28,16 +29,20 @@ FORMAT_VERSION = 1
 
 def settings_of(architecture: str) -> dict[str, Any]:
     """The settings of an architecture with their defaults. Raises ValueError on an unknown name."""
+    if architecture == "dq":
+        return _dq().build({}).config
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"unknown architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}, dq")
     return {name: p.default for name, p in inspect.signature(ARCHITECTURES[architecture]).parameters.items()}
 
 
-def build_model(architecture: str, **config: Any) -> PointCloudNet:
-    """A fresh model in training mode: `architecture` is "dgcnn", "rf", "bf1" or "bf2", `config` its settings.
+def build_model(architecture: str, **config: Any) -> nn.Module:
+    """A fresh model in training mode: `architecture` is "dgcnn", "rf", "bf1", "bf2" or "dq", `config` its settings.
 
     Raises ValueError, one line, on an unknown architecture or setting or a value out of range.
     """
+    if architecture == "dq":
+        return _dq().build(config)
     known = settings_of(architecture)
     for name, value in config.items():
         if name not in known:
@@ -54,7 +59,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
     `compact` stores the latent weights of binary dot products as int8 signs (see the module's docstring).
     Raises ValueError when `model` is of another class, OSError when the path cannot be written.
     """
-    if not isinstance(model, PointCloudNet):
+    if not isinstance(model, PointCloudNet) and getattr(model, "architecture", None) != "dq":
         raise ValueError(f"{type(model).__name__} is not a model of bgnn.models; save its state_dict instead")
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
     if compact:
@@ -64,8 +69,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
                 state[key] = sign(state[key]).to(torch.int8)
     whole = {
         "format_version": FORMAT_VERSION,
-        "architecture": model.architecture,
-        "config": dict(model.config),
+        "architecture": str(model.architecture),
+        "config": dict(model.config),  # type: ignore[arg-type]
         "state_dict": state,
     }
     if not Path(path).parent.is_dir():  # torch.save would raise a RuntimeError
@@ -78,7 +83,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
         partial.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet:
+def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
     """The model of a `model.pt`, in eval mode, on the CPU.
 
     Raises FileNotFoundError, or ValueError naming what is wrong in one line. Nothing in the file is executed.
@@ -97,7 +102,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet:
     return _filled(path, whole["architecture"], whole["config"], whole["state_dict"])
 
 
-def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> PointCloudNet:
+def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> nn.Module:
     """A model in eval mode from a bare state_dict file and its stated architecture and settings.
 
     A prefix `module.` (of DataParallel) is taken off the keys. Weights of the DGCNN authors' code load as
@@ -120,7 +125,16 @@ def _read(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path}: not a PyTorch file that loads with weights_only=True ({reason[0]})") from error
 
 
-def _filled(path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping) -> PointCloudNet:
+def _dq() -> Any:
+    """The package of Degree-Quant's networks, which needs torch-geometric."""
+    try:
+        from bgnn.models import dq
+    except ModuleNotFoundError as error:
+        raise ValueError('a "dq" network needs torch-geometric: pip install "bgnn-convert[pyg]"') from error
+    return dq
+
+
+def _filled(path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping) -> nn.Module:
     """The model with the tensors of `state` in it; every key and shape must match."""
     try:
         model = build_model(architecture, **config)

@@ -1,0 +1,210 @@
+"""The quantisers of Degree-Quant (sections 2.2 and 3.2, appendix A.3): affine, one range per tensor.
+
+    q = clamp(round(x / scale + zero_point), low, high)        y = (q - zero_point) * scale
+
+The zero point is added before rounding. scale and zero_point follow from the range (min_val, max_val) that was
+observed in training; the range is all the state there is, and bits, signedness and symmetry are configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+OBSERVERS = ("min_max", "momentum", "percentile")
+GRADIENTS = ("vanilla", "clipped")
+FLOAT_BITS = 32
+#: A sampled observer looks at no fewer values than this (or at all there are).
+MIN_SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How tensors are quantised; plain values, part of a checkpoint's configuration.
+
+    bits: 2 to 16; 32 switches quantisation off (the float twin).
+    symmetric: a zero point in the middle of the codes in place of one fitted to the range.
+    observer: "min_max" widens the range to all that was seen (Eq. 1), "momentum" is a moving average with rate
+        `momentum` (Eq. 2), "percentile" is min_max with the share `percentile` of values cut off at each end.
+    gradient: the straight-through estimator: "vanilla" passes gradients unchanged, "clipped" (GC, appendix A.3)
+        stops them where the code leaves [low, high].
+    noise: the share of a weight's elements that is quantised in a training step; below 1 it is noisy QAT (nQAT).
+    sample: the share of a tensor's elements that a percentile observer looks at (A.5.3), at least 1000 of them.
+
+    Raises ValueError, one line, on a value out of range.
+    """
+
+    bits: int = 8
+    symmetric: bool = False
+    observer: str = "percentile"
+    percentile: float = 0.001
+    momentum: float = 0.01
+    gradient: str = "clipped"
+    noise: float = 1.0
+    sample: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.bits != FLOAT_BITS and not 2 <= self.bits <= 16:
+            raise ValueError(f"bits is {self.bits!r}; it must be 2 to 16, or 32 for no quantisation")
+        for name, value, allowed in (("observer", self.observer, OBSERVERS), ("gradient", self.gradient, GRADIENTS)):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+        if not 0 <= self.percentile < 0.5:
+            raise ValueError(f"percentile is {self.percentile}; it is a share below 0.5, for example 0.001")
+        for name in ("momentum", "noise", "sample"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1")
+
+
+def code_range(bits: int, signed: bool) -> tuple[int, int]:
+    """The lowest and the highest code: [-128, 127] for 8 signed bits, [0, 255] unsigned."""
+    low = -(2 ** (bits - 1)) if signed else 0
+    return low, low + 2**bits - 1
+
+
+def affine(min_val: Tensor, max_val: Tensor, low: int, high: int, symmetric: bool = False) -> tuple[Tensor, Tensor]:
+    """(scale, zero_point), float32 scalars, that map the observed range onto the codes [low, high].
+
+    The range is widened to hold 0, which is so a code. An empty range (all zeros) gives scale 1 and zero point 0.
+    Plain tensor operations: exported, they fold to constants.
+    """
+    lowest, highest = min_val.clamp(max=0.0), max_val.clamp(min=0.0)
+    if symmetric:
+        scale = 2 * torch.maximum(-lowest, highest) / (high - low)
+        zero_point = torch.full_like(scale, (low + high + 1) // 2)
+    else:
+        scale = (highest - lowest) / (high - low)
+    empty = highest <= lowest
+    scale = torch.where(empty, 1.0, scale.clamp(min=torch.finfo(torch.float32).eps))
+    if not symmetric:
+        zero_point = torch.where(empty, 0.0, low - torch.round(lowest / scale)).clamp(low, high)
+    return scale, zero_point
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+    """`x`, any shape, as its codes represent it: float32 of the same shape."""
+    codes = torch.clamp(torch.round(x / scale + zero_point), low, high)
+    return (codes - zero_point) * scale
+
+
+class _StraightThrough(torch.autograd.Function):
+    """`fake_quantize` with a gradient; the same operations in the same order, in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, clipped: bool) -> Tensor:
+        codes = x.div(scale).add_(zero_point).round_()
+        ctx.clipped = clipped
+        if clipped and x.requires_grad:
+            ctx.save_for_backward((codes >= low) & (codes <= high))
+        return codes.clamp_(low, high).sub_(zero_point).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        if ctx.clipped:
+            gradient = gradient * ctx.saved_tensors[0]
+        return gradient, None, None, None, None, None
+
+
+class Quantizer(nn.Module):
+    """Observes a tensor's range while training, and rounds the tensor to the codes of that range.
+
+    Buffers `min_val`, `max_val`: float32 scalars, +inf and -inf until data was seen. `signed` says which codes.
+    `weight`: this quantiser is of a weight, where noisy QAT applies.
+    """
+
+    min_val: Tensor
+    max_val: Tensor
+
+    def __init__(self, scheme: Scheme, *, signed: bool = True, weight: bool = False) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.signed = signed
+        self.low, self.high = code_range(scheme.bits, signed)
+        self.noise = scheme.noise if weight else 1.0
+        #: Whether there is a range. A Python bool, for a forward pass that torch.export can follow.
+        self.seen = False
+        self.register_buffer("min_val", torch.tensor(float("inf")))
+        self.register_buffer("max_val", torch.tensor(float("-inf")))
+
+    def extra_repr(self) -> str:
+        return f"bits={self.scheme.bits}, codes=[{self.low}, {self.high}], observer={self.scheme.observer}"
+
+    def forward(self, x: Tensor, protected: Tensor | None = None) -> Tensor:
+        """`x` `[N, ...]` float32, quantised; same shape.
+
+        `protected` bool `[N]`: rows that stay at full precision and out of the range. Only in training; in eval
+        mode every row is quantised. Raises ValueError in eval mode when no range was ever observed.
+        """
+        if not self.training:
+            if not self.seen:
+                raise ValueError("a quantiser never saw data: train the model, or run one pass in training mode, first")
+            return fake_quantize(x, *self.affine(), self.low, self.high)
+        self.observe(x.detach() if protected is None else x.detach()[~protected])
+        if not self.seen:  # every row is protected, and always was
+            return x
+        scale, zero_point = self.affine()
+        clipped = self.scheme.gradient == "clipped"
+        y = _StraightThrough.apply(x, scale, zero_point, self.low, self.high, clipped)
+        if self.noise < 1.0:
+            y = torch.where(torch.rand_like(x) < self.noise, y, x)
+        if protected is not None:
+            y = torch.where(protected.view(-1, *[1] * (x.dim() - 1)), x, y)
+        return y
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(scale, zero_point) of the present range, float32 scalars."""
+        return affine(self.min_val, self.max_val, self.low, self.high, self.scheme.symmetric)
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """Updates the range with the values of `x`, any shape; nothing happens on an empty tensor."""
+        if x.numel() == 0:
+            return
+        lowest, highest = self._ends(x)
+        if not self.seen:
+            self.min_val.copy_(lowest)
+            self.max_val.copy_(highest)
+        elif self.scheme.observer == "momentum":
+            self.min_val.lerp_(lowest, self.scheme.momentum)
+            self.max_val.lerp_(highest, self.scheme.momentum)
+        else:
+            torch.minimum(self.min_val, lowest, out=self.min_val)
+            torch.maximum(self.max_val, highest, out=self.max_val)
+        self.seen = True
+
+    def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and highest value of `x` that count."""
+        if self.scheme.observer != "percentile":
+            return x.amin(), x.amax()
+        x = x.reshape(-1)
+        count = max(MIN_SAMPLE, int(x.numel() * self.scheme.sample))
+        if count < x.numel():
+            x = x[torch.randint(x.numel(), (count,), device=x.device)]
+        cut = max(1, int(x.numel() * self.scheme.percentile))
+        # The k-th smallest and the k-th largest value.
+        return x.kthvalue(cut)[0], x.kthvalue(x.numel() + 1 - cut)[0]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.seen = bool(torch.isfinite(self.min_val) & torch.isfinite(self.max_val))
+
+
+class FullPrecision(nn.Module):
+    """In a quantiser's place in the float twin: returns what it is given."""
+
+    def forward(self, x: Tensor, protected: Tensor | None = None) -> Tensor:
+        return x
+
+
+def quantizer(scheme: Scheme, *, signed: bool = True, weight: bool = False) -> Quantizer | FullPrecision:
+    """A quantiser, or, at 32 bits, what stands in its place."""
+    return FullPrecision() if scheme.bits == FLOAT_BITS else Quantizer(scheme, signed=signed, weight=weight)
+
+
+def unseen(model: nn.Module) -> list[str]:
+    """The names of the quantisers in `model` that never saw data, so that evaluation would fail."""
+    return [name for name, m in model.named_modules() if isinstance(m, Quantizer) and not m.seen]
