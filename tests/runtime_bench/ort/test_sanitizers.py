@@ -19,11 +19,15 @@ def test_under_sanitizers(tmp_path: Path) -> None:
     make = ["make", "-s", "-C", str(SOURCES), "SANITIZE=address,undefined", f"BUILD={ROOT / 'build' / 'ort-address'}"]
     done = subprocess.run(make, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    # Both come before Python: AddressSanitizer looks for the C++ runtime's `throw`, which ONNX Runtime uses, at once.
+    runtimes = [
+        subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
     environment = {
         **os.environ,
         "BGNN_ORT_OPS": str(ROOT / "build" / "ort-address" / os.uname().machine / "libbgnn_ort.so"),
-        "LD_PRELOAD": runtime.stdout.strip(),
+        "LD_PRELOAD": " ".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",  # Python itself leaks
     }
     tests = [str(HERE / name) for name in ("test_refusals.py", "test_properties.py", "test_dialect.py")]

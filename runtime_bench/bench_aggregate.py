@@ -1,0 +1,208 @@
+"""`python -m bgnn.runtime_bench.bench_aggregate`: one aggregation over a large graph, beside what memory allows.
+
+The sum of the neighbours' rows, on a power-law graph of Reddit's size: our operator on 8-bit codes, its twins on
+float32 and int32 (which show what is due to the 8 bits), SciPy's CSR product in float32, and a loop that only reads
+rows: those of the graph's own order, and as many at random. All in interleaved rounds; written to JSON as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.runtime_bench.measure import Measurement, measure, print_table, write_json
+from bgnn.runtime_bench.onnx_ops import session
+
+KERNELS = Path(__file__).resolve().parent / "kernels" / "ort"
+LINE = 64  # bytes that memory hands over at once
+DISTANCES = (32, 64, 96, 128)  # rows asked for ahead, of which the fastest reading loop counts
+RANDOM, IN_ORDER, U8 = "rows at random", "the graph's rows", "u8 codes"
+
+
+def power_law_graph(nodes: int, edges: int, rng: np.random.Generator) -> np.ndarray:
+    """edge_index int64 [2, edges]: both ends drawn with probability ~ rank^-1/2, ranks unrelated to numbers."""
+    share = np.cumsum(np.arange(1, nodes + 1) ** -0.5)
+
+    def ends() -> np.ndarray:
+        ranks = np.searchsorted(share, rng.random(edges) * share[-1])
+        return rng.permutation(nodes)[ranks.clip(0, nodes - 1)]
+
+    return np.stack([ends(), ends()]).astype(np.int64)
+
+
+def one_operator(op: str, attributes: dict[str, Any], inputs: dict[str, np.ndarray], outputs: list[str]) -> bytes:
+    """An ONNX file of one bgnn operator, whose inputs and outputs are the graph's."""
+    from onnx import helper
+
+    node = helper.make_node(op, list(inputs), outputs, name=op, domain="bgnn", **attributes)
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
+        for name, array in inputs.items()
+    ]
+    dtype = next(iter(inputs.values())).dtype if op != "CooToCsr" else np.dtype(np.int32)
+    outs = [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None) for name in outputs]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("bgnn", 1)]
+    model = helper.make_model(helper.make_graph([node], op, infos, outs), opset_imports=opsets, ir_version=8)
+    return model.SerializeToString()
+
+
+def run_without_copies(
+    op: str, attributes: dict[str, Any], inputs: dict[str, np.ndarray], outputs: list[str], threads: int
+) -> Callable[[], object]:
+    """The operator as a callable that leaves its outputs in ONNX Runtime's memory."""
+    runner = session(one_operator(op, attributes, inputs, outputs), threads)
+    binding = runner.io_binding()
+    for name, array in inputs.items():
+        binding.bind_cpu_input(name, array)
+    for name in outputs:
+        binding.bind_output(name)
+    return lambda: runner.run_with_iobinding(binding)
+
+
+def row_reader() -> ctypes.CDLL:
+    """The loop that only reads, built where it is out of date. Raises BgnnError where that fails."""
+    build = KERNELS.parents[2] / "build" / "ort"
+    made = subprocess.run(
+        ["make", "-s", "-C", str(KERNELS), "roofline", f"BUILD={build}"], capture_output=True, text=True
+    )
+    if made.returncode != 0:
+        raise BgnnError(f"the reading loop does not build: {made.stderr.strip()}")
+    library = ctypes.CDLL(str(next(build.glob("*/roofline.so"))))
+    library.read_rows.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3]
+    return library
+
+
+def read_rows(library: ctypes.CDLL, x: np.ndarray, index: np.ndarray, ahead: int, threads: int) -> Callable[[], None]:
+    """Reads x[index], each thread its share of the index."""
+    shares = np.array_split(index, threads)
+
+    def read(share: np.ndarray) -> None:
+        library.read_rows(x.ctypes.data, share.ctypes.data, share.size, x.shape[1] // LINE, ahead)
+
+    def run() -> None:
+        others = [threading.Thread(target=read, args=(share,)) for share in shares[1:]]
+        for other in others:
+            other.start()
+        read(shares[0])
+        for other in others:
+            other.join()
+
+    return run
+
+
+def at_lines(array: np.ndarray) -> np.ndarray:
+    """A copy that starts with a cache line."""
+    memory = np.empty(array.nbytes + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[:] = array
+    return copy
+
+
+def candidates(
+    nodes: int, edges: int, width: int, threads: int, seed: int = 0
+) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
+    """What is measured, and the bytes of rows that each reads. Raises BgnnError where a result is wrong."""
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+
+    rng = np.random.default_rng(seed)
+    coo = {"edge_index": power_law_graph(nodes, edges, rng), "num_nodes": np.array(nodes)}
+    csr_names, loops = ["indptr", "indices", "edges"], {"self_loops": "none"}
+    found = session(one_operator("CooToCsr", loops, coo, csr_names)).run(None, coo)
+    graph = dict(zip(csr_names[:2], found[:2], strict=True))
+    x = at_lines(rng.integers(0, 256, (nodes, width), dtype=np.uint8))
+    real, whole = at_lines(x.astype(np.float32)), at_lines(x.astype(np.int32))
+    weight = rng.integers(0, 256, edges, dtype=np.uint8)
+    degree = np.diff(graph["indptr"])
+    print(f"{nodes} nodes, {edges} edges, at most {degree.max()} at a node, {width} features", file=sys.stderr)
+
+    scales = {"x_scale": 1.0, "x_zero": 0, "y_scale": float(degree.max()), "y_zero": 0, "low": 0, "high": 255}
+    plain = {"w_scale": 1.0, "w_zero": 0, "msg_scale": 0.0, "msg_zero": 0, "msg_low": 0, "msg_high": 255}
+    sums = {"reduce": "sum", **scales, **plain}
+    messages = {**sums, "w_scale": 1 / 255, "msg_scale": 1.0}
+    matrix = csr_matrix((np.ones(edges, np.float32), graph["indices"], graph["indptr"]), shape=(nodes, nodes))
+
+    expected = matrix @ real
+    for op, attributes, values, exact in (
+        ("QAggregate", sums, x, np.clip(np.rint(expected * np.float32(1 / scales["y_scale"])), 0, 255)),
+        ("Aggregate", {"reduce": "sum"}, real, expected),
+        ("AggregateInt32", {}, whole, expected),
+    ):
+        inputs = {"x": values, **graph}
+        (got,) = session(one_operator(op, attributes, inputs, ["out"]), threads).run(None, inputs)
+        # float32 sums of whole numbers are exact here; a code may be one off through the rounding of 1 / y_scale
+        if np.abs(got - exact.astype(np.float64)).max() > (op == "QAggregate"):
+            raise BgnnError(f"{op} differs from SciPy's sum")
+
+    def ours(op: str, attributes: dict[str, Any], values: np.ndarray, **more: np.ndarray) -> Callable[[], object]:
+        return run_without_copies(op, attributes, {"x": values, **graph, **more}, ["out"], threads)
+
+    library = row_reader()
+    anywhere = rng.integers(0, nodes, edges, dtype=np.int32)
+    readers = {ahead: read_rows(library, x, anywhere, ahead, threads) for ahead in DISTANCES}
+    times = measure({str(ahead): run for ahead, run in readers.items()}, rounds=3).timings
+    ahead = min(DISTANCES, key=lambda one: times[str(one)].wall.min)
+    runs: dict[str, Callable[[], object]] = {
+        RANDOM: readers[ahead],
+        IN_ORDER: read_rows(library, x, graph["indices"], ahead, threads),
+        U8: ours("QAggregate", sums, x),
+        "u8 codes, weights": ours("QAggregate", messages, x, weight=weight),
+        "f32": ours("Aggregate", {"reduce": "sum"}, real),
+        "int32": ours("AggregateInt32", {}, whole),
+        "SciPy CSR f32": lambda: matrix @ real,
+        "COO to CSR": run_without_copies("CooToCsr", loops, coo, csr_names[:2], threads),
+    }
+    row = edges * width
+    read = {RANDOM: row, IN_ORDER: row, U8: row, "u8 codes, weights": row}
+    read.update(dict.fromkeys(("f32", "int32", "SciPy CSR f32"), 4 * row))
+    return runs, read
+
+
+def report(result: Measurement, read: dict[str, int]) -> dict[str, dict[str, str]]:
+    """The table's further columns: GB/s of rows (a processor's), and the share of what the reading loop reached in the same round.
+
+    By processor time: a wait for the processor is nobody's memory traffic.
+    """
+    limit = result.timings[RANDOM].cpu_ms
+    share = {}
+    for name in (IN_ORDER, U8, "u8 codes, weights"):
+        ratios = sorted(one / own for one, own in zip(limit, result.timings[name].cpu_ms, strict=True))
+        share[name] = f"{ratios[len(ratios) // 2]:.0%} ({ratios[0]:.0%}-{ratios[-1]:.0%})"
+    speed = {name: f"{size / result.timings[name].cpu.median / 1e6:.1f}" for name, size in read.items()}
+    return {"GB/s": speed, f"of {RANDOM}": share}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; the defaults are a graph of Reddit's nodes (GraphSAGE) with 10 million edges."""
+    parser = argparse.ArgumentParser(prog="bench_aggregate", description=__doc__.partition("\n")[0])
+    parser.add_argument("--nodes", type=int, default=233_000)
+    parser.add_argument("--edges", type=int, default=10_000_000)
+    parser.add_argument("--width", type=int, default=128, help=f"features, a multiple of {LINE}")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--output", type=Path, default=Path("out/bench_aggregate"), help="folder for the JSON")
+    given = parser.parse_args(arguments)
+    if given.nodes < 1 or given.edges < 1 or given.threads < 1 or given.width < 1 or given.width % LINE:
+        raise UsageError(f"nodes, edges and threads must be positive, and the width a multiple of {LINE}")
+    runs, read = candidates(given.nodes, given.edges, given.width, given.threads)
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    result = measure(runs, base=U8, rounds=given.rounds, threads=given.threads, progress=say)
+    columns = report(result, read)
+    title = f"Sum over neighbours: {given.nodes} nodes, {given.edges} edges, {given.width} features"
+    print_table(result, columns, title)
+    path = given.output / "bench_aggregate.json"
+    write_json(result, path, sizes={**vars(given), "output": None}, columns=columns)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
