@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import stages
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.graph_api import check_graph, convert_graph
 from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
@@ -75,6 +76,18 @@ def convert(
     plan = _check_arguments(target, optimize, kernels, knn, sign_zero, stop_after)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
+    if target.startswith("onnx-") and check_graph(model, inputs):
+        data, graph_report, gm = convert_graph(
+            model, inputs, target=target, optimize=optimize, kernels=kernels, name=name,
+            metadata={"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels},
+            verify=verify, stop_after=stop_after, dump=None if dump is None else Path(dump),
+            keep_outputs=keep_outputs, say=say,
+        )  # fmt: skip
+        path = None
+        if output is not None and data is not None:
+            path = Path(output)
+            write_atomically(path, data)
+        return Conversion(data, graph_report, path, gm)
     say("tracing the model")
     gm = trace(model, inputs, keep_outputs)
     if dump is not None:

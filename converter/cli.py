@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bgnn.converter.api import Conversion
 
 # Said here and in api.py (a test compares them): importing api.py takes seconds, --help should not.
-TARGETS = ("lce-arm64", "tflite-arm64")
+TARGETS = ("lce-arm64", "tflite-arm64", "onnx-x86", "onnx-int8-x86")
 STAGES = ("traced", "semantic", "integer", "target")
 
 _EXAMPLES = """\

@@ -1,6 +1,6 @@
 """The stages of a graph network on its way to ONNX: the passes to each, and the ops that may stand after it.
 
-traced    ATen as exported, in one spelling, over open numbers of nodes and edges; fake-quantisers and aggregations found.
+traced    ATen as exported, over open numbers of nodes and edges; fake-quantisers and aggregations found.
 semantic  norms and attention scores as what they are.
 integer   quantisers as codes, arithmetic between them on codes (`onnx-int8-x86`).
 target    only ops that converter/onnx writes; with `--kernels bgnn`, aggregations fused.
@@ -30,7 +30,7 @@ from bgnn.passes import (
     recognise_fake_quant,
     split_heads,
 )
-from bgnn.passes.graph import PassResult, Tap, aten, calls
+from bgnn.passes.graph import PassResult, Tap, aten, calls, is_call, shape_of
 
 bgnn = torch.ops.bgnn
 
@@ -100,3 +100,33 @@ def mark_codes(gm: fx.GraphModule) -> None:
     for node in calls(gm.graph, bgnn.fake_quant, bgnn.fake_quant_after):
         if not recognise_fake_quant.is_weight(node):
             node.meta["tap"] = Tap(node.name)
+
+
+def name_layers(gm: fx.GraphModule) -> None:
+    """Labels each dense layer and each sum over edges, so that the report can say what became of it."""
+    sums = 0
+    for node in calls(gm.graph, *DENSE, bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max):
+        if not is_call(node, *DENSE):
+            if len(shape_of(node)) > 1:
+                sums += 1
+                node.meta["layer"] = f"aggregation {sums}"
+            continue
+        weight = node.args[1] if len(node.args) > 1 else None
+        if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel):
+            weight = weight.args[0]
+        source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
+        node.meta["layer"] = source or node.name
+
+
+def is_edge_tensor(node: fx.Node) -> bool:
+    """Whether a tensor has a row for each edge."""
+    sizes = [
+        shape_of(n)[1]
+        for n in node.graph.nodes
+        if isinstance(n.meta.get("val"), torch.Tensor)
+        and (n.op == "placeholder" or is_call(n, bgnn.with_self_loops))
+        and n.meta["val"].dtype == torch.int64
+        and len(shape_of(n)) == 2
+    ]
+    shape = shape_of(node)
+    return bool(shape) and any(bool(shape[0] == size) for size in sizes)

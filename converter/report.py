@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from bgnn.converter.onnx import inspect as onnx_file
 from bgnn.converter.stages import Plan
 from bgnn.converter.tflite import inspect as tflite_file
 from bgnn.converter.verify import Check, Reference
+from bgnn.converter.verify_codes import CodeCheck
 from bgnn.passes import domains as dm
 from bgnn.passes.graph import PassResult, aten, is_call, shape_of
 
@@ -36,6 +38,7 @@ class Layer:
     binary_macs: int
     float_macs: int
     why: str
+    integer_macs: int = 0
 
 
 @dataclasses.dataclass
@@ -53,7 +56,7 @@ class Report:
     layers: list[Layer]
     rewrites: list[tuple[str, str, int]]
     refusals: list[tuple[str, str, str]]
-    checks: list[Check]
+    checks: Sequence[Check]
     sign_zeros: int
 
     def to_json(self) -> dict[str, Any]:
@@ -85,13 +88,16 @@ class Report:
         for heading in ("layer", "was", "became", "M MACs", "why"):
             layers.add_column(heading, overflow="fold", justify="right" if heading == "M MACs" else "left")
         for layer in self.layers:
-            count = (layer.binary_macs + layer.float_macs) / 1e6
+            count = (layer.binary_macs + layer.integer_macs + layer.float_macs) / 1e6
             layers.add_row(layer.name, layer.was, layer.became, f"{count:,.2f}", layer.why)
         console.print(layers)
 
 
 def _check_line(check: Check) -> str:
     parts = [f"largest output difference {check.output_error:.2g} (of {check.output_scale:.3g})"]
+    if isinstance(check, CodeCheck):
+        parts.append(f"{check.codes:,} codes compared, {check.stepped:,} of them one beside the model's at a tie")
+        parts.append(f"another class in {check.changed_rows:,} of {check.rows:,} rows")
     if check.signs or check.neighbours:
         parts.append(
             f"{check.signs:,} signs and {check.neighbours:,} neighbours equal"

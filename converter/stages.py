@@ -53,7 +53,7 @@ from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call
 bgnn = torch.ops.bgnn
 
 STAGES = ("traced", "semantic", "integer", "target")
-TARGETS = ("lce-arm64", "tflite-arm64")
+TARGETS = ("lce-arm64", "tflite-arm64", "onnx-x86", "onnx-int8-x86")
 KERNELS = ("stock", "bgnn")
 
 ARITHMETIC = [
@@ -169,7 +169,11 @@ def _name_layers(gm: fx.GraphModule) -> None:
 
 def check_spec(gm: fx.GraphModule, stage: str) -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
-    allowed = SPECS[stage]
+    check_ops(gm, SPECS[stage])
+
+
+def check_ops(gm: fx.GraphModule, allowed: list[Any] | None) -> None:
+    """Raises ConversionError for the first op that is not in the list."""
     if allowed is None:
         return
     for node in gm.graph.nodes:

@@ -87,8 +87,9 @@ def _integer(node: fx.Node) -> fx.Node | None:
         for left, right in ((a, b), (b, a)):
             x, weight = _gathered(left[0], edges), _column(right[0])
             if x is not None and weight is not None and len(shape_of(x)) == 2:
+                message = messages.args[6:]
                 return call(
-                    node, bgnn.q_aggregate.default, x, *left[1:], edges, weight, *right[1:], *messages.args[6:], *last, n
+                    node, bgnn.q_aggregate.default, x, *left[1:], edges, weight, *right[1:], *message, *last, n
                 )  # fmt: skip
     if is_call(messages, bgnn.quantize) and only_user(messages) is node:
         found = _attention(cast(fx.Node, messages.args[0]), edges)

@@ -3,7 +3,7 @@
 Each `fake_quant` of an activation is `dequantize(quantize(x))`, with codes from 0 (a signed range is shifted: the same
 codes). Then what stands between codes is computed on codes:
 
-    quantize(linear(dequantize(q), fake_quant(W), b))      q_linear         ReLU raises the lowest code to the zero point
+    quantize(linear(dequantize(q), fake_quant(W), b))      q_linear         a ReLU raises the lowest code
     quantize(dequantize(a) * dequantize(b))                q_mul            and their sums q_add
     quantize(segment_sum(dequantize(q)))                   q_segment_sum    and means
     quantize(leaky_relu(dequantize(q)))                    requantize
@@ -203,13 +203,13 @@ def _quantize(node: fx.Node) -> fx.Node | None:
         if codes is None or accumulators.of_segments(codes.zero) > accumulators.LARGEST:
             return None
         target = bgnn.q_segment_sum if is_call(x, bgnn.segment_sum) else bgnn.q_segment_mean
-        return call(node, target.default, codes.node, codes.scale, codes.zero, *x.args[1:], *last, like=node)
+        return call(node, target.default, codes.node, codes.scale, codes.zero, *x.args[1:], *last, like=x)
     if is_call(x, aten.mul, aten.add) and not x.kwargs:
         a, b = (codes_of(side) for side in x.args[:2])
         if a is None or b is None:
             return None
         target = bgnn.q_mul if is_call(x, aten.mul) else bgnn.q_add
-        return call(node, target.default, *_triple(a), *_triple(b), *last, like=node)
+        return call(node, target.default, *_triple(a), *_triple(b), *last, like=x)
     if is_call(x, bgnn.q_linear_float) and only_user(x) is node:
         return _closed_linear(node, x, last)
     return None

@@ -1,0 +1,186 @@
+"""Converts a graph network, `forward(x, edge_index, ...)`, to ONNX: traced, lowered, written, run and compared.
+
+`converter.api.convert` calls this for the targets `onnx-x86` and `onnx-int8-x86` when an input is a graph's edges.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from bgnn.converter import graph_stages
+from bgnn.converter.dump import dump_stage
+from bgnn.converter.errors import UsageError
+from bgnn.converter.graph_report import build_graph_report
+from bgnn.converter.onnx.emit import emit, run_file
+from bgnn.converter.report import Report
+from bgnn.converter.sizes import check_open, graph_axes
+from bgnn.converter.stages import STAGES, check_ops
+from bgnn.converter.trace import trace
+from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, run_with_codes, tapped_codes
+from bgnn.passes import accumulators
+from bgnn.passes.graph import PassResult, snapshot
+
+
+def is_edges(value: Tensor) -> bool:
+    """Whether an input is a graph's edges: whole numbers `[2, E]`."""
+    return value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point() and value.dtype != torch.bool
+
+
+def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) -> bool:
+    """Whether these are the inputs of a graph network; raises UsageError if they are, and are wrong."""
+    names = [f"input {i}" for i in range(len(inputs))]
+    if isinstance(model, nn.Module):
+        names = [*list(inspect.signature(model.forward).parameters)[: len(inputs)], *names][: len(inputs)]
+    for name, value in zip(names, inputs, strict=True):
+        if "edge_index" in name and not is_edges(value):
+            raise UsageError(
+                f"{name} is {list(value.shape)} {value.dtype}: edges are int64 [2, E], sources and targets"
+            )
+    edges = [(name, value) for name, value in zip(names, inputs, strict=True) if is_edges(value)]
+    features = next((value for value in inputs if value.is_floating_point() and value.dim()), None)
+    if not edges:
+        return False
+    if features is None:
+        raise UsageError("a graph network takes the features of nodes, float32 [N, F], beside its edges")
+    nodes = features.shape[0]
+    for name, value in edges:
+        if value.dtype != torch.int64:
+            raise UsageError(f"{name} is {value.dtype}: indices are int64; cast them with .long()")
+        if value.numel() and (int(value.min()) < 0 or int(value.max()) >= nodes):
+            bad = int(value[(value < 0) | (value >= nodes)][0])
+            raise UsageError(f"{name} holds {bad}, but there are {nodes} nodes: indices go from 0 to {nodes - 1}")
+        if value.shape[1] < 2 or nodes < 2:
+            raise UsageError(f"the example graph has {nodes} nodes and {value.shape[1]} edges: give one with 2 or more")
+    for name, value in zip(names, inputs, strict=True):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UsageError(f"{name} holds NaN or infinity, with which nothing can be verified")
+    return True
+
+
+def convert_graph(
+    model: nn.Module | ExportedProgram,
+    inputs: tuple[Tensor, ...],
+    *,
+    target: str,
+    optimize: int,
+    kernels: str,
+    name: str,
+    metadata: Mapping[str, str],
+    verify: bool,
+    stop_after: str | None,
+    dump: Path | None,
+    keep_outputs: Sequence[int],
+    say: Callable[[str], None],
+) -> tuple[bytes | None, Report, fx.GraphModule]:
+    """(the file or None if stopped before, the report, the last stage's graph); arguments as of `convert`."""
+    say("tracing the model")
+    gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
+    if dump is not None:
+        dump_stage(gm, dump, "exported")
+    plain = _outputs(gm, inputs) if verify else []
+    reference: CodeReference | None = None
+    checks: list[CodeCheck] = []
+    log: list[tuple[str, list[tuple[str, PassResult]]]] = []
+    before = gm
+    for stage in STAGES:
+        if stage == "target":
+            before = snapshot(gm)  # the last graph that makes every code
+        results = [(step, run(gm)) for step, run in graph_stages.passes_to(stage, target, optimize, kernels)]
+        if stage == "traced":
+            graph_stages.mark_codes(gm)
+        elif stage == "semantic":
+            graph_stages.name_layers(gm)
+        check_ops(gm, graph_stages.SPECS[stage])
+        check_open(gm)
+        log.append((stage, results))
+        say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
+        if dump is not None:
+            dump_stage(gm, dump, stage)
+        if verify:
+            if reference is None:
+                reference = CodeReference(gm, inputs)
+                checks.append(reference.compare(f"stage {stage}", {}, plain))
+            else:
+                codes, outputs = run_with_codes(gm, inputs)
+                checks.append(reference.compare(f"stage {stage}", _completed(before, inputs, codes), outputs))
+        if stage == stop_after:
+            return None, build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, None), gm
+    say("writing the file")
+    properties = {**metadata, "bgnn.max_degree": str(accumulators.MAX_DEGREE)}
+    if reference is not None:
+        say("running the file and comparing it with the model")
+        checks.append(_check_file(gm, before, name, properties, optimize, kernels, reference, inputs))
+        properties["verification"] = summary(checks[-1])
+    else:
+        properties["verification"] = "not verified (--no-verify)"
+    data = _emit(gm, name, properties, optimize, kernels)
+    return data, build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data), gm
+
+
+def _outputs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        return [t.clone() for t in fx.Interpreter(gm).run(*inputs)]
+
+
+def _completed(before: fx.GraphModule, inputs: Sequence[Tensor], codes: Mapping[str, Seen]) -> Mapping[str, Seen]:
+    """All codes, with those that fused operators keep to themselves as they follow from the others."""
+    missing = set(tapped_codes(before)) - set(codes)
+    return run_with_codes(before, inputs, codes)[0] if missing and codes else codes
+
+
+def _emit(
+    gm: fx.GraphModule, name: str, properties: Mapping[str, str], optimize: int, kernels: str,
+    probes: Mapping[str, fx.Node] | None = None,
+) -> bytes:  # fmt: skip
+    inputs, outputs = io_names(gm)
+    return emit(
+        gm, name=name, input_names=inputs, output_names=outputs, metadata=properties, probes=probes,
+        optimize=optimize, kernels=kernels,
+    )  # fmt: skip
+
+
+def io_names(gm: fx.GraphModule) -> tuple[list[str], list[str]]:
+    """The names of inputs and outputs in the file."""
+    count = len(next(n for n in gm.graph.nodes if n.op == "output").args[0])
+    inputs = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
+    return inputs, ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+
+
+def _check_file(
+    gm: fx.GraphModule, before: fx.GraphModule, name: str, properties: Mapping[str, str], optimize: int, kernels: str,
+    reference: CodeReference, inputs: Sequence[Tensor],
+) -> CodeCheck:  # fmt: skip
+    """Runs the file on ONNX Runtime, with its codes as extra outputs, and once more as it is."""
+    tapped = tapped_codes(gm)
+    if optimize and kernels == "stock":  # there are no tensors of edges in the file: they follow from the others
+        tapped = {key: (node, tap) for key, (node, tap) in tapped.items() if not graph_stages.is_edge_tensor(node)}
+    probes = {f"tap/{node.name}": node for node, _ in tapped.values()}
+    arrays = [t.numpy() for t in inputs]
+    results = run_file(_emit(gm, name, properties, optimize, kernels, probes), arrays)
+    count = len(io_names(gm)[1])
+    known = dict(zip(probes, results[count:], strict=True))
+    codes = {
+        key: Seen(torch.from_numpy(np.array(known[f"tap/{node.name}"])), tap.floor)
+        for key, (node, tap) in tapped.items()
+    }
+    outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]
+    check = reference.compare("emitted file", _completed(before, inputs, codes), outputs)
+    alone = run_file(_emit(gm, name, properties, optimize, kernels), arrays)
+    if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(results[:count], alone, strict=True)):
+        raise UsageError("emitted file: an output changes when intermediate tensors are read")
+    return check
+
+
+def summary(check: CodeCheck) -> str:
+    """One line for the file's properties."""
+    return (
+        f"{check.codes} codes compared, {check.stepped} of them one beside the model's where rounding explains it; "
+        f"largest output difference {check.output_error:.3g}; another class in {check.changed_rows} of {check.rows} rows"
+    )
