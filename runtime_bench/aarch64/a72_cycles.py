@@ -150,10 +150,8 @@ def disassemble(words: Sequence[int]) -> dict[int, str]:
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip() and not line.strip().startswith(".text")]
     if len(lines) != len(distinct):
         raise SystemExit(f"model: llvm-mc does not know all instructions: {done.stderr.strip()}")
-    calls = re.compile(r"(bl|blr|br|ret)\b.*")
-    return {
-        word: calls.sub("b #4", line) if calls.match(line) else line for word, line in zip(distinct, lines, strict=True)
-    }
+    branch = re.compile(r"(bl|blr|br|ret)\b.*")
+    return {word: branch.sub("b #4", line) for word, line in zip(distinct, lines, strict=True)}
 
 
 def steady_cycles(sequences: Sequence[Sequence[str]]) -> list[float]:

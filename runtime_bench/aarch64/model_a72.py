@@ -35,16 +35,16 @@ CASE = "BF2-H, bgnn kernels"
 
 # Kernels' functions (those of generic.h and neon.cc), to what they belong to. The first that fits.
 FUNCTIONS = (
-    (r"(points|knn)_(run|begin)$|finite_distance|select_keys", "k-NN of points"),
-    (r"hamming_knn_|codes_|find_equal_rows|transpose64|select_|heap_sort|sink|order_by", "k-NN of codes"),
-    (r"xor_edge_conv_|edge_", "edge convolutions 2-4"),
-    (r"gather_max_", "edge convolution 1, maximum"),
-    (r"dense_pool_|pool_(run|begin|items|block)", "convolution 5 and pooling"),
-    (r"(bconv2d|quantize|dequantize|bmaxpool2d)_", "binary dense layers"),
+    (r"(points|knn)_|finite_distance|select_keys", "k-NN of points"),
+    (r"(hamming_knn|codes|nearest|select|order_by)_|find_equal_rows|transpose64|heap_sort|sink", "k-NN of codes"),
+    (r"(gather_max|edge_max|bin_edge_conv)_", "edge convolution 1, maximum"),
+    (r"(xor_edge_conv|edge)_", "edge convolutions 2-4"),
+    (r"(dense_pool|scaled_pool)_|pool_(run|begin|items|block)", "convolution 5 and pooling"),
+    (r"(bconv2d|quantize|dequantize|bmaxpool2d)", "binary dense layers"),
     (r"op_|before_|after_|plan|read_|measure|find_|resize|set_scratch|run_task|pool_", "delegate"),
 )
 RUNTIME = "LiteRT's float layers"
-GROUPS = (*dict.fromkeys(group for _, group in FUNCTIONS), RUNTIME)
+GROUPS = (*(group for _, group in FUNCTIONS), RUNTIME)
 
 # Table 6 in ms; the operators that the groups above do the work of. Some do both: products and subtractions stand
 # with the distances, where most of them belong.
@@ -160,7 +160,7 @@ def run_file(plugin: Path, library: Path, cache: Path, folder: Path) -> dict[str
         "BGNN_DELEGATE": str(library),
     }
     root = cache / "root"
-    python = ["-L", root, root / "usr/bin/python3.11", HERE / "run_once.py"]
+    python: list[str | Path] = ["-L", root, root / "usr/bin/python3.11", HERE / "run_once.py"]
     blocks = a72_cycles.profile(plugin, [*python, file, given, found, maps], environment)
     if not np.allclose(np.load(found), expected, rtol=1e-4, atol=1e-5):
         raise SystemExit("model: the file's output on aarch64 is not x86's: run make aarch64")
