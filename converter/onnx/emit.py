@@ -73,6 +73,7 @@ def emit(
     own = kernels == "bgnn"
     walk = Walk(builder, {**_LOWERINGS, **own_ops.LOWERINGS} if own else _LOWERINGS)
     names = dict(zip(placeholders, input_names, strict=True))
+    walk.naive = optimize == 0
     walk.packed = sign_ops.packed_nodes(gm)
     symbols = _symbols(placeholders, input_names)
     for node, input_name in names.items():

@@ -10,13 +10,24 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.float_ops import reduce
 from bgnn.converter.onnx.graph_ops import counts, empty_row, scatter, zeros
-from bgnn.converter.onnx.tables import Bucket
+from bgnn.converter.onnx.tables import Bucket, named
 from bgnn.converter.onnx.walk import FLOAT, I8, I32, I64, U8, Walk
+from bgnn.passes.graph import is_call
+
+aten = torch.ops.aten
+
+
+_DENSE = [aten.linear, aten.matmul, aten.mm, aten.bmm, aten.addmm]
+_SEEN_THROUGH = [
+    aten.reshape, aten.view, aten.permute, aten.transpose, aten.unsqueeze, aten.squeeze, aten.expand, aten.slice,
+    aten.select, aten.cat, aten.index_select, aten.relu, aten.clamp, aten.relu6, aten.hardtanh, aten.clone, aten.amax,
+]  # fmt: skip
 
 
 def _scale(walk: Walk, number: float) -> Value:
@@ -42,8 +53,25 @@ def quantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low
 
 
 def dequantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int) -> Value:
-    """DequantizeLinear."""
-    return walk.op("DequantizeLinear", [walk.value(x), _scale(walk, scale), _zero(walk, zero)], FLOAT)
+    """DequantizeLinear, or its arithmetic where ONNX Runtime's optimiser would take it for half of a QDQ pair.
+
+    Between two quantisers it merges them (of different scales as well), and weights behind one it quantises anew.
+    """
+    value = walk.value(x)
+    if not walk.naive and not _reaches_a_quantiser(node):
+        return walk.op("DequantizeLinear", [value, _scale(walk, scale), _zero(walk, zero)], FLOAT)
+    shifted = walk.op("Sub", [walk.cast(value, FLOAT), _scale(walk, zero)], FLOAT) if zero else walk.cast(value, FLOAT)
+    return walk.op("Mul", [shifted, _scale(walk, scale)], FLOAT)
+
+
+def _reaches_a_quantiser(node: fx.Node) -> bool:
+    """Whether real values go to a quantiser or a dense layer with nothing but moves and clamps between."""
+    for user in node.users:
+        if named(user, "quantize", "fake_quant", "fake_quant_after") or is_call(user, *_DENSE):
+            return True
+        if is_call(user, *_SEEN_THROUGH) and _reaches_a_quantiser(user):
+            return True
+    return False
 
 
 def fake_quant(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low: int, high: int) -> Value:

@@ -55,6 +55,7 @@ class Walk:
         self.lowerings = lowerings
         self.values: dict[fx.Node, Any] = {}
         self.arrays: dict[fx.Node, np.ndarray] = {}  # constants; they enter the file when a lowering asks
+        self.naive = False  # with -O0
         self.packed: set[fx.Node] = set()  # packed signs, which the file holds as codes (sign_ops.py)
         self.shared: dict[Any, Any] = {}  # what lowerings have written and may need again, by keys of their own
         self.find: Callable[[fx.Node], Any] = lambda node: None

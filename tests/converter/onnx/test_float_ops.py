@@ -34,7 +34,7 @@ UNARY = {
     "sqrt": lambda x: torch.sqrt(x.abs()), "rsqrt": lambda x: torch.rsqrt(x.abs() + 0.1), "tanh": torch.tanh,
     "sigmoid": torch.sigmoid, "relu": F.relu, "relu6": F.relu6, "leaky": lambda x: F.leaky_relu(x, 0.2), "elu": F.elu,
     "gelu": F.gelu, "silu": F.silu, "softplus": F.softplus, "hardtanh": F.hardtanh, "round": torch.round,
-    "reciprocal": lambda x: torch.reciprocal(x + 30), "clamp": lambda x: x.clamp(-1, 2), 
+    "reciprocal": lambda x: torch.reciprocal(x + 30), "clamp": lambda x: x.clamp(-1, 2),
     "low": lambda x: x.clamp(min=0.5),
     "square": lambda x: x.pow(2), "root": lambda x: x.abs().pow(0.5), "inverse root": lambda x: (x.abs() + 1).pow(-0.5),
     "cube": lambda x: x.pow(3), "inverse": lambda x: (x + 30).pow(-1), "prelu": None, "scaled": lambda x: 2 * x - 1,
@@ -63,7 +63,7 @@ def test_logic():
 
 
 MOVES = {
-    "reshape": lambda x: x.reshape(-1, 32), "split": lambda x: x.view(-1, 4, 2, 4), 
+    "reshape": lambda x: x.reshape(-1, 32), "split": lambda x: x.view(-1, 4, 2, 4),
     "permute": lambda x: x.permute(2, 0, 1),
     "transpose": lambda x: x.transpose(1, 2), "unsqueeze": lambda x: x.unsqueeze(1).expand(-1, 3, 4, 8),
     "squeeze": lambda x: x.unsqueeze(-1).squeeze(-1), "cat": lambda x: torch.cat([x, x * 2, x[:, :1]], 1),

@@ -224,3 +224,19 @@ def _any_graph_model() -> OnnxModel:
     if not _model:
         _model.append(OnnxModel(file_of(open_graph(_any_graph_layer, torch.randn(12, 8), random_edges(12, 40)))))
     return _model[0]
+
+
+@pytest.mark.parametrize("optimize", [0, 1])
+def test_pairs_of_quantisers_are_not_merged(optimize):
+    """ONNX Runtime's optimiser turns Q DQ Q DQ into one pair, whatever the scales are."""
+
+    def function(m, x):
+        first = bgnn.dequantize(bgnn.quantize(x, 0.05, 124, 0, 255), 0.05, 124)
+        second = bgnn.dequantize(bgnn.quantize(first.view(-1, 4, 2), 0.21, 100, 0, 255), 0.21, 100)
+        third = bgnn.quantize(torch.relu(second), 0.17, 0, 0, 255)
+        return bgnn.dequantize(third, 0.17, 0).view(-1, 8) @ m.w
+
+    x, weight = torch.randn(50, 8), torch.randn(8, 8)
+    gm = open_graph(function, x, w=weight)
+    found = run(OnnxModel(file_of(gm, (optimize, "stock"))), x)[0]
+    np.testing.assert_allclose(found, function(type("", (), {"w": weight}), x).numpy(), atol=1e-5)
