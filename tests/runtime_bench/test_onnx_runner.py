@@ -97,7 +97,7 @@ def test_threads(model, tmp_path):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(BgnnError, match="cannot read .*missing.onnx"):
+    with pytest.raises(BgnnError, match=r"cannot read .*missing\.onnx"):
         OnnxModel(tmp_path / "missing.onnx")
     for data in (b"", b"not a file", bytes(range(256)) * 9, file_of(open_graph(layer, *example()))[:400]):
         with pytest.raises(BgnnError, match=r"ONNX Runtime refuses|not a file of bgnn-convert"):
@@ -117,7 +117,7 @@ def test_the_operators_are_loaded_where_they_are_needed(monkeypatch):
     monkeypatch.setenv("BGNN_ORT_OPS", "/nowhere/libbgnn_ort.so")
     gm = open_graph(layer, *example())
     OnnxModel(file_of(gm))
-    with pytest.raises(BgnnError, match="/nowhere/libbgnn_ort.so"):
+    with pytest.raises(BgnnError, match=r"/nowhere/libbgnn_ort\.so"):
         OnnxModel(file_of(gm, (1, "bgnn")))
 
 
