@@ -5,6 +5,7 @@
 #include "generic.h"
 #include "isa.h"
 
+#include "int16_product.h"
 #include "filtered_knn.h"
 
 namespace {

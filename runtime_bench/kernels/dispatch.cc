@@ -48,8 +48,8 @@ bool has_avx2() {
 
 bool has_avx512() {
   const uint32_t f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31);
-  const uint32_t vbmi = bit(1), vbmi2 = bit(6), vpopcntdq = bit(14);
-  return has_avx2() && all(extended().b, f | dq | bw | vl) && all(extended().c, vbmi | vbmi2 | vpopcntdq) &&
+  const uint32_t vbmi = bit(1), vbmi2 = bit(6), vnni = bit(11), vpopcntdq = bit(14);
+  return has_avx2() && all(extended().b, f | dq | bw | vl) && all(extended().c, vbmi | vbmi2 | vnni | vpopcntdq) &&
          saves(bit(1) | bit(2) | bit(5) | bit(6) | bit(7));
 }
 
