@@ -1,7 +1,8 @@
 """Exact Hamming k-NN alone, beside FAISS's `IndexBinaryFlat` and usearch's exact search; part of `make bench-kernels`.
 
-All search the same random codes on one thread and must find the same distances. The words a second stand beside what
-the processor can xor and popcount from its first-level cache.
+All search the same random codes on one thread and must find the same distances. What is done once for the codes is not
+timed: adding them to an index, and our kernel's search for equal rows. The words a second stand beside what the
+processor can xor and popcount from its first-level cache.
 """
 
 from __future__ import annotations

@@ -51,6 +51,11 @@ def ops(sizes: Sizes) -> list[Op]:
         x = random_floats(rng, batch, nodes, channels)
         return {"x": x, "neighbours": found, "channels": channels, **common}
 
+    def quantize(channels: int) -> Arguments:
+        rows = batch * nodes
+        out = np.zeros((rows, channels // 32), np.int32)
+        return {"x": random_floats(rng, rows, channels), "out": out, "rows": rows, "channels": channels}
+
     def hamming_knn(channels: int) -> Arguments:
         x = random_bits(rng, batch, nodes, channels // 32)
         return {"x": x, "neighbours": found, "words": channels // 32, **common}
@@ -110,12 +115,6 @@ def ops(sizes: Sizes) -> list[Op]:
         "channels": 64,
         **common,
     }
-    quantize = {
-        "x": random_floats(rng, batch * nodes, 64),
-        "out": np.zeros((batch * nodes, 2), np.int32),
-        "rows": batch * nodes,
-        "channels": 64,
-    }
     dense_pool = {
         "x": random_bits(rng, batch, nodes, 16),
         "weights": random_bits(rng, 1024, 16),
@@ -167,7 +166,9 @@ def ops(sizes: Sizes) -> list[Op]:
         Op("Hamming k-NN, 128 bits", "hamming_knn", hamming_knn(128), 1, 0),
         Op("gather + max, 64 floats", "gather_max", gather_max, 1, 0),
         Op("gather + scale + max, 64 floats", "edge_max", edge_max, 0, 1),
-        Op("sign + pack, 64", "quantize", quantize, 1, 1),
+        Op("sign + pack, 64", "quantize", quantize(64), 1, 4),
+        Op("sign + pack, 128", "quantize", quantize(128), 0, 2),
+        Op("sign + pack, 256", "quantize", quantize(256), 0, 1),
         Op("XOR edge conv 64-64", "xor_edge_conv", xor_edge_conv(64, 64), 1, 0),
         Op("XOR edge conv 64-128", "xor_edge_conv", xor_edge_conv(64, 128), 1, 0),
         Op("XOR edge conv 128-256", "xor_edge_conv", xor_edge_conv(128, 256), 1, 0),
