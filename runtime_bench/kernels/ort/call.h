@@ -7,7 +7,7 @@
 struct GraphKernels;
 struct BgnnKernels;
 
-enum { kMaxInputs = 6, kMaxOutputs = 3, kMaxAttributes = 16, kMaxRank = 4 };
+enum { kMaxInputs = 10, kMaxOutputs = 3, kMaxAttributes = 16, kMaxRank = 4 };
 
 /* A value of an attribute; which member holds it is the operator's entry's matter. */
 union Attribute {

@@ -125,8 +125,8 @@ static bool read_shape(Call* call, const InputSpec* spec, const OrtTensorTypeAnd
     return false;
   }
   REQUIRE(type == spec->type, "%s must be %s, not %s", spec->name, type_name(spec->type), type_name(type));
-  REQUIRE(rank >= (size_t)spec->low && rank <= (size_t)spec->high, "%s has rank %zu, not %d%s", spec->name, rank,
-          spec->low, spec->low < spec->high ? " or more" : "");
+  REQUIRE(rank >= (size_t)spec->low && rank <= (size_t)spec->high, "%s has rank %zu, not %d to %d", spec->name, rank,
+          spec->low, spec->high);
   input->rank = (int)rank;
   if ((call->status = call->api->GetDimensions(shape, input->dim, rank))) return false;
   input->count = 1;

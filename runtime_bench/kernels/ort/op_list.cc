@@ -3,12 +3,15 @@
 #include "op_list.h"
 
 #include "aggregation.h"
+#include "binary.h"
 #include "csr.h"
 
 #define GRAPH {"indptr", kInt32, 1, 1, false}, {"indices", kInt32, 1, 1, false}
 #define SCORES {"source_score", kFloat32, 2, 2, false}, {"target_score", kFloat32, 2, 2, false}
 #define MESSAGE "f msg_scale", "i msg_zero", "i msg_low", "i msg_high"
 #define RESULT "f y_scale", "i y_zero", "i low", "i high"
+#define NEIGHBOURS {"neighbours", kInt32, 3, 3, false}
+#define VECTOR(name) {name, kFloat32, 1, 1, false}
 #define COO {"edge_index", kInt64, 2, 2, false}, {"num_nodes", kInt64, 0, 1, false}
 
 const OpKind kOpKinds[] = {
@@ -55,5 +58,70 @@ const OpKind kOpKinds[] = {
       MESSAGE, RESULT},
      check_q_gat_aggregate,
      q_gat_aggregate},
+    /* Packed tensors are int32, as in ../kernels.h. */
+    {"HammingKnn", {{"x", kInt32, 3, 3, false}}, {kInt32}, 0, {"i channels", "i k"}, check_channels, hamming_knn},
+    {"Knn", {{"x", kFloat32, 3, 3, false}}, {kInt32}, 0, {"i k"}, NULL, knn},
+    {"XorEdgeConv",
+     {{"x", kInt32, 3, 3, false}, NEIGHBOURS, {"weights", kInt32, 2, 2, false}, {"thresholds", kInt32, 2, 2, false}},
+     {kInt32},
+     0,
+     {"i channels"},
+     check_channels,
+     xor_edge_conv},
+    {"GatherMax", {{"x", kFloat32, 3, 3, false}, NEIGHBOURS}, {kFloat32}, 0, {}, NULL, gather_max},
+    {"BinEdgeConv",
+     {{"node_bits", kInt32, 3, 3, false},
+      {"x", kFloat32, 3, 3, false},
+      NEIGHBOURS,
+      VECTOR("edge_scale"),
+      VECTOR("edge_shift"),
+      {"weights", kInt32, 2, 2, false},
+      VECTOR("alpha"),
+      VECTOR("beta"),
+      VECTOR("gamma"),
+      VECTOR("slope")},
+     {kFloat32},
+     0,
+     {"i channels"},
+     check_channels,
+     bin_edge_conv},
+    {"EdgeMax",
+     {{"x", kFloat32, 3, 3, false}, {"node", kFloat32, 3, 3, false}, NEIGHBOURS, VECTOR("beta"), VECTOR("gamma")},
+     {kFloat32},
+     0,
+     {},
+     NULL,
+     edge_max},
+    {"DensePool",
+     {{"x", kInt32, 3, 3, false}, {"weights", kInt32, 2, 2, false}},
+     {kFloat32},
+     0,
+     {"i channels"},
+     check_channels,
+     dense_pool},
+    {"ScaledPool",
+     {{"x", kInt32, 3, 3, false}, {"weights", kInt32, 2, 2, false}, VECTOR("scale")},
+     {kFloat32},
+     0,
+     {"i channels"},
+     check_channels,
+     scaled_pool},
+    {"Pack", {{"x", kFloat32, 1, 4, false}}, {kInt32}, 0, {}, NULL, pack},
+    {"Unpack", {{"x", kInt32, 1, 4, false}}, {kFloat32}, 0, {"i channels"}, check_channels, unpack},
+    {"BinaryDense",
+     {{"x", kInt32, 1, 4, false}, {"weights", kInt32, 2, 2, false}, VECTOR("multiplier"), VECTOR("bias")},
+     {kFloat32},
+     0,
+     {"i channels"},
+     check_channels,
+     binary_dense},
+    {"BinaryDenseBits",
+     {{"x", kInt32, 1, 4, false}, {"weights", kInt32, 2, 2, false}, {"thresholds", kInt32, 1, 1, false}},
+     {kInt32},
+     0,
+     {"i channels"},
+     check_channels,
+     binary_dense_bits},
+    {"PackedMax", {{"x", kInt32, 3, 3, false}}, {kInt32}, 0, {}, NULL, packed_max},
 };
 const int kOpKindCount = sizeof kOpKinds / sizeof kOpKinds[0];

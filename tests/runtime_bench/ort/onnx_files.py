@@ -12,6 +12,7 @@ from bgnn.runtime_bench.onnx_ops import library_path, session
 
 F32, U8, I32, I64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64
 _GRAPH = [("indptr", I32), ("indices", I32)]
+_NEIGHBOURS = ("neighbours", I32)
 _SCORES = [("source_score", F32), ("target_score", F32)]
 INPUTS: dict[str, list[tuple[str, int]]] = {
     "WithSelfLoops": [("edge_index", I64), ("num_nodes", I64)],
@@ -23,6 +24,22 @@ INPUTS: dict[str, list[tuple[str, int]]] = {
     "SegmentSoftmax": [("values", F32), *_GRAPH],
     "GatAggregate": [("x", F32), *_GRAPH, *_SCORES],
     "QGatAggregate": [("x", U8), *_GRAPH, *_SCORES],
+    "HammingKnn": [("x", I32)],
+    "Knn": [("x", F32)],
+    "XorEdgeConv": [("x", I32), _NEIGHBOURS, ("weights", I32), ("thresholds", I32)],
+    "GatherMax": [("x", F32), _NEIGHBOURS],
+    "BinEdgeConv": [
+        *[("node_bits", I32), ("x", F32), _NEIGHBOURS, ("edge_scale", F32), ("edge_shift", F32), ("weights", I32)],
+        *[(name, F32) for name in ("alpha", "beta", "gamma", "slope")],
+    ],
+    "EdgeMax": [("x", F32), ("node", F32), _NEIGHBOURS, ("beta", F32), ("gamma", F32)],
+    "DensePool": [("x", I32), ("weights", I32)],
+    "ScaledPool": [("x", I32), ("weights", I32), ("scale", F32)],
+    "Pack": [("x", F32)],
+    "Unpack": [("x", I32)],
+    "BinaryDense": [("x", I32), ("weights", I32), ("multiplier", F32), ("bias", F32)],
+    "BinaryDenseBits": [("x", I32), ("weights", I32), ("thresholds", I32)],
+    "PackedMax": [("x", I32)],
 }
 OUTPUTS: dict[str, list[tuple[str, int]]] = {
     "WithSelfLoops": [("edge_index_out", I64)],
@@ -34,6 +51,19 @@ OUTPUTS: dict[str, list[tuple[str, int]]] = {
     "SegmentSoftmax": [("out", F32)],
     "GatAggregate": [("out", F32)],
     "QGatAggregate": [("out", U8)],
+    "HammingKnn": [("out", I32)],
+    "Knn": [("out", I32)],
+    "XorEdgeConv": [("out", I32)],
+    "GatherMax": [("out", F32)],
+    "BinEdgeConv": [("out", F32)],
+    "EdgeMax": [("out", F32)],
+    "DensePool": [("out", F32)],
+    "ScaledPool": [("out", F32)],
+    "Pack": [("out", I32)],
+    "Unpack": [("out", F32)],
+    "BinaryDense": [("out", F32)],
+    "BinaryDenseBits": [("out", I32)],
+    "PackedMax": [("out", I32)],
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_files
 import pytest
+from test_binary import OPS, case
 from test_refusals import ATTRIBUTES, good
 
 from bgnn.runtime_bench.onnx_ops import library_path
@@ -67,16 +68,18 @@ def run_in(version: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("version", ["newest", "1.24.4", "1.20.1", "1.17.3"])
 def test_runs_in(version: str, tmp_path: Path) -> None:
-    for op in ATTRIBUTES:
-        (tmp_path / f"{op}.onnx").write_bytes(onnx_files.model(op, ATTRIBUTES[op], set(good(op))))
-        np.savez(tmp_path / f"{op}.npz", **good(op))
-    (tmp_path / "ops").write_text(" ".join(ATTRIBUTES))
+    cases = {op: (attributes, good(op)) for op, attributes in ATTRIBUTES.items()}
+    cases |= {op: case(op, 45, 33)[:2] for op in OPS}
+    for op, (attributes, inputs) in cases.items():
+        (tmp_path / f"{op}.onnx").write_bytes(onnx_files.model(op, attributes, set(inputs)))
+        np.savez(tmp_path / f"{op}.npz", **inputs)
+    (tmp_path / "ops").write_text(" ".join(cases))
     done = run_in(version, tmp_path)
     assert done.returncode == 0, done.stderr
     assert version in ("newest", done.stdout.strip())
-    for op in ATTRIBUTES:
+    for op, (attributes, inputs) in cases.items():
         with np.load(tmp_path / f"{op}.out.npz") as found:
-            for got, want in zip(found.values(), onnx_files.run(op, ATTRIBUTES[op], **good(op)), strict=True):
+            for got, want in zip(found.values(), onnx_files.run(op, attributes, **inputs), strict=True):
                 np.testing.assert_array_equal(got, want)
 
 
