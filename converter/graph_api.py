@@ -16,14 +16,14 @@ from torch.export import ExportedProgram
 
 from bgnn.converter import graph_stages
 from bgnn.converter.dump import dump_stage
-from bgnn.converter.errors import UsageError
+from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
 from bgnn.converter.onnx.emit import emit, run_file
 from bgnn.converter.report import Report
 from bgnn.converter.sizes import check_open, graph_axes
 from bgnn.converter.stages import STAGES, check_ops
 from bgnn.converter.trace import trace
-from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, run_with_codes, tapped_codes
+from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, snapshot
 
@@ -167,20 +167,21 @@ def _check_file(
     count = len(io_names(gm)[1])
     known = dict(zip(probes, results[count:], strict=True))
     codes = {
-        key: Seen(torch.from_numpy(np.array(known[f"tap/{node.name}"])), tap.floor)
+        key: Seen(as_codes(node, torch.from_numpy(np.array(known[f"tap/{node.name}"]))), tap.floor)
         for key, (node, tap) in tapped.items()
     }
     outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]
     check = reference.compare("emitted file", _completed(before, inputs, codes), outputs)
     alone = run_file(_emit(gm, name, properties, optimize, kernels), arrays)
     if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(results[:count], alone, strict=True)):
-        raise UsageError("emitted file: an output changes when intermediate tensors are read")
+        raise ConversionError("emitted file: an output changes when intermediate tensors are read")
     return check
 
 
 def summary(check: CodeCheck) -> str:
     """One line for the file's properties."""
     return (
-        f"{check.codes} codes compared, {check.stepped} of them one beside the model's where rounding explains it; "
-        f"largest output difference {check.output_error:.3g}; another class in {check.changed_rows} of {check.rows} rows"
+        f"{check.codes} codes compared, {check.stepped} of them one beside the model's at a tie; "
+        f"largest output difference {check.output_error:.3g}; "
+        f"another class in {check.changed_rows} of {check.rows} rows"
     )

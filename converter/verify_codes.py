@@ -27,6 +27,7 @@ from bgnn.passes.graph import Tap, all_taps, is_call, snapshot
 bgnn = torch.ops.bgnn
 
 CODE_TOLERANCE = 1 / 32  # of a step
+FAKE = [bgnn.fake_quant, bgnn.fake_quant_after]
 
 
 @dataclasses.dataclass
@@ -41,7 +42,7 @@ class CodeCheck(Check):
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """The codes of one tensor: u8 values as stored, from `floor` up (a ReLU follows: those below are not told apart)."""
+    """The codes of one tensor: u8 values as stored, from `floor` up (below, a ReLU follows: not told apart)."""
 
     codes: Tensor
     floor: int = 0
@@ -86,7 +87,7 @@ class _Forced(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         tap = cast("Tap | None", n.meta.get("tap"))
-        if tap is None or not is_call(n, bgnn.fake_quant, bgnn.fake_quant_after):
+        if tap is None or not is_call(n, *FAKE):
             return value
         scale, zero, low, high = cast(tuple[float, int, int, int], n.args[1:])
         x = cast(Tensor, self.env[cast(fx.Node, n.args[0])])
@@ -135,11 +136,11 @@ def run_with_codes(
     class Collect(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
-            if "tap" in n.meta and isinstance(value, Tensor) and value.dtype == torch.uint8:
+            if "tap" in n.meta and holds_codes(n):
                 for tap in n.meta["tap"].everyone():
                     if given is not None and tap.name in given:
-                        value = given[tap.name].codes.reshape(value.shape)
-                    found[tap.name] = Seen(value.clone(), tap.floor)
+                        value = from_codes(n, given[tap.name].codes.reshape(value.shape))
+                    found[tap.name] = Seen(as_codes(n, value).clone(), tap.floor)
             return value
 
     with torch.no_grad():
@@ -149,8 +150,26 @@ def run_with_codes(
 
 def tapped_codes(gm: fx.GraphModule) -> dict[str, tuple[fx.Node, Tap]]:
     """The nodes that hold codes, by their traced names."""
-    return {
-        tap.name: (node, tap)
-        for node, tap in all_taps(gm)
-        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].dtype == torch.uint8
-    }
+    return {tap.name: (node, tap) for node, tap in all_taps(gm) if holds_codes(node)}
+
+
+def holds_codes(node: fx.Node) -> bool:
+    """Whether a tapped node tells codes: as bytes, or as what they stand for (a fake-quantiser that stays)."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and (value.dtype == torch.uint8 or is_call(node, *FAKE))
+
+
+def as_codes(node: fx.Node, value: Tensor) -> Tensor:
+    """The codes that a tapped node's value tells, from 0: u8."""
+    if value.dtype == torch.uint8:
+        return value
+    scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
+    return (torch.round(value.double() / scale) + zero - low).clamp(0, high - low).to(torch.uint8)
+
+
+def from_codes(node: fx.Node, codes: Tensor) -> Tensor:
+    """The value of a tapped node that tells these codes."""
+    if not is_call(node, *FAKE):
+        return codes
+    scale, zero, low, _ = cast(tuple[float, int, int, int], node.args[1:])
+    return (codes.to(torch.float32) + low - zero) * scale
