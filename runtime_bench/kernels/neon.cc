@@ -1,6 +1,6 @@
 // NEON for the Cortex-A72: eor, cnt and pairwise additions, no dot-product instructions. XOR edge convolution,
-// pooling and Hamming k-NN count 16 channels or nodes at a time in bytes, which takes fewer instructions here than bit slicing (a full adder
-// is three). The rest is generic.h on 16-byte vectors.
+// pooling and Hamming k-NN count 16 channels or nodes at a time in bytes. Adding bits, in columns or by table, was tried
+// and lost: bsl, the heart of a full adder, takes both vector pipes. The rest is generic.h on 16-byte vectors.
 #include "generic.h"
 #include "isa.h"
 
