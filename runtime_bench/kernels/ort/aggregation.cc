@@ -330,6 +330,55 @@ bool aggregate_int32(Call* call) {
   return run_nodes(call, &a->csr, x->dim[0], task_count(&a->csr, a->width * 4), run_aggregate_int32, &c);
 }
 
+/* ---- Degree, EdgeProduct, QEdgeProduct ---- */
+
+bool degree(Call* call) {
+  const Input* indptr = &call->in[0];
+  REQUIRE(indptr->count >= 1, "indptr is empty: it has one number more than there are nodes");
+  const int32_t* at = (const int32_t*)indptr->data;
+  const int64_t nodes = indptr->count - 1;
+  void* out;
+  if (!make_output(call, 0, 1, &nodes, &out)) return false;
+  for (int64_t i = 0; i < nodes; ++i) ((float*)out)[i] = (float)((int64_t)at[i + 1] - at[i]);
+  return true;
+}
+
+struct ProductCall {
+  EdgeProduct args;
+  const GraphKernels* kernels;
+};
+
+static void run_product(const void* args, int64_t, int64_t first, int64_t last) {
+  const ProductCall* c = (const ProductCall*)args;
+  c->kernels->edge_product(&c->args, first, last);
+}
+
+const char* check_q_edge_product(Kernel* kernel) { return check_quantiser(kernel, 0, false); }
+
+/* Codes where the operator has a quantiser. */
+bool edge_product(Call* call) {
+  const Input *a = &call->in[0], *b = &call->in[3];
+  ProductCall c;
+  memset(&c, 0, sizeof c);
+  c.kernels = call->kernel->graph;
+  Csr* csr = &c.args.csr;
+  int64_t most;
+  if (!read_graph(call, false, csr, &most)) return false;
+  REQUIRE(b->count == csr->nodes, "target has %lld numbers, not one for each of the %lld nodes", (long long)b->count,
+          (long long)csr->nodes);
+  c.args.a = (const float*)a->data;
+  c.args.b = (const float*)b->data;
+  void* out;
+  if (!make_output(call, 0, 1, &csr->entries, &out)) return false;
+  if (call->kernel->kind->outputs[0] == kUint8) {
+    c.args.codes = (uint8_t*)out;
+    c.args.quantiser = quantiser(call->kernel, 0);
+  } else {
+    c.args.out = (float*)out;
+  }
+  return run_nodes(call, csr, a->count, task_count(csr, 16), run_product, &c);
+}
+
 /* ---- SegmentSoftmax, GatAggregate, QGatAggregate ---- */
 
 static int64_t up16(int64_t n) { return (n + 15) / 16 * 16; }

@@ -639,6 +639,51 @@ void gat_aggregate(const GatAggregate* args, float* scratch, int64_t first, int6
   }
 }
 
+// ---------------------------------------------------------------------------------------------- edge_product
+
+// a times b for the nodes from `node` on whose entries end by `stop`; returns the first node that is left.
+BGNN_INLINE int64_t multiply(const EdgeProduct& a, int64_t node, int64_t last, int64_t begin, int64_t stop, float* out) {
+  for (; node < last && a.csr.indptr[node + 1] <= stop; node++) {
+    const float own = a.b[node];
+    for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++) out[p - begin] = a.a[a.csr.indices[p]] * own;
+  }
+  return node;
+}
+
+void edge_product(const EdgeProduct* args, int64_t first, int64_t last) {
+  const EdgeProduct a = *args;
+  if (a.out) {
+    multiply(a, first, last, 0, INT64_MAX, a.out);
+    return;
+  }
+  constexpr int64_t kPiece = 4096;
+  float products[kPiece];
+  for (int64_t node = first; node < last;) {
+    // As many nodes as fit; a node with more entries than that in pieces.
+    int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
+    const auto quantise = [&](int64_t from, int64_t count) {
+      each_part<kNative>(0, count, [&](auto bytes, int64_t i) {
+        constexpr int kBytes = decltype(bytes)::value, kLanes = kBytes / 4;
+        const auto bits =
+            quantised_bits<kBytes>(load<typename Vectors<kBytes>::F32>(products + i), a.quantiser) - kMagicBits + a.quantiser.zp;
+        for (int l = 0; l < kLanes; l++) a.codes[from + i + l] = uint8_t(bits[l]);
+      });
+    };
+    if (end - begin <= kPiece) {
+      const int64_t next = multiply(a, node, last, begin, begin + kPiece, products);
+      quantise(begin, int64_t(a.csr.indptr[next]) - begin);
+      node = next;
+      continue;
+    }
+    for (; begin < end; begin += kPiece) {
+      const int64_t count = end - begin < kPiece ? end - begin : kPiece;
+      for (int64_t i = 0; i < count; i++) products[i] = a.a[a.csr.indices[begin + i]] * a.b[node];
+      quantise(begin, count);
+    }
+    node++;
+  }
+}
+
 // ---------------------------------------------------------------------------------------------- indices
 
 int64_t first_bad_index(const int32_t* index, int64_t first, int64_t last, int64_t count) {
@@ -654,6 +699,6 @@ int64_t first_bad_index(const int32_t* index, int64_t first, int64_t last, int64
 
 }  // namespace
 
-#define BGNN_GRAPH_KERNELS(isa) {isa, q_aggregate, aggregate, aggregate_int32, gat_aggregate, segment_softmax, first_bad_index}
+#define BGNN_GRAPH_KERNELS(isa) {isa, q_aggregate, aggregate, aggregate_int32, gat_aggregate, segment_softmax, edge_product, first_bad_index}
 
 #endif

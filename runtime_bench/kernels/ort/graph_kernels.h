@@ -98,6 +98,16 @@ struct SegmentSoftmax {
   int64_t heads;
 };
 
+/* A number for each entry, in their order: out[p] = a[indices[p]] * b[node], plain; or, where out is NULL, its code,
+ * code(out[p] / quantiser.scale). GCN's normalisation (Kipf & Welling 2017, eq. 2). a [rows]; b [nodes]. */
+struct EdgeProduct {
+  Csr csr;
+  const float *a, *b;
+  float* out;
+  uint8_t* codes;
+  Quantiser quantiser;
+};
+
 /* Each does the nodes [first, last). */
 struct GraphKernels {
   const char* isa;
@@ -107,6 +117,7 @@ struct GraphKernels {
   /* scratch: gat_scratch floats */
   void (*gat_aggregate)(const GatAggregate*, float* scratch, int64_t first, int64_t last);
   void (*segment_softmax)(const SegmentSoftmax*, float* scratch, int64_t first, int64_t last);
+  void (*edge_product)(const EdgeProduct*, int64_t first, int64_t last);
   /* The first p in [first, last) with index[p] outside of [0, count), or `last`. */
   int64_t (*first_bad_index)(const int32_t* index, int64_t first, int64_t last, int64_t count);
 };

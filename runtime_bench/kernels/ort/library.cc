@@ -182,7 +182,7 @@ static OrtStatus* compute(void* data, OrtKernelContext* context) {
 
 /* ---- registration ---- */
 
-enum { kMaxOps = 24 };
+enum { kMaxOps = 32 };
 static CustomOp ops[kMaxOps];
 static OrtCustomOpDomain* domain;
 static const OrtApi* domain_api;

@@ -105,7 +105,7 @@ FREE_SECOND |= {("BinaryDense", "x"), ("BinaryDenseBits", "x")}
 
 @pytest.mark.parametrize("op", OPS)
 def test_refusals(op: str) -> None:
-    """Each input once with an axis too many, once empty, and with a row or a column too many where others depend on it."""
+    """Each input once with an axis too many, once empty, and with a row or column too many where that matters."""
     attributes, inputs, _ = case(op, 45, 33)
     runner = session(onnx_files.model(op, attributes, set(inputs)))
     message = rf"bgnn\.{op} \(node 'the_{op}'\): "

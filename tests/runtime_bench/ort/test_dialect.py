@@ -165,6 +165,22 @@ def test_q_gat_aggregate(isa: str, heads: int, channels: int, score_scale: float
     assert (got != want.numpy()).mean() < 1e-3
 
 
+@pytest.mark.parametrize(("nodes", "edges"), [(40, 300), (3, 9000), (6000, 20_000)])
+def test_edge_products(isa: str, nodes: int, edges: int) -> None:
+    """In CSR order: as the edges' own numbers, sorted like them. A node may have more entries than one piece."""
+    rng = np.random.default_rng(nodes)
+    edge_index, csr = graph(rng, nodes, edges)
+    source, target = (rng.standard_normal(nodes, dtype=np.float32) for _ in range(2))
+    want = (source[edge_index[0]] * target[edge_index[1]])[csr["edges"]]
+    inputs = {"source": source, "indptr": csr["indptr"], "indices": csr["indices"], "target": target}
+    (got,) = onnx_files.run("EdgeProduct", {}, **inputs)
+    np.testing.assert_array_equal(got, want)
+    (got,) = onnx_files.run("QEdgeProduct", {"scale": 0.013, "zero": 99, "low": 3, "high": 240}, 2, **inputs)
+    np.testing.assert_array_equal(got, ops.quantize(torch.from_numpy(want), 0.013, 99, 3, 240))
+    (got,) = onnx_files.run("Degree", {}, indptr=csr["indptr"])
+    np.testing.assert_array_equal(got, np.bincount(edge_index[1], minlength=nodes).astype(np.float32))
+
+
 @pytest.mark.parametrize("heads", [1, 3, 8])
 def test_segment_softmax(isa: str, heads: int) -> None:
     rng = np.random.default_rng(heads)

@@ -45,6 +45,9 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "SegmentSoftmax": {},
     "GatAggregate": {"negative_slope": 0.2},
     "QGatAggregate": GAT_CODES,
+    "Degree": {},
+    "EdgeProduct": {},
+    "QEdgeProduct": {"scale": 0.1, "zero": 0, "low": 0, "high": 255},
 }
 
 
@@ -67,6 +70,9 @@ def good(op: str) -> dict[str, np.ndarray]:
         "SegmentSoftmax": {"values": np.ones((3, 5), np.float32), **csr},
         "GatAggregate": {"x": np.ones((3, 2, 5), np.float32), **csr, **scores},
         "QGatAggregate": {"x": np.ones((3, 2, 5), np.uint8), **csr, **scores},
+        "Degree": {"indptr": csr["indptr"]},
+        "EdgeProduct": {"source": np.ones(3, np.float32), **csr, "target": np.ones(3, np.float32)},
+        "QEdgeProduct": {"source": np.ones(3, np.float32), **csr, "target": np.ones(3, np.float32)},
     }[op]
 
 
@@ -75,7 +81,7 @@ def test_good_inputs_run(op: str) -> None:
     assert onnx_files.run(op, ATTRIBUTES[op], **good(op))
 
 
-COO, GRAPHS = ("WithSelfLoops", "CooToCsr"), [op for op in ATTRIBUTES if "indptr" in good(op)]
+COO, GRAPHS = ("WithSelfLoops", "CooToCsr"), [op for op in ATTRIBUTES if "indices" in good(op)]
 BAD_INPUTS: list[tuple[str, str, np.ndarray, str]] = [
     *(
         (op, "edge_index", np.array([[0, 3], [0, 0]]), r"edge_index\[0, 1\] = 3 is not one of the 3 nodes")
@@ -89,6 +95,8 @@ BAD_INPUTS: list[tuple[str, str, np.ndarray, str]] = [
     *((op, "num_nodes", np.array(-1), r"num_nodes = -1 is outside") for op in (*COO, "IndexToCsr")),
     *((op, "num_nodes", np.array(1 << 40), r"num_nodes = 1099511627776 is outside") for op in (*COO, "IndexToCsr")),
     *((op, "num_nodes", np.array(0), "is not one of the 0 nodes") for op in (*COO, "IndexToCsr")),
+    *((op, "target", np.ones(4, np.float32), "target has 4 numbers") for op in ("EdgeProduct", "QEdgeProduct")),
+    ("Degree", "indptr", i32(), "indptr is empty"),
     ("IndexToCsr", "index", np.array([0, 3]), r"index\[1\] = 3 is not one of the 3 nodes"),
     ("IndexToCsr", "index", np.array([0, -1]), r"index\[1\] = -1"),
     *((op, "indptr", i32(), "indptr is empty") for op in GRAPHS),
@@ -147,6 +155,7 @@ BAD_ATTRIBUTES: list[tuple[str, dict[str, Any], str]] = [
     ("QAggregate", {"x_zero": None}, "no usable int attribute x_zero"),
     ("QAggregate", {"y_scale": None}, "no usable float attribute y_scale"),
     ("QAggregate", {"y_scale": 1}, "no usable float attribute y_scale"),
+    ("QEdgeProduct", {"scale": 0.0}, "a scale is not"),
     ("GatAggregate", {"negative_slope": float("nan")}, "negative_slope"),
     ("QGatAggregate", {"msg_scale": 0.0}, "a scale is not"),
     ("QGatAggregate", {"score_zero": 300}, "zero point is outside"),
