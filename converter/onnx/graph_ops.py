@@ -14,8 +14,10 @@ from torch import fx
 
 from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.float_ops import reduce
-from bgnn.converter.onnx.tables import LOWEST, Bucket
+from bgnn.converter.onnx.tables import FILLED, LOWEST, Bucket
 from bgnn.converter.onnx.walk import BOOL, FLOAT, I64, Walk
+from bgnn.converter.tflite.walk import arguments
+from bgnn.passes.graph import is_call
 
 
 def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node) -> Value:
@@ -59,11 +61,25 @@ def segment_sum(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size
         return reduce(walk, "ReduceSum", value, [-walk.rank(values)])
 
     if walk.tables is not None:
+        one, tables = number_on_edges(values), walk.tables.table_set(index, size)
+        if one is not None and tables is not None:
+            count = walk.cast(tables.field("counts"), FLOAT)
+            return count if one == 1 else walk.op("Mul", [count, walk.constant(np.float32(one))], FLOAT)
         made = walk.tables.segment(node, values, index, size, 0.0, empty_row(walk, node, 0, FLOAT), in_bucket)
         if made is not None:
             return made
     start = zeros(walk, node, size, FLOAT)
     return scatter(walk, start, walk.value(values), walk.rank(values), walk.value(index), "add")
+
+
+def number_on_edges(values: fx.Node) -> float | None:
+    """The number that a tensor [E] was filled with: its sums are degrees."""
+    if values.meta["val"].dim() != 1 or not is_call(values, *FILLED):
+        return None
+    name = str(values.target)
+    if "full" in name:
+        return float(arguments(values)[2 if "new_full" in name else 1])
+    return 1.0 if "ones" in name else 0.0
 
 
 def segment_max(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:

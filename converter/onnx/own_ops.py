@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import fx
 
 from bgnn.converter.onnx.builder import OWN, Value
+from bgnn.converter.onnx.graph_ops import number_on_edges
 from bgnn.converter.onnx.tables import index_of, named
 from bgnn.converter.onnx.walk import FLOAT, I32, I64, U8, Walk
 from bgnn.passes.graph import is_call
@@ -62,6 +64,15 @@ def _rows_and_graph(walk: Walk, values: fx.Node, index: fx.Node, size: int | fx.
     return [walk.value(values), *_grouped(walk, index, size)]
 
 
+def _degrees(walk: Walk, index: fx.Node, size: int | fx.Node, one: float) -> Value:
+    """The number of each segment's elements, times a number: the differences of the segments' bounds."""
+    bounds, _ = _grouped(walk, index, size)
+    ends = walk.op("Slice", [bounds, *(walk.indices([n]) for n in (1, 2**31))], I32)
+    starts = walk.op("Slice", [bounds, *(walk.indices([n]) for n in (0, -1))], I32)
+    count = walk.cast(walk.op("Sub", [ends, starts], I32), FLOAT)
+    return count if one == 1 else walk.op("Mul", [count, walk.constant(np.float32(one))], FLOAT)
+
+
 def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node) -> Value:
     """WithSelfLoops."""
     return _own(walk, "WithSelfLoops", [walk.value(edges), walk.size(size)], I64)
@@ -69,6 +80,9 @@ def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.No
 
 def _segment(reduce: str) -> Callable[..., Value]:
     def lower(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
+        one = number_on_edges(values)
+        if reduce == "sum" and one is not None:
+            return _degrees(walk, index, size, one)
         return _own(walk, "Aggregate", _rows_and_graph(walk, values, index, size), FLOAT, reduce=reduce)
 
     return lower

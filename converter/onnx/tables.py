@@ -44,7 +44,7 @@ _EDGEWISE = [
     aten.alias, aten.detach, aten.round, aten.logical_and, aten.logical_or, aten.logical_not, aten.linear,
     aten.gelu, aten.silu, aten.softplus, aten.ones_like, aten.zeros_like, aten.full_like, bgnn.prelu,
 ]  # fmt: skip
-_FILLED = [aten.full, aten.ones, aten.zeros, aten.new_zeros, aten.new_ones, aten.new_full]
+FILLED = [aten.full, aten.ones, aten.zeros, aten.new_zeros, aten.new_ones, aten.new_full]
 _QUANTISED = (
     "fake_quant", "fake_quant_after", "fake_quant_channel", "quantize", "dequantize", "requantize", "q_table",
     "q_linear", "q_linear_float", "q_mul", "q_add",
@@ -208,7 +208,7 @@ class TableForm:
         dims = self.walk.dims(node)
         if None in dims[1:]:
             return False
-        if node.op == "placeholder" or is_call(node, *_EDGEWISE, *_FILLED, aten.index_select):
+        if node.op == "placeholder" or is_call(node, *_EDGEWISE, *FILLED, aten.index_select):
             return True
         if named(node, *_QUANTISED, "segment_softmax"):
             return True
@@ -420,7 +420,7 @@ def _edge_tensors(gm: fx.GraphModule) -> dict[fx.Node, fx.Node]:
             if str(value.shape[0]) == str(edges.meta["val"].shape[1]):
                 found[node] = edges
             continue
-        starts = node.op == "placeholder" or is_call(node, *_FILLED)
+        starts = node.op == "placeholder" or is_call(node, *FILLED)
         if starts and not sources and value.dtype != torch.int64 and str(value.shape[0]) in lists:
             found[node] = lists[str(value.shape[0])]
     return found
