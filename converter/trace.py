@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, cast
 
 import torch
@@ -51,7 +54,7 @@ def _export(
 ) -> ExportedProgram:
     """Exports without Dynamo; where that fails, with it, and mends in-place weight updates in forward."""
     dynamic = None if open_axes is None else tuple(open_axes)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _without_logs():
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
@@ -64,6 +67,18 @@ def _export(
             mended = _undo_weight_updates(program)
             return torch.export.export(mended, inputs, dynamic_shapes=dynamic, strict=False)
         return program
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Where one way to export fails, PyTorch prints the whole graph, although the next way may succeed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _first_line(error: Exception) -> str:
