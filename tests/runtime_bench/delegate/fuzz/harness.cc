@@ -167,7 +167,7 @@ void mutate(Case& c) {
 }
 
 size_t bytes_of(int type, const TfLiteIntArray* dims) {  // SIZE_MAX: too many to run
-  if (dims->size == 1 && type == kTfLiteUInt8) return size_t(dims->data[0]);  // scratch: as the delegate asks
+  if (dims->size == 1 && type == kTfLiteUInt8 && dims->data[0] >= 0) return size_t(dims->data[0]);  // scratch
   size_t bytes = type == 1 || type == 2 ? 4 : type == 4 ? 8 : 1;
   for (int i = 0; i < dims->size; ++i) {
     if (dims->data[i] < 0 || dims->data[i] > kLongestDimension) return SIZE_MAX;
