@@ -294,12 +294,15 @@ constexpr int64_t kStreamK = 64;  // as long as a list stays short enough to ins
 
 BGNN_INLINE bool is_streamed(const BgnnHammingKnn& a) { return a.nodes >= kStreamNodes && a.k <= kStreamK; }
 
+// Rows whose nearest are selected together: each plane of one row waits for the plane before.
+constexpr int64_t kSelectRows = BGNN_VECTOR == 64 ? 4 : 1;
+
 struct HammingKnnScratch {
   uint64_t* masks;      // [64 * w64], for each of kStreamRows where streamed: a row's bits, spread
   uint64_t* best;       // streamed: [kStreamRows, k]: (distance, index) pairs
-  uint64_t* planes;     // [planes, padded / 64]: distances
-  uint64_t* less;       // [padded / 64]: surely among the k nearest
-  uint64_t* equal;      // [padded / 64]: at the largest distance that is
+  uint64_t* planes;     // [kSelectRows, planes, padded / 64]: distances
+  uint64_t* less;       // [kSelectRows, padded / 64]: surely among the k nearest
+  uint64_t* equal;      // [kSelectRows, padded / 64]: at the largest distance that is
   int32_t* chosen;      // [k + 64]: indices in order
   int32_t* keys;        // [k + 64]: their distances
   int32_t* place;       // [k + 64]
@@ -308,9 +311,9 @@ struct HammingKnnScratch {
     const int64_t bits = words64(a.words) * 64, lanes = up(a.nodes, kVecBits) / 64;
     masks = c.take<uint64_t>(bits * (is_streamed(a) ? kStreamRows : 1));
     best = c.take<uint64_t>(is_streamed(a) ? kStreamRows * a.k : 0);
-    planes = c.take<uint64_t>(planes_for(bits) * lanes);
-    less = c.take<uint64_t>(lanes);
-    equal = c.take<uint64_t>(lanes);
+    planes = c.take<uint64_t>(kSelectRows * planes_for(bits) * lanes);
+    less = c.take<uint64_t>(kSelectRows * lanes);
+    equal = c.take<uint64_t>(kSelectRows * lanes);
     chosen = c.take<int32_t>(a.k + 64);
     keys = c.take<int32_t>(a.k + 64);
     place = c.take<int32_t>(a.k + 64);
@@ -381,33 +384,40 @@ BGNN_INLINE int64_t select_on_planes(const HammingKnnShared& s, const HammingKnn
   return k;
 }
 
-// The same for kVecs vectors of nodes, which stay in registers: each plane waits for the one before.
-template <int64_t kVecs>
-BGNN_INLINE int64_t select_in_registers(const HammingKnnShared& s, const HammingKnnScratch& t, int plane_count,
-                                        int64_t k) {
-  Vec less[kVecs], equal[kVecs];
-  for (int64_t v = 0; v < kVecs; v++) {
-    less[v] = Vec{};
-    equal[v] = load(s.valid + v * kVecWords);
+// The same for kVecs vectors of nodes, which stay in registers, and for kRows rows at once.
+template <int64_t kVecs, int64_t kRows>
+BGNN_INLINE void select_in_registers(const HammingKnnShared& s, const HammingKnnScratch& t, int plane_count, int64_t k,
+                                     int64_t* needed) {
+  constexpr int64_t kWords = kVecs * kVecWords;
+  Vec less[kRows][kVecs], equal[kRows][kVecs];
+  for (int64_t r = 0; r < kRows; r++) {
+    needed[r] = k;
+    for (int64_t v = 0; v < kVecs; v++) {
+      less[r][v] = Vec{};
+      equal[r][v] = load(s.valid + v * kVecWords);
+    }
   }
   for (int p = plane_count - 1; p >= 0; p--) {
-    const uint64_t* plane = t.planes + p * kVecs * kVecWords;
-    Vec zero[kVecs];
-    for (int64_t v = 0; v < kVecs; v++) zero[v] = equal[v] & ~load(plane + v * kVecWords);
-    const int64_t zeros = count_ones(kVecs * kVecWords, [&](int64_t w) { return zero[w / kVecWords]; });
-    const bool enough = zeros >= k;
-    const Vec keep_zeros = every(uint64_t(0) - uint64_t(enough));
-    for (int64_t v = 0; v < kVecs; v++) {
-      less[v] |= zero[v] & ~keep_zeros;
-      equal[v] = (zero[v] & keep_zeros) | (equal[v] & ~zero[v] & ~keep_zeros);
+    for (int64_t r = 0; r < kRows; r++) {
+      const uint64_t* plane = t.planes + (r * plane_count + p) * kWords;
+      Vec zero[kVecs];
+      for (int64_t v = 0; v < kVecs; v++) zero[v] = equal[r][v] & ~load(plane + v * kVecWords);
+      const int64_t zeros = count_ones(kWords, [&](int64_t w) { return zero[w / kVecWords]; });
+      const bool enough = zeros >= needed[r];
+      const Vec keep_zeros = every(uint64_t(0) - uint64_t(enough));
+      for (int64_t v = 0; v < kVecs; v++) {
+        less[r][v] |= zero[v] & ~keep_zeros;
+        equal[r][v] = (zero[v] & keep_zeros) | (equal[r][v] & ~zero[v] & ~keep_zeros);
+      }
+      needed[r] -= enough ? 0 : zeros;
     }
-    k -= enough ? 0 : zeros;
   }
-  for (int64_t v = 0; v < kVecs; v++) {
-    store(t.less + v * kVecWords, less[v]);
-    store(t.equal + v * kVecWords, equal[v]);
+  for (int64_t r = 0; r < kRows; r++) {
+    for (int64_t v = 0; v < kVecs; v++) {
+      store(t.less + r * kWords + v * kVecWords, less[r][v]);
+      store(t.equal + r * kWords + v * kVecWords, equal[r][v]);
+    }
   }
-  return k;
 }
 
 // Lists the nodes of `less` and the lowest `needed` ones of `equal`, k in all, ascending.
@@ -511,29 +521,45 @@ static void hamming_knn_run(const void* args, const void* shared, void* scratch,
   }
   const int64_t bits = s.w64 * 64, lanes = s.padded / 64;
   const int plane_count = planes_for(bits);
-  for (int64_t item = begin; item < end; item++) {
-    const int64_t row = s.heads[item], b = row / a.nodes;
-    const uint64_t* x = s.rows + row * s.w64;
-    const uint64_t* columns = s.columns + b * s.padded * s.w64;
-    spread(x, s.w64, t.masks);
-    for (int64_t v = 0; v < lanes; v += kVecWords) {
-      Vec planes[kMostPlanes];
-      count_differing(columns + v * bits, t.masks, bits, planes, plane_count);
-      for (int p = 0; p < plane_count; p++) store(t.planes + p * lanes + v, planes[p]);
+  const int64_t rows_at_once = lanes <= 2 * kVecWords ? kSelectRows : 1;
+  for (int64_t item = begin; item < end; item += rows_at_once) {
+    const int64_t together = at_most(rows_at_once, end - item);
+    for (int64_t r = 0; r < rows_at_once; r++) {
+      const int64_t row = s.heads[item + at_most(r, together - 1)];  // the last one fills up
+      const uint64_t* columns = s.columns + row / a.nodes * s.padded * s.w64;
+      uint64_t* row_planes = t.planes + r * plane_count * lanes;
+      spread(s.rows + row * s.w64, s.w64, t.masks);
+      for (int64_t v = 0; v < lanes; v += kVecWords) {
+        Vec planes[kMostPlanes];
+        count_differing(columns + v * bits, t.masks, bits, planes, plane_count);
+        for (int p = 0; p < plane_count; p++) store(row_planes + p * lanes + v, planes[p]);
+      }
     }
-    const int64_t needed = lanes == kVecWords       ? select_in_registers<1>(s, t, plane_count, a.k)
-                           : lanes == 2 * kVecWords ? select_in_registers<2>(s, t, plane_count, a.k)
-                           : lanes == 4 * kVecWords ? select_in_registers<4>(s, t, plane_count, a.k)
-                                                    : select_on_planes(s, t, plane_count, a.k);
-    list_chosen(t, lanes, a.k, needed);
-    const uint64_t* rows = s.rows + b * a.nodes * s.w64;
-    for (int64_t i = 0; i < a.k; i++) {
-      uint32_t distance = 0;
-      for (int64_t w = 0; w < s.w64; w++) distance += uint32_t(popcount64(x[w] ^ rows[t.chosen[i] * s.w64 + w]));
-      t.keys[i] = int32_t(distance);
+    int64_t needed[kSelectRows];
+    if (lanes == kVecWords) {
+      select_in_registers<1, kSelectRows>(s, t, plane_count, a.k, needed);
+    } else if (lanes == 2 * kVecWords) {
+      select_in_registers<2, kSelectRows>(s, t, plane_count, a.k, needed);
+    } else if (lanes == 4 * kVecWords) {
+      select_in_registers<4, 1>(s, t, plane_count, a.k, needed);
+    } else {
+      needed[0] = select_on_planes(s, t, plane_count, a.k);
     }
-    order_by_distance(t, a.k, bits, a.neighbours + row * a.k);
-    write_equal_lists(a, s.next, b * a.nodes, row - b * a.nodes);
+    for (int64_t r = 0; r < together; r++) {
+      const int64_t row = s.heads[item + r], batch_row = row / a.nodes * a.nodes;
+      HammingKnnScratch of_row = t;
+      of_row.less += r * lanes;
+      of_row.equal += r * lanes;
+      list_chosen(of_row, lanes, a.k, needed[r]);
+      const uint64_t *x = s.rows + row * s.w64, *rows = s.rows + batch_row * s.w64;
+      for (int64_t i = 0; i < a.k; i++) {
+        uint32_t distance = 0;
+        for (int64_t w = 0; w < s.w64; w++) distance += uint32_t(popcount64(x[w] ^ rows[t.chosen[i] * s.w64 + w]));
+        t.keys[i] = int32_t(distance);
+      }
+      order_by_distance(t, a.k, bits, a.neighbours + row * a.k);
+      write_equal_lists(a, s.next, batch_row, row - batch_row);
+    }
   }
 }
 
@@ -597,8 +623,12 @@ template <int64_t kChannels>  // 0: any number
 BGNN_INLINE void distance_keys(const float* columns, int64_t nodes, int64_t padded, int64_t any_channels, int64_t row,
                                const KnnScratch& t) {
   const int64_t channels = kChannels ? kChannels : any_channels;
-  for (int64_t l = 0; l < kGroups; l++) t.least[l] = INT32_MAX - 1;  // rank_keys adds 1
   constexpr int64_t kTogether = 4;
+  constexpr bool kOneRound = kTogether * kInts == kGroups;  // then each vector has its own groups, in registers
+  const Ints none = Ints{} + (INT32_MAX - 1);               // rank_keys adds 1
+  Ints lowest[kTogether];
+  for (int64_t i = 0; i < kTogether; i++) lowest[i] = none;
+  for (int64_t l = 0; l < kGroups; l += kInts) store(t.least + l, none);
   for (int64_t n = 0; n < padded; n += kTogether * kInts) {
     Floats sums[kTogether] = {};
     for (int64_t c = 0; c < channels; c++) {
@@ -612,12 +642,16 @@ BGNN_INLINE void distance_keys(const float* columns, int64_t nodes, int64_t padd
       const int64_t at = n + i * kInts;
       const Ints key = least((Ints)sums[i] & 0x7fffffff, Ints{} + 0x7f800001);
       store(t.keys + at, key);
-      if (at + kInts <= nodes) {
+      if (at + kInts > nodes) continue;
+      if (kOneRound) {
+        lowest[i] = least(lowest[i], key);
+      } else {
         int32_t* group = t.least + at % kGroups;
         store(group, least(load(group), key));
       }
     }
   }
+  for (int64_t i = 0; kOneRound && i < kTogether; i++) store(t.least + i * kInts, lowest[i]);
   for (int64_t n = nodes / kInts * kInts; n < nodes; n++) {
     if (t.keys[n] < t.least[n % kGroups]) t.least[n % kGroups] = t.keys[n];
   }
