@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgnn.runtime_bench import measure as module
-from bgnn.runtime_bench.measure import Spread, measure, peak_memory, print_table, write_json
+from bgnn.runtime_bench.measure import Elapsed, Spread, measure, peak_memory, print_table, write_json
 
 
 class Clocks:
@@ -69,6 +69,19 @@ def test_without_a_base_there_are_no_ratios(clocks: Clocks) -> None:
     result = measure({"only": clocks.candidate("only", [3], 3)}, rounds=1, warmup=0)
     assert result.timings["only"].speedup is None
     assert result.timings["only"].wall == Spread(3, 3, 3, 3, 3)
+
+
+def test_a_candidate_may_bring_its_own_time(clocks: Clocks) -> None:
+    here = clocks.candidate("here", [4], 4)
+
+    def elsewhere() -> Elapsed:
+        here()  # waiting takes time here as well, which does not count
+        return Elapsed(1, 2)
+
+    result = measure({"here": here, "elsewhere": elsewhere}, base="here", rounds=2, warmup=0)
+    assert result.timings["elsewhere"].wall_ms == [1, 1]
+    assert result.timings["elsewhere"].cpu_ms == [2, 2]
+    assert result.timings["elsewhere"].speedup == Spread(4, 4, 4, 4, 4)
 
 
 def test_a_run_too_short_for_the_clock_does_not_divide_by_zero(clocks: Clocks) -> None:
