@@ -30,19 +30,20 @@ def main(folder: Path) -> None:
         with torch.no_grad():
             for cloud in clouds:  # BatchNorm statistics, without which nearly all signs agree
                 model.train()(cloud)
-            found = convert(model.eval(), (clouds[0],), target="lce-arm64", verify=False)
-        assert found.model_bytes is not None
-        outputs: dict[str, Any] = {}
-        for kernels in ("reference", "xnnpack"):
-            interpreter = load_interpreter(found.model_bytes, float_kernels=kernels)
-            outputs[kernels] = next(iter(run(interpreter, {"arr_0": clouds[1].numpy()}).values()))
-        np.savez(
-            folder / f"dgcnn_{arch}.npz",
-            model=np.frombuffer(found.model_bytes, np.uint8),
-            input=clouds[1].numpy(),
-            **outputs,
-        )
-        print(f"{arch}: {len(found.model_bytes)} bytes")
+            for kernels in ("stock", "bgnn"):
+                found = convert(model.eval(), (clouds[0],), target="lce-arm64", kernels=kernels, verify=False)
+                assert found.model_bytes is not None
+                store(folder / f"dgcnn_{arch}_{kernels}.npz", found.model_bytes, clouds[1].numpy())
+
+
+def store(path: Path, file: bytes, points: np.ndarray) -> None:
+    """Write the file, its input, and x86's outputs with two kinds of float kernels."""
+    outputs: dict[str, Any] = {}
+    for float_kernels in ("reference", "xnnpack"):
+        interpreter = load_interpreter(file, float_kernels=float_kernels)
+        outputs[float_kernels] = next(iter(run(interpreter, {"arr_0": points}).values()))
+    np.savez(path, model=np.frombuffer(file, np.uint8), input=points, **outputs)
+    print(f"{path.stem}: {len(file)} bytes")
 
 
 if __name__ == "__main__":

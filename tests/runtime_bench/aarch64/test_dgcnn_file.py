@@ -21,8 +21,8 @@ RECORDED = os.environ.get("BGNN_RECORDED")
 pytestmark = pytest.mark.skipif(RECORDED is None, reason="run by make -C runtime_bench/aarch64 test")
 
 
-def recorded(arch: str) -> dict[str, np.ndarray]:
-    with np.load(Path(RECORDED or "") / f"dgcnn_{arch}.npz") as archive:
+def recorded(arch: str, kernels: str) -> dict[str, np.ndarray]:
+    with np.load(Path(RECORDED or "") / f"dgcnn_{arch}_{kernels}.npz") as archive:
         return dict(archive)
 
 
@@ -32,15 +32,17 @@ def outputs(case: dict[str, np.ndarray], threads: int, float_kernels: str) -> np
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kernels", ["stock", "bgnn"])
 @pytest.mark.parametrize("arch", ["bf2", "bf1"])
-def test_outputs_equal_x86s(arch: str, threads: int) -> None:
-    case = recorded(arch)
+def test_outputs_equal_x86s(arch: str, kernels: str, threads: int) -> None:
+    case = recorded(arch, kernels)
     assert outputs(case, threads, "reference").tobytes() == case["reference"].tobytes()
 
 
+@pytest.mark.parametrize("kernels", ["stock", "bgnn"])
 @pytest.mark.parametrize("arch", ["bf2", "bf1", "rf"])
-def test_xnnpack_differs_by_rounding_only(arch: str) -> None:
-    case = recorded(arch)
+def test_xnnpack_differs_by_rounding_only(arch: str, kernels: str) -> None:
+    case = recorded(arch, kernels)
     found = outputs(case, 2, "xnnpack")
     np.testing.assert_allclose(found, case["xnnpack"], rtol=1e-4, atol=1e-5)
     assert np.array_equal(found.argmax(1), case["xnnpack"].argmax(1))

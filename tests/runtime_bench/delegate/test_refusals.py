@@ -102,6 +102,7 @@ def test_wrong_numbers_of_tensors(op: str) -> None:
     refused(file(tensors, [Node(op, [0] * 11, [1])], [0], [1]), op, "inputs, the file gives 11")
     refused(file(tensors, [Node(op, [], [1])], [0], [1]), op, "inputs, the file gives 0")
     count = {"LceBconv2d": 5, "BgnnXorEdgeConv": 4, "BgnnBinEdgeConv": 10, "BgnnGatherMax": 2, "BgnnDensePool": 2}
+    count |= {"BgnnEdgeMax": 5, "BgnnScaledPool": 3}
     inputs = [0] * count.get(op, 1)
     refused(file(tensors, [Node(op, inputs, [1, 2])], [0], [1]), op, "it has 1 output, the file says 2")
 
