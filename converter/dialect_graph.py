@@ -175,3 +175,17 @@ for _schema, _reference, _fake in (
     ),
 ):
     define(_schema, _reference, _fake)
+
+
+def _with_mask(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
+
+
+# torch.ao's fake-quantisers have no fake implementation of their own, so that torch.export stops at them.
+_torch_ao = torch.library.Library("aten", "IMPL")
+for _name in (
+    "fake_quantize_per_tensor_affine_cachemask",
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "fake_quantize_per_channel_affine_cachemask",
+):
+    _torch_ao.impl(_name, _with_mask, "Meta")

@@ -12,6 +12,7 @@ ties if the zero point is odd, and where float32 rounds x / s + z. Weights are f
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from bgnn.passes.graph import (
     call,
     calls,
     constant,
+    getitem,
     is_call,
     is_constant,
     remove_dead_code,
@@ -42,6 +44,11 @@ ELEMENTWISE = [
 MOVES = [aten.reshape, aten.permute, aten.slice, aten.select, aten.index_select]
 PRODUCTS = [aten.mm, aten.matmul]
 FAKE = [bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel]
+TORCH_AO = [
+    aten.fake_quantize_per_tensor_affine, aten.fake_quantize_per_tensor_affine_cachemask,
+    aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams, aten.fake_quantize_per_channel_affine,
+    aten.fake_quantize_per_channel_affine_cachemask,
+]  # fmt: skip
 LONGEST = 12  # nodes in one quantiser
 BITS = 16  # more codes than this is no quantiser that integers of 8 bits could follow
 
@@ -50,7 +57,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     """Replaces every fake-quantiser; folds constants on the way, but for the codes of weights."""
     result = PassResult()
     fold_constants.run(gm, keep=_roundings(gm))
-    for node in calls(gm.graph, aten.fake_quantize_per_tensor_affine, aten.fake_quantize_per_channel_affine):
+    for node in calls(gm.graph, *TORCH_AO, operator.getitem):
         new = _torch_ao(node)
         if new is not None:
             replace(node, new)
@@ -111,33 +118,54 @@ def _moved(node: fx.Node, weight: fx.Node) -> fx.Node | None:
 def _roundings(gm: fx.GraphModule) -> set[fx.Node]:
     """The nodes of constants' quantisers: what rounds more than one number, what leads there, and what follows."""
     kept: set[fx.Node] = set()
-    for rounding in calls(gm.graph, aten.round, *FAKE, aten.fake_quantize_per_tensor_affine):
+    kept.update(calls(gm.graph, *TORCH_AO))
+    kept.update(n for n in calls(gm.graph, operator.getitem) if is_call(n.args[0], *TORCH_AO))
+    for rounding in calls(gm.graph, aten.round, *FAKE):
         shape = shape_of(rounding)
         if rounding.meta["val"].numel() <= 1:
             continue
         stack = [rounding]
         while stack:
             node = stack.pop()
-            if is_call(node, *ELEMENTWISE, *FAKE, aten.fake_quantize_per_tensor_affine) and shape_of(node) == shape:
+            if is_call(node, *ELEMENTWISE, *FAKE) and shape_of(node) == shape:
                 kept.add(node)
                 stack += node.all_input_nodes
     return kept
 
 
 def _torch_ao(node: fx.Node) -> fx.Node | None:
-    x, scale, zero_point = node.args[:3]
-    if is_call(node, aten.fake_quantize_per_channel_affine):
-        axis, low, high = cast(tuple[int, int, int], node.args[3:6])
+    """One of torch.ao's operators, plain or with the mask of its gradient."""
+    picked = getitem(node)
+    source = node if picked is None else picked[0]
+    if (picked is not None and picked[1] != 0) or not is_call(source, *TORCH_AO):
+        return None
+    x, scale, zero_point = source.args[:3]
+    last = cast(tuple[int, ...], source.args[3:])
+    if is_call(source, aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams):
+        enabled, *last_two = source.args[3:]
+        if _number(enabled) != 1:
+            return None
+        last = cast(tuple[int, ...], tuple(last_two))
+    if is_call(source, aten.fake_quantize_per_channel_affine, aten.fake_quantize_per_channel_affine_cachemask):
         if not is_constant(scale) or not is_constant(zero_point):
             return None
+        if is_constant(x):  # its codes as torch.ao finds them: from them on, both ways to round agree
+            with torch.no_grad():
+                values = torch.fake_quantize_per_channel_affine(
+                    *[value_of(cast(fx.Node, n)) for n in (x, scale)],
+                    value_of(cast(fx.Node, zero_point)).to(torch.int32),
+                    *last,
+                )
+            plain = cast(fx.Node, x)
+            x = constant(node, values, str(plain.target))
+            x.meta.update({k: v for k, v in plain.meta.items() if k == "source"})
         zeros = constant(node, value_of(cast(fx.Node, zero_point)).float(), f"{node.name}_zero_points")
-        return call(node, bgnn.fake_quant_channel.default, x, scale, zeros, axis, low, high, like=node)
-    low, high = cast(tuple[int, int], node.args[3:5])
+        return call(node, bgnn.fake_quant_channel.default, x, scale, zeros, *last, like=source)
     numbers = [_number(scale), _number(zero_point)]
     if None in numbers:
         return None
-    arguments = (cast(float, numbers[0]), int(cast(float, numbers[1])), low, high)
-    return call(node, bgnn.fake_quant_after.default, x, *arguments, like=node)
+    arguments = (cast(float, numbers[0]), int(cast(float, numbers[1])), *last)
+    return call(node, bgnn.fake_quant_after.default, x, *arguments, like=source)
 
 
 def _number(value: Any) -> float | None:

@@ -1,0 +1,176 @@
+"""Graph networks end to end: converted, run on ONNX Runtime, verified; refused in one line where they cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graph_models import GCN, OfficialQuantizer, TorchQuantizer, awkward_graphs, random_graph
+from torch import Tensor, nn
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, global_mean_pool
+
+from bgnn.converter.api import convert
+from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.models.dq.networks import build
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+CODE = 0.027  # what the outputs of GCN are rounded to
+
+
+def ran(data: bytes, *inputs: Tensor) -> np.ndarray:
+    model = OnnxModel(data)
+    return next(iter(model.run(**dict(zip(model.input_names, (t.numpy() for t in inputs), strict=True))).values()))
+
+
+@pytest.mark.parametrize("optimize", [0, 1])
+@pytest.mark.parametrize("quantizer", [OfficialQuantizer, TorchQuantizer])
+def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(quantizer: Any, optimize: int) -> None:
+    model, graph = GCN(quantizer).eval(), random_graph(40, 160)
+    done = convert(model, graph, target="onnx-int8-x86", optimize=optimize)
+    check: Any = done.report.checks[-1]
+    assert check.what == "emitted file"
+    assert check.codes > 4_000
+    assert check.stepped <= 20
+    assert done.model_bytes is not None
+    for name, other in awkward_graphs().items():
+        with torch.no_grad():
+            expected = model(*other).numpy()
+        apart = np.abs(ran(done.model_bytes, *other) - expected)
+        assert apart.max() <= 2.01 * CODE, name  # a code turned by rounding shows once more after the next layer
+        assert (apart > CODE / 2).mean() <= 0.02, name
+
+
+def test_the_file_says_what_was_verified_and_its_largest_degree() -> None:
+    done = convert(GCN(), random_graph(40, 160), target="onnx-int8-x86")
+    assert done.model_bytes is not None
+    properties = {p.key: p.value for p in onnx.load_from_string(done.model_bytes).metadata_props}
+    assert "codes compared" in properties["verification"]
+    assert int(properties["bgnn.max_degree"]) >= 1 << 20
+    kinds = done.report.macs
+    assert kinds["INT8"] > 0
+    assert kinds["float"] == 0
+    assert {layer.became for layer in done.report.layers} == {"INT8"}
+    assert done.report.operators["QLinearConv"] == 2
+
+
+class Convolution(nn.Module):
+    """One of PyG's layers and a ReLU; `batch` pools over graphs."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor | None = None) -> Tensor:
+        x = self.layer(x, edge_index).relu()
+        return x if batch is None else global_mean_pool(x, batch)
+
+
+FLOAT = {
+    "gcn": lambda: GCNConv(6, 4),
+    "gat": lambda: GATConv(6, 4, heads=2),
+    "gin": lambda: GINConv(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))),
+    "sage": lambda: SAGEConv(6, 4),
+    "sage max": lambda: SAGEConv(6, 4, aggr="max"),
+}
+
+
+@pytest.mark.parametrize("optimize", [0, 1])
+@pytest.mark.parametrize("name", FLOAT)
+def test_float_layers_of_pyg(name: str, optimize: int) -> None:
+    torch.manual_seed(0)
+    model = Convolution(FLOAT[name]()).eval()
+    done = convert(model, random_graph(20, 70), target="onnx-x86", optimize=optimize)
+    assert done.model_bytes is not None
+    for other, graph in awkward_graphs().items():
+        with torch.no_grad():
+            expected = model(*graph).numpy()
+        assert np.allclose(ran(done.model_bytes, *graph), expected, atol=2e-5), other
+
+
+def test_a_batch_of_graphs() -> None:
+    model = Convolution(GCNConv(6, 4)).eval()
+    x, edges = random_graph(20, 70)
+    done = convert(model, (x, edges, torch.arange(20) // 7), target="onnx-x86")
+    assert done.model_bytes is not None
+    x, edges = random_graph(50, 200, 3)
+    batch = torch.arange(50) // 11
+    with torch.no_grad():
+        assert np.allclose(ran(done.model_bytes, x, edges, batch), model(x, edges, batch).numpy(), atol=2e-5)
+
+
+def degree_quant(conv: str, **settings: Any) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    torch.manual_seed(0)
+    model = build({"conv": conv, "features": 6, "classes": 3, "hidden": 8, "heads": 2, **settings}).train()
+    graph = random_graph(60, 300)
+    with torch.no_grad():
+        for _ in range(2):
+            model(graph[0].abs(), graph[1])
+    return model.eval(), (graph[0].abs(), graph[1])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("conv", ["gcn", "gat", "gin", "sage"])
+def test_degree_quant(conv: str, bits: int) -> None:
+    model, graph = degree_quant(conv, bits=bits)
+    done = convert(model, graph, target="onnx-int8-x86")
+    check: Any = done.report.checks[-1]
+    # With 4 bits the ends of ranges are few codes apart, and sums of codes meet ties between others' codes often.
+    assert check.stepped <= (10 if bits == 8 else check.codes // 30)
+    assert check.changed_rows == 0 or bits == 4
+    assert done.report.macs["float"] == 0
+
+
+def test_a_quantiser_that_never_saw_data() -> None:
+    model = build({"conv": "gcn", "features": 6, "classes": 3}).eval()
+    with pytest.raises(ConversionError, match="never saw data"):
+        convert(model, random_graph(20, 70), target="onnx-int8-x86")
+
+
+def replaced(position: int, value: Tensor) -> tuple[Tensor, Tensor]:
+    graph = list(random_graph(20, 70))
+    graph[position] = value
+    return graph[0], graph[1]
+
+
+X, EDGES = random_graph(20, 70)
+BAD = {
+    "float edges": (replaced(1, EDGES.float()), "edges are int64"),
+    "int32 edges": (replaced(1, EDGES.int()), r"\.long\(\)"),
+    "turned edges": (replaced(1, EDGES.t().contiguous()), r"\[2, E\]"),
+    "index out of range": (replaced(1, EDGES + 15), "indices go from 0 to 19"),
+    "negative index": (replaced(1, EDGES - 1), "indices go from 0 to 19"),
+    "NaN": (replaced(0, X.clone().fill_(float("nan"))), "NaN"),
+    "one edge": (replaced(1, EDGES[:, :1].contiguous()), "2 or more"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_example_graphs(name: str) -> None:
+    inputs, message = BAD[name]
+    with pytest.raises(UsageError, match=message) as caught:
+        convert(GCN().eval(), inputs, target="onnx-int8-x86")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_width_of_features() -> None:
+    with pytest.raises(ConversionError, match="trace"):
+        convert(GCN().eval(), random_graph(20, 70, width=5), target="onnx-int8-x86")
+
+
+def test_stops_and_dumps(tmp_path: Path) -> None:
+    done = convert(GCN(), random_graph(20, 70), target="onnx-int8-x86", stop_after="integer", dump=tmp_path)
+    assert done.model_bytes is None
+    text = (tmp_path / "integer.py").read_text()
+    assert "q_segment_sum" in text
+    compile(text, "integer.py", "exec")
+
+
+def test_a_float_network_stays_float_and_says_why() -> None:
+    done = convert(Convolution(GCNConv(6, 4)), random_graph(20, 70), target="onnx-int8-x86")
+    assert done.report.macs["INT8"] == 0
+    whys = [layer.why for layer in done.report.layers]
+    assert any("not quantised" in why for why in whys)
