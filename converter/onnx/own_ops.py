@@ -15,12 +15,13 @@ from torch import fx
 
 from bgnn.converter.onnx.builder import OWN, Value
 from bgnn.converter.onnx.graph_ops import number_on_edges
-from bgnn.converter.onnx.tables import index_of, named
+from bgnn.converter.onnx.tables import EDGEWISE, index_of, named
 from bgnn.converter.onnx.walk import FLOAT, I32, I64, U8, Walk
 from bgnn.passes.graph import is_call
 
 aten = torch.ops.aten
 
+_COLUMNS = [aten.reshape, aten.view, aten.unsqueeze, aten.squeeze]  # [E] as [E, 1] and back
 _NO_WEIGHT = {"w_scale": 1.0, "w_zero": 0}
 _NO_MESSAGE = {"msg_scale": 0.0, "msg_zero": 0, "msg_low": 0, "msg_high": 255}
 
@@ -65,12 +66,74 @@ def _rows_and_graph(walk: Walk, values: fx.Node, index: fx.Node, size: int | fx.
 
 
 def _degrees(walk: Walk, index: fx.Node, size: int | fx.Node, one: float) -> Value:
-    """The number of each segment's elements, times a number: the differences of the segments' bounds."""
+    """The number of each segment's elements, times a number."""
     bounds, _ = _grouped(walk, index, size)
-    ends = walk.op("Slice", [bounds, *(walk.indices([n]) for n in (1, 2**31))], I32)
-    starts = walk.op("Slice", [bounds, *(walk.indices([n]) for n in (0, -1))], I32)
-    count = walk.cast(walk.op("Sub", [ends, starts], I32), FLOAT)
+    count = _own(walk, "Degree", [bounds], FLOAT)
     return count if one == 1 else walk.op("Mul", [count, walk.constant(np.float32(one))], FLOAT)
+
+
+def _weight(walk: Walk, weight: fx.Node, edges: fx.Node, size: int | fx.Node) -> list[Value]:
+    """The edges' weights as an aggregation reads them: in the order of its entries, or with their places."""
+    key = ("weight", weight, size)
+    if key not in walk.shared:
+        products: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
+        if _by_nodes(weight, edges, products):
+            walk.shared[key] = [_in_csr_order(walk, weight, edges, size, products)]
+        else:
+            walk.shared[key] = [walk.value(weight), _csr(walk, edges, size)[2]]
+    return walk.shared[key]
+
+
+def _by_nodes(node: fx.Node, edges: fx.Node, products: dict[fx.Node, tuple[fx.Node, fx.Node]]) -> bool:
+    """Whether weights are functions of `a[source] * b[target]` (GCN's are); finds these products."""
+    if node.op == "get_attr":
+        return node.meta["val"].numel() == 1
+    if is_call(node, aten.mul):
+        ends = [_end(a, edges) for a in node.args[:2]]
+        found = {row: vector for row, vector in ends if vector is not None}
+        if set(found) == {0, 1}:
+            products[node] = (found[0], found[1])
+            return True
+    inputs = node.all_input_nodes
+    if not inputs or not (is_call(node, *EDGEWISE, *_COLUMNS) or named(node, "quantize", "fake_quant")):
+        return False
+    return all(_by_nodes(source, edges, products) for source in inputs)
+
+
+def _end(node: Any, edges: fx.Node) -> tuple[int | None, fx.Node | None]:
+    """(row of the edges, vector) where `node` is a number of each node, at one end of each edge."""
+    if not is_call(node, aten.index_select):
+        return None, None
+    vector, index = cast(fx.Node, node.args[0]), index_of(cast(fx.Node, node.args[2]))
+    if index is None or index.source is not edges or vector.meta["val"].dim() != 1:
+        return None, None
+    return index.row, vector
+
+
+def _in_csr_order(
+    walk: Walk, weight: fx.Node, edges: fx.Node, size: int | fx.Node, products: dict[fx.Node, tuple[fx.Node, fx.Node]]
+) -> Value:
+    """Weights made anew in the order of the aggregation's entries."""
+    indptr, sources, _ = _csr(walk, edges, size)
+    made: dict[fx.Node, Value] = {}
+
+    def find(node: fx.Node) -> Value | None:
+        if node not in made:
+            if node in products:
+                with walk.outside():
+                    source, target = (walk.value(vector) for vector in products[node])
+                made[node] = _own(walk, "EdgeProduct", [source, indptr, sources, target], FLOAT)
+            elif node.op == "call_function" and _by_nodes(node, edges, {}):
+                made[node] = walk.value(cast(fx.Node, node.args[0])) if is_call(node, *_COLUMNS) else walk.lower(node)
+            else:
+                return None
+        return made[node]
+
+    before, walk.find = walk.find, find
+    try:
+        return walk.value(weight)
+    finally:
+        walk.find = before
 
 
 def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node) -> Value:
@@ -115,8 +178,8 @@ def aggregate(
     walk: Walk, node: fx.Node, x: fx.Node, edges: fx.Node, weight: fx.Node | None, size: int | fx.Node, reduce: str
 ) -> Value:
     """Aggregate."""
-    indptr, sources, places = _csr(walk, edges, size)
-    inputs = [walk.value(x), indptr, sources, *([walk.value(weight), places] if weight is not None else [])]
+    indptr, sources, _ = _csr(walk, edges, size)
+    inputs = [walk.value(x), indptr, sources, *(_weight(walk, weight, edges, size) if weight is not None else [])]
     return _own(walk, "Aggregate", inputs, FLOAT, reduce=reduce)
 
 
@@ -126,8 +189,8 @@ def q_aggregate(
     y_scale: float, y_zero: int, low: int, high: int, size: int | fx.Node,
 ) -> Value:  # fmt: skip
     """QAggregate."""
-    indptr, sources, places = _csr(walk, edges, size)
-    inputs = [walk.value(x), indptr, sources, *([walk.value(weight), places] if weight is not None else [])]
+    indptr, sources, _ = _csr(walk, edges, size)
+    inputs = [walk.value(x), indptr, sources, *(_weight(walk, weight, edges, size) if weight is not None else [])]
     return _own(
         walk, "QAggregate", inputs, U8, reduce="sum", x_scale=float(x_scale), x_zero=x_zero, w_scale=float(w_scale),
         w_zero=w_zero, msg_scale=float(msg_scale), msg_zero=msg_zero, msg_low=msg_low, msg_high=msg_high,

@@ -36,7 +36,7 @@ LOWEST = float(np.finfo(np.float32).min)
 
 SEGMENTS = ("segment_sum", "segment_mean", "segment_max", "q_segment_sum", "q_segment_mean", "q_segment_max")
 # Ops on each edge alone. What else touches an edge tensor needs all of it, as [E, ...].
-_EDGEWISE = [
+EDGEWISE = [
     aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.log, aten.sqrt, aten.rsqrt,
     aten.relu, aten.leaky_relu, aten.elu, aten.tanh, aten.sigmoid, aten.clamp, aten.clamp_min, aten.hardtanh,
     aten.relu6, aten.maximum, aten.minimum, aten.pow, aten.square, aten.reciprocal, aten.ge, aten.gt, aten.le,
@@ -208,7 +208,7 @@ class TableForm:
         dims = self.walk.dims(node)
         if None in dims[1:]:
             return False
-        if node.op == "placeholder" or is_call(node, *_EDGEWISE, *FILLED, aten.index_select):
+        if node.op == "placeholder" or is_call(node, *EDGEWISE, *FILLED, aten.index_select):
             return True
         if named(node, *_QUANTISED, "segment_softmax"):
             return True
