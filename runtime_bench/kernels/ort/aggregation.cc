@@ -1,7 +1,6 @@
 #include "aggregation.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "graph_kernels.h"
@@ -268,7 +267,7 @@ bool q_aggregate(Call* call) {
     done = make_messages(call, a, x, &memory);
   }
   done = done && run_nodes(call, &a->csr, x->dim[0], task_count(&a->csr, a->width), run_q_aggregate, &c);
-  free(memory);
+  release(call, memory);
   return done;
 }
 
@@ -427,7 +426,7 @@ bool segment_softmax(Call* call) {
   const int64_t tasks = task_count(&a->csr, a->heads * 8);
   if (!make_scratch(call, a->heads, 0, most, tasks, &c.stride, &c.scratch)) return false;
   const bool done = run_nodes(call, &a->csr, values->dim[0], tasks, run_softmax, &c);
-  free(c.scratch);
+  release(call, c.scratch);
   return done;
 }
 
@@ -465,7 +464,7 @@ static bool run_attention(Call* call, GatCall* c, int64_t most) {
   const int64_t tasks = task_count(&a->csr, a->heads * a->channels * (a->codes ? 1 : 4));
   if (!make_scratch(call, a->heads, a->heads * a->channels, most, tasks, &c->stride, &c->scratch)) return false;
   const bool done = run_nodes(call, &a->csr, call->in[0].dim[0], tasks, run_gat, c);
-  free(c->scratch);
+  release(call, c->scratch);
   return done;
 }
 

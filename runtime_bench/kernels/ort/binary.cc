@@ -70,7 +70,7 @@ static bool run_kernel(Call* call, const BgnnKernel* kernel, const void* args,
     if (done && run.no_memory) done = fail(call, "no memory for %lld bytes of work space", (long long)run.scratch_bytes);
   }
   for (int i = 0; i < kBuffers; ++i) free(run.scratch[i]);
-  free(run.shared);
+  release(call, run.shared);
   return done;
 }
 
@@ -324,7 +324,7 @@ bool binary_dense(Call* call) {
   args.bias = zeroes;
   const DenseResult result = {args.out, outputs, factor, bias, (float)channels};
   const bool done = run_kernel(call, &KERNELS->bconv2d, &args, finish_dense, &result);
-  free(work);
+  release(call, work);
   return done;
 }
 

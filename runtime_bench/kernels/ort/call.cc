@@ -2,7 +2,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 bool fail(Call* call, const char* format, ...) {
   if (call->status) return false; /* the first reason stays */
@@ -36,11 +35,46 @@ bool parallel(Call* call, int64_t tasks, void (*fn)(void*, size_t), void* data) 
   return true;
 }
 
+/* What stands before the memory that `allocate` gives. */
+struct Block {
+  OrtAllocator* allocator;
+  void* start;
+};
+static const int64_t kAlignment = 64;
+
+/* Any status of the runtime's is an error of its own wording: what matters is that there is no memory. */
+static bool succeeded(Call* call, OrtStatus* status) {
+  if (status) call->api->ReleaseStatus(status);
+  return !status;
+}
+
+static OrtAllocator* arena(Call* call) {
+  const OrtApi* api = call->api;
+  OrtMemoryInfo* info = NULL;
+  OrtAllocator* allocator = NULL;
+  if (!succeeded(call, api->CreateCpuMemoryInfo(kArena, kDefaultMemory, &info))) return NULL;
+  const bool found = succeeded(call, api->KernelContext_GetAllocator(call->context, info, &allocator));
+  api->ReleaseMemoryInfo(info);
+  return found ? allocator : NULL;
+}
+
 void* allocate(Call* call, int64_t bytes) {
-  void* memory = NULL;
-  if (bytes < 0 || posix_memalign(&memory, 64, bytes > 0 ? (size_t)bytes : 1) != 0) {
+  OrtAllocator* allocator = bytes >= 0 && bytes < INT64_MAX / 2 ? arena(call) : NULL;
+  void* start = NULL;
+  if (!allocator || !succeeded(call, call->api->AllocatorAlloc(allocator, (size_t)(bytes + 2 * kAlignment), &start)) ||
+      !start) {
+    if (allocator) call->api->ReleaseAllocator(allocator);
     fail(call, "no memory for %lld bytes of work space", (long long)bytes);
     return NULL;
   }
-  return memory;
+  const uintptr_t at = ((uintptr_t)start + 2 * kAlignment - 1) / kAlignment * kAlignment;
+  ((Block*)at)[-1] = {allocator, start};
+  return (void*)at;
+}
+
+void release(Call* call, void* memory) {
+  if (!memory) return;
+  const Block block = ((Block*)memory)[-1];
+  succeeded(call, call->api->AllocatorFree(block.allocator, block.start));
+  call->api->ReleaseAllocator(block.allocator);
 }

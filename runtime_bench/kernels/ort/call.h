@@ -77,7 +77,9 @@ bool make_output(Call*, int index, int rank, const int64_t* dims, void** data);
 /* fn(data, 0) .. fn(data, tasks - 1), on the session's threads where there is more than one task. */
 bool parallel(Call*, int64_t tasks, void (*fn)(void* data, size_t task), void* data);
 
-/* Memory at a multiple of 64, NULL with an error set where there is none. Released with free(). */
+/* Memory at a multiple of 64 from the session's own arena, which keeps it for the next run; NULL with an error set
+ * where there is none. */
 void* allocate(Call*, int64_t bytes);
+void release(Call*, void*); /* what `allocate` gave, or NULL */
 
 #endif

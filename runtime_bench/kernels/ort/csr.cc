@@ -1,6 +1,5 @@
 #include "csr.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static const int64_t kMostEntries = INT32_MAX - 1; /* CSR is int32 */
@@ -75,115 +74,164 @@ const char* check_coo_to_csr(Kernel* kernel) {
   return known ? NULL : "self_loops is neither 'none' nor 'add_remaining'";
 }
 
-/* A counting sort by destination. The edges are cut into `chunks` that different threads count and place; the order
- * of the edges, and so the result, does not depend on them. */
-static const int64_t kMostChunks = 4, kChunkEdges = 128 * 1024;
+/* A stable sort by destination in two steps, so that every write stays near others: the edges are dealt into buckets
+ * of consecutive nodes, and each bucket, which a second-level cache holds, is sorted by counting. In the first step
+ * threads take chunks of the edges, in the second, buckets; the result does not depend on either. */
+static const int64_t kMostBuckets = 512, kMostChunks = 16;
+static const int64_t kChunkEdges = 256 * 1024;
+
+struct Edge {
+  int32_t source, target;
+};
+struct NumberedEdge {
+  int32_t source, target, number; /* in COO order */
+};
 
 struct Sort {
   Coo coo;
   bool add_loops;
-  int64_t chunks;
-  int32_t* next; /* [chunks, nodes + 1]: a node's edges in a chunk, later the place of the next one; last: bad edges */
+  int shift; /* node >> shift is its bucket */
+  int64_t buckets, chunks;
+  int64_t next[kMostChunks][kMostBuckets + 1]; /* a chunk's edges in a bucket; later where its next one goes */
+  int64_t first[kMostBuckets + 1];             /* a bucket's first edge among the dealt */
   int64_t kept[kMostChunks]; /* edges of a chunk that are not replaced loops; later: of those before it */
   bool bad[kMostChunks];
-  int32_t *indices, *edges;
+  void* dealt;
+  int32_t *indptr, *indices, *edges;
 };
+
+static int64_t chunk_start(const Sort* s, int64_t chunk) { return s->coo.edges * chunk / s->chunks; }
 
 static void count_chunk(void* data, size_t chunk) {
   Sort* s = (Sort*)data;
   const Coo* coo = &s->coo;
-  const int64_t first = coo->edges * (int64_t)chunk / s->chunks, last = coo->edges * ((int64_t)chunk + 1) / s->chunks;
   const uint64_t nodes = (uint64_t)coo->nodes;
-  int32_t* count = s->next + (int64_t)chunk * (coo->nodes + 1);
-  memset(count, 0, (size_t)(coo->nodes + 1) * 4);
+  int64_t* count = s->next[chunk];
   int64_t kept = 0;
   bool bad = false;
-  for (int64_t e = first; e < last; ++e) {
+  for (int64_t e = chunk_start(s, (int64_t)chunk); e < chunk_start(s, (int64_t)chunk + 1); ++e) {
     const uint64_t source = (uint64_t)coo->source[e], target = (uint64_t)coo->target[e];
     bad |= source >= nodes || target >= nodes;
     const bool keep = !s->add_loops || source != target;
-    count[target < nodes ? target : nodes] += keep;
+    count[target < nodes ? target >> s->shift : kMostBuckets] += keep;
     kept += keep;
   }
   s->kept[chunk] = kept;
   s->bad[chunk] = bad;
 }
 
-/* From counts to places; fills indptr, and each node's own loop as its last entry. */
-static void start_nodes(Sort* s, int64_t kept, int32_t* indptr) {
-  const int64_t nodes = s->coo.nodes, stride = nodes + 1;
-  int32_t place = 0;
-  for (int64_t i = 0; i < nodes; ++i) {
-    indptr[i] = place;
-    for (int64_t c = 0; c < s->chunks; ++c) {
-      const int32_t count = s->next[c * stride + i];
-      s->next[c * stride + i] = place;
-      place += count;
-    }
-    if (!s->add_loops) continue;
-    s->indices[place] = (int32_t)i;
-    if (s->edges) s->edges[place] = (int32_t)(kept + i);
-    ++place;
+static inline void number(Edge*, int64_t) {}
+static inline void number(NumberedEdge* edge, int64_t n) { edge->number = (int32_t)n; }
+
+template <class Record>
+static void deal_chunk(void* data, size_t chunk) {
+  Sort* s = (Sort*)data;
+  const Coo* coo = &s->coo;
+  Record* dealt = (Record*)s->dealt;
+  int64_t* next = s->next[chunk];
+  int64_t n = s->kept[chunk];
+  for (int64_t e = chunk_start(s, (int64_t)chunk); e < chunk_start(s, (int64_t)chunk + 1); ++e) {
+    const int64_t source = coo->source[e], target = coo->target[e];
+    if (s->add_loops && source == target) continue;
+    Record* record = &dealt[next[target >> s->shift]++];
+    record->source = (int32_t)source;
+    record->target = (int32_t)target;
+    number(record, n++);
   }
-  indptr[nodes] = place;
 }
 
-static void place_chunk(void* data, size_t chunk) {
+static inline void place_number(const Sort*, int32_t, const Edge&) {}
+static inline void place_number(const Sort* s, int32_t at, const NumberedEdge& edge) { s->edges[at] = edge.number; }
+
+/* indptr[i + 1] counts node i's entries, then says where its next one goes, and so ends as where they end. */
+template <class Record>
+static void sort_bucket(void* data, size_t bucket) {
   const Sort* s = (const Sort*)data;
-  const Coo* coo = &s->coo;
-  const int64_t first = coo->edges * (int64_t)chunk / s->chunks, last = coo->edges * ((int64_t)chunk + 1) / s->chunks;
-  int32_t* next = s->next + (int64_t)chunk * (coo->nodes + 1);
-  int32_t edge = (int32_t)s->kept[chunk];
-  for (int64_t e = first; e < last; ++e) {
-    /* Both accesses go anywhere: ask for the counter first, then for what it points at. */
-    if (e + 32 < last) __builtin_prefetch(next + coo->target[e + 32], 1);
-    if (e + 16 < last) {
-      const int32_t soon = next[coo->target[e + 16]];
-      __builtin_prefetch(s->indices + soon, 1);
-      if (s->edges) __builtin_prefetch(s->edges + soon, 1);
-    }
-    if (s->add_loops && coo->source[e] == coo->target[e]) continue;
-    const int32_t at = next[coo->target[e]]++;
-    s->indices[at] = (int32_t)coo->source[e];
-    if (s->edges) s->edges[at] = edge;
-    ++edge;
+  const int64_t nodes = s->coo.nodes, first = (int64_t)bucket << s->shift, all = first + ((int64_t)1 << s->shift);
+  const int64_t last = all < nodes ? all : nodes;
+  const Record *begin = (const Record*)s->dealt + s->first[bucket], *end = (const Record*)s->dealt + s->first[bucket + 1];
+  int32_t* next = s->indptr + 1;
+  memset(next + first, 0, (size_t)(last - first) * 4);
+  for (const Record* record = begin; record < end; ++record) ++next[record->target];
+  int32_t place = (int32_t)(s->first[bucket] + (s->add_loops ? first : 0));
+  for (int64_t i = first; i < last; ++i) {
+    const int32_t count = next[i];
+    next[i] = place;
+    place += count + s->add_loops;
   }
+  for (const Record* record = begin; record < end; ++record) {
+    const int32_t at = next[record->target]++;
+    s->indices[at] = record->source;
+    place_number(s, at, *record);
+  }
+  const int64_t kept = s->first[s->buckets];
+  for (int64_t i = first; s->add_loops && i < last; ++i) { /* a node's own loop is its last entry */
+    const int32_t at = next[i]++;
+    s->indices[at] = (int32_t)i;
+    if (s->edges) s->edges[at] = (int32_t)(kept + i);
+  }
+}
+
+/* From counts to places; the number of edges that stay. */
+static int64_t start_buckets(Sort* s) {
+  int64_t place = 0;
+  for (int64_t b = 0; b < s->buckets; ++b) {
+    s->first[b] = place;
+    for (int64_t c = 0; c < s->chunks; ++c) {
+      const int64_t count = s->next[c][b];
+      s->next[c][b] = place;
+      place += count;
+    }
+  }
+  s->first[s->buckets] = place;
+  for (int64_t c = 0, before = 0; c < s->chunks; ++c) {
+    const int64_t here = s->kept[c];
+    s->kept[c] = before;
+    before += here;
+  }
+  return place;
 }
 
 static bool sort_edges(Call* call, Sort* s) {
   if (!parallel(call, s->chunks, count_chunk, s)) return false;
-  int64_t kept = 0;
   for (int64_t c = 0; c < s->chunks; ++c) {
     if (s->bad[c]) return report_bad_edge(call, &s->coo);
-    const int64_t here = s->kept[c];
-    s->kept[c] = kept;
-    kept += here;
   }
-  const int64_t total = kept + (s->add_loops ? s->coo.nodes : 0), rows = s->coo.nodes + 1;
+  const int64_t kept = start_buckets(s), total = kept + (s->add_loops ? s->coo.nodes : 0), rows = s->coo.nodes + 1;
   REQUIRE(total <= kMostEntries, "%lld edges with self loops are more than 2^31 - 2", (long long)total);
   void *indptr, *indices, *edges;
   if (!make_output(call, 0, 1, &rows, &indptr) || !make_output(call, 1, 1, &total, &indices) ||
       !make_output(call, 2, 1, &total, &edges)) {
     return false;
   }
+  s->indptr = (int32_t*)indptr;
   s->indices = (int32_t*)indices;
   s->edges = (int32_t*)edges;
-  start_nodes(s, kept, (int32_t*)indptr);
-  return parallel(call, s->chunks, place_chunk, s);
+  s->indptr[0] = 0;
+  const int64_t record = edges ? sizeof(NumberedEdge) : sizeof(Edge);
+  if (!(s->dealt = allocate(call, kept * record))) return false;
+  const bool done = parallel(call, s->chunks, edges ? deal_chunk<NumberedEdge> : deal_chunk<Edge>, s) &&
+                    parallel(call, s->buckets, edges ? sort_bucket<NumberedEdge> : sort_bucket<Edge>, s);
+  release(call, s->dealt);
+  return done;
 }
 
 bool coo_to_csr(Call* call) {
-  Sort s;
-  memset(&s, 0, sizeof s);
-  if (!read_coo(call, &s.coo)) return false;
-  s.add_loops = call->kernel->attribute[0].s[0] == 'a';
-  /* A chunk's counters must be worth their while. */
-  const int64_t chunks = s.coo.edges / (kChunkEdges + s.coo.nodes);
-  s.chunks = chunks < 1 ? 1 : chunks > kMostChunks ? kMostChunks : chunks;
-  s.next = (int32_t*)allocate(call, s.chunks * (s.coo.nodes + 1) * 4);
-  if (!s.next) return false;
-  const bool done = sort_edges(call, &s);
-  free(s.next);
+  Coo coo;
+  if (!read_coo(call, &coo)) return false;
+  Sort* s = (Sort*)allocate(call, sizeof(Sort));
+  if (!s) return false;
+  memset(s, 0, sizeof *s);
+  s->coo = coo;
+  s->add_loops = call->kernel->attribute[0].s[0] == 'a';
+  /* Buckets of at least 256 nodes; few enough that the place of the next edge in each stays in the first-level cache. */
+  s->shift = 8;
+  while ((coo.nodes >> s->shift) >= kMostBuckets) ++s->shift;
+  s->buckets = (coo.nodes + ((int64_t)1 << s->shift) - 1) >> s->shift;
+  const int64_t chunks = coo.edges / kChunkEdges + 1;
+  s->chunks = chunks > kMostChunks ? kMostChunks : chunks;
+  const bool done = sort_edges(call, s);
+  release(call, s);
   return done;
 }
 
@@ -205,10 +253,13 @@ bool index_to_csr(Call* call) {
   int32_t *indptr = (int32_t*)indptr_data, *edges = (int32_t*)edges_data;
   memset(indptr, 0, (size_t)rows * 4);
   for (int64_t e = 0; e < index->count; ++e) ++indptr[segment[e] + 1];
-  for (int64_t i = 0; i < count; ++i) indptr[i + 1] += indptr[i];
-  /* indptr[i] serves as the place of i's next entry, and ends as the start of i + 1: shifted back afterwards. */
-  for (int64_t e = 0; e < index->count; ++e) edges[indptr[segment[e]]++] = (int32_t)e;
-  memmove(indptr + 1, indptr, (size_t)count * 4);
-  indptr[0] = 0;
+  /* indptr[i + 1] then says where i's next entry goes, and so ends as where they end. */
+  int32_t place = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t here = indptr[i + 1];
+    indptr[i + 1] = place;
+    place += here;
+  }
+  for (int64_t e = 0; e < index->count; ++e) edges[indptr[segment[e] + 1]++] = (int32_t)e;
   return true;
 }

@@ -1,4 +1,4 @@
-/* What this library uses of ONNX Runtime's C API: 21 of its functions and the struct of a custom operator.
+/* What this library uses of ONNX Runtime's C API: 27 of its functions and the struct of a custom operator.
  *
  * OrtApi is a struct of function pointers to which ONNX Runtime only ever appends, so a function is known by its
  * place. Declared by hand, because no package ships the header: the numbers are the places in API version 17
@@ -21,6 +21,8 @@ struct OrtCustomOpDomain;
 struct OrtKernelInfo;
 struct OrtKernelContext;
 struct OrtShapeInferContext;
+struct OrtMemoryInfo;
+struct OrtAllocator;
 struct OrtCustomOp;
 
 /* OrtErrorCode */
@@ -28,6 +30,9 @@ enum { kOrtFail = 1, kOrtInvalidArgument = 2 };
 
 /* ONNXTensorElementDataType: TensorProto.DataType's numbers. */
 enum { kFloat32 = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7 };
+
+/* OrtAllocatorType, OrtMemType */
+enum { kArena = 1, kDefaultMemory = 0 };
 
 /* OrtCustomOpInputOutputCharacteristic */
 enum { kRequired = 0, kOptional = 1 };
@@ -49,7 +54,12 @@ struct OrtApi {
   OrtStatus* (*GetDimensions)(const OrtTensorTypeAndShapeInfo*, int64_t* out, size_t count);
   void* unused_63[65 - 63];
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue*, OrtTensorTypeAndShapeInfo** out);
-  void* unused_66[85 - 66];
+  void* unused_66[69 - 66];
+  OrtStatus* (*CreateCpuMemoryInfo)(int allocator_type, int memory_type, OrtMemoryInfo** out);
+  void* unused_70[75 - 70];
+  OrtStatus* (*AllocatorAlloc)(OrtAllocator*, size_t bytes, void** out);
+  OrtStatus* (*AllocatorFree)(OrtAllocator*, void*);
+  void* unused_77[85 - 77];
   OrtStatus* (*KernelInfoGetAttribute_float)(const OrtKernelInfo*, const char* name, float* out);
   OrtStatus* (*KernelInfoGetAttribute_int64)(const OrtKernelInfo*, const char* name, int64_t* out);
   OrtStatus* (*KernelInfoGetAttribute_string)(const OrtKernelInfo*, const char* name, char* out, size_t* size);
@@ -60,13 +70,18 @@ struct OrtApi {
                                         OrtValue** out);
   void* unused_92;
   void (*ReleaseStatus)(OrtStatus*);
-  void* unused_94[99 - 94];
+  void (*ReleaseMemoryInfo)(OrtMemoryInfo*);
+  void* unused_95[99 - 95];
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo*);
   void* unused_100;
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain*);
-  void* unused_102[244 - 102];
+  void* unused_102[132 - 102];
+  void (*ReleaseAllocator)(OrtAllocator*);
+  void* unused_133[244 - 133];
   OrtStatus* (*KernelInfo_GetNodeName)(const OrtKernelInfo*, char* out, size_t* size);
-  void* unused_245[274 - 245];
+  void* unused_245[253 - 245];
+  OrtStatus* (*KernelContext_GetAllocator)(const OrtKernelContext*, const OrtMemoryInfo*, OrtAllocator** out);
+  void* unused_254[274 - 254];
   /* Calls fn(data, 0) .. fn(data, total - 1) on the session's own threads; batches 0 lets it choose their number. */
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext*, void (*fn)(void* data, size_t item), size_t total,
                                           size_t batches, void* data);
@@ -124,6 +139,12 @@ BGNN_ORT_SLOT(ReleaseStatus, 93);
 BGNN_ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 BGNN_ORT_SLOT(ReleaseCustomOpDomain, 101);
 BGNN_ORT_SLOT(KernelInfo_GetNodeName, 244);
+BGNN_ORT_SLOT(CreateCpuMemoryInfo, 69);
+BGNN_ORT_SLOT(AllocatorAlloc, 75);
+BGNN_ORT_SLOT(AllocatorFree, 76);
+BGNN_ORT_SLOT(ReleaseMemoryInfo, 94);
+BGNN_ORT_SLOT(ReleaseAllocator, 132);
+BGNN_ORT_SLOT(KernelContext_GetAllocator, 253);
 BGNN_ORT_SLOT(KernelContext_ParallelFor, 274);
 static_assert(offsetof(OrtCustomOp, CreateKernel) == 8 && offsetof(OrtCustomOp, KernelCompute) == 8 * 8 &&
                   offsetof(OrtCustomOp, CreateKernelV2) == 17 * 8 && sizeof(OrtCustomOp) == 22 * 8,
