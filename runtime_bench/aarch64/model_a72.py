@@ -31,7 +31,6 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 AIM_MS = 190
-CASE = "BF2-H, bgnn kernels"
 
 # Kernels' functions (those of generic.h and neon.cc), to what they belong to. The first that fits.
 FUNCTIONS = (
@@ -139,7 +138,7 @@ def make_file(folder: Path) -> tuple[Path, Path, np.ndarray]:
     from bgnn.runtime_bench.run import run
 
     torch.set_num_threads(1)
-    case = next(case for case in bench_dgcnn.CASES if case.name == CASE)
+    case = next(case for case in bench_dgcnn.CASES if (case.arch, case.kernels) == ("bf2", "bgnn"))
     sizes = bench_dgcnn.Sizes()
     points = bench_dgcnn.clouds(sizes)
     file, given = folder / "bf2_hamming.tflite", folder / "bf2_hamming_input.npy"
