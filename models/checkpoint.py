@@ -16,13 +16,16 @@ import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bgnn.models.dgcnn import ARCHITECTURES, PointCloudNet
 from bgnn.models.layers import BinaryDot, sign
+
+if TYPE_CHECKING:
+    from bgnn.models.dq import DegreeQuantNet
 
 FORMAT_VERSION = 1
 
@@ -36,7 +39,7 @@ def settings_of(architecture: str) -> dict[str, Any]:
     return {name: p.default for name, p in inspect.signature(ARCHITECTURES[architecture]).parameters.items()}
 
 
-def build_model(architecture: str, **config: Any) -> nn.Module:
+def build_model(architecture: str, **config: Any) -> PointCloudNet | DegreeQuantNet:
     """A fresh model in training mode: `architecture` is "dgcnn", "rf", "bf1", "bf2" or "dq", `config` its settings.
 
     Raises ValueError, one line, on an unknown architecture or setting or a value out of range.
@@ -59,7 +62,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
     `compact` stores the latent weights of binary dot products as int8 signs (see the module's docstring).
     Raises ValueError when `model` is of another class, OSError when the path cannot be written.
     """
-    if not isinstance(model, PointCloudNet) and getattr(model, "architecture", None) != "dq":
+    if not isinstance(model, PointCloudNet) and getattr(model, "architecture", "") != "dq":
         raise ValueError(f"{type(model).__name__} is not a model of bgnn.models; save its state_dict instead")
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
     if compact:
@@ -83,7 +86,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
         partial.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
+def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet | DegreeQuantNet:
     """The model of a `model.pt`, in eval mode, on the CPU.
 
     Raises FileNotFoundError, or ValueError naming what is wrong in one line. Nothing in the file is executed.
@@ -102,7 +105,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
     return _filled(path, whole["architecture"], whole["config"], whole["state_dict"])
 
 
-def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> nn.Module:
+def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> PointCloudNet | DegreeQuantNet:
     """A model in eval mode from a bare state_dict file and its stated architecture and settings.
 
     A prefix `module.` (of DataParallel) is taken off the keys. Weights of the DGCNN authors' code load as
@@ -134,7 +137,9 @@ def _dq() -> Any:
     return dq
 
 
-def _filled(path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping) -> nn.Module:
+def _filled(
+    path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping
+) -> PointCloudNet | DegreeQuantNet:
     """The model with the tensors of `state` in it; every key and shape must match."""
     try:
         model = build_model(architecture, **config)

@@ -1,4 +1,6 @@
-"""Training: `python -m bgnn.models.train dgcnn --arch bf2 --out model.pt`.
+"""Training: `python -m bgnn.models.train dgcnn --arch bf2 --out model.pt` (`shapes` is another name for `dgcnn`).
+
+The commands `dq` and `dq-table` train the Degree-Quant networks: bgnn.models.dq.command.
 
 The multi-stage scheme of the binary GNN paper (section 3): a real-valued DGCNN, then stages 1, 2 and 3 of the
 binary network, each taught by the one before it through its logits, and each binary stage starting from the
@@ -155,6 +157,14 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line; `--help` lists the options."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.family in ("dq", "dq-table"):
+        try:
+            from bgnn.models.dq import command
+
+            command.train(options) if options.family == "dq" else command.table(options)
+        except (ValueError, OSError, ImportError) as error:
+            parser.exit(1, f"{parser.prog}: {error}\n")
+        return
     if (options.train is None) != (options.test is None):
         parser.error("--train and --test go together")
     if not options.out.parent.is_dir():
@@ -222,9 +232,13 @@ def _cascade(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bgnn.models.train", description=__doc__.split("\n\n")[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m bgnn.models.train", description="Training of the papers' networks."
+    )
     sub = parser.add_subparsers(dest="family", required=True)
-    add = sub.add_parser("dgcnn", formatter_class=argparse.ArgumentDefaultsHelpFormatter).add_argument
+    add = sub.add_parser(
+        "dgcnn", aliases=["shapes"], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    ).add_argument
     add("--arch", choices=("dgcnn", "rf", "bf1", "bf2"), required=True)
     add("--out", type=Path, required=True, help="the model.pt to write")
     add("--epochs", type=int, nargs=4, default=[4, 4, 4, 12], metavar=("DGCNN", "STAGE1", "STAGE2", "STAGE3"))
@@ -252,6 +266,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--edge-balance", choices=("none", "mean", "median"), default=sizes["edge_balance"])
     add("--global-balance", choices=("none", "mean", "median"), default=sizes["global_balance"])
+    try:
+        from bgnn.models.dq.command import add_parsers
+    except ModuleNotFoundError as error:  # torch-geometric is optional
+        if error.name != "torch_geometric":
+            raise
+        for name in ("dq", "dq-table"):
+            sub.add_parser(name, help='needs torch-geometric: pip install "bgnn-convert[pyg]"')
+    else:
+        add_parsers(sub)
     return parser
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def load_graphs(name: str, root: str | Path) -> tuple[list[Data], list[tuple[lis
         )
         parts.append([_plain(graph, name) for graph in data])
     bounds = torch.tensor([0, *map(len, parts)]).cumsum(0).tolist()
-    train, validation, test = (list(range(a, b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    train, validation, test = (list(range(a, b)) for a, b in pairwise(bounds))
     return [graph for part in parts for graph in part], [(train, validation, test)]
 
 

@@ -4,7 +4,7 @@ Three forms: "citation" (Cora, Citeseer: two layers, a class per node), "benchma
 embedding, four layers with BatchNorm and residuals, a readout per graph), and "reddit" (REDDIT-BINARY: five GIN
 layers, a class per graph). The float twin is the same network with bits=32.
 
-    forward(x [N, features] float32, edge_index [2, E] int64[, batch [N] int64[, size]]) -> logits [N or graphs, classes]
+    forward(x [N, features], edge_index [2, E] int64[, batch [N] int64[, size]]) -> logits [N or graphs, classes]
 """
 
 from __future__ import annotations

@@ -91,22 +91,37 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: 
 
 
 class _StraightThrough(torch.autograd.Function):
-    """`fake_quantize` with a gradient; the same operations in the same order, in place."""
+    """`fake_quantize` with a gradient; the same operations in the same order, in place. `protected` rows stay."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, clipped: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        low: int,
+        high: int,
+        clipped: bool,
+        protected: Tensor | None,
+    ) -> Tensor:
         codes = x.div(scale).add_(zero_point).round_()
         ctx.clipped = clipped
-        if clipped and x.requires_grad:
-            ctx.save_for_backward((codes >= low) & (codes <= high))
-        return codes.clamp_(low, high).sub_(zero_point).mul_(scale)
+        if clipped and ctx.needs_input_grad[0]:
+            inside = (codes >= low) & (codes <= high)
+            if protected is not None:
+                inside[protected] = True
+            ctx.save_for_backward(inside)
+        y = codes.clamp_(low, high).sub_(zero_point).mul_(scale)
+        if protected is not None:
+            y[protected] = x[protected]
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (gradient,) = gradients
         if ctx.clipped:
             gradient = gradient * ctx.saved_tensors[0]
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None, None, None, None
 
 
 class Quantizer(nn.Module):
@@ -143,16 +158,14 @@ class Quantizer(nn.Module):
             if not self.seen:
                 raise ValueError("a quantiser never saw data: train the model, or run one pass in training mode, first")
             return fake_quantize(x, *self.affine(), self.low, self.high)
-        self.observe(x.detach() if protected is None else x.detach()[~protected])
+        self.observe(x.detach(), protected)
         if not self.seen:  # every row is protected, and always was
             return x
         scale, zero_point = self.affine()
         clipped = self.scheme.gradient == "clipped"
-        y = _StraightThrough.apply(x, scale, zero_point, self.low, self.high, clipped)
+        y = _StraightThrough.apply(x, scale, zero_point, self.low, self.high, clipped, protected)
         if self.noise < 1.0:
             y = torch.where(torch.rand_like(x) < self.noise, y, x)
-        if protected is not None:
-            y = torch.where(protected.view(-1, *[1] * (x.dim() - 1)), x, y)
         return y
 
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -160,11 +173,17 @@ class Quantizer(nn.Module):
         return affine(self.min_val, self.max_val, self.low, self.high, self.scheme.symmetric)
 
     @torch.no_grad()
-    def observe(self, x: Tensor) -> None:
-        """Updates the range with the values of `x`, any shape; nothing happens on an empty tensor."""
+    def observe(self, x: Tensor, protected: Tensor | None = None) -> None:
+        """Updates the range with the values of `x`, any shape, less those in `protected` rows; if there are any."""
+        x = self._looked_at(x, protected)
         if x.numel() == 0:
             return
-        lowest, highest = self._ends(x)
+        if self.scheme.observer == "percentile":
+            cut = max(1, int(x.numel() * self.scheme.percentile))
+            # The cut-th smallest and the cut-th largest value.
+            lowest, highest = x.kthvalue(cut)[0], x.kthvalue(x.numel() + 1 - cut)[0]
+        else:
+            lowest, highest = x.amin(), x.amax()
         if not self.seen:
             self.min_val.copy_(lowest)
             self.max_val.copy_(highest)
@@ -176,17 +195,16 @@ class Quantizer(nn.Module):
             torch.maximum(self.max_val, highest, out=self.max_val)
         self.seen = True
 
-    def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The lowest and highest value of `x` that count."""
-        if self.scheme.observer != "percentile":
-            return x.amin(), x.amax()
-        x = x.reshape(-1)
-        count = max(MIN_SAMPLE, int(x.numel() * self.scheme.sample))
-        if count < x.numel():
-            x = x[torch.randint(x.numel(), (count,), device=x.device)]
-        cut = max(1, int(x.numel() * self.scheme.percentile))
-        # The k-th smallest and the k-th largest value.
-        return x.kthvalue(cut)[0], x.kthvalue(x.numel() + 1 - cut)[0]
+    def _looked_at(self, x: Tensor, protected: Tensor | None) -> Tensor:
+        """The values `[M]` that an observer looks at: of unprotected rows, all or a sample."""
+        share = self.scheme.sample if self.scheme.observer == "percentile" else 1.0
+        count = max(MIN_SAMPLE, int(x.numel() * share))
+        if count >= x.numel():
+            return (x if protected is None else x[~protected]).reshape(-1)
+        chosen = torch.randint(x.numel(), (count,), device=x.device)
+        if protected is not None:
+            chosen = chosen[~protected[chosen // (x.numel() // x.shape[0])]]
+        return x.reshape(-1)[chosen]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

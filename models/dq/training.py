@@ -125,18 +125,19 @@ def _fit(
 ) -> Run:
     """Epochs of `step` until validation loss has not fallen for `patience` epochs; the best epoch is kept."""
     start = time.perf_counter()
-    best, best_epoch, score = math.inf, 0, math.nan
+    best, best_epoch, score, validation = math.inf, 0, math.nan, math.nan
     state = copy.deepcopy(model.state_dict())
     epoch = 0
     for epoch in range(1, recipe.epochs + 1):
         model.train()
         loss = step()
-        model.eval()
-        with torch.no_grad():
-            validation, test = measure()
-        if validation < best:
-            best, best_epoch, score = validation, epoch, test
-            state = copy.deepcopy(model.state_dict())
+        if epoch % recipe.every == 0:
+            model.eval()
+            with torch.no_grad():
+                validation, test = measure()
+            if validation < best:
+                best, best_epoch, score = validation, epoch, test
+                state = copy.deepcopy(model.state_dict())
         if progress and (epoch % 20 == 0 or epoch == recipe.epochs):
             print(f"  epoch {epoch}: loss {loss:.3f}, validation loss {validation:.3f} (best {best:.3f})", flush=True)
         if epoch - best_epoch >= recipe.patience:
