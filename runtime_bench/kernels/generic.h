@@ -298,7 +298,8 @@ BGNN_INLINE bool is_streamed(const BgnnHammingKnn& a) { return a.nodes >= kStrea
 constexpr int64_t kSelectRows = BGNN_VECTOR == 64 ? 4 : 1;
 
 struct HammingKnnScratch {
-  uint64_t* masks;      // [64 * w64], for each of kStreamRows where streamed: a row's bits, spread
+  uint64_t* own;        // [w64], for each of kStreamRows where streamed: a row, or its complement
+  uint64_t* masks;      // [64 * w64], likewise: its bits, spread
   uint64_t* best;       // streamed: [kStreamRows, k]: (distance, index) pairs
   uint64_t* planes;     // [kSelectRows, planes, padded / 64]: distances
   uint64_t* less;       // [kSelectRows, padded / 64]: surely among the k nearest
@@ -309,6 +310,7 @@ struct HammingKnnScratch {
   uint32_t* histogram;  // [64 * w64 + 1]
   void lay(const BgnnHammingKnn& a, Carver& c) {
     const int64_t bits = words64(a.words) * 64, lanes = up(a.nodes, kVecBits) / 64;
+    own = c.take<uint64_t>(bits / 64 * (is_streamed(a) ? kStreamRows : kSelectRows));
     masks = c.take<uint64_t>(bits * (is_streamed(a) ? kStreamRows : 1));
     best = c.take<uint64_t>(is_streamed(a) ? kStreamRows * a.k : 0);
     planes = c.take<uint64_t>(kSelectRows * planes_for(bits) * lanes);
@@ -461,17 +463,22 @@ static void write_equal_lists(const BgnnHammingKnn& a, const int32_t* next, int6
   }
 }
 
+BGNN_INLINE void take_own(const uint64_t* row, int64_t words, uint64_t flip, uint64_t* own) {
+  for (int64_t w = 0; w < words; w++) own[w] = row[w] ^ flip;
+}
+
 // Nodes pass by in blocks; those nearer than a row's k-th so far (few, after the first blocks) enter its list. They
 // come in order of their index, so one at an equal distance stays out. A block serves several rows while it is in
 // the cache. The rows are of one batch element.
 static void hamming_knn_stream(const BgnnHammingKnn& a, const HammingKnnShared& s, const HammingKnnScratch& t,
-                               const int32_t* heads, int64_t count) {
+                               const int32_t* heads, int64_t count, uint64_t flip) {
   const int64_t bits = s.w64 * 64, batch_row = heads[0] / a.nodes * a.nodes;
   const int plane_count = planes_for(bits);
   const uint64_t* rows = s.rows + batch_row * s.w64;
   const uint64_t* columns = s.columns + batch_row / a.nodes * s.padded * s.w64;
   for (int64_t i = 0; i < count; i++) {
-    spread(s.rows + heads[i] * s.w64, s.w64, t.masks + i * bits);
+    take_own(s.rows + heads[i] * s.w64, s.w64, flip, t.own + i * s.w64);
+    spread(t.own + i * s.w64, s.w64, t.masks + i * bits);
     for (int64_t j = 0; j < a.k; j++) t.best[i * a.k + j] = uint64_t(bits + 1) << 32;
   }
   for (int64_t v = 0; v < s.padded / 64; v += kVecWords) {
@@ -486,7 +493,7 @@ static void hamming_knn_stream(const BgnnHammingKnn& a, const HammingKnnShared& 
       uint64_t any = 0;
       for (int l = 0; l < kVecWords; l++) any |= nearer[l];
       if (!any) continue;
-      const uint64_t* own = s.rows + heads[i] * s.w64;
+      const uint64_t* own = t.own + i * s.w64;
       for (int64_t l = 0; l < kVecWords; l++) {
         for (uint64_t left = nearer[l]; left; left &= left - 1) {
           const int64_t n = (v + l) * 64 + __builtin_ctzll(left);
@@ -507,15 +514,16 @@ static void hamming_knn_stream(const BgnnHammingKnn& a, const HammingKnnShared& 
   }
 }
 
-static void hamming_knn_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
-  const BgnnHammingKnn& a = *static_cast<const BgnnHammingKnn*>(args);
+// The farthest rows are the nearest ones of the complement: `flip` is all ones for them, else 0.
+static void hamming_knn_items(const BgnnHammingKnn& a, const void* shared, void* scratch, int64_t begin, int64_t end,
+                              uint64_t flip) {
   const HammingKnnShared s = layout_in<HammingKnnShared>(a, const_cast<void*>(shared));
   const HammingKnnScratch t = layout_in<HammingKnnScratch>(a, scratch);
   if (is_streamed(a)) {
     for (int64_t item = begin, count; item < end; item += count) {
       const int64_t b = s.heads[item] / a.nodes;
       for (count = 1; count < kStreamRows && item + count < end && s.heads[item + count] / a.nodes == b;) count++;
-      hamming_knn_stream(a, s, t, s.heads + item, count);
+      hamming_knn_stream(a, s, t, s.heads + item, count, flip);
     }
     return;
   }
@@ -528,7 +536,8 @@ static void hamming_knn_run(const void* args, const void* shared, void* scratch,
       const int64_t row = s.heads[item + at_most(r, together - 1)];  // the last one fills up
       const uint64_t* columns = s.columns + row / a.nodes * s.padded * s.w64;
       uint64_t* row_planes = t.planes + r * plane_count * lanes;
-      spread(s.rows + row * s.w64, s.w64, t.masks);
+      take_own(s.rows + row * s.w64, s.w64, flip, t.own + r * s.w64);
+      spread(t.own + r * s.w64, s.w64, t.masks);
       for (int64_t v = 0; v < lanes; v += kVecWords) {
         Vec planes[kMostPlanes];
         count_differing(columns + v * bits, t.masks, bits, planes, plane_count);
@@ -551,7 +560,7 @@ static void hamming_knn_run(const void* args, const void* shared, void* scratch,
       of_row.less += r * lanes;
       of_row.equal += r * lanes;
       list_chosen(of_row, lanes, a.k, needed[r]);
-      const uint64_t *x = s.rows + row * s.w64, *rows = s.rows + batch_row * s.w64;
+      const uint64_t *x = t.own + r * s.w64, *rows = s.rows + batch_row * s.w64;
       for (int64_t i = 0; i < a.k; i++) {
         uint32_t distance = 0;
         for (int64_t w = 0; w < s.w64; w++) distance += uint32_t(popcount64(x[w] ^ rows[t.chosen[i] * s.w64 + w]));
@@ -561,6 +570,32 @@ static void hamming_knn_run(const void* args, const void* shared, void* scratch,
       write_equal_lists(a, s.next, batch_row, row - batch_row);
     }
   }
+}
+
+static void hamming_knn_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  hamming_knn_items(*static_cast<const BgnnHammingKnn*>(args), shared, scratch, begin, end, 0);
+}
+
+// ---------------------------------------------------------------------------------------------- hamming_far
+
+static BgnnHammingKnn near_of(const void* args) {
+  const BgnnHammingFar& a = *static_cast<const BgnnHammingFar*>(args);
+  return {a.x, a.neighbours, a.batch, a.nodes, a.words, a.k};
+}
+static int64_t hamming_far_shared_bytes(const void* args) {
+  const BgnnHammingKnn a = near_of(args);
+  return hamming_knn_shared_bytes(&a);
+}
+static int64_t hamming_far_scratch_bytes(const void* args) {
+  const BgnnHammingKnn a = near_of(args);
+  return hamming_knn_scratch_bytes(&a);
+}
+static int64_t hamming_far_begin(const void* args, void* shared) {
+  const BgnnHammingKnn a = near_of(args);
+  return hamming_knn_begin(&a, shared);
+}
+static void hamming_far_run(const void* args, const void* shared, void* scratch, int64_t begin, int64_t end) {
+  hamming_knn_items(near_of(args), shared, scratch, begin, end, ~uint64_t(0));
 }
 
 // ---------------------------------------------------------------------------------------------- knn

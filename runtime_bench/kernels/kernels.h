@@ -33,6 +33,9 @@
 #define BGNN_HAMMING_KNN(IN, OUT, INT) \
   IN(int32_t, x) OUT(int32_t, neighbours) INT(batch) INT(nodes) INT(words) INT(k)
 
+/* The k farthest instead, farthest first, equal distances by index. */
+#define BGNN_HAMMING_FAR BGNN_HAMMING_KNN
+
 /* The k nearest rows by squared Euclidean distance, summed in channel order in plain f32; nearest first, equal
  * distances by index, NaN last. x [batch, nodes, channels]; neighbours [batch, nodes, k]; 1 <= k <= nodes. */
 #define BGNN_KNN(IN, OUT, INT) \
@@ -119,6 +122,7 @@
 /* The list of kernels: KERNEL(function name, struct name, its fields). */
 #define BGNN_KERNELS(KERNEL)                                    \
   KERNEL(hamming_knn, BgnnHammingKnn, BGNN_HAMMING_KNN)         \
+  KERNEL(hamming_far, BgnnHammingFar, BGNN_HAMMING_FAR)         \
   KERNEL(knn, BgnnKnn, BGNN_KNN)                                \
   KERNEL(xor_edge_conv, BgnnXorEdgeConv, BGNN_XOR_EDGE_CONV)    \
   KERNEL(gather_max, BgnnGatherMax, BGNN_GATHER_MAX)            \

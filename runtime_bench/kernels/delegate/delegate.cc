@@ -40,9 +40,13 @@ static bool read_node(TfLiteContext* context, Op* op, const TfLiteNode* node) {
   const uint8_t* options = (const uint8_t*)node->custom_initial_data;
   const int bytes = node->custom_initial_data_size;
   for (int i = 0; kind->options[i]; ++i) {
-    switch (read_option(options, bytes > 0 ? bytes : 0, kind->options[i], &op->option[i])) {
+    switch (read_option(options, bytes > 0 ? bytes : 0, option_name(kind, i), &op->option[i])) {
       case kOptionRead: break;
-      case kOptionMissing: return refuse(op, "its options have no integer %s", kind->options[i]);
+      case kOptionMissing:
+        if (!is_optional(kind, i)) return refuse(op, "its options have no integer %s", option_name(kind, i));
+        op->option[i] = 0;
+        break;
+      case kOptionNoInteger: return refuse(op, "its option %s is not an integer", option_name(kind, i));
       case kOptionsBroken: return refuse(op, "its options are not a flexbuffer map");
     }
   }

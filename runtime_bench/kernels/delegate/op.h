@@ -28,7 +28,7 @@ struct OpKind {
   const char* name;
   int input_count;
   InputSpec inputs[kMaxInputs];
-  const char* options[kMaxOptions + 1]; /* required flexbuffer integers, ended by NULL */
+  const char* options[kMaxOptions + 1]; /* flexbuffer integers, ended by NULL; "?name" is 0 where it is not given */
 
   /* Checks shapes and options against each other, sets op->args (integers), op->kernel and the shape of op->out.
    * False with op->problem set where something does not fit. */
@@ -76,6 +76,11 @@ struct Op {
   bool broken;       /* init found a problem: prepare reports it */
   char problem[256]; /* why the operator is refused */
 };
+
+static inline bool is_optional(const OpKind* kind, int option) { return kind->options[option][0] == '?'; }
+static inline const char* option_name(const OpKind* kind, int option) {
+  return kind->options[option] + is_optional(kind, option);
+}
 
 extern const OpKind kOpKinds[];
 extern const int kOpKindCount;

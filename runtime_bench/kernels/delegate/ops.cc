@@ -63,7 +63,7 @@ static bool dimension(Op* op, int input, int axis, int64_t expected, const char*
 
 static bool option_between(Op* op, int option, int64_t low, int64_t high) {
   REQUIRE(op->option[option] >= low && op->option[option] <= high, "%s = %lld is outside of [%lld, %lld]",
-          op->kind->options[option], (long long)op->option[option], (long long)low, (long long)high);
+          option_name(op->kind, option), (long long)op->option[option], (long long)low, (long long)high);
   return true;
 }
 
@@ -95,8 +95,14 @@ static bool plan_hamming_knn(Op* op, const BgnnKernels* kernels) {
   if (!option_between(op, 0, 1, 65535) || !packed_channels(op, 0, channels) || !option_between(op, 1, 1, x[1])) {
     return false;
   }
-  op->kernel = &kernels->hamming_knn;
-  op->args.hamming_knn = {NULL, NULL, x[0], x[1], x[2], k};
+  if (!option_between(op, 2, 0, 1)) return false;
+  if (op->option[2]) {
+    op->kernel = &kernels->hamming_far;
+    op->args.hamming_far = {NULL, NULL, x[0], x[1], x[2], k};
+  } else {
+    op->kernel = &kernels->hamming_knn;
+    op->args.hamming_knn = {NULL, NULL, x[0], x[1], x[2], k};
+  }
   return output(op, kTfLiteInt32, 3, x[0], x[1], k, 0);
 }
 
@@ -422,7 +428,7 @@ static bool plan_bmaxpool2d(Op* op, const BgnnKernels* kernels) {
 static const int F32 = kTfLiteFloat32, I32 = kTfLiteInt32, ANY = 0;
 
 const OpKind kOpKinds[] = {
-    {"BgnnHammingKnn", 1, {{"x", I32, 3, false}}, {"channels", "k"}, plan_hamming_knn, NULL, NULL},
+    {"BgnnHammingKnn", 1, {{"x", I32, 3, false}}, {"channels", "k", "?largest"}, plan_hamming_knn, NULL, NULL},
     {"BgnnKnn", 1, {{"x", F32, 3, false}}, {"k"}, plan_knn, NULL, NULL},
     {"BgnnXorEdgeConv",
      4,
@@ -504,7 +510,8 @@ const OpKind kOpKinds[] = {
 const int kOpKindCount = sizeof kOpKinds / sizeof kOpKinds[0];
 
 /* What `invoke` relies on: pointers first, in the order of the inputs, then the output. */
-static_assert(offsetof(BgnnHammingKnn, neighbours) == 1 * 8 && offsetof(BgnnKnn, neighbours) == 1 * 8 &&
+static_assert(offsetof(BgnnHammingKnn, neighbours) == 1 * 8 && offsetof(BgnnHammingFar, neighbours) == 1 * 8 &&
+                  offsetof(BgnnKnn, neighbours) == 1 * 8 &&
                   offsetof(BgnnXorEdgeConv, out) == 4 * 8 && offsetof(BgnnGatherMax, out) == 2 * 8 &&
                   offsetof(BgnnBinEdgeConv, out) == 10 * 8 && offsetof(BgnnDensePool, out) == 2 * 8 &&
                   offsetof(BgnnEdgeMax, out) == 5 * 8 && offsetof(BgnnScaledPool, out) == 3 * 8 &&

@@ -82,7 +82,7 @@ OptionResult read_option(const uint8_t* data, size_t size, const char* key, int6
     if (!follow(bytes, keys + i * key_width, key_width, &name)) return kOptionsBroken;
     if (!key_equals(bytes, name, key)) continue;
     const uint8_t packed_type = bytes.data[map + count * width + i];
-    return read_integer(bytes, map + i * width, width, packed_type, value) ? kOptionRead : kOptionMissing;
+    return read_integer(bytes, map + i * width, width, packed_type, value) ? kOptionRead : kOptionNoInteger;
   }
   return kOptionMissing;
 }

@@ -5,10 +5,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum OptionResult { kOptionRead, kOptionMissing, kOptionsBroken };
+enum OptionResult { kOptionRead, kOptionMissing, kOptionNoInteger, kOptionsBroken };
 
-/* The integer under `key` in the flexbuffer `data[0, size)`. kOptionMissing: the map has no such key, or it holds no
- * integer; kOptionsBroken: the bytes are no flexbuffer map. Reads nothing outside of the bytes, whatever they are. */
+/* The integer under `key` in the flexbuffer `data[0, size)`. kOptionMissing: the map has no such key;
+ * kOptionNoInteger: it holds something else there; kOptionsBroken: the bytes are no flexbuffer map. Reads nothing
+ * outside of the bytes, whatever they are. */
 OptionResult read_option(const uint8_t* data, size_t size, const char* key, int64_t* value);
 
 #endif

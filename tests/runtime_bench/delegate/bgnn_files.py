@@ -54,6 +54,12 @@ def hamming_knn(rng: np.random.Generator, batch: int = 2, nodes: int = 70, chann
     return Case("BgnnHammingKnn", [x], found, options={"channels": channels, "k": k})
 
 
+def hamming_far(rng: np.random.Generator, batch: int = 2, nodes: int = 70, channels: int = 40, k: int = 9) -> Case:
+    x = nodes_of(rng, batch, nodes, channels)
+    found = references.hamming_far({"x": x, "words": x.shape[2], "k": k})["neighbours"]
+    return Case("BgnnHammingKnn", [x], found, options={"channels": channels, "k": k, "largest": 1})
+
+
 def knn(rng: np.random.Generator, batch: int = 2, nodes: int = 70, channels: int = 3, k: int = 9) -> Case:
     x = floats(rng, batch, nodes, channels)
     x[:, nodes // 2] = x[:, 0]
@@ -138,7 +144,13 @@ def scaled_pool(
     scalars: bool = False,
 ) -> Case:
     x, weights = nodes_of(rng, batch, nodes, channels), packed(random_signs(rng, outputs, channels))
-    arguments = {"x": x, "weights": weights, "scale": floats(rng, 1 if scalars else nodes), "words": x.shape[2], "channels": channels}
+    arguments = {
+        "x": x,
+        "weights": weights,
+        "scale": floats(rng, 1 if scalars else nodes),
+        "words": x.shape[2],
+        "channels": channels,
+    }
     out = references.scaled_pool(arguments)["out"]
     return Case("BgnnScaledPool", [x, weights, arguments["scale"]], out, 1, {"channels": channels})
 

@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 import tflite_files
-from bgnn_files import OPS, Case, hamming_knn, xor_edge_conv
+from bgnn_files import OPS, Case, hamming_far, hamming_knn, xor_edge_conv
 from tflite_files import feed
 
 from bgnn.runtime_bench import delegate
@@ -53,6 +53,12 @@ def test_every_instruction_set(op: str, chosen: str, monkeypatch: pytest.MonkeyP
         pytest.skip(f"no {chosen} here")
     assert isa() == chosen
     check(OPS[op](np.random.default_rng(1)), 2)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(("batch", "nodes", "channels"), SIZES)
+def test_the_farthest_instead_of_the_nearest(batch: int, nodes: int, channels: int, threads: int) -> None:
+    check(hamming_far(np.random.default_rng(nodes), batch=batch, nodes=nodes, channels=channels), threads)
 
 
 @pytest.mark.parametrize("tables", [1, 2, 3, 4])

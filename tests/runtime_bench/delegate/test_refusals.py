@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tflite_files
 from bgnn_files import OPS
+from flatbuffers import flexbuffers
 from tflite_files import Node, Tensor, const, feed, file, flex, one_op
 
 from bgnn.converter.errors import BgnnError, UsageError
@@ -36,6 +37,16 @@ def floats(*shape: int) -> Tensor:
     return const(np.ones(shape, F32))
 
 
+def words_for_numbers() -> bytes:
+    """A k-NN's options with "largest" a string."""
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        builder.Int("channels", 40)
+        builder.Int("k", 4)
+        builder.String("largest", "yes")
+    return bytes(builder.Finish())
+
+
 def knn(options: Any, shape: tuple[int, ...] = (1, 20, 2), dtype: Any = I32, out: Any = I32) -> bytes:
     return one_op("BgnnHammingKnn", [Tensor(shape, dtype)], Tensor((1, 20, 4), out), options)
 
@@ -49,6 +60,8 @@ def knn(options: Any, shape: tuple[int, ...] = (1, 20, 2), dtype: Any = I32, out
         (lambda: knn(flex({"channels": 40, "k": 4})[:-1]), "not a flexbuffer map"),
         (lambda: knn({"channels": 40}), "no integer k"),
         (lambda: knn({"k": 4}), "no integer channels"),
+        (lambda: knn({"channels": 40, "k": 4, "largest": 2}), r"largest = 2 is outside of \[0, 1\]"),
+        (lambda: knn(words_for_numbers()), "option largest is not an integer"),
         (lambda: knn({"channels": 40, "k": 0}), r"k = 0 is outside of \[1, 20\]"),
         (lambda: knn({"channels": 40, "k": 21}), r"k = 21 is outside of \[1, 20\]"),
         (lambda: knn({"channels": 40, "k": -(2**63)}), "k = -9223372036854775808"),

@@ -449,6 +449,7 @@ def bmaxpool2d(rng: np.random.Generator) -> Iterator[Case]:
 
 CASES: dict[str, Callable[[np.random.Generator], Iterator[Case]]] = {
     "hamming_knn": hamming_knn,
+    "hamming_far": hamming_knn,
     "knn": knn,
     "xor_edge_conv": xor_edge_conv,
     "gather_max": gather_max,

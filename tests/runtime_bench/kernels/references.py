@@ -33,6 +33,13 @@ def hamming_knn(a: dict[str, Any]) -> dict[str, np.ndarray]:
     return {"neighbours": np.argsort(distances, axis=-1, kind="stable")[..., : a["k"]].astype(np.int32)}
 
 
+def hamming_far(a: dict[str, Any]) -> dict[str, np.ndarray]:
+    x = unpack(a["x"], a["words"] * 32)
+    nearness = a["words"] * 32 - np.stack([differing(rows, rows) for rows in x])
+    order = np.argsort(nearness.astype(np.uint16), axis=-1, kind="stable")
+    return {"neighbours": order[..., : a["k"]].astype(np.int32)}
+
+
 def knn(a: dict[str, Any]) -> dict[str, np.ndarray]:
     x = a["x"]
     with np.errstate(all="ignore"):
