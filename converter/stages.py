@@ -100,7 +100,8 @@ class Plan:
 
 def passes_to(stage: str, plan: Plan) -> list[Step]:
     """The passes that lead from the stage before to `stage`."""
-    lce, own, naive = plan.target == "lce-arm64", plan.kernels == "bgnn", plan.optimize == 0
+    lce = plan.target in ("lce-arm64", "onnx-int8-x86")  # signs become bits (on x86 without our kernels: 8-bit codes)
+    own, naive = plan.kernels == "bgnn", plan.optimize == 0
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(canonicalise, recognise_binarize, fold_constants, canonicalise, merge_equal_nodes)
@@ -118,7 +119,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
                 fold_threshold, *([fuse_xor_edge_conv, fold_sign, fuse_bin_edge_conv] if own else [split_xor_edge])
             )
         steps += _steps(split_edge_linear, reduce_before_elementwise, merge_equal_nodes)
-        if own:
+        if own and lce:
             steps += _steps(fuse_pool)
         if lce:
             steps += _steps(

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import UsageError
-from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, sign_ops
+from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, own_sign_ops, sign_ops
 from bgnn.converter.onnx.builder import ModelBuilder
 from bgnn.converter.onnx.tables import TableForm, index_of
 from bgnn.converter.onnx.walk import Walk
@@ -23,11 +23,12 @@ _LOWERINGS: dict[str, Callable[..., Any]] = {
     **int8_ops.LOWERINGS,
     **sign_ops.LOWERINGS,
 }
+_OWN_LOWERINGS = {**_LOWERINGS, **own_ops.LOWERINGS, **own_sign_ops.LOWERINGS}
 
 
 def supported_ops(kernels: str = "stock") -> list[str]:
     """The ops that may stand in a target-stage graph, as `aten.add.Tensor`, sorted."""
-    return sorted({**_LOWERINGS, **own_ops.LOWERINGS} if kernels == "bgnn" else _LOWERINGS)
+    return sorted(_OWN_LOWERINGS if kernels == "bgnn" else _LOWERINGS)
 
 
 def emit(
@@ -71,10 +72,10 @@ def emit(
 
     builder = ModelBuilder(name)
     own = kernels == "bgnn"
-    walk = Walk(builder, {**_LOWERINGS, **own_ops.LOWERINGS} if own else _LOWERINGS)
+    walk = Walk(builder, _OWN_LOWERINGS if own else _LOWERINGS)
     names = dict(zip(placeholders, input_names, strict=True))
     walk.naive = optimize == 0
-    walk.packed = sign_ops.packed_nodes(gm)
+    walk.packed = set() if own else sign_ops.packed_nodes(gm)
     symbols = _symbols(placeholders, input_names)
     for node, input_name in names.items():
         walk.values[node] = builder.input(input_name, walk.dtype(node), _dims(node, symbols))
@@ -88,6 +89,8 @@ def emit(
     made = []
     for output_name, node in wanted:
         value = walk.value(node)
+        if node in walk.packed:
+            value = sign_ops.words(walk, value, walk.rank(node))
         # A name of its own, also for an input, a constant or a tensor returned twice; the runtime drops the copy.
         made.append((builder.op("Identity", [value], value.dtype, name=output_name), _dims(node, symbols)))
     properties = {**metadata, "bgnn.inputs": json.dumps(_describe(names, placeholders, symbols))}

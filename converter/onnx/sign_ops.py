@@ -105,6 +105,16 @@ def bitwise_xor(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
     return walk.op(op, [walk.value(x), walk.value(y)], dtype)
 
 
+def words(walk: Walk, codes: Value, rank: int) -> Value:
+    """Codes [..., 32 W] as packed int32 [..., W], as the IR has them."""
+    split = walk.reshape(codes, [*[0] * (rank - 1), -1, WORD])
+    ones = walk.cast(walk.cast(split, BOOL), I32)
+    values = walk.op(
+        "Mul", [ones, walk.constant(np.array([1 << i for i in range(WORD)], np.uint32).view(np.int32))], I32
+    )
+    return reduce(walk, "ReduceSum", values, [-1])
+
+
 def packed_nodes(gm: fx.GraphModule) -> set[fx.Node]:
     """The nodes that hold packed signs, and the constants that stand for some."""
     packed: set[fx.Node] = set()

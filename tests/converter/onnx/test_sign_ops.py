@@ -77,8 +77,12 @@ def test_moves_of_packed_signs():
     same(layer, torch.randn(2, 9, 64), i=index, flips=bgnn.pack(signs(64)))
 
 
-def test_nothing_is_left_packed():
+def test_outputs_are_packed_as_in_the_ir():
+    same(lambda m, x: bgnn.pack(x), torch.randn(4, 5, 70))
+    x = torch.randn(3, 64)
     data = file_of(exported(lambda m, x: bgnn.bconv_bits(bgnn.pack(x), m.w, 64, m.t), torch.randn(3, 64),
                             w=bgnn.pack(signs(32, 64)), t=torch.zeros(32, dtype=torch.int32)))  # fmt: skip
     assert operators(data)["QLinearConv"] == 1
-    assert run(OnnxModel(data), torch.randn(3, 64))[0].shape == (3, 32)
+    found = run(OnnxModel(data), x)[0]
+    expected = bgnn.bconv_bits(bgnn.pack(x), bgnn.pack(signs(32, 64)), 64, torch.zeros(32, dtype=torch.int32))
+    np.testing.assert_array_equal(found, expected.numpy())
