@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import warnings
@@ -53,7 +54,7 @@ def _export(
     model: nn.Module, inputs: tuple[Tensor, ...], open_axes: Sequence[dict[int, Any]] | None
 ) -> ExportedProgram:
     """Exports without Dynamo; where that fails, with it, and mends in-place weight updates in forward."""
-    dynamic = None if open_axes is None else tuple(open_axes)
+    dynamic = None if open_axes is None else _as_arguments(model, open_axes)
     with torch.no_grad(), warnings.catch_warnings(), _without_logs():
         warnings.simplefilter("ignore")
         try:
@@ -67,6 +68,15 @@ def _export(
             mended = _undo_weight_updates(program)
             return torch.export.export(mended, inputs, dynamic_shapes=dynamic, strict=False)
         return program
+
+
+def _as_arguments(model: nn.Module, axes: Sequence[Any]) -> tuple[Any, ...]:
+    """One entry for each argument of forward: all that `*args` takes are one."""
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(axes)
+    single = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*axes[:single], tuple(axes[single:]))
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _first_size(node: fx.Node) -> Any:
     """The size of axis 0 of a tensor made of sizes, as its argument was: a node or a number."""
     if is_call(node, aten.zeros_like, aten.full_like):
         size = shape_of(node)[0]
-        return size if isinstance(size, int) else None
+        return size if isinstance(size, int) else call(node, aten.sym_size.int, node.args[0], 0)
     position = 1 if is_call(node, aten.new_zeros, aten.new_full) else 0
     return cast(Any, node.args[position])[0]
 

@@ -1,0 +1,119 @@
+"""PyG's message passing in a traced graph, on open sizes: segment reductions, softmax, self-loops, and what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from graph_models import awkward_graphs, random_graph, run
+from graphs import Wrapped, aten, bgnn, count
+from torch import Tensor, fx
+from torch_geometric.utils import add_remaining_self_loops, add_self_loops, remove_self_loops, scatter, softmax
+
+from bgnn.converter.sizes import check_open, graph_axes
+from bgnn.converter.trace import trace
+from bgnn.passes import canonicalise, merge_equal_nodes, recognise_aggregation
+
+
+def found(function: Callable[..., Any]) -> tuple[fx.GraphModule, int]:
+    """The graph after the pass, which must compute on all other graphs what the function does."""
+    example = random_graph(20, 70)
+    gm = trace(Wrapped(function, {}), example, open_axes=graph_axes(example))
+    canonicalise.run(gm)
+    merge_equal_nodes.run(gm)
+    rewrites = recognise_aggregation.run(gm).rewrites
+    check_open(gm)
+    for name, graph in awkward_graphs().items():
+        assert torch.equal(run(gm, *graph), function(None, *graph)), name
+    return gm, rewrites
+
+
+SEGMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "sum": ("segment_sum", lambda m, x, e: scatter(x[e[0]], e[1], 0, x.shape[0], "sum")),
+    "mean": ("segment_mean", lambda m, x, e: scatter(x[e[0]], e[1], 0, x.shape[0], "mean")),
+    "max": ("segment_max", lambda m, x, e: scatter(x[e[0]], e[1], 0, x.shape[0], "max")),
+    "index_add": ("segment_sum", lambda m, x, e: torch.zeros_like(x).index_add(0, e[1], x[e[0]])),
+    "scatter_add": (
+        "segment_sum",
+        lambda m, x, e: x.new_zeros(x.shape[0], 6).scatter_add(0, e[1][:, None].expand(-1, 6), x[e[0]]),
+    ),
+    "scatter_reduce mean": (
+        "segment_mean",
+        lambda m, x, e: x.new_zeros(x.shape[0], 6).scatter_reduce(
+            0, e[1][:, None].expand(-1, 6), x[e[0]], "mean", include_self=False
+        ),
+    ),
+    "heads": ("segment_sum", lambda m, x, e: scatter(x.view(-1, 2, 3)[e[0]], e[1], 0, x.shape[0], "sum")),
+    "targets to sources": ("segment_sum", lambda m, x, e: scatter(x[e[1]], e[0], 0, x.shape[0], "sum")),
+    "degrees": ("segment_sum", lambda m, x, e: x * scatter(torch.ones_like(e[1], dtype=torch.float32), e[1], 0, x.shape[0])[:, None]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_reductions(name: str) -> None:
+    op, function = SEGMENTS[name]
+    gm, _ = found(function)
+    assert count(gm, getattr(bgnn, op)) == 1
+    assert count(gm, aten.scatter_add, aten.scatter_reduce, aten.index_add, aten.expand, aten.new_zeros) == 0
+
+
+def test_min_is_a_max() -> None:
+    gm, _ = found(lambda m, x, e: scatter(x[e[0]], e[1], 0, x.shape[0], "min"))
+    assert count(gm, bgnn.segment_max) == 1
+
+
+def test_softmax() -> None:
+    gm, _ = found(lambda m, x, e: scatter(softmax(x[e[0]], e[1], num_nodes=x.shape[0]), e[1], 0, x.shape[0]))
+    assert count(gm, bgnn.segment_softmax) == 1
+    assert count(gm, aten.exp, bgnn.segment_max) == 0
+
+
+def test_another_softmax_stays() -> None:
+    def warmer(m: Any, x: Tensor, e: Tensor) -> Tensor:
+        v = x[e[0]]
+        powers = (v - scatter(v, e[1], 0, x.shape[0], "max")[e[1]]).exp()
+        return scatter(powers / (scatter(powers, e[1], 0, x.shape[0])[e[1]] + 1.0), e[1], 0, x.shape[0])
+
+    gm, _ = found(warmer)
+    assert count(gm, bgnn.segment_softmax) == 0
+    assert count(gm, aten.exp) == 1
+
+
+LOOPS: dict[str, Callable[..., Any]] = {
+    "remaining": lambda x, e: add_remaining_self_loops(e, num_nodes=x.shape[0])[0],
+    "removed, added": lambda x, e: add_self_loops(remove_self_loops(e)[0], num_nodes=x.shape[0])[0],
+    "by hand": lambda x, e: torch.cat([e[:, e[0] != e[1]], torch.arange(x.shape[0]).expand(2, -1)], 1),
+    "stacked": lambda x, e: torch.cat([e[:, e[0] != e[1]], torch.stack([torch.arange(x.shape[0])] * 2)], 1),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_self_loops(name: str) -> None:
+    def function(m: Any, x: Tensor, e: Tensor) -> Tensor:
+        first = LOOPS[name](x, e)
+        x = scatter(x[first[0]], first[1], 0, x.shape[0])
+        second = LOOPS[name](x, e)
+        return scatter(x[second[0]], second[1], 0, x.shape[0])
+
+    gm, _ = found(function)
+    assert count(gm, bgnn.with_self_loops) == 1  # both layers share them
+    assert count(gm, bgnn.segment_sum) == 2
+    assert count(gm, aten.index, aten.ne, aten.arange, aten.cat) == 0
+
+
+def test_loops_beside_those_that_are_there_are_something_else() -> None:
+    gm, _ = found(
+        lambda m, x, e: (lambda a: scatter(x[a[0]], a[1], 0, x.shape[0]))(add_self_loops(e, num_nodes=x.shape[0])[0])
+    )
+    assert count(gm, bgnn.with_self_loops) == 0
+    assert count(gm, aten.cat) == 1
+
+
+def test_a_sum_into_something_stays() -> None:
+    example = random_graph(20, 70)
+    function = Wrapped(lambda m, x, e: x.scatter_add(0, e[1][:, None].expand(-1, 6), x[e[0]]), {})
+    gm = trace(function, example, open_axes=graph_axes(example))
+    canonicalise.run(gm)
+    assert recognise_aggregation.run(gm).rewrites == 0
