@@ -92,13 +92,13 @@ fuzz: setup kernels ## changed files through LiteRT and the delegate, under sani
 	@$(MAKE) -s -C tests/runtime_bench/delegate/fuzz files VENV=$(abspath $(VENV))
 
 wheels: setup ## the wheels into dist/: bgnn-convert, and bgnn-runtime for devices, x86-64 and aarch64
-	@$(MAKE) -s -C runtime_bench/packaging wheels
+	@$(MAKE) -s -C runtime_bench/packaging wheels VENV=$(abspath $(VENV))
 
 aarch64: setup kernels ## the kernels and the delegate as a Cortex-A72 under qemu; instruction counts against the record
-	@$(MAKE) -s -C runtime_bench/aarch64 test counts
+	@$(MAKE) -s -C runtime_bench/aarch64 test counts VENV=$(abspath $(VENV))
 
 a72: setup kernels ## MODELLED times on a Cortex-A72 at 1.5 GHz, beside the paper's profile
-	@$(MAKE) -s -C runtime_bench/aarch64 model
+	@$(MAKE) -s -C runtime_bench/aarch64 model VENV=$(abspath $(VENV))
 
 cross-check: setup kernels $(KERAS_VENV)/.installed ## compare our file with the paper's route (Keras, larq, LCE's converter)
 	@BGNN_KERAS_PYTHON=$(abspath $(KERAS_VENV))/bin/python $(VENV)/bin/python -m pytest -q -rs --show-capture=no tests/cross_check
