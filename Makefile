@@ -8,7 +8,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --cache-dir .cache
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels interpreters fuzz wheels aarch64 a72 cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels bench-int8 interpreters fuzz wheels aarch64 a72 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -84,6 +84,9 @@ bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteR
 .cache/bench/.installed: $(VENV)/.installed
 	@$(VENV)/bin/python $(PIP_INSTALL) --upgrade --no-deps --target $(@D) faiss-cpu==1.15.1 usearch==2.26.6 numkong==7.8.6
 	@touch $@
+
+bench-int8: setup kernels ## INT8 graph layers beside fp32, on Cora, Citeseer, molecules, a power-law graph (ARGS="--graphs cora --planetoid DIR")
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench_int8 $(ARGS)
 
 interpreters: setup kernels ## the same files in five stock TFLite interpreters, each in its own environment (about 2.5 GB)
 	@$(VENV)/bin/python -m bgnn.runtime_bench.stock_interpreters

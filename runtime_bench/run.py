@@ -64,6 +64,16 @@ def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in outputs}
 
 
+def run_onnx(path: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:
+    """The same for an ONNX file, on ONNX Runtime; a graph network's neighbour tables are made on the way."""
+    from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+    model = OnnxModel(path, threads)
+    if set(inputs) == {f"arr_{i}" for i in range(len(model.input_names))}:
+        inputs = {name: inputs[f"arr_{i}"] for i, name in enumerate(model.input_names)}
+    return model.run(**inputs)
+
+
 def _summary(name: str, array: np.ndarray) -> str:
     line = f"{name}: {array.dtype} {list(array.shape)}"
     if array.ndim == 2 and array.shape[1] > 1 and len(array) <= 32:
@@ -74,14 +84,17 @@ def _summary(name: str, array: np.ndarray) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code (0; 1 the file or runtime failed; 2 the command is wrong)."""
     parser = argparse.ArgumentParser(prog="bgnn-run", description=__doc__)
-    parser.add_argument("file", type=Path, help="a .tflite file, as bgnn-convert writes them")
+    parser.add_argument("file", type=Path, help="a .tflite or .onnx file, as bgnn-convert writes them")
     parser.add_argument("--input", type=Path, required=True, help=".npz with the file's inputs by name")
     parser.add_argument("--output", type=Path, help="write the outputs there, as .npz, by name")
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     options = parser.parse_args(arguments)
     try:
-        interpreter = load_interpreter(options.file, options.threads)
-        outputs: dict[str, Any] = run(interpreter, read_inputs(options.input))
+        outputs: dict[str, Any]
+        if options.file.suffix == ".onnx":
+            outputs = run_onnx(options.file, read_inputs(options.input), options.threads)
+        else:
+            outputs = run(load_interpreter(options.file, options.threads), read_inputs(options.input))
         if options.output is not None:
             try:
                 with open(options.output, "wb") as file:
