@@ -342,7 +342,10 @@ def summary(results: list[tuple[str, str, int, Measurement]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="W8A8 against fp32, wall time in the same round", title_justify="left")
+    table = Table(
+        title="W8A8 against fp32 in the same round: processor time with one thread, else elapsed time",
+        title_justify="left",
+    )
     for heading in (
         "graph", "layer", "threads", "stock INT8 /\nour stock fp32", "stock INT8 /\nbest other fp32",
         "bgnn INT8 /\nbest stock fp32", "bgnn INT8 /\nbgnn fp32", "paper",
@@ -362,14 +365,18 @@ def summary(results: list[tuple[str, str, int, Measurement]]) -> None:
 def best(result: Measurement, names: list[str]) -> str | None:
     """The fastest of some candidates, by its median; None where none was timed."""
     timed = [name for name in names if name in result.timings]
-    return min(timed, key=lambda name: result.timings[name].wall.median) if timed else None
+    return min(timed, key=lambda name: result.timings[name].cpu.median) if timed else None
 
 
 def ratio(result: Measurement, slow: str | None, fast: str) -> str:
-    """How many times as fast one candidate is as another: the median over the rounds, and the quartiles."""
+    """How many times as fast one candidate is as another: the median over the rounds, and the quartiles.
+
+    With one thread by processor time, which neighbours on the machine disturb less, else by the clock.
+    """
     if slow is None:
         return ""
-    pairs = zip(result.timings[slow].wall_ms, result.timings[fast].wall_ms, strict=True)
+    a, b = result.timings[slow], result.timings[fast]
+    pairs = zip(a.cpu_ms, b.cpu_ms, strict=True) if result.threads == 1 else zip(a.wall_ms, b.wall_ms, strict=True)
     low, median, high = np.percentile([a / b for a, b in pairs], [25, 50, 75])
     return f"{median:.2f} ({low:.2f}-{high:.2f})"
 
