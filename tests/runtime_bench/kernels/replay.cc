@@ -1,6 +1,7 @@
-// Runs recorded kernel calls and compares the outputs, for machines without Python: replay FILE ISA.
+// Runs recorded kernel calls and compares the outputs, for machines without Python: replay FILE ISA [THREADS].
 // The file is written by test_replay.py; every item is 8 bytes or padded to them: the kernel's number, then its
 // fields in order: an int's value; a tensor's size in bytes (-1: NULL) and contents (for an output, the expected).
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,26 +60,52 @@ static void read_output(T*& field) {
   output_count++;
 }
 
-// Runs the items in two shares, the later one first; returns whether all outputs are as expected.
-static bool check(const BgnnKernel& kernel, const void* args) {
+constexpr int kMostThreads = 8;
+
+struct Share {
+  const BgnnKernel* kernel;
+  const void *args, *shared;
+  int64_t first, last;
+  pthread_t thread;
+};
+
+static void* run_share(void* data) {
+  const Share& share = *static_cast<const Share*>(data);
+  void* scratch = aligned(share.kernel->scratch_bytes(share.args));
+  share.kernel->run(share.args, share.shared, scratch, share.first, share.last);
+  free(scratch);
+  return nullptr;
+}
+
+// Runs the items in two shares, the later one first, or in one for each of `threads` at the same time; returns whether
+// all outputs are as expected.
+static bool check(const BgnnKernel& kernel, const void* args, int threads) {
   void* shared = aligned(kernel.shared_bytes(args));
-  void* scratch = aligned(kernel.scratch_bytes(args));
   const int64_t items = kernel.begin(args, shared);
   if (items < 0) return false;
-  kernel.run(args, shared, scratch, items / 3, items);
-  kernel.run(args, shared, scratch, 0, items / 3);
+  if (threads == 1) {
+    Share shares[2] = {{&kernel, args, shared, items / 3, items, {}}, {&kernel, args, shared, 0, items / 3, {}}};
+    for (Share& share : shares) run_share(&share);
+  } else {
+    Share shares[kMostThreads];
+    for (int i = 0; i < threads; i++) {
+      shares[i] = {&kernel, args, shared, items * i / threads, items * (i + 1) / threads, {}};
+      if (pthread_create(&shares[i].thread, nullptr, run_share, &shares[i]) != 0) exit(2);
+    }
+    for (int i = 0; i < threads; i++) pthread_join(shares[i].thread, nullptr);
+  }
   bool same = true;
   for (int i = 0; i < output_count; i++) {
     const Output& out = outputs[i];
     same &= memcmp(out.found, out.expected, size_t(out.bytes)) == 0;
   }
   free(shared);
-  free(scratch);
   return same;
 }
 
 int main(int count, char** words) {
-  if (count != 3 || !(file = fopen(words[1], "rb"))) return 2;
+  const int threads = count == 4 ? atoi(words[3]) : 1;
+  if (count < 3 || count > 4 || threads < 1 || threads > kMostThreads || !(file = fopen(words[1], "rb"))) return 2;
   const BgnnKernels* kernels = bgnn_kernels_for(words[2]);
   if (!kernels) return 2;
   int64_t number, calls = 0, wrong = 0;
@@ -93,7 +120,7 @@ int main(int count, char** words) {
   if (number == at++) {                           \
     Args args;                                    \
     FIELDS(READ_IN, READ_OUT, READ_INT)           \
-    same = check(kernels->function, &args);       \
+    same = check(kernels->function, &args, threads);  \
   }
     BGNN_KERNELS(REPLAY)
     if (!same) printf("call %lld of kernel %lld differs\n", static_cast<long long>(calls), static_cast<long long>(number));

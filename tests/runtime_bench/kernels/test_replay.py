@@ -2,7 +2,7 @@
 
 On aarch64 both NEON and the portable kernels must give the bits that x86 gives; no aarch64 Python is needed, and
 `-cpu cortex-a72` also stops on dot-product instructions, which a Raspberry Pi 4 lacks. AddressSanitizer sees each
-tensor and each work memory as an allocation of its exact size.
+tensor and each work memory as an allocation of its exact size; ThreadSanitizer sees four threads on each call.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="an x86-64
 
 def compile_replay(folder: Path, archive: Path, compiler: list[str], *flags: str) -> Path:
     program, source = folder / "replay", Path(__file__).with_name("replay.cc")
-    command = [*compiler, "-std=c++17", "-O1", *flags, f"-I{library.HERE}", str(source), str(archive)]
+    command = [*compiler, "-std=c++17", "-O1", "-pthread", *flags, f"-I{library.HERE}", str(source), str(archive)]
     subprocess.run([*command, "-o", str(program)], check=True)
     return program
 
@@ -52,7 +52,16 @@ def aarch64(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that runs replay.cc under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    folder, sanitizers = tmp_path_factory.mktemp("sanitized"), "address,undefined"
+    return build_sanitized(tmp_path_factory.mktemp("sanitized"), "address,undefined")
+
+
+@pytest.fixture(scope="module")
+def thread_sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The same under ThreadSanitizer."""
+    return build_sanitized(tmp_path_factory.mktemp("thread_sanitized"), "thread")
+
+
+def build_sanitized(folder: Path, sanitizers: str) -> list[str]:
     archive = folder / "x86_64" / "libbgnn_kernels.a"
     make = ["make", "-s", "-C", str(library.HERE), f"BUILD={folder}", f"SANITIZE={sanitizers}", str(archive)]
     subprocess.run(make, check=True)
@@ -73,16 +82,16 @@ def record(kernels: library.Kernels, name: str, arguments: Arguments) -> bytes:
     return b"".join(parts)
 
 
-def record_all(name: str, path: Path) -> int:
-    """Write every case of kernel `name` to `path`; returns how many."""
+def record_all(name: str, path: Path, step: int = 1) -> int:
+    """Write every case (or each `step`-th) of kernel `name` to `path`; returns how many."""
     portable = library.Kernels("portable")
-    calls = [record(portable, name, arguments) for _, arguments in cases(name)]
+    calls = [record(portable, name, arguments) for _, arguments in list(cases(name))[::step]]
     path.write_bytes(b"".join(calls))
     return len(calls)
 
 
-def replay(command: list[str], recording: Path, isa: str) -> str:
-    done = subprocess.run([*command, str(recording), isa], capture_output=True, text=True)
+def replay(command: list[str], recording: Path, isa: str, threads: int = 1) -> str:
+    done = subprocess.run([*command, str(recording), isa, str(threads)], capture_output=True, text=True)
     return f"{done.stdout}{done.stderr}exit {done.returncode}"
 
 
@@ -100,6 +109,14 @@ def test_sanitizers_find_nothing(name: str, sanitized: list[str], tmp_path: Path
     count = record_all(name, tmp_path / "calls")
     for kernels in library.runnable():
         assert replay(sanitized, tmp_path / "calls", kernels.isa) == f"{count} calls, 0 wrong\nexit 0"
+
+
+@needs_x86
+@pytest.mark.parametrize("name", CASES)
+def test_threads_do_not_race(name: str, thread_sanitized: list[str], tmp_path: Path) -> None:
+    count = record_all(name, tmp_path / "calls", step=4)
+    for kernels in library.runnable():
+        assert replay(thread_sanitized, tmp_path / "calls", kernels.isa, threads=4) == f"{count} calls, 0 wrong\nexit 0"
 
 
 @needs_x86
