@@ -32,7 +32,7 @@ def citation(monkeypatch):
 @pytest.mark.parametrize("method", presets.METHODS)
 @pytest.mark.parametrize("conv", ["gcn", "gat", "gin", "sage"])
 def test_all_methods_learn(citation, conv, method):
-    recipe = presets.recipe("cora", conv, method, 8, epochs=60)
+    recipe = presets.recipe("cora", conv, method, 8, epochs=120 if method == "nqat" else 60)
     settings = presets.settings("cora", conv, method, 8)
     if settings.get("observer") == "momentum":  # follows too slowly for so few epochs (section 4.1)
         settings["observer"] = "min_max"
