@@ -60,9 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
     found: dict[str, Any] = {"machine": describe_machine(), "sizes": asdict(sizes), "rounds": given.rounds}
     aims: list[Aim] = []
     if "files" in sections:
-        tables = files.bench_files(settings, sizes, given.rounds, given.output, say)
-        for table in tables:
+        tables = []
+        for table in files.bench_files(settings, sizes, given.rounds, given.output, say):
             files.print_files(table, sizes)
+            tables.append(table)
         aims += files.aims(tables)
         found["files"] = [files.to_json(table) for table in tables]
     if "ops" in sections:

@@ -215,8 +215,8 @@ class Found:
 
 def bench_files(
     settings: tuple[Setting, ...], sizes: Sizes, rounds: int, folder: Path, say: Callable[[str], None]
-) -> list[Found]:
-    """One measurement per setting. `sizes.batch` is for calibration; the settings have their own.
+) -> Iterator[Found]:
+    """One measurement per setting, as it is done. `sizes.batch` is for calibration; the settings have their own.
 
     The files of the smallest batch are verified; those of others are the same graph in other shapes, and
     verification of eight clouds takes minutes.
@@ -226,7 +226,6 @@ def bench_files(
     models = {arch: calibrated(case, sizes) for arch, case in {case.arch: case for case in CASES}.items()}
     smallest = min(setting.batch for setting in settings)
     paths: dict[int, dict[str, Path]] = {}
-    found = []
     for setting in settings:
         shapes = Sizes(setting.batch, sizes.points, sizes.k, sizes.classes)
         if setting.batch not in paths:
@@ -236,8 +235,7 @@ def bench_files(
         candidates = candidates_for(setting, shapes, files, models[FP32.arch], say)
         say(f"{setting}: timing {len(candidates)} candidates in {rounds} rounds")
         result = measure(candidates, base=BASE, rounds=rounds, threads=setting.threads, progress=say)
-        found.append(Found(setting, result, {name: path.stat().st_size for name, path in files.items()}, memory))
-    return found
+        yield Found(setting, result, {name: path.stat().st_size for name, path in files.items()}, memory)
 
 
 def peak_memories(files: dict[str, Path], points: np.ndarray, threads: int, folder: Path) -> dict[str, int]:
