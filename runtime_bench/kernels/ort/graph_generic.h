@@ -7,7 +7,7 @@
 
 #include "graph_kernels.h"
 
-#if defined(__AVX512VBMI__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -453,9 +453,17 @@ BGNN_INLINE typename Vectors<kBytes>::F32 larger(typename Vectors<kBytes>::F32 v
 // Softmax over values [count], in place: lanes are entries.
 BGNN_INLINE void softmax_of_one(float* values, int64_t count) {
   typedef Vectors<4>::F32 One;
+  typedef typename Vectors<kNative>::F32 Many;
+  constexpr int64_t kLanes = kNative / 4;
   One most = {}, total = {};
+  int64_t next = 1;
   if (count) most = load<One>(values);
-  for (int64_t j = 1; j < count; j++) most = larger<4>(load<One>(values + j), most);
+  if (count >= kLanes) {
+    Many lanes = load<Many>(values);
+    for (next = kLanes; next + kLanes <= count; next += kLanes) lanes = larger<kNative>(load<Many>(values + next), lanes);
+    for (int l = 0; l < kLanes; l++) most = larger<4>(One{} + lanes[l], most);
+  }
+  for (; next < count; next++) most = larger<4>(load<One>(values + next), most);
   each_part<kNative>(0, count, [&](auto bytes, int64_t j) {
     constexpr int kBytes = decltype(bytes)::value;
     typedef typename Vectors<kBytes>::F32 F32;
@@ -532,35 +540,31 @@ BGNN_INLINE void scores(const GatAggregate& a, const Ahead& ahead, int64_t node,
   });
 }
 
-// Each lane's weight: that of its head. `lane_heads` are the lanes' heads, `weights` one entry's.
+// Each lane's weight: that of its head. `heads`: the lanes' heads, of which the first is `first`.
 template <int kBytes, bool kOneHead>
-struct LaneWeights {
-  typename Vectors<kBytes>::I32 place;
-  int64_t head;
-  explicit LaneWeights(const int32_t* lane_heads) {
-    head = lane_heads[0];
-    place = load<typename Vectors<kBytes>::I32>(lane_heads) - int32_t(head);
-  }
-  BGNN_INLINE_MEMBER typename Vectors<kBytes>::F32 of(const float* weights) const {
-    typedef typename Vectors<kBytes>::F32 F32;
-    if constexpr (kOneHead) return F32{} + weights[head];
-    return __builtin_shuffle(load<F32>(weights + head), place);
-  }
-};
+BGNN_INLINE typename Vectors<kBytes>::F32 lane_weights(const float* weights, int64_t first,
+                                                       typename Vectors<kBytes>::I32 heads) {
+  typedef typename Vectors<kBytes>::F32 F32;
+  if constexpr (kOneHead) return F32{} + weights[first];
+  return __builtin_shuffle(load<F32>(weights + first), heads - int32_t(first));
+}
 
 template <int kBytes, int kCount, bool kOneHead>
 BGNN_INLINE void attend(const GatAggregate& a, const Ahead& ahead, int64_t node, int64_t c, const int32_t* lane_heads,
                         const float* weights) {
+  typedef typename Vectors<kBytes>::I32 I32;
   typedef typename Vectors<kBytes>::F32 F32;
-  typedef LaneWeights<kBytes, kOneHead> Weights;
   const int64_t width = a.heads * a.channels, begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin;
   constexpr int64_t kLanes = kBytes / 4;
+  I32 heads[kCount];
+  for (int k = 0; k < kCount; k++) heads[k] = load<I32>(lane_heads + c + k * kLanes);
   F32 sum[kCount] = {};
   for (int64_t j = 0; j < count; j++) {
     if (c == 0) prefetch_row(a.csr, ahead, begin + j, a.x, width);
     const float* row = a.x + int64_t(a.csr.indices[begin + j]) * width + c;
     for (int k = 0; k < kCount; k++) {
-      sum[k] += Weights(lane_heads + c + k * kLanes).of(weights + j * a.heads) * load<F32>(row + k * kLanes);
+      const F32 weight = lane_weights<kBytes, kOneHead>(weights + j * a.heads, heads[k][0], heads[k]);
+      sum[k] += weight * load<F32>(row + k * kLanes);
     }
   }
   for (int k = 0; k < kCount; k++) memcpy(a.out + node * width + c + k * kLanes, &sum[k], kBytes);
@@ -573,14 +577,15 @@ BGNN_INLINE void attend_codes(const GatAggregate& a, const Ahead& ahead, int64_t
   typedef typename Vectors<kBytes>::U32 U32;
   typedef typename Vectors<kBytes>::I32 I32;
   typedef typename Vectors<kBytes>::F32 F32;
-  typedef LaneWeights<kBytes, kOneHead> Weights;
   const int64_t width = a.heads * a.channels, begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin;
+  I32 heads[kCount];
+  for (int k = 0; k < kCount; k++) heads[k] = load<I32>(lane_heads + c / 4 + k * (kBytes / 4));
   Sums<kBytes> sums[kCount] = {};
   for (int64_t j = 0; j < count; j++) {
     if (c == 0) prefetch_row(a.csr, ahead, begin + j, a.codes, width);
     const uint8_t* row = a.codes + int64_t(a.csr.indices[begin + j]) * width + c;
     for (int k = 0; k < kCount; k++) {
-      const F32 weight = Weights(lane_heads + c / 4 + k * (kBytes / 4)).of(weights + j * a.heads);
+      const F32 weight = lane_weights<kBytes, kOneHead>(weights + j * a.heads, heads[k][0], heads[k]);
       const U32 v = load<U32>(row + k * kBytes);
       for (int i = 0; i < 4; i++) {
         const F32 x = __builtin_convertvector((I32)byte_of<kBytes>(v, i) - a.x_zp, F32) * a.x_scale;

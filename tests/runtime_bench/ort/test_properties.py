@@ -245,3 +245,19 @@ def test_nan_stays_visible() -> None:
     scores = {"source_score": np.array([[np.nan], [0.0]], np.float32), "target_score": np.zeros((1, 1), np.float32)}
     (out,) = everywhere("GatAggregate", {"negative_slope": 0.2}, x=x[:, None] * 0 + 1, **graph, **scores)
     assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize("message_scale", [0.5, 0.25, 1.0, 0.1])
+def test_messages_between_two_codes(message_scale: float) -> None:
+    """One neighbour has weight 1, so messages are the codes themselves, by scales that put many right on a half."""
+    nodes, heads, channels = 256, 2, 48
+    codes = np.arange(nodes * heads * channels).astype(np.uint8).reshape(nodes, heads, channels)
+    loops = np.arange(nodes, dtype=np.int32)
+    graph = {"indptr": np.arange(nodes + 1, dtype=np.int32), "indices": loops}
+    scores = {name: np.ones((nodes, heads), np.float32) for name in ("source_score", "target_score")}
+    attributes = {**ATTRIBUTES["QGatAggregate"], "x_scale": message_scale / 2, "x_zero": 3, "msg_scale": message_scale}
+    attributes |= {"msg_zero": 31, "y_scale": message_scale, "y_zero": 31}
+    (got,) = everywhere("QGatAggregate", attributes, x=codes, **graph, **scores)
+    f32 = np.float32
+    real = (codes.astype(f32) - 3) * f32(message_scale / 2) / f32(message_scale)
+    np.testing.assert_array_equal(got, np.clip(np.rint(real) + 31, 0, 255))
