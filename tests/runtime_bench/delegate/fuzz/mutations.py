@@ -229,7 +229,7 @@ class Mutator:
             return min(max(-1, now + self.rng.choice([-1, 1])), 2**31 - 1)
         if what < 0.8:
             return self.rng.randrange(80)
-        return self.rng.choice(HOSTILE) if what < 0.9 else min(2 * now, 2**31 - 1)
+        return self.rng.choice(HOSTILE) if what < 0.9 else max(-(2**31), min(2 * now, 2**31 - 1))
 
     def channels(self) -> None:
         """One number, wherever it is a dimension of an operator's tensors, becomes another: shapes that agree."""
