@@ -13,6 +13,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from bgnn.converter import graph_stages
 from bgnn.converter.sizes import check_open, graph_axes
 from bgnn.converter.trace import trace
+from bgnn.passes.graph import snapshot
 
 
 class OfficialQuantizer(nn.Module):
@@ -109,16 +110,28 @@ def staged(
     optimize: int = 1, kernels: str = "stock",
 ) -> fx.GraphModule:  # fmt: skip
     """The model up to a stage."""
+    return all_stages(model, inputs, target, optimize, kernels)[until]
+
+
+def all_stages(
+    model: nn.Module, inputs: tuple[Tensor, ...], target: str = "onnx-int8-x86", optimize: int = 1,
+    kernels: str = "stock",
+) -> dict[str, fx.GraphModule]:  # fmt: skip
+    """The model at each stage, and "fused": the target with the project's own operators."""
     gm = trace(model.eval(), inputs, open_axes=graph_axes(inputs))
+    stages: dict[str, fx.GraphModule] = {}
     for stage in ("traced", "semantic", "integer", "target"):
+        if stage == "target":
+            stages["fused"] = snapshot(gm)
+            for _, run in graph_stages.passes_to(stage, target, optimize, "bgnn"):
+                run(stages["fused"])
         for _, run in graph_stages.passes_to(stage, target, optimize, kernels):
             run(gm)
             check_open(gm)
         if stage == "traced":
             graph_stages.mark_codes(gm)
-        if stage == until:
-            break
-    return gm
+        stages[stage] = snapshot(gm)
+    return stages
 
 
 def run(gm: fx.GraphModule, *inputs: Tensor) -> Tensor:

@@ -47,7 +47,9 @@ SEGMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
     ),
     "heads": ("segment_sum", lambda m, x, e: scatter(x.view(-1, 2, 3)[e[0]], e[1], 0, x.shape[0], "sum")),
     "targets to sources": ("segment_sum", lambda m, x, e: scatter(x[e[1]], e[0], 0, x.shape[0], "sum")),
-    "degrees": ("segment_sum", lambda m, x, e: x * scatter(torch.ones_like(e[1], dtype=torch.float32), e[1], 0, x.shape[0])[:, None]),
+    "degrees": (
+        "segment_sum", lambda m, x, e: x * scatter(torch.ones_like(e[1], dtype=torch.float32), e[1], 0, len(x))[:, None]
+    ),
 }  # fmt: skip
 
 
