@@ -49,7 +49,7 @@ def open_sizes(gm: fx.GraphModule) -> None:
                 prime = sympy.nextprime(FIRST * (len(symbols) + 1) ** 2)
                 source = ConstantSource(f"size_{len(symbols)}")
                 new = env.create_symbol(int(prime), source=source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
-                symbols[symbol] = env.create_symintnode(new, hint=int(prime), source=source)
+                symbols[symbol] = cast(torch.SymInt, env.create_symintnode(new, hint=int(prime), source=source))
         return sympy_interp(PythonReferenceAnalysis, cast(Any, symbols), expression)
 
     def exchanged(value: Any) -> Any:

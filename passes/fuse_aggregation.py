@@ -95,7 +95,7 @@ def _integer(node: fx.Node) -> fx.Node | None:
         found = _attention(cast(fx.Node, messages.args[0]), edges)
         if found is not None and is_call(found[0], bgnn.dequantize):
             real, scores, slope, quantiser = found
-            values, x_scale, x_zero = cast(fx.Node, real).args
+            values, x_scale, x_zero = real.args
             x = _gathered(values, edges)
             if x is not None:
                 return call(

@@ -293,7 +293,7 @@ def _value(a: Any) -> Any:
 def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int]) -> fx.Node | None:
     """`quantize(q_linear_float(...))` as one integer layer, if the bias is fine enough in its unit."""
     codes, x_scale, x_zero, weight, scales, w_zero, bias = cast(tuple[Any, ...], x.args)
-    rounded = None
+    units: fx.Node | None = None
     if bias is not None:
         unit = torch.tensor(x_scale, dtype=torch.float64) * value_of(scales).double()
         if float(unit.max()) / 2 > BIAS_SLACK * last[0]:
@@ -304,8 +304,8 @@ def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int])
         rounded = whole.to(torch.int32)
         if accumulators.of_linear(value_of(weight), x_zero, w_zero, rounded) > accumulators.LARGEST:
             return None
-        rounded = constant(node, rounded, f"{bias.target}_units")
-    return call(node, bgnn.q_linear.default, codes, x_scale, x_zero, weight, scales, w_zero, rounded, *last, like=x)
+        units = constant(node, rounded, f"{bias.target}_units")
+    return call(node, bgnn.q_linear.default, codes, x_scale, x_zero, weight, scales, w_zero, units, *last, like=x)
 
 
 def _why_float(layer: fx.Node) -> str:

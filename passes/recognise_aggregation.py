@@ -40,7 +40,7 @@ ZEROS = [aten.new_zeros, aten.zeros, aten.zeros_like, aten.full, aten.new_full, 
 ONES = [aten.new_ones, aten.ones, aten.ones_like, aten.full, aten.new_full, aten.full_like]
 COUNTED = [aten.item, aten._local_scalar_dense, aten.index]  # sizes that depend on the data, as traced
 # (nodes, edges): loops, double edges, isolated nodes, no edges
-PROBES = [
+PROBES: list[tuple[int, list[list[int]]]] = [
     (4, [[0, 1, 2, 3, 3, 1, 1], [1, 1, 0, 2, 3, 2, 2]]),
     (6, [[5, 0, 2, 4], [5, 0, 2, 4]]),
     (3, [[0, 1], [1, 0]]),
@@ -186,8 +186,8 @@ def _softmax(node: fx.Node) -> fx.Node | None:
         return None
     index, n = cast(tuple[fx.Node, Any], found.args[1:])
     generator = torch.Generator().manual_seed(0)
-    for nodes, edges in PROBES:
-        target = torch.tensor(edges[1], dtype=torch.int64)
+    for nodes, pairs in PROBES:
+        target = torch.tensor(pairs, dtype=torch.int64)[1]
         shape = [len(target), *shape_of(values)[1:]]
         probe = 5 * torch.randn(shape, generator=generator)
         known: dict[fx.Node, Any] = {values: probe, index: target, **({n: nodes} if isinstance(n, fx.Node) else {})}

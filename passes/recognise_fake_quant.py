@@ -150,17 +150,16 @@ def _torch_ao(node: fx.Node) -> fx.Node | None:
         if not is_constant(scale) or not is_constant(zero_point):
             return None
         if is_constant(x):  # its codes as torch.ao finds them: from them on, both ways to round agree
-            with torch.no_grad():
-                values = torch.fake_quantize_per_channel_affine(
-                    *[value_of(cast(fx.Node, n)) for n in (x, scale)],
-                    value_of(cast(fx.Node, zero_point)).to(torch.int32),
-                    *last,
-                )
             plain = cast(fx.Node, x)
+            with torch.no_grad():
+                zeros = value_of(cast(fx.Node, zero_point)).to(torch.int32)
+                values = aten.fake_quantize_per_channel_affine(
+                    value_of(plain), value_of(cast(fx.Node, scale)), zeros, *last
+                )
             x = constant(node, values, str(plain.target))
             x.meta.update({k: v for k, v in plain.meta.items() if k == "source"})
-        zeros = constant(node, value_of(cast(fx.Node, zero_point)).float(), f"{node.name}_zero_points")
-        return call(node, bgnn.fake_quant_channel.default, x, scale, zeros, *last, like=source)
+        points = constant(node, value_of(cast(fx.Node, zero_point)).float(), f"{node.name}_zero_points")
+        return call(node, bgnn.fake_quant_channel.default, x, scale, points, *last, like=source)
     numbers = [_number(scale), _number(zero_point)]
     if None in numbers:
         return None
