@@ -169,16 +169,18 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--train and --test go together")
     if not options.out.parent.is_dir():
         parser.error(f"--out: no folder {options.out.parent}")
+    torch.set_flush_denormal(True)
     try:
         _cascade(options)
     except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+    finally:
+        torch.set_flush_denormal(False)  # it holds for the process, not for PyTorch alone
 
 
 def _cascade(options: argparse.Namespace) -> None:
     """Trains the steps of `options.epochs` one after the other."""
     torch.manual_seed(options.seed)
-    torch.set_flush_denormal(True)
     data = Clouds(options.train, options.clouds, options.points, options.seed)
     if options.test is None:
         held = make_clouds(1000, options.points, HELD_OUT_SEED)
