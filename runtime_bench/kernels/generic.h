@@ -19,6 +19,10 @@
 // Packed words are read as bytes of 64-bit words here, and bit masks are written as bytes.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "packed tensors are little-endian");
 
+// The structs too must be each unit's own: their member functions would be merged by the linker, and a layout for
+// vectors of one size be used with another.
+namespace {
+
 // ---------------------------------------------------------------------------------------------- memory
 
 // Hands out 64-byte aligned pieces of a block of memory. With base NULL it only adds up the sizes, so one
@@ -1540,6 +1544,8 @@ static void bmaxpool2d_run(const void* args, const void*, void*, int64_t begin, 
 
 #include "edge_max.h"
 #include "scaled_pool.h"
+
+}  // namespace
 
 // ---------------------------------------------------------------------------------------------- table
 
