@@ -302,9 +302,11 @@ def aims(found: list[Found]) -> list[Aim]:
         if row not in timings:
             lines.append(Aim(what, aim, "this processor does not run it", False))
             continue
-        speedup = timings[row].speedup
-        assert speedup is not None
-        lines.append(Aim(what, aim, f"{speedup} x, CPU time {timings[row].cpu_speedup} x", speedup.median >= factor))
+        wall, cpu = timings[row].speedup, timings[row].cpu_speedup
+        assert wall is not None
+        assert cpu is not None
+        # On a busy machine what runs for a moment is rarely interrupted, so elapsed time alone flatters it.
+        lines.append(Aim(what, aim, f"{wall} x, CPU time {cpu} x", min(wall.median, cpu.median) >= factor))
     size, memory = first.file_bytes[BF.name], first.memory_bytes[BF.name]
     lines.append(Aim("size of BF2-H's file", f"at most {LARGEST_FILE:,} bytes", f"{size:,}", size <= LARGEST_FILE))
     lines.append(
