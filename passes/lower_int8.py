@@ -92,7 +92,8 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
         if high - low > 255 or not 0 <= zero - low <= 255:
             result.refuse(node, f"its codes {low}..{high} with zero point {zero} are not those of 8 bits: stays float")
             continue
-        codes = _exactly(node) if len(shape_of(node)) == 1 and is_call(node, bgnn.fake_quant) else None
+        each = len(shape_of(node)) == 1 and is_call(node, bgnn.fake_quant) and 0 <= -low <= 255
+        codes = _exactly(node) if each else None
         if codes is None:
             codes = call(node, bgnn.quantize.default, x, scale, zero - low, 0, high - low, like=node)
         if "tap" in node.meta:
@@ -108,13 +109,12 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
 def _exactly(node: fx.Node) -> fx.Node:
     """A number for each edge or node quantised as the model does it, the zero point added before rounding.
 
-    It is cheap there, and where it shows: a GCN's norms are 1 / sqrt(d_i d_j), which meet ties.
+    `x / scale + zero_point` in float32, and that number quantised in steps of 1. It is cheap there, and where it shows:
+    a GCN's norms are 1 / sqrt(d_i d_j), which meet ties.
     """
     x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
     real = call(node, aten.add.Tensor, call(node, aten.div.Tensor, x, scale, like=node), float(zero), like=node)
-    codes = call(node, aten.clamp.default, call(node, aten.round.default, real, like=node), low, high, like=node)
-    shifted = call(node, aten.sub.Tensor, codes, float(low), like=node)
-    return call(node, aten._to_copy.default, shifted, dtype=torch.uint8, like=node)
+    return call(node, bgnn.quantize.default, real, 1.0, -low, 0, high - low, like=node)
 
 
 def _apply(gm: fx.GraphModule, result: PassResult) -> bool:
