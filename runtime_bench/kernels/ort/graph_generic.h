@@ -549,6 +549,7 @@ BGNN_INLINE typename Vectors<kBytes>::F32 lane_weights(const float* weights, int
   return __builtin_shuffle(load<F32>(weights + first), heads - int32_t(first));
 }
 
+// The weighted sum of a node's rows, columns from `c` on; `weights` [entries, heads].
 template <int kBytes, int kCount, bool kOneHead>
 BGNN_INLINE void attend(const GatAggregate& a, const Ahead& ahead, int64_t node, int64_t c, const int32_t* lane_heads,
                         const float* weights) {
