@@ -115,7 +115,20 @@ class OnnxModel:
         for one in self.inputs:
             if one["index"] and "nodes" in sizes:
                 graphs.check_index(arrays[one["name"]], sizes["nodes"][0], f"input {one['name']}")
+        for name, array in arrays.items():
+            if array.dtype == np.int64:
+                self._check_degrees(name, array)
         return arrays
+
+    def _check_degrees(self, name: str, index: np.ndarray) -> None:
+        """32-bit sums were proven for nodes of so many edges, a self-loop included, and for no more."""
+        limit = int(self.properties.get("bgnn.max_degree", "0"))
+        for row in index if index.ndim == 2 else [index]:
+            if 0 < limit <= len(row) and row.min() >= 0 and np.bincount(row).max() >= limit:
+                raise UsageError(
+                    f"input {name} names one node {int(np.bincount(row).max())} times: the file's 32-bit sums hold for "
+                    f"fewer than {limit} edges of a node"
+                )
 
 
 def _way_out(array: np.ndarray, wanted: np.dtype) -> str:

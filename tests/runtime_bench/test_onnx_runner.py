@@ -65,6 +65,16 @@ def test_bad_inputs(model, other, message):
     assert "\n" not in str(caught.value)
 
 
+def test_more_edges_of_a_node_than_the_sums_hold(model, monkeypatch):
+    monkeypatch.setitem(model.properties, "bgnn.max_degree", "5")
+    edges = np.array([[0, 1, 2, 3], [4, 4, 4, 4]])
+    given = {"in1": edges, "in2": np.ones(4, np.float32)}
+    assert model.run(**arrays(**given))["out0"].shape == (6, 8)
+    given = {"in1": np.tile(edges, 2), "in2": np.ones(8, np.float32)}
+    with pytest.raises(UsageError, match=r"input in1 names one node 8 times: .* fewer than 5 edges of a node"):
+        model.run(**arrays(**given))
+
+
 def test_infinite_features_are_the_users(model):
     out = model.run(**arrays(in0=with_value(arrays()["in0"], np.inf)))["out0"]
     assert out.shape == (6, 8)
