@@ -89,6 +89,11 @@ struct Case {
 const Case kCases[] = {
     {"hamming_knn_64", [](const BgnnKernels& k, int times) { hamming_knn(k, times, 2); }},
     {"hamming_knn_128", [](const BgnnKernels& k, int times) { hamming_knn(k, times, 4); }},
+    {"hamming_far_64",
+     [](const BgnnKernels& k, int times) {
+       BgnnHammingFar a = {words(kNodes * 2), room<int32_t>(kNodes * kNeighbours), 1, kNodes, 2, kNeighbours};
+       call(k.hamming_far, &a, times);
+     }},
     {"knn_3",
      [](const BgnnKernels& k, int times) {
        BgnnKnn a = {floats(kNodes * 3), room<int32_t>(kNodes * kNeighbours), 1, kNodes, 3, kNeighbours};

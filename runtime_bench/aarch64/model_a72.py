@@ -35,7 +35,7 @@ AIM_MS = 190
 # Kernels' functions (those of generic.h and neon.cc), to what they belong to. The first that fits.
 FUNCTIONS = (
     (r"(points|knn)_|finite_distance|select_keys", "k-NN of points"),
-    (r"(hamming_knn|codes|nearest|select|order_by)_|find_equal_rows|transpose64|heap_sort|sink", "k-NN of codes"),
+    (r"(hamming|codes|nearest|select|order_by)_|find_equal_rows|transpose64|heap_sort|sink", "k-NN of codes"),
     (r"(gather_max|edge_max|bin_edge_conv)_", "edge convolution 1, maximum"),
     (r"(xor_edge_conv|edge)_", "edge convolutions 2-4"),
     (r"(dense_pool|scaled_pool)_|pool_(run|begin|items|block)", "convolution 5 and pooling"),

@@ -112,6 +112,36 @@ def test_a_wheel_runs_a_file_without_torch(wheel: Path, tmp_path: Path) -> None:
         assert np.array_equal(out["t4"], case.expected)
 
 
+def test_the_wheel_agrees_on_every_instruction_set(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wheel's compiler is another one than the tests' elsewhere. Several sizes: work memory differs by set."""
+    sys.path[:0] = [str(Path(__file__).parent.parent / folder) for folder in ("delegate", "kernels")]
+    from bgnn_files import hamming_knn, xor_edge_conv
+
+    from bgnn.converter.errors import BgnnError
+    from bgnn.runtime_bench import delegate, run
+
+    with zipfile.ZipFile(wheel) as archive:
+        library = archive.extract(f"bgnn/runtime_bench/lib/{platform.machine()}/libbgnn_delegate.so", tmp_path)
+    monkeypatch.setenv("BGNN_DELEGATE", library)
+    rng = np.random.default_rng(0)
+    cases = [*(hamming_knn(rng, nodes=nodes) for nodes in (40, 300, 1025)), xor_edge_conv(rng)]
+    tried = []
+    for isa in ("portable", "avx2", "avx512", "neon"):
+        monkeypatch.setenv("BGNN_ISA", isa)
+        try:
+            delegate.load_delegate()
+        except BgnnError:
+            continue  # not of this machine
+        tried.append(isa)
+        for case in cases:
+            interpreter = delegate.load_interpreter(case.file())
+            (out,) = run.run(interpreter, {f"arr_{i}": array for i, array in enumerate(case.arrays())}).values()
+            assert np.array_equal(out, case.expected), isa
+    assert "portable" in tried
+
+
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
