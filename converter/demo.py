@@ -21,10 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bgnn.converter.api import convert
-from bgnn.converter.errors import BgnnError
 from bgnn.models.checkpoint import build_model, load_checkpoint
 from bgnn.models.shapes import HELD_OUT_SEED, SHAPES, make_clouds
-from bgnn.runtime_bench.delegate import library_path
 from bgnn.runtime_bench.interpreters import open_file
 
 PAPER_MODELS = [("dgcnn", "tflite-arm64"), ("rf", "lce-arm64"), ("bf1", "lce-arm64"), ("bf2", "lce-arm64")]
@@ -59,7 +57,7 @@ def trained_model(console: Console, folder: Path) -> dict[str, float]:
     points, labels = make_clouds(CLOUDS, size, seed=HELD_OUT_SEED)
     console.print(f"converting the trained BF2 ({checkpoint.stat().st_size:,} bytes, {size} points) ...")
     outputs = {}
-    for kernels in ["stock", *(["bgnn"] if _have_own_kernels(console) else [])]:
+    for kernels in ("stock", "bgnn"):
         outputs[f"emitted file, {kernels} kernels"] = folder / f"bf2_shapes_{kernels}.tflite"
         result = convert(
             model, (torch.from_numpy(points[:BATCH]),), target="lce-arm64", kernels=kernels,
@@ -80,15 +78,6 @@ def trained_model(console: Console, folder: Path) -> dict[str, float]:
         table.add_row(name, f"{accuracy[name]:.3f}", f"{same} of {CLOUDS}", f"{count:,}")
     console.print(table)
     return accuracy
-
-
-def _have_own_kernels(console: Console) -> bool:
-    try:
-        library_path()
-    except BgnnError as error:
-        console.print(f"without the project's own kernels: {error}")
-        return False
-    return True
 
 
 def _answers(points: np.ndarray, run: Callable[[np.ndarray], Any]) -> np.ndarray:
