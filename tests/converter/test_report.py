@@ -113,7 +113,7 @@ def test_json() -> None:
     assert data["bytes"] == found.bytes
     assert data["macs"] == found.macs
     assert data["checks"][-1]["what"] == "emitted file"
-    assert data["layers"][0].keys() == {"name", "was", "became", "binary_macs", "float_macs", "why"}
+    assert data["layers"][0].keys() == {"name", "was", "became", "binary_macs", "float_macs", "integer_macs", "why"}
     assert data["sign_zeros"] == 0
 
 
