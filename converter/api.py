@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from bgnn.converter import stages
+from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_api import check_graph, convert_graph
@@ -58,6 +59,7 @@ def convert(
     dump: Path | str | None = None,
     name: str = "model",
     keep_outputs: Sequence[int] = (0,),
+    calibration: Calibration | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Conversion:
     """Converts a trained PyTorch model into a file that a stock runtime runs.
@@ -67,13 +69,16 @@ def convert(
     `optimize`: 1 runs all passes, 0 only makes the graph legal. `kernels`: "stock" for files that any LCE runtime
     runs, "bgnn" for this project's fused operators, which its delegate brings to LiteRT. `keep_outputs`: which of
     the model's outputs the file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples
-    reach a `torch.sign(0)`.
+    reach a `torch.sign(0)`. `calibration`: sample graphs for the post-training quantisation of a float graph network,
+    with "onnx-int8-x86".
     `stop_after`: a stage's name, to stop there without a file; `dump`: a folder for each stage as Python.
 
     Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file
     does not compute what the model computes; then nothing is written.
     """
     plan = _check_arguments(target, optimize, kernels, knn, sign_zero, stop_after)
+    if calibration is not None and target != "onnx-int8-x86":
+        raise UsageError(f"--calibrate goes with --target onnx-int8-x86, not {target}")
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     if target.startswith("onnx-") and check_graph(model, inputs):
@@ -81,13 +86,15 @@ def convert(
             model, inputs, target=target, optimize=optimize, kernels=kernels, name=name,
             metadata={"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels},
             verify=verify, stop_after=stop_after, dump=None if dump is None else Path(dump),
-            keep_outputs=keep_outputs, say=say,
+            keep_outputs=keep_outputs, calibration=calibration, say=say,
         )  # fmt: skip
         path = None
         if output is not None and data is not None:
             path = Path(output)
             write_atomically(path, data)
         return Conversion(data, graph_report, path, gm)
+    if calibration is not None:
+        raise UsageError("--calibrate quantises graph networks, forward(x, edge_index, ...): this model has no edges")
     say("tracing the model")
     gm = trace(model, inputs, keep_outputs)
     if dump is not None:

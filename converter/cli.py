@@ -40,6 +40,10 @@ examples:
       your own class (my_models.py is in this folder) and its state_dict
   bgnn-convert weights.pt --target lce-arm64 --arch bf2 --set k=20 stage=3 knn=hamming activation=prelu ...
       a bare state_dict of one of the papers' models
+  bgnn-convert cora_gcn_dq8.pt --target onnx-int8-x86 --input graph.npz
+      a Degree-Quant network; graph.npz holds x and edge_index, the file takes graphs of any size
+  bgnn-convert weights.pt --model my_models:make_net --target onnx-int8-x86 --calibrate graph.npz
+      post-training quantisation of a float PyG network
 """
 
 
@@ -47,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="bgnn-convert",
-        description="Converts a trained PyTorch graph neural network into a TFLite file for a stock\n"
+        description="Converts a trained PyTorch graph neural network into a TFLite or ONNX file for a stock\n"
         "runtime, runs it, and succeeds only if the file computes what the PyTorch model computes.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,9 +62,13 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="TARGET",
         help="lce-arm64: TFLite with Larq Compute Engine ops, for binary models; "
-        "tflite-arm64: TFLite's own ops only, for float models",
+        "tflite-arm64: TFLite's own ops only, for float models; "
+        "onnx-int8-x86: integer ONNX for ONNX Runtime, for models with quantisers (or with --calibrate) and for binary "
+        "ones; onnx-x86: float ONNX",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="the file to write (default: ./MODEL's name.tflite)")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="the file to write (default: ./MODEL's name.tflite or .onnx)"
+    )
     parser.add_argument(
         "-O",
         dest="optimize",
@@ -123,6 +131,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="the model's example input, as NAME=SHAPE[:DTYPE] (points=8x1024x3:float32; random values; "
         "repeat it for several inputs) or an .npz file with one array for each input. "
         "The file is made for these shapes",
+    )
+    source.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="post-training quantisation of a float graph network (--target onnx-int8-x86): sample graphs, as an .npz "
+        "with one array for each input, or a PyG dataset's processed .pt; with labels y (and test_mask) the "
+        "report compares accuracies. Also the example input, unless --input is given",
+    )
+    source.add_argument(
+        "--keep-float",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --calibrate: a layer (or a module with all its layers) that stays float; may be repeated",
     )
     source.add_argument("--batch", type=int, metavar="N", help="clouds in a batch, for bgnn's own models (default: 1)")
     source.add_argument(
@@ -200,9 +222,15 @@ def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str],
     from bgnn.converter.api import convert
     from bgnn.converter.load import LoadOptions, load
 
+    calibration = None
+    if args.calibrate:
+        from bgnn.converter.calibrate import read_samples
+
+        calibration = read_samples(Path(args.calibrate), args.keep_float)
     loaded = load(
         args.file,
         LoadOptions(
+            example=calibration.samples[0] if calibration is not None else None,
             arch=args.arch,
             model=args.model,
             settings=_settings(args.settings),
@@ -226,6 +254,7 @@ def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str],
         dump=Path(args.dump) if args.dump else None,
         name=loaded.name,
         keep_outputs=tuple(args.keep_output or (0,)),
+        calibration=calibration,
         progress=say,
     )
 
@@ -238,6 +267,8 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
     ):
         if value is not None and value not in allowed:
             raise UsageError(f"{what} {value}: there is no such thing; choose from {', '.join(allowed)}")
+    if args.keep_float and not args.calibrate:
+        raise UsageError("--keep-float goes with --calibrate: without it nothing is quantised that was float")
     for what, value in (("--batch", args.batch), ("--points", args.points)):
         if value is not None and value < 1:
             raise UsageError(f"{what} {value}: must be at least 1")

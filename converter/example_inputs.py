@@ -65,7 +65,7 @@ def named_inputs(arguments: Sequence[str]) -> dict[str, Tensor]:
     """
     inputs: dict[str, Tensor] = {}
     for argument in arguments:
-        found = _read_npz(Path(argument)) if argument.endswith(".npz") else _described(argument)
+        found = read_npz(Path(argument)) if argument.endswith(".npz") else _described(argument)
         for name, value in found.items():
             if name in inputs:
                 raise UsageError(f"--input: {name!r} is given twice")
@@ -104,35 +104,38 @@ def _described(argument: str) -> dict[str, Tensor]:
     return {name: random_like(name, shape, getattr(torch, dtype_text))}
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    """The arrays of an .npz file. Headers are read first: a small file must not ask for all memory."""
+def read_npz(path: Path, option: str = "--input") -> dict[str, Tensor]:
+    """The arrays of an .npz file. Headers are read first: a small file must not ask for all memory.
+
+    Raises UsageError, which names the `option` that the path was given with.
+    """
     if not path.is_file():
-        raise UsageError(f"--input {path}: no such file")
+        raise UsageError(f"{option} {path}: no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 with archive.open(info) as stream:
-                    _check_header(path, info.filename, stream)
+                    _check_header(f"{option} {path}", info.filename, stream)
         with np.load(path, allow_pickle=False) as arrays:
             tensors = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
     except UsageError:
         raise
     except Exception as error:  # zipfile, numpy and torch each have their own for a malformed file
-        raise UsageError(f"--input {path}: not a readable .npz of plain arrays ({error})") from error
+        raise UsageError(f"{option} {path}: not a readable .npz of plain arrays ({error})") from error
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UsageError(f"--input {path}: {name!r} holds NaN or infinity, with which nothing can be verified")
+            raise UsageError(f"{option} {path}: {name!r} holds NaN or infinity, with which nothing can be verified")
     if not tensors:
-        raise UsageError(f"--input {path}: the file holds no array")
+        raise UsageError(f"{option} {path}: the file holds no array")
     return tensors
 
 
-def _check_header(path: Path, member: str, stream: IO[bytes]) -> None:
+def _check_header(where: str, member: str, stream: IO[bytes]) -> None:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
     if dtype.hasobject:
-        raise UsageError(f"--input {path}: {member} holds pickled Python objects, which are not read")
+        raise UsageError(f"{where}: {member} holds pickled Python objects, which are not read")
     check_shape(member.removesuffix(".npy"), shape)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from bgnn.converter import graph_stages
+from bgnn.converter import calibrate, graph_stages
+from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
@@ -77,6 +79,7 @@ def convert_graph(
     stop_after: str | None,
     dump: Path | None,
     keep_outputs: Sequence[int],
+    calibration: Calibration | None,
     say: Callable[[str], None],
 ) -> tuple[bytes | None, Report, fx.GraphModule]:
     """(the file or None if stopped before, the report, the last stage's graph); arguments as of `convert`."""
@@ -89,11 +92,17 @@ def convert_graph(
     checks: list[CodeCheck] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
     before = gm
+    calibrated: calibrate.CalibrationReport | None = None
     for stage in STAGES:
         if stage == "target":
             before = snapshot(gm)  # the last graph that makes every code
         results = [(step, run(gm)) for step, run in graph_stages.passes_to(stage, target, optimize, kernels)]
         if stage == "traced":
+            if calibration is not None:
+                say("observing ranges on the samples")
+                graph_stages.name_layers(gm)
+                calibrated = calibrate.quantise(gm, calibration)
+                plain = _outputs(gm, inputs) if verify else []  # from here on, the quantised network is the model
             graph_stages.mark_codes(gm)
         elif stage == "semantic":
             graph_stages.name_layers(gm)
@@ -111,7 +120,8 @@ def convert_graph(
                 codes, outputs = run_with_codes(gm, inputs)
                 checks.append(reference.compare(f"stage {stage}", _completed(before, inputs, codes), outputs))
         if stage == stop_after:
-            return None, build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, None), gm
+            report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, None)
+            return None, dataclasses.replace(report, calibration=calibrated), gm
     say("writing the file")
     properties = {**metadata, "bgnn.max_degree": str(accumulators.MAX_DEGREE)}
     if reference is not None:
@@ -121,7 +131,8 @@ def convert_graph(
     else:
         properties["verification"] = "not verified (--no-verify)"
     data = _emit(gm, name, properties, optimize, kernels)
-    return data, build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data), gm
+    report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data)
+    return data, dataclasses.replace(report, calibration=calibrated), gm
 
 
 def _outputs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -49,13 +49,14 @@ class LoadOptions:
     """What the command line says about the model beside its file.
 
     `settings` are keyword arguments of the architecture or factory. `inputs` are `--input` arguments (see
-    `example_inputs.named_inputs`). `batch` (default 1) and `points` (default: the configuration's) shape
-    the input of the project's own models.
+    `example_inputs.named_inputs`); without them, `example` may hold the model's inputs among others. `batch`
+    (default 1) and `points` (default: the configuration's) shape the input of the project's own models.
     """
 
     arch: str | None = None
     model: str | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    example: Mapping[str, Tensor] | None = None
     inputs: tuple[str, ...] = ()
     batch: int | None = None
     points: int | None = None
@@ -243,11 +244,14 @@ def _module_inputs(path: Path, model: nn.Module, options: LoadOptions) -> tuple[
             raise UsageError("--input gives the whole shape: leave out --batch and --points")
         given = named_inputs(options.inputs)
         return order_inputs(given, forward_names(model, list(given)))
+    if options.example is not None:
+        names = forward_names(model, list(options.example))
+        return order_inputs({name: value for name, value in options.example.items() if name in names}, names)
     if not own:
-        names = " ".join(f"--input {name}=SHAPE" for name in forward_names(model, []))
+        missing = " ".join(f"--input {name}=SHAPE" for name in forward_names(model, []))
         raise UsageError(
             f"the shapes of {type(model).__name__}'s inputs are not in {path}: "
-            f"add {names or '--input NAME=SHAPE'}, "
+            f"add {missing or '--input NAME=SHAPE'}, "
             "as in --input points=8x1024x3:float32, or --input FILE.npz"
         )
     assert isinstance(config, dict)

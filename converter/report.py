@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx
 
+from bgnn.converter.calibrate import CalibrationReport
 from bgnn.converter.onnx import inspect as onnx_file
 from bgnn.converter.stages import Plan
 from bgnn.converter.tflite import inspect as tflite_file
@@ -58,6 +59,7 @@ class Report:
     refusals: list[tuple[str, str, str]]
     checks: Sequence[Check]
     sign_zeros: int
+    calibration: CalibrationReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for report.json."""
@@ -91,6 +93,22 @@ class Report:
             count = (layer.binary_macs + layer.integer_macs + layer.float_macs) / 1e6
             layers.add_row(layer.name, layer.was, layer.became, f"{count:,.2f}", layer.why)
         console.print(layers)
+        if self.calibration is not None:
+            _print_calibration(self.calibration, console)
+
+
+def _print_calibration(found: CalibrationReport, console: Console) -> None:
+    table = Table(title="post-training quantisation: what each activation's 8 bits hold", title_justify="left")
+    for heading in ("activation", "least", "largest", "beyond the range", "relative error"):
+        table.add_column(heading, justify="left" if heading == "activation" else "right")
+    for row in found.activations:
+        table.add_row(row.name, f"{row.low:.4g}", f"{row.high:.4g}", f"{row.clipped:.2%}", f"{row.error:.2%}")
+    table.add_row("the output", "", "", "", f"{found.output_error:.2%}")
+    console.print(table)
+    if found.float_accuracy is not None and found.quantised_accuracy is not None:
+        console.print(
+            f"accuracy on the samples: float {found.float_accuracy:.4f}, quantised {found.quantised_accuracy:.4f}"
+        )
 
 
 def _check_line(check: Check) -> str:

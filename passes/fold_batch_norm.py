@@ -87,6 +87,8 @@ def _into_next(norm: fx.Node, domains: dict[fx.Node, dm.Domain]) -> bool:
 
 def rebuilt(before: fx.Node, layer: fx.Node, x: fx.Node, weight: torch.Tensor, bias: torch.Tensor) -> fx.Node:
     """`layer` again, before another node, on `x` with other weights."""
-    name = str(cast(fx.Node, layer.args[1]).target)
-    values = (constant(before, weight, name), constant(before, bias, f"{name}_bias"))
+    old = cast(fx.Node, layer.args[1])
+    values = (constant(before, weight, str(old.target)), constant(before, bias, f"{old.target}_bias"))
+    if "source" in old.meta:
+        values[0].meta["source"] = old.meta["source"]
     return call(before, aten.linear.default, x, *values, like=layer)

@@ -202,7 +202,7 @@ def _quantize(node: fx.Node) -> fx.Node | None:
     x = cast(fx.Node, node.args[0])
     scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
     last = (scale, zero, low, high)
-    if is_call(x, aten.relu) and low < zero:
+    if is_call(x, aten.relu) and low <= zero:
         return call(node, bgnn.quantize.default, x.args[0], scale, zero, min(zero, high), high, like=node)
     slope = 1.0
     source: Any = x

@@ -28,6 +28,7 @@ from bgnn.passes.graph import (
     calls,
     compute_meta,
     is_call,
+    is_constant,
     remove_dead_code,
     replace,
     shape_of,
@@ -91,7 +92,9 @@ def _count_anew(loops: fx.Node) -> None:
 
 
 def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
-    """Whether `node` is a tensor of one number, made of sizes alone."""
+    """Whether `node` is a tensor of one number, made of sizes alone, or a constant where those are known."""
+    if is_constant(node):
+        return bool((value_of(node) == value).all())
     if not is_call(node, *makers):
         return False
     if is_call(node, aten.full, aten.full_like):
@@ -103,6 +106,8 @@ def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
 
 def _first_size(node: fx.Node) -> Any:
     """The size of axis 0 of a tensor made of sizes, as its argument was: a node or a number."""
+    if is_constant(node):
+        return shape_of(node)[0]
     if is_call(node, aten.zeros_like, aten.full_like):
         size = shape_of(node)[0]
         return size if isinstance(size, int) else call(node, aten.sym_size.int, node.args[0], 0)

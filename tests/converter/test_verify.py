@@ -127,7 +127,7 @@ def test_a_wrong_traced_stage_is_found_too(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_emitter_that_writes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = api.emit
+    whole = api.emit_tflite
 
     def wrong(gm: fx.GraphModule, **options: Any) -> bytes:
         node = next(n for n in gm.graph.nodes if n.op == "get_attr" and n.target.startswith("last"))
@@ -138,7 +138,7 @@ def test_an_emitter_that_writes_something_else_is_found(monkeypatch: pytest.Monk
         finally:
             setattr(gm, node.target, kept)
 
-    monkeypatch.setattr(api, "emit", wrong)
+    monkeypatch.setattr(api, "emit_tflite", wrong)
     with pytest.raises(ConversionError, match=r"^emitted file: output 0 differs by"):
         api.convert(Wrapped(network, WEIGHTS), (X,), target="lce-arm64")
 

@@ -10,11 +10,12 @@ import torch
 from graph_models import awkward_graphs, random_graph, run
 from graphs import Wrapped, aten, bgnn, count
 from torch import Tensor, fx
+from torch_geometric.nn import global_mean_pool
 from torch_geometric.utils import add_remaining_self_loops, add_self_loops, remove_self_loops, scatter, softmax
 
 from bgnn.converter.sizes import check_open, graph_axes
 from bgnn.converter.trace import trace
-from bgnn.passes import canonicalise, merge_equal_nodes, recognise_aggregation
+from bgnn.passes import canonicalise, fold_constants, merge_equal_nodes, recognise_aggregation
 
 
 def found(function: Callable[..., Any]) -> tuple[fx.GraphModule, int]:
@@ -119,3 +120,20 @@ def test_a_sum_into_something_stays() -> None:
     gm = trace(function, example, open_axes=graph_axes(example))
     canonicalise.run(gm)
     assert recognise_aggregation.run(gm).rewrites == 0
+
+
+def test_a_known_number_of_graphs() -> None:
+    """`global_mean_pool(x, batch, 2)`: the zeros are a constant of the traced graph."""
+
+    class Pooled(torch.nn.Module):
+        def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+            return global_mean_pool(x, batch, 2)
+
+    inputs = (*random_graph(20, 60), torch.arange(20) // 10)
+    gm = trace(Pooled().eval(), inputs, open_axes=graph_axes(inputs))
+    expected = run(gm, *inputs)
+    for step in (canonicalise, fold_constants, merge_equal_nodes):
+        step.run(gm)
+    assert recognise_aggregation.run(gm).rewrites
+    assert (count(gm, bgnn.segment_mean), count(gm, aten.scatter_add)) == (1, 0)
+    assert torch.equal(run(gm, *inputs), expected)

@@ -1,0 +1,137 @@
+"""Post-training quantisation puts fake-quantisers into a float graph network, where Degree-Quant's layers have them.
+
+Dense layers and what passes along edges are worth 8 bits. So quantised are: the inputs and weights of dense layers
+(weights per output channel, symmetric), the operands of products and sums of features, what is aggregated over edges,
+and the aggregates (Degree-Quant, B.2). Gathers, reshapes and factors that are one number change no code, so the
+quantiser stands before them. What only the model's output reads stays real, and so does a read-out over a batch of
+graphs (A.5), and whatever is asked to stay float. The ranges come from `converter.calibrate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.graph import aten, call, constant, is_call, is_constant, remove_dead_code, shape_of, value_of
+
+bgnn = torch.ops.bgnn
+
+MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand]
+SEGMENTS = [bgnn.segment_sum, bgnn.segment_mean]
+CODES = 255  # of an activation: 0..255
+WEIGHT_CODES = 127  # of a weight: -127..127
+
+
+def layer_names(gm: fx.GraphModule) -> list[str]:
+    """The names that `keep_float` may hold: one for each dense layer and each aggregation."""
+    return list(dict.fromkeys(str(n.meta["layer"]) for n in gm.graph.nodes if "layer" in n.meta))
+
+
+def is_kept(node: fx.Node, keep_float: Collection[str]) -> bool:
+    """Whether a layer is to stay float: its name, or the module that holds it, is in `keep_float`."""
+    label = str(node.meta.get("layer", ""))
+    return any(label == name or label.startswith(f"{name}.") for name in keep_float)
+
+
+def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]:
+    """The activations to quantise, in the graph's order."""
+    edges = edge_sizes(gm)
+    wanted: set[fx.Node] = set()
+    for node in gm.graph.nodes:
+        if node.op != "call_function" or is_kept(node, keep_float):
+            continue
+        if _is_layer(node):
+            wanted.add(_origin(cast(fx.Node, node.args[0])))
+        elif is_call(node, *SEGMENTS, bgnn.segment_max) and _is_features(node):
+            values = cast(fx.Node, node.args[0])
+            if any(bool(shape_of(values)[0] == size) for size in edges):
+                wanted.add(_origin(values))
+                if is_call(node, *SEGMENTS):
+                    wanted.add(node)
+    # Products and sums of features are computed on codes where their result is asked for as codes.
+    for node in reversed(list(gm.graph.nodes)):
+        if (
+            node in wanted
+            and is_call(node, aten.mul, aten.add)
+            and _is_features(node)
+            and not is_kept(node, keep_float)
+        ):
+            wanted |= {_origin(a) for a in node.args if isinstance(a, fx.Node) and not is_constant(a)}
+    return [n for n in gm.graph.nodes if n in wanted and _is_real(n) and not is_constant(n)]
+
+
+def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], keep_float: Collection[str] = ()) -> int:
+    """Puts a quantiser behind every node of `ranges` (least and largest value) and on every layer's weight.
+
+    Returns how many. The codes of an activation are 0..255 over the range widened to hold 0, so that 0 is a code.
+    """
+    count = 0
+    for node in [n for n in gm.graph.nodes if n in ranges]:
+        low, high = min(ranges[node][0], 0.0), max(ranges[node][1], 0.0)
+        scale = max((high - low) / CODES, 1e-12)
+        after = node.next
+        new = call(after, bgnn.fake_quant.default, node, scale, round(-low / scale), 0, CODES, like=node)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+        new.name = f"{node.name}_codes"
+        count += 1
+    for node in list(gm.graph.nodes):
+        if not _is_layer(node) or is_kept(node, keep_float):
+            continue
+        weight = cast(fx.Node, node.args[1])
+        largest = value_of(weight).abs().amax(1).clamp_min(1e-12)
+        scales = constant(node, largest / WEIGHT_CODES, f"{weight.target}_scales")
+        zeros = constant(node, torch.zeros(len(largest)), f"{weight.target}_zeros")
+        new = call(
+            node, bgnn.fake_quant_channel.default, weight, scales, zeros, 0, -WEIGHT_CODES, WEIGHT_CODES, like=node
+        )  # fmt: skip
+        node.replace_input_with(weight, new)
+        count += 1
+    remove_dead_code(gm)
+    return count
+
+
+def edge_sizes(gm: fx.GraphModule) -> list[object]:
+    """The numbers of edges: of the edges given, and of those with self-loops."""
+    return [
+        shape_of(n)[1]
+        for n in gm.graph.nodes
+        if (n.op == "placeholder" or is_call(n, bgnn.with_self_loops))
+        and n.meta["val"].dtype == torch.int64
+        and len(shape_of(n)) == 2
+    ]
+
+
+def _is_real(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() > 0
+
+
+def _is_features(node: fx.Node) -> bool:
+    return _is_real(node) and len(shape_of(node)) > 1
+
+
+def _is_layer(node: fx.Node) -> bool:
+    return is_call(node, aten.linear) and is_constant(node.args[1]) and len(shape_of(node)) > 1
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """Where the codes of a tensor are made: before it is moved, or multiplied by one positive number."""
+    while True:
+        if is_call(node, *MOVES):
+            node = cast(fx.Node, node.args[0])
+        elif is_call(node, aten.mul) and (data := _scaled(node)) is not None:
+            node = data
+        else:
+            return node
+
+
+def _scaled(node: fx.Node) -> fx.Node | None:
+    for data, factor in (node.args[:2], tuple(reversed(node.args[:2]))):
+        if is_constant(factor) and value_of(cast(fx.Node, factor)).numel() == 1:
+            factor = float(value_of(cast(fx.Node, factor)))
+        if isinstance(factor, (int, float)) and factor > 0 and isinstance(data, fx.Node):
+            return data
+    return None

@@ -1,0 +1,190 @@
+"""Post-training quantisation: ranges from samples, nodes of high degree apart, files that compute what is promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from graph_models import GCN, awkward_graphs, random_graph
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.data import Data, InMemoryDataset
+from torch_geometric.nn import BatchNorm, GATConv, GCNConv, GINConv, SAGEConv
+
+from bgnn.converter import calibrate, cli
+from bgnn.converter.api import Conversion, convert
+from bgnn.converter.calibrate import Calibration, read_samples
+from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+
+class Net(nn.Module):
+    """Two layers of a kind, a norm and a ReLU between."""
+
+    def __init__(self, kind: str = "gcn") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        make: dict[str, Any] = {
+            "gcn": GCNConv, "sage": SAGEConv, "gat": GATConv,
+            "gin": lambda a, b: GINConv(nn.Sequential(nn.Linear(a, 9), nn.ReLU(), nn.Linear(9, b)), train_eps=True),
+        }  # fmt: skip
+        self.first, self.norm, self.second = make[kind](6, 8), BatchNorm(8), make[kind](8, 3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.second(F.relu(self.norm(self.first(x, edge_index))), edge_index)
+
+
+def sample(seed: int = 0, **more: Tensor) -> dict[str, Tensor]:
+    x, edge_index = random_graph(60, 240, seed)
+    return {"x": x, "edge_index": edge_index, **more}
+
+
+def quantised(model: nn.Module, *samples: dict[str, Tensor], keep: tuple[str, ...] = (), **more: Any) -> Conversion:
+    first = samples[0]
+    return convert(
+        model.eval(), (first["x"], first["edge_index"]), target="onnx-int8-x86",
+        calibration=Calibration(samples, keep), **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["gcn", "sage", "gin", "gat"])
+def test_layers(kind: str) -> None:
+    conversion = quantised(Net(kind), sample(), sample(1))
+    report = conversion.report
+    assert report.calibration is not None
+    assert report.calibration.output_error < 0.15
+    assert len(report.calibration.activations) >= 4
+    dense = [layer for layer in report.layers if "lin" in layer.name or "nn" in layer.name]
+    assert dense
+    assert all(layer.became.startswith("INT8") for layer in dense), report.layers
+    check = report.checks[-1]
+    assert check.what == "emitted file"
+    assert check.codes > 0
+
+
+def test_a_file_on_graphs_it_has_not_seen(tmp_path: Path) -> None:
+    model = Net("sage")
+    path = tmp_path / "net.onnx"
+    quantised(model, sample(), output=path)
+    runner = OnnxModel(path)
+    for name, (x, edge_index) in awkward_graphs().items():
+        found = runner.run(x=x.numpy(), edge_index=edge_index.numpy())["output"]
+        with torch.no_grad():
+            expected = model(x, edge_index)
+        assert found.shape == tuple(expected.shape), name
+        assert np.abs(found - expected.numpy()).max() < 0.3 * max(1.0, float(expected.abs().max())), name
+
+
+def test_accuracy_if_there_are_labels() -> None:
+    model = Net().eval()
+    one = sample()
+    with torch.no_grad():
+        labels = model(one["x"], one["edge_index"]).argmax(1)
+    report = quantised(model, {**one, "y": labels, "test_mask": torch.arange(60) < 40}).report
+    assert report.calibration is not None
+    assert report.calibration.float_accuracy == 1.0
+    assert report.calibration.quantised_accuracy is not None
+    assert report.calibration.quantised_accuracy > 0.8
+    assert report.to_json()["calibration"]["float_accuracy"] == 1.0
+
+
+def test_what_is_kept_float() -> None:
+    report = quantised(Net(), sample(), keep=("second",)).report
+    became = {layer.name: layer.became for layer in report.layers}
+    assert became["first.lin.weight"].startswith("INT8")
+    assert became["second.lin.weight"] == "float"
+
+
+def test_unknown_names_are_told_the_layers() -> None:
+    with pytest.raises(UsageError, match=r"--keep-float third: .*first\.lin\.weight"):
+        quantised(Net(), sample(), keep=("third",))
+
+
+def test_a_model_with_quantisers_of_its_own() -> None:
+    with pytest.raises(ConversionError, match="quantisers of its own"):
+        quantised(GCN(), sample())
+
+
+@pytest.mark.parametrize("target", ["onnx-x86", "lce-arm64"])
+def test_other_targets(target: str) -> None:
+    one = sample()
+    with pytest.raises(UsageError, match=f"not {target}"):
+        convert(Net().eval(), (one["x"], one["edge_index"]), target=target, calibration=Calibration((one,)))
+
+
+def test_models_without_edges() -> None:
+    with pytest.raises(UsageError, match="no edges"):
+        convert(nn.Linear(3, 2), (torch.randn(1, 3),), target="onnx-int8-x86", calibration=Calibration((sample(),)))
+
+
+def test_hubs_widen_no_range() -> None:
+    """A star's centre holds the largest value; over many draws it is left out about as often as it is said."""
+    edge_index = torch.stack([torch.arange(1, 101), torch.zeros(100, dtype=torch.int64)])
+    x = torch.zeros(101, 1)
+    x[0] = 100.0
+    with_hub = [calibrate._range([x], [(x, edge_index)], seed)[1] > 0 for seed in range(200)]
+    assert 0.7 < np.mean(with_hub) < 0.9
+
+
+@pytest.mark.parametrize("outliers", [0, 1])
+def test_the_percentile_that_loses_least(outliers: int) -> None:
+    values = torch.rand(100_000, 1, generator=torch.Generator().manual_seed(0))
+    if outliers:
+        values[0] = 3.0
+    low, high = calibrate._range([values], [(values,)], 0)
+    assert low < 0.01
+    assert 0.99 < high < 1.01, "one value in a hundred thousand is not worth two thirds of the codes"
+
+
+def test_npz_and_pyg_files(tmp_path: Path) -> None:
+    one = sample(y=torch.arange(60) % 3)
+    np.savez(tmp_path / "graph.npz", **{k: v.numpy() for k, v in one.items()})
+    read = read_samples(tmp_path / "graph.npz", ["a"])
+    assert read.keep_float == ("a",)
+    assert torch.equal(read.samples[0]["edge_index"], one["edge_index"])
+    graphs = [Data(x=torch.randn(n, 6), edge_index=torch.randint(0, n, (2, 2 * n))) for n in (5, 7, 9)]
+    InMemoryDataset.save(graphs, str(tmp_path / "data.pt"))
+    read = read_samples(tmp_path / "data.pt")
+    assert [len(s["x"]) for s in read.samples] == [5, 7, 9]
+    for found, graph in zip(read.samples, graphs, strict=True):
+        assert torch.equal(found["x"], graph.x)
+        assert torch.equal(found["edge_index"], graph.edge_index)
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "weights.pt")
+    (tmp_path / "text.pt").write_text("no dataset")
+    (tmp_path / "text.npz").write_text("no arrays")
+    for name, message in (
+        ("weights.pt", "no graph"), ("text.pt", "neither"), ("absent.pt", "no such file"), ("text.npz", "--calibrate"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            read_samples(tmp_path / name)
+    with pytest.raises(UsageError, match="'edge_index'"):
+        Calibration(({"x": torch.zeros(3, 2)},)).inputs(["x", "edge_index"])
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own float model, from the command line; the sample graph is the example input as well."""
+    (tmp_path / "user_nets.py").write_text(
+        "from torch import nn\nfrom torch_geometric.nn import SAGEConv\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.conv = SAGEConv(6, 3)\n"
+        "    def forward(self, x, edge_index):\n        return self.conv(x, edge_index)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    torch.manual_seed(0)
+    torch.save({f"conv.{k}": v for k, v in SAGEConv(6, 3).state_dict().items()}, "weights.pt")
+    one = sample(y=torch.arange(60) % 3)
+    np.savez("graph.npz", **{k: v.numpy() for k, v in one.items()})
+    arguments = ["weights.pt", "--model", "user_nets:Net", "--target", "onnx-int8-x86", "-o", "net.onnx"]
+    assert cli.main([*arguments, "--calibrate", "graph.npz"]) == 0
+    printed = capsys.readouterr().out
+    assert "post-training quantisation" in printed
+    assert "accuracy on the samples" in printed
+    assert Path("net.onnx").is_file()
+    assert cli.main([*arguments, "--input", "graph.npz", "--keep-float", "conv"]) == 2

@@ -1,0 +1,119 @@
+"""Quantisers are put where codes are made, once for all that is moved from there, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from graph_models import random_graph
+from graphs import bgnn, count
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, global_mean_pool
+
+from bgnn.converter import graph_stages
+from bgnn.converter.sizes import graph_axes
+from bgnn.converter.trace import trace
+from bgnn.passes import insert_fake_quant
+from bgnn.passes.graph import is_call
+
+
+class Two(nn.Module):
+    """Two layers of a kind, a ReLU between."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        make: dict[str, Any] = {
+            "gcn": GCNConv, "sage": SAGEConv, "gat": GATConv,
+            "gin": lambda a, b: GINConv(nn.Sequential(nn.Linear(a, 9), nn.ReLU(), nn.Linear(9, b))),
+        }  # fmt: skip
+        self.first, self.second = make[kind](6, 8), make[kind](8, 3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x, edge_index)), edge_index)
+
+
+class Pooled(nn.Module):
+    """A read-out over a batch of graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.out = GCNConv(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        return self.out(global_mean_pool(F.relu(self.conv(x, edge_index)), batch, 2))
+
+
+def traced(model: nn.Module, *inputs: Tensor) -> fx.GraphModule:
+    gm = trace(model.eval(), inputs, open_axes=graph_axes(inputs))
+    for _, run in graph_stages.passes_to("traced", "onnx-int8-x86", 1, "stock"):
+        run(gm)
+    graph_stages.name_layers(gm)
+    return gm
+
+
+# x, each layer's output that is gathered, norms or attention, messages, aggregates, the ReLU between
+SITES = {"gcn": (9, 2), "sage": (4, 4), "gat": (10, 2), "gin": (8, 4)}
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_sites(kind: str) -> None:
+    inputs = random_graph(20, 60)
+    gm = traced(Two(kind), *inputs)
+    sites = insert_fake_quant.sites(gm)
+    activations, weights = SITES[kind]
+    assert len(sites) == activations, [n.name for n in sites]
+    expected = fx.Interpreter(gm).run(*inputs)[0]
+    wide = dict.fromkeys(sites, (-1000.0, 1000.0))
+    assert insert_fake_quant.insert(gm, wide) == activations + weights
+    assert (count(gm, bgnn.fake_quant), count(gm, bgnn.fake_quant_channel)) == (activations, weights)
+    assert insert_fake_quant.sites(gm) != sites  # and the codes are what everyone reads now
+    for node in gm.graph.nodes:
+        if is_call(node, bgnn.fake_quant):
+            assert list(node.args[0].users) == [node]
+    assert not torch.equal(fx.Interpreter(gm).run(*inputs)[0], expected)
+
+
+def test_fine_codes_change_little() -> None:
+    inputs = random_graph(20, 60)
+    gm = traced(Two("gcn"), *inputs)
+    expected = fx.Interpreter(gm).run(*inputs)[0]
+    insert_fake_quant.insert(gm, dict.fromkeys(insert_fake_quant.sites(gm), (-4.0, 4.0)))
+    assert (fx.Interpreter(gm).run(*inputs)[0] - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("keep", "layers"), [("second", 1), ("second.lin.weight", 1), ("aggregation 2", 2)])
+def test_what_is_kept(keep: str, layers: int) -> None:
+    gm = traced(Two("gcn"), *random_graph(20, 60))
+    insert_fake_quant.insert(gm, dict.fromkeys(insert_fake_quant.sites(gm, [keep]), (-1.0, 1.0)), [keep])
+    assert count(gm, bgnn.fake_quant_channel) == layers
+    assert count(gm, bgnn.fake_quant) < SITES["gcn"][0]
+
+
+def test_the_read_out_stays_real() -> None:
+    x, edge_index = random_graph(20, 60)
+    batch = torch.arange(20) // 10
+    gm = traced(Pooled(), x, edge_index, batch)
+    sites = insert_fake_quant.sites(gm)
+    (over_edges,) = [n for n in gm.graph.nodes if is_call(n, bgnn.segment_sum) and n.meta["val"].dim() > 1]
+    (pooled,) = [n for n in gm.graph.nodes if is_call(n, bgnn.segment_mean)]
+    assert over_edges in sites
+    assert pooled in sites, "it is what a dense layer reads"
+    kept = insert_fake_quant.sites(gm, ["out"])
+    assert over_edges in kept
+    assert pooled not in kept, "a read-out whose layer stays float is no sum over edges"
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (2.0, 3.0), (-3.0, -2.0), (-1.0, 3.0)])
+def test_zero_is_a_code(ends: tuple[float, float]) -> None:
+    gm = traced(Two("sage"), *random_graph(20, 60))
+    first = insert_fake_quant.sites(gm)[0]
+    insert_fake_quant.insert(gm, {first: ends})
+    (quantiser,) = first.users
+    _, scale, zero, low, high = quantiser.args
+    assert low <= zero <= high
+    assert float(bgnn.fake_quant(torch.zeros(1), scale, zero, low, high)) == 0.0
+    assert scale > 0
