@@ -203,7 +203,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    output = Path(args.output) if args.output else Path(Path(args.file).stem + ".tflite")
+    output = (
+        Path(args.output)
+        if args.output
+        else Path(Path(args.file).stem + (".onnx" if args.target.startswith("onnx-") else ".tflite"))
+    )
     report_path = Path(args.report) if args.report else output.parent / "report.json"
     _check(args, output, report_path)
     with _progress(Console(stderr=True, highlight=False)) as say:

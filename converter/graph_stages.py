@@ -111,7 +111,7 @@ def name_layers(gm: fx.GraphModule) -> None:
                 sums += 1
                 node.meta["layer"] = f"aggregation {sums}"
             continue
-        weight = node.args[1] if len(node.args) > 1 else None
+        weight: Any = node.args[1] if len(node.args) > 1 else None
         if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel):
             weight = weight.args[0]
         source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None

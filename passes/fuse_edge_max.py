@@ -66,9 +66,9 @@ def _factors(node: fx.Node) -> tuple[dict[str, Tensor], fx.Node]:
             break
         value = value_of(cast(fx.Node, factor))
         full = (1,) * (4 - value.dim()) + tuple(value.shape)
-        name = {(1, points, 1, 1): "beta", (1, 1, neighbours, 1): "gamma"}.get(full)
-        if name is None:
+        if full not in ((1, points, 1, 1), (1, 1, neighbours, 1)):
             break
+        name = "beta" if full == (1, points, 1, 1) else "gamma"
         factors[name] = value.flatten() * factors[name]
         node = data
     return factors, node

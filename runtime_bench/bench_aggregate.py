@@ -168,7 +168,7 @@ def candidates(
 
 
 def report(result: Measurement, read: dict[str, int]) -> dict[str, dict[str, str]]:
-    """The table's further columns: GB/s of rows (a processor's), and the share of what the reading loop reached in the same round.
+    """The table's further columns: GB/s of rows (a processor's), and the share of the reading loop's in the same round.
 
     By processor time: a wait for the processor is nobody's memory traffic.
     """

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output is not None:
             try:
                 with open(options.output, "wb") as file:
-                    np.savez(file, **outputs)
+                    np.savez(file, **cast(dict[str, Any], outputs))
             except OSError as error:
                 raise UsageError(f"cannot write {options.output}: {error.strerror}") from error
     except BgnnError as error:
