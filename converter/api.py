@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -122,19 +121,12 @@ def convert(
             return Conversion(None, build_report(gm, semantic, log, checks, reference, plan, name, None), None, gm)
     assert semantic is not None
     say("writing the file")
-    names = _io_names(gm)
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
-    onnx = target.startswith("onnx-")
-
-    def emit(**more: Any) -> bytes:
-        write = functools.partial(emit_onnx, optimize=optimize, kernels=kernels) if onnx else emit_tflite
-        return write(gm, name=name, input_names=names[0], output_names=names[1], metadata=metadata, **more)
-
+    emit, run = _writer_and_runtime(gm, plan, name, metadata)
     if verify:
         assert reference is not None
         say("running the file and comparing it with the model")
-        run = run_onnx if onnx else run_file
-        checks.append(_check_file(gm, emit, run, len(names[1]), reference, inputs))
+        checks.append(_check_file(gm, emit, run, reference, inputs))
         metadata["verification"] = _summary(checks[-1])
     else:
         metadata["verification"] = "not verified (--no-verify)"
@@ -187,9 +179,21 @@ def _check_zeros(reference: Reference, sign_zero: str) -> None:
         )
 
 
+def _writer_and_runtime(
+    gm: fx.GraphModule, plan: stages.Plan, name: str, metadata: Mapping[str, str]
+) -> tuple[Callable[..., bytes], Callable[[bytes, Sequence[np.ndarray]], list[np.ndarray]]]:
+    """(writes the target's file, given probes if any; runs such a file)."""
+    inputs, outputs = _io_names(gm)
+    options: dict[str, Any] = {"name": name, "input_names": inputs, "output_names": outputs, "metadata": metadata}
+    if plan.target.startswith("onnx-"):
+        options |= {"optimize": plan.optimize, "kernels": plan.kernels}
+        return lambda **probes: emit_onnx(gm, **options, **probes), run_onnx
+    return lambda **probes: emit_tflite(gm, **options, **probes), run_file
+
+
 def _check_file(
-    gm: fx.GraphModule, emit: Callable[..., bytes], run: Callable[..., list[np.ndarray]], count: int,
-    reference: Reference, inputs: Sequence[Tensor],
+    gm: fx.GraphModule, emit: Callable[..., bytes], run: Callable[..., list[np.ndarray]], reference: Reference,
+    inputs: Sequence[Tensor],
 ) -> Check:  # fmt: skip
     """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
     tapped = list({tap.name: (node, tap) for node, tap in all_taps(gm)}.values())
@@ -197,6 +201,7 @@ def _check_file(
     probes = {f"tap/{node.name}": node for node in sources if node.op == "call_function"}
     arrays = [t.numpy() for t in inputs]
     results = run(emit(probes=probes), arrays)
+    count = len(_io_names(gm)[1])
     known = {node: value_of(node) for node in sources if is_constant(node)}
     known |= dict(zip((n for n in gm.graph.nodes if n.op == "placeholder"), inputs, strict=True))
     for node, value in zip(probes.values(), results[count:], strict=True):

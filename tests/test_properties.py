@@ -21,7 +21,6 @@ from bgnn.converter import api, stages
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.trace import trace
 from bgnn.converter.verify import OUTPUT_TOLERANCE, Reference, TieRule
-from bgnn.runtime_bench.interpreters import run_file
 
 FEW = settings(
     max_examples=9,
@@ -207,10 +206,13 @@ def check_unseen(conversion: Conversion, model: nn.Module, x: Tensor) -> None:
         if stage == "traced":
             break
     reference = Reference(gm, [x])
-    check = api._check_file(conversion.graph, "unseen", api._io_names(conversion.graph), {}, reference, [x])
+    report = conversion.report
+    plan = stages.Plan(report.target, report.optimize, report.kernels)
+    emit, run = api._writer_and_runtime(conversion.graph, plan, "unseen", {})
+    check = api._check_file(conversion.graph, emit, run, reference, [x])
     assert check.signs + check.neighbours > 0
     assert conversion.model_bytes is not None
-    (found,) = run_file(conversion.model_bytes, [x.numpy()])
+    (found,) = run(conversion.model_bytes, [x.numpy()])
     if check.turned_signs == check.turned_rows == 0:
         scale = max(float(expected.abs().max()), 1e-3)
         assert np.abs(found - expected.numpy()).max() <= OUTPUT_TOLERANCE * scale

@@ -17,6 +17,7 @@ from torch import Tensor
 from bgnn.converter import api
 from bgnn.converter.api import convert
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
+from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.runtime_bench.interpreters import run_file
 
 X = randn(2, 6, 3)
@@ -37,11 +38,10 @@ def test_bytes_that_run(target: str, optimize: int) -> None:
     conversion = convert(model(), (X,), target=target, optimize=optimize)
     assert conversion.model_bytes is not None
     assert conversion.path is None
-    np.testing.assert_allclose(run_file(conversion.model_bytes, [X.numpy()])[0], expected(), rtol=1e-5, atol=1e-6)
+    run = run_onnx if target.startswith("onnx-") else run_file
+    np.testing.assert_allclose(run(conversion.model_bytes, [X.numpy()])[0], expected(), rtol=1e-5, atol=1e-6)
     other = randn(2, 6, 3, seed=5)
-    np.testing.assert_allclose(
-        run_file(conversion.model_bytes, [other.numpy()])[0], expected(other), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(run(conversion.model_bytes, [other.numpy()])[0], expected(other), rtol=1e-5, atol=1e-6)
 
 
 def test_the_same_twice_is_the_same_file() -> None:
@@ -210,7 +210,8 @@ def test_corners(name: str, target: str) -> None:
     else:
         conversion = convert(net, inputs, target=target)
     assert conversion.model_bytes is not None
-    found = run_file(conversion.model_bytes, [t.numpy() for t in inputs])[0]
+    run = run_onnx if target.startswith("onnx-") else run_file
+    found = run(conversion.model_bytes, [t.numpy() for t in inputs])[0]
     np.testing.assert_allclose(found, net(*inputs).numpy(), rtol=1e-5, atol=1e-6)
 
 

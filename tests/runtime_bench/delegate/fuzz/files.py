@@ -136,7 +136,7 @@ def array_for(tensor: schema.TensorT, place: int, base: Seed, rng: random.Random
     if dtype == np.int32 and what > 0.9:
         return numbers.choice(np.array(mutations.HOSTILE, np.int32), shape)
     return (
-        np.resize(np.frombuffer(numbers.bytes(size), np.uint8) % (2 if dtype == np.bool_ else 256), size)
+        np.resize(np.frombuffer(numbers.bytes(size), np.uint8).astype(int) % (2 if dtype == np.bool_ else 256), size)
         .astype(np.uint8)
         .view(dtype)
         .reshape(shape)

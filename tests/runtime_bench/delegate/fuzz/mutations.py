@@ -335,7 +335,7 @@ class Mutator:
             size = byte_size(tensor)
             if size and size <= LARGEST_BLOCK:
                 inputs = [i for i in inputs if i != number]
-                self.set_data(tensor, np.frombuffer(self.rng.randbytes(size), np.uint8) % self.rng.choice([2, 256]))
+                self.set_data(tensor, np.frombuffer(self.rng.randbytes(size), np.uint8) & self.rng.choice([1, 255]))
         self.graph.inputs = inputs
 
     def name(self) -> None:
