@@ -312,7 +312,7 @@ def _why_float(layer: fx.Node) -> str:
     """Why a dense layer stayed float."""
     weight = layer.args[1]
     if not is_weight(weight):
-        return "its weights are not quantised"
+        return "its weights are not quantised: --calibrate does that for a float model"
     if weight_codes(cast(fx.Node, weight)) is None:
         return "its weights' codes do not fit int8 with one zero point"
     if codes_of(layer.args[0]) is None:
