@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import read_npz
-from bgnn.passes import fold_batch_norm, graph_norms, insert_fake_quant, merge_equal_nodes
+from bgnn.passes import insert_fake_quant
 from bgnn.passes.graph import is_call
 from bgnn.passes.recognise_fake_quant import FAKE
 
@@ -127,7 +127,7 @@ def _pyg_samples(content: Any) -> list[dict[str, Tensor]]:
 
 
 def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
-    """Inserts fake-quantisers into a traced graph, in place, with ranges from the samples; norms are folded before.
+    """Inserts fake-quantisers into a traced graph, in place, with ranges from the samples; norms are folded already.
 
     Raises ConversionError where the model is quantised already, UsageError for names that no layer has.
     """
@@ -135,8 +135,6 @@ def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
         raise ConversionError(
             "the model has quantisers of its own: convert it without --calibrate, which is for float models"
         )
-    for step in (graph_norms, fold_batch_norm, merge_equal_nodes):
-        step.run(gm)
     names = insert_fake_quant.layer_names(gm)
     for name in calibration.keep_float:
         if not any(label == name or label.startswith(f"{name}.") for label in names):

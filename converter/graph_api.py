@@ -28,6 +28,7 @@ from bgnn.converter.trace import trace
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, snapshot
+from bgnn.passes.insert_fake_quant import is_edge_tensor
 
 
 def is_edges(value: Tensor) -> bool:
@@ -99,10 +100,12 @@ def convert_graph(
         results = [(step, run(gm)) for step, run in graph_stages.passes_to(stage, target, optimize, kernels)]
         if stage == "traced":
             if calibration is not None:
+                results += [(step, run(gm)) for step, run in graph_stages.BEFORE_CALIBRATION]
+                if verify:  # from here on, the quantised network is the reference: the float one is compared now
+                    checks.append(CodeReference(gm, inputs).compare("float network", {}, plain))
                 say("observing ranges on the samples")
                 graph_stages.name_layers(gm)
                 calibrated = calibrate.quantise(gm, calibration)
-                plain = _outputs(gm, inputs) if verify else []  # from here on, the quantised network is the model
             graph_stages.mark_codes(gm)
         elif stage == "semantic":
             graph_stages.name_layers(gm)
@@ -115,7 +118,8 @@ def convert_graph(
         if verify:
             if reference is None:
                 reference = CodeReference(gm, inputs)
-                checks.append(reference.compare(f"stage {stage}", {}, plain))
+                if calibration is None:
+                    checks.append(reference.compare(f"stage {stage}", {}, plain))
             else:
                 codes, outputs = run_with_codes(gm, inputs)
                 checks.append(reference.compare(f"stage {stage}", _completed(before, inputs, codes), outputs))
@@ -171,7 +175,7 @@ def _check_file(
     """Runs the file on ONNX Runtime, with its codes as extra outputs, and once more as it is."""
     tapped = tapped_codes(gm)
     if optimize and kernels == "stock":  # there are no tensors of edges in the file: they follow from the others
-        tapped = {key: (node, tap) for key, (node, tap) in tapped.items() if not graph_stages.is_edge_tensor(node)}
+        tapped = {key: (node, tap) for key, (node, tap) in tapped.items() if not is_edge_tensor(node)}
     probes = {f"tap/{node.name}": node for node, _ in tapped.values()}
     arrays = [t.numpy() for t in inputs]
     results = run_file(_emit(gm, name, properties, optimize, kernels, probes), arrays)

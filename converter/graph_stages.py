@@ -95,6 +95,10 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     return [*fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 
+# A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.
+BEFORE_CALIBRATION = _steps(graph_norms, fold_batch_norm, merge_equal_nodes)
+
+
 def mark_codes(gm: fx.GraphModule) -> None:
     """Taps the tensors that verification compares: the codes of every activation's quantiser."""
     for node in calls(gm.graph, bgnn.fake_quant, bgnn.fake_quant_after):
@@ -116,17 +120,3 @@ def name_layers(gm: fx.GraphModule) -> None:
             weight = weight.args[0]
         source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
         node.meta["layer"] = source or node.name
-
-
-def is_edge_tensor(node: fx.Node) -> bool:
-    """Whether a tensor has a row for each edge."""
-    sizes = [
-        shape_of(n)[1]
-        for n in node.graph.nodes
-        if isinstance(n.meta.get("val"), torch.Tensor)
-        and (n.op == "placeholder" or is_call(n, bgnn.with_self_loops))
-        and n.meta["val"].dtype == torch.int64
-        and len(shape_of(n)) == 2
-    ]
-    shape = shape_of(node)
-    return bool(shape) and any(bool(shape[0] == size) for size in sizes)

@@ -38,7 +38,6 @@ def is_kept(node: fx.Node, keep_float: Collection[str]) -> bool:
 
 def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]:
     """The activations to quantise, in the graph's order."""
-    edges = edge_sizes(gm)
     wanted: set[fx.Node] = set()
     for node in gm.graph.nodes:
         if node.op != "call_function" or is_kept(node, keep_float):
@@ -47,7 +46,7 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]
             wanted.add(_origin(cast(fx.Node, node.args[0])))
         elif is_call(node, *SEGMENTS, bgnn.segment_max) and _is_features(node):
             values = cast(fx.Node, node.args[0])
-            if any(bool(shape_of(values)[0] == size) for size in edges):
+            if is_edge_tensor(values):
                 wanted.add(_origin(values))
                 if is_call(node, *SEGMENTS):
                     wanted.add(node)
@@ -93,15 +92,18 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
     return count
 
 
-def edge_sizes(gm: fx.GraphModule) -> list[object]:
-    """The numbers of edges: of the edges given, and of those with self-loops."""
-    return [
+def is_edge_tensor(node: fx.Node) -> bool:
+    """Whether a tensor has a row for each edge: of the edges given, or of those with self-loops."""
+    sizes = [
         shape_of(n)[1]
-        for n in gm.graph.nodes
-        if (n.op == "placeholder" or is_call(n, bgnn.with_self_loops))
+        for n in node.graph.nodes
+        if isinstance(n.meta.get("val"), Tensor)
+        and (n.op == "placeholder" or is_call(n, bgnn.with_self_loops))
         and n.meta["val"].dtype == torch.int64
         and len(shape_of(n)) == 2
     ]
+    shape = shape_of(node)
+    return bool(shape) and any(bool(shape[0] == size) for size in sizes)
 
 
 def _is_real(node: fx.Node) -> bool:

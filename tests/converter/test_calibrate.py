@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from graph_models import GCN, awkward_graphs, random_graph
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.nn import BatchNorm, GATConv, GCNConv, GINConv, SAGEConv
 
-from bgnn.converter import calibrate, cli
+from bgnn.converter import calibrate, cli, graph_stages
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.calibrate import Calibration, read_samples
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.passes.graph import PassResult
 from bgnn.runtime_bench.onnx_runner import OnnxModel
 
 
@@ -63,6 +64,20 @@ def test_layers(kind: str) -> None:
     check = report.checks[-1]
     assert check.what == "emitted file"
     assert check.codes > 0
+
+
+def test_the_float_network_is_compared_before_it_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards the quantised network is the reference: an error made before would go unseen."""
+    assert quantised(Net(), sample()).report.checks[0].what == "float network"
+
+    def broken(gm: fx.GraphModule) -> PassResult:
+        node = next(n for n in gm.graph.nodes if n.op == "get_attr" and "second" in str(n.target))
+        setattr(gm, str(node.target), getattr(gm, str(node.target)) * 1.1)
+        return PassResult()
+
+    monkeypatch.setattr(graph_stages, "BEFORE_CALIBRATION", [*graph_stages.BEFORE_CALIBRATION, ("broken", broken)])
+    with pytest.raises(ConversionError, match=r"^float network: output 0 differs by"):
+        quantised(Net(), sample())
 
 
 def test_a_file_on_graphs_it_has_not_seen(tmp_path: Path) -> None:
