@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.canonicalise import reshape
+from bgnn.passes.fuse_xor_edge_conv import repeated
 from bgnn.passes.graph import (
     PassResult,
     Tap,
@@ -59,7 +60,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         factors["alpha"] = factors["alpha"] * rows[1]
         fused = _fuse(top, layer, x, index, order, weight, threshold, factors, slope)
         if tap is not None:
-            fused.meta["tap"] = _inside(tap, order)
+            fused.meta["tap"] = tap.changed(inside=order)
         replace(top, reshape(top, fused, shape_of(top), like=layer))
         result.rewrites += 1
     remove_dead_code(gm)
@@ -120,11 +121,6 @@ def _turned(tap: Tap, flip: Tensor) -> Tap:
     return dataclasses.replace(tap, flip=flip if tap.flip is None else tap.flip * flip, twins=twins)
 
 
-def _inside(tap: Tap, order: tuple[int, int]) -> Tap:
-    """The tap of the joined signs as one of the fused layer; `order`: where the node's and the edge's half stood."""
-    return tap.changed(inside=order)
-
-
 def _halves(joined: fx.Node) -> tuple[fx.Node, fx.Node, tuple[int, int]] | None:
     """(x, neighbour table, which part is the node's and which the edge's)."""
     if not is_call(joined, aten.cat) or cast(int, joined.args[1]) % 4 != 3:
@@ -132,11 +128,11 @@ def _halves(joined: fx.Node) -> tuple[fx.Node, fx.Node, tuple[int, int]] | None:
     parts = cast(list[fx.Node], joined.args[0])
     for order in ((0, 1), (1, 0)) if len(parts) == 2 else ():
         node, edge = parts[order[0]], parts[order[1]]
-        if not is_call(node, aten.expand) or not is_call(edge, aten.sub) or edge.args[1] is not node:
+        x = repeated(node)
+        if x is None or not is_call(edge, aten.sub) or edge.args[1] is not node:
             continue
-        inner, other = cast(fx.Node, node.args[0]), cast(fx.Node, edge.args[0])
-        x = cast(fx.Node, inner.args[0]) if is_call(inner, aten.reshape) else inner
-        if len(shape_of(x)) == 3 and is_call(other, bgnn.gather_nodes) and other.args[0] is x:
+        other = cast(fx.Node, edge.args[0])
+        if is_call(other, bgnn.gather_nodes) and other.args[0] is x:
             return x, cast(fx.Node, other.args[1]), order
     return None
 

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes.canonicalise import reshape
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -52,16 +53,10 @@ def run(gm: fx.GraphModule) -> PassResult:
         new = call(
             top, bgnn.xor_edge_layer.default, x, index, constant(top, weight, name), layer.args[2], like=layer
         )  # fmt: skip
-        replace(top, _in_shape(top, new))
+        replace(top, reshape(top, new, shape_of(top), like=new))
         result.rewrites += 1
     remove_dead_code(gm)
     return result
-
-
-def _in_shape(top: fx.Node, new: fx.Node) -> fx.Node:
-    if shape_of(top) == shape_of(new):
-        return new
-    return call(top, aten.reshape.default, new, list(shape_of(top)), like=new)
 
 
 def _halves(parts: list[fx.Node]) -> tuple[fx.Node, fx.Node, tuple[int, int], float] | None:
@@ -70,21 +65,21 @@ def _halves(parts: list[fx.Node]) -> tuple[fx.Node, fx.Node, tuple[int, int], fl
         return None
     for order in ((0, 1), (1, 0)):
         node, edge = parts[order[0]], parts[order[1]]
-        x = _repeated(node)
+        x = repeated(node)
         if x is None:
             continue
         sign, left, right = _product(edge)
         for own, other in ((left, right), (right, left)):
             own_sign, own = _without_minus(own)
             other_sign, other = _without_minus(other)
-            if own is None or other is None or _repeated(own) is not x:
+            if own is None or other is None or repeated(own) is not x:
                 continue
             if is_call(other, bgnn.gather_nodes) and other.args[0] is x:
                 return x, cast(fx.Node, other.args[1]), order, sign * own_sign * other_sign
     return None
 
 
-def _repeated(node: fx.Node) -> fx.Node | None:
+def repeated(node: fx.Node) -> fx.Node | None:
     """`x[B, N, C]` if the node is x repeated for every neighbour."""
     if not is_call(node, aten.expand):
         return None
