@@ -71,7 +71,7 @@ def test_the_float_network_is_compared_before_it_is_quantised(monkeypatch: pytes
     assert quantised(Net(), sample()).report.checks[0].what == "float network"
 
     def broken(gm: fx.GraphModule) -> PassResult:
-        node = next(n for n in gm.graph.nodes if n.op == "get_attr" and "second" in str(n.target))
+        node = next(n for n in gm.graph.nodes if n.op == "get_attr" and "second_lin_weight" in str(n.target))
         setattr(gm, str(node.target), getattr(gm, str(node.target)) * 1.1)
         return PassResult()
 
