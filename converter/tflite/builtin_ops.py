@@ -49,7 +49,7 @@ def _elementwise(
         before = stretched
     if len(merged) > _BROADCAST_RANK:
         return walk.op(op, [walk.broadcast(value, shape) for value in inputs], shape, dtype, options)
-    *views, view = zip(*merged, strict=True)
+    *views, view = zip(*(merged or [[1] * (len(inputs) + 1)]), strict=True)  # a single element has no axis left
     narrow = [walk.reshape(value, one) for value, one in zip(inputs, views, strict=True)]
     return walk.reshape(walk.op(op, narrow, view, dtype, options), shape)
 

@@ -324,6 +324,10 @@ def test_relu_fused_over_an_output_is_not(check):
     check(lambda m, x: (lambda y: (y, aten.relu.default(y)))(aten.add.Tensor(x, 1.0)), torch.randn(3, 4))
 
 
+def test_a_single_element_of_many_axes_broadcasts(check):
+    check(lambda m, x, y: aten.sub.Tensor(x, y), torch.randn(1, 1, 1, 1, 1), torch.randn(1))
+
+
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=6)
 
 
