@@ -29,6 +29,7 @@ from bgnn.passes import (
     recognise_aggregation,
     recognise_fake_quant,
     split_heads,
+    tabulate,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, is_call, shape_of
 
@@ -91,8 +92,9 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
         if target == "onnx-int8-x86":
             steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
         return [*steps, *_steps(merge_equal_nodes)]
+    steps = [] if naive or target != "onnx-int8-x86" else _steps(tabulate)
     fused = _steps(fuse_aggregation) if kernels == "bgnn" else []
-    return [*fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
+    return [*steps, *fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 
 # A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.

@@ -100,14 +100,20 @@ class TableSet:
         self.powers_of_two = False
 
     def field(self, field: str, bucket: int | None = None) -> Value:
-        """`position` and `counts` [N]; for a bucket `others` and `items` [B, R, W], `rows` [B, R], `width` []."""
+        """`position`, `counts` [N]; of a bucket `others`, `items`, `places` [B, R, W], `rows` [B, R], `width` [].
+
+        `list` [2, E] holds the edges in the order of the tables, where `places` finds them; `order` [E] and `items` say
+        where they were before.
+        """
         key = (field, bucket)
         if key not in self.inputs:
             place = f"{self.name}.{bucket}" if bucket is not None else self.name
             blocks, rows, width = (f"{place}.{d}" for d in ("blocks", "rows", "width"))
             dims: dict[str, list[int | str]] = {
-                "others": [blocks, rows, width], "items": [blocks, rows, width], "rows": [blocks, rows], "width": [],
-                "position": [self.name + ".size"], "counts": [self.name + ".size"],
+                "others": [blocks, rows, width], "items": [blocks, rows, width], "places": [blocks, rows, width],
+                "rows": [blocks, rows], "width": [],
+                "position": [self.name + ".size"], "counts": [self.name + ".size"], "list": [2, self.name + ".edges"],
+                "order": [self.name + ".edges"],
             }  # fmt: skip
             dtype = FLOAT if field == "width" else I32
             self.inputs[key] = self.builder.input(f"{place}.{field}", dtype, dims[field])
@@ -131,6 +137,7 @@ class TableForm:
         self.list_of = _edge_tensors(gm)
         self.sets: dict[Index, TableSet] = {}
         self._padded: dict[tuple[fx.Node, float], Value] = {}
+        self._flat: dict[fx.Node, Value] = {}
 
     def table_set(self, index: fx.Node, size: int | fx.Node) -> TableSet | None:
         """The tables for an index vector and a number of segments; None where the host could not make them."""
@@ -177,14 +184,57 @@ class TableForm:
         """What the host needs to make all tables."""
         return [tables.describe() for tables in self.sets.values() if tables.inputs]
 
-    def padded(self, node: fx.Node, pad: float) -> Value:
-        """A tensor of nodes or edges with one more row, of `pad`."""
+    def padded(self, node: fx.Node, pad: float, tables: TableSet | None = None) -> Value:
+        """A tensor of nodes or edges with one more row, of `pad`; with `tables`, of their edges in a list."""
         if (node, pad) not in self._padded:
             with self.walk.outside(), self.walk.builder.named_after(node.name):
-                value = self.walk.value(node)
+                value = self.walk.value(node) if tables is None else self._on_list(node, tables)
                 row = self.walk.constant(np.full([1, *self.walk.trailing(node)], pad, dtype=value.dtype))
                 self._padded[node, pad] = self.walk.op("Concat", [value, row], value.dtype, axis=0)
         return self._padded[node, pad]
+
+    def one_number(self, node: fx.Node) -> bool:
+        """Whether an edge tensor is one number for each edge and computed of such: GCN's norms.
+
+        It is then made on the whole list of edges: once for all layers, and not by small operators in every bucket.
+        """
+        made = node
+        while is_call(made, *_COPIES, aten.reshape, aten.view, aten.unsqueeze, aten.squeeze):
+            made = cast(fx.Node, made.args[0])
+        if made.op == "placeholder" or is_call(made, aten.index_select):
+            return False  # a gather costs the same in the bucket
+
+        def small(one: fx.Node) -> bool:
+            if one not in self.list_of:
+                return True
+            if int(np.prod(self.walk.trailing(one))) != 1 or named(one, "segment_softmax") or is_call(one, *FILLED):
+                return False
+            return is_call(one, aten.index_select) or all(small(source) for source in one.all_input_nodes)
+
+        return small(node)
+
+    def _on_list(self, node: fx.Node, tables: TableSet) -> Value:
+        """An edge tensor [E, ...] along the host's list of edges; `one_number` of it holds."""
+        walk = self.walk
+
+        def find(one: fx.Node) -> Value | None:
+            index = index_of(one) if one.op == "call_function" else None
+            if one in self._flat:
+                return self._flat[one]
+            if index is not None and index.source is tables.index.source:
+                row = walk.constant(np.array(index.row))
+                self._flat[one] = walk.op("Gather", [tables.field("list"), row], I32, axis=0)
+            elif one in self.list_of and one.op == "placeholder":
+                with walk.outside():
+                    value = walk.value(one)
+                self._flat[one] = walk.op("Gather", [value, tables.field("order")], value.dtype, axis=0)
+            elif one in self.list_of:
+                self._flat[one] = walk.lower(one)
+            return self._flat.get(one)
+
+        with walk.outside():
+            walk.find = find
+            return walk.value(node)
 
     def _writable(self, node: fx.Node, index: Index) -> bool:
         """Whether all that leads to an edge tensor is done on each edge alone."""
@@ -302,6 +352,8 @@ class Bucket:
                 pad = None
             else:
                 made, pad = self._gather(source, "others", self.wanted.get(node, 0.0))
+        elif self.form.one_number(node):
+            made, pad = self._gather(node, "places", self.wanted.get(node, 0.0), self.tables)
         else:
             pad = self._pad(node)
             made = self.walk.lower(node)
@@ -341,9 +393,11 @@ class Bucket:
         filler = self.walk.constant(np.array(neutral, dtype=value.dtype))
         return self.walk.op("Where", [self.mask(self.walk.rank(node) - 1), filler, value], value.dtype)
 
-    def _gather(self, source: fx.Node, field: str, pad: float) -> tuple[Value, float | None]:
+    def _gather(
+        self, source: fx.Node, field: str, pad: float, on_list: TableSet | None = None
+    ) -> tuple[Value, float | None]:
         self.tables.widest = max(self.tables.widest, _row_bytes(source))
-        padded = self.form.padded(source, pad)
+        padded = self.form.padded(source, pad, on_list)
         return self.walk.op("Gather", [padded, self.field(field)], padded.dtype, axis=0), pad
 
     def _items(self) -> Value:
