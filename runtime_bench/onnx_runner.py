@@ -149,6 +149,7 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
         edges = graphs.with_self_loops(index, size) if wanted["self_loops"] else index
         made = graphs.tables(edges, size, target=wanted["row"], **settings)
     whole: dict[str, np.ndarray] = {"position": made.position, "counts": made.counts}
+    whole["widths"] = np.array([bucket.width for bucket in made.buckets], np.float32)
     parts: dict[str, list[np.ndarray]] = {}
     if "places" in wanted["fields"]:
         whole["order"], parts["places"] = graphs.in_order(made, edges.shape[1])
@@ -160,7 +161,7 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
             continue
         for number, bucket in enumerate(made.buckets):
             value = parts[field][number] if field in parts else getattr(bucket, field)
-            feeds[f"{wanted['name']}.{number}.{field}"] = np.array(value, np.float32) if field == "width" else value
+            feeds[f"{wanted['name']}.{number}.{field}"] = value
     return feeds
 
 

@@ -234,8 +234,7 @@ def q_segment_sum(
     def in_bucket(bucket: Bucket, value: Value) -> Value:
         if walk.rank(m) > 2:  # one axis of channels
             value = walk.reshape(value, [0, 0, -1])
-        with walk.outside():
-            by_width = walk.op("Div", [_scale(walk, y_scale), bucket.width()], FLOAT)
+        by_width = bucket.over_width(y_scale)
         inputs = [value, _scale(walk, m_scale), _zero(walk, m_zero), by_width, _zero(walk, y_zero)]
         codes = walk.contrib("QLinearGlobalAveragePool", inputs, U8, channels_last=1)
         return _clamped(walk, codes, low, high)  # [rows, 1, channels]; `segment` reshapes what Scan stacks up

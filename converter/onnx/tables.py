@@ -23,14 +23,16 @@ import torch
 from torch import fx
 
 from bgnn.converter.onnx.builder import ModelBuilder, Value
-from bgnn.converter.onnx.walk import FLOAT, I32, Walk
+from bgnn.converter.onnx.walk import FLOAT, I32, U8, Walk
 from bgnn.converter.tflite.walk import arguments
 from bgnn.passes.graph import arg, is_call
 
 aten = torch.ops.aten
 bgnn = torch.ops.bgnn
 
-BUCKETS = 12  # 4, 8, 12, 16: 45, 31, 29, 27 ms on a power-law graph of 2M edges, 0.26, 0.25, 0.27, 0.30 ms on Cora
+# How many: 4, 8, 12, 16 took 45, 31, 29, 27 ms on a power-law graph of 2M edges, 0.26, 0.25, 0.27, 0.30 ms on Cora. Of
+# codes, whose free entries cost a quarter, 6, 8, 10, 12: 476, 469, 448, 463 ms with 10M edges, 0.70, 0.70, 0.73, 0.75.
+BUCKETS, BUCKETS_OF_CODES = 12, 8
 _CACHE = 512 * 1024  # bytes of one gathered block; half the second-level cache of a server's core
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -98,9 +100,10 @@ class TableSet:
         self.inputs: dict[tuple[str, int | None], Value] = {}
         self.widest = 1  # bytes of the widest row gathered through it
         self.powers_of_two = False
+        self.buckets: int | None = None  # how many; the first aggregation says
 
     def field(self, field: str, bucket: int | None = None) -> Value:
-        """`position`, `counts` [N]; of a bucket `others`, `items`, `places` [B, R, W], `rows` [B, R], `width` [].
+        """`position`, `counts` [N], `widths` [buckets]; of a bucket `others`, `items`, `places` [B, R, W], `rows` [B, R].
 
         `list` [2, E] holds the edges in the order of the tables, where `places` finds them; `order` [E] and `items` say
         where they were before.
@@ -111,11 +114,11 @@ class TableSet:
             blocks, rows, width = (f"{place}.{d}" for d in ("blocks", "rows", "width"))
             dims: dict[str, list[int | str]] = {
                 "others": [blocks, rows, width], "items": [blocks, rows, width], "places": [blocks, rows, width],
-                "rows": [blocks, rows], "width": [],
+                "rows": [blocks, rows], "widths": [self.buckets or 1],
                 "position": [self.name + ".size"], "counts": [self.name + ".size"], "list": [2, self.name + ".edges"],
                 "order": [self.name + ".edges"],
             }  # fmt: skip
-            dtype = FLOAT if field == "width" else I32
+            dtype = FLOAT if field == "widths" else I32
             self.inputs[key] = self.builder.input(f"{place}.{field}", dtype, dims[field])
         return self.inputs[key]
 
@@ -123,7 +126,7 @@ class TableSet:
         """What the host needs to make the tables."""
         block = max(256, _CACHE // self.widest)
         return {
-            "name": self.name, **self.host, "buckets": BUCKETS, "block": min(4096, block),
+            "name": self.name, **self.host, "buckets": self.buckets or 1, "block": min(4096, block),
             "powers_of_two": self.powers_of_two, "fields": sorted({field for field, _ in self.inputs}),
         }  # fmt: skip
 
@@ -169,7 +172,9 @@ class TableForm:
         if values not in self.list_of:
             tables.widest = max(tables.widest, _row_bytes(values))
         parts = []
-        for number in range(BUCKETS):
+        if tables.buckets is None:
+            tables.buckets = BUCKETS_OF_CODES if empty.dtype == U8 else BUCKETS
+        for number in range(tables.buckets):
             bucket = Bucket(self, tables, number, size, values)
             with builder.body() as nodes, bucket.here():
                 made = reduce(bucket, bucket.free_entries_hold(values, neutral))
@@ -330,9 +335,16 @@ class Bucket:
             self.fields[name] = (outer, self.walk.builder.fresh(name, outer.dtype))
         return self.fields[name][1]
 
-    def width(self) -> Value:
-        """The bucket's width as a float32 scalar (not by block)."""
-        return self.tables.field("width", self.number)
+    def over_width(self, number: float) -> Value:
+        """`number` by the bucket's width: float32 [1], made in the graph for all buckets at once."""
+        walk, buckets = self.walk, self.tables.buckets or 1
+        key = ("over widths", self.tables.name, number)
+        if key not in walk.shared:
+            with walk.outside():
+                each = walk.op("Div", [walk.constant(np.float32(number)), self.tables.field("widths")], FLOAT)
+                parts = walk.builder.op("Split", [each, walk.indices([1] * buckets)], [FLOAT] * buckets, axis=0)
+            walk.shared[key] = parts
+        return walk.shared[key][self.number]
 
     def find(self, node: fx.Node) -> Any:
         """The bucket's form of an edge tensor; None for what is not one."""
