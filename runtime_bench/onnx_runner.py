@@ -145,7 +145,8 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
         made = graphs.segments(index, size, **settings)
     else:
         graphs.check_index(index, size, f"input {wanted['index']}")
-        edges = graphs.with_self_loops(index, size) if wanted["self_loops"] else index
+        loops = wanted["self_loops"]
+        edges = index if loops is None else graphs.with_self_loops(index, size, loops)
         made = graphs.tables(edges, size, target=wanted["row"], **settings)
     feeds: dict[str, np.ndarray] = {}
     for field in wanted["fields"]:
