@@ -62,10 +62,43 @@ def run(gm: fx.GraphModule) -> PassResult:
                 result.rewrites += 1
     remove_dead_code(gm)
     merge_equal_nodes.run(gm)  # layers that add the self-loops each for itself share them
+    chosen = _chosen_sizes(gm)
     for node in gm.graph.nodes:
-        if node.op == "call_function" and not is_call(node, bgnn.with_self_loops, bgnn.drop_loops, *COUNTED):
+        if node in chosen:
+            value = node.meta["val"]
+            node.meta["val"] = torch.empty(chosen[node], dtype=value.dtype, device="meta")
+        elif node.op == "call_function" and not is_call(node, *COUNTED):
             compute_meta(node)
     return result
+
+
+def _chosen_sizes(gm: fx.GraphModule) -> dict[fx.Node, list[Any]]:
+    """The shapes of what is picked by values: one symbol where the same is picked, though each was traced with its own.
+
+    Only the loops at each node are counted, so that one list is as long as another and the number of nodes.
+    """
+    first: dict[fx.Node, Any] = {}  # by the mask, or the edges without loops
+    shapes: dict[fx.Node, list[Any]] = {}
+    for node in calls(gm.graph, bgnn.drop_loops, bgnn.with_self_loops, aten.index):
+        kind, shape = arg(node, 2, "loops", "one"), list(shape_of(node))
+        if is_call(node, aten.index):
+            masks = [(axis, m) for axis, m in enumerate(cast(list[Any], node.args[1])) if m is not None]
+            if len(masks) != 1 or masks[0][1].meta["val"].dtype != torch.bool:
+                continue
+            axis, key = masks[0]
+        elif is_call(node, bgnn.drop_loops) or kind == "none":
+            axis, key = (0, node.args[1]) if is_call(node, bgnn.drop_loops) else (1, node.args[0])
+        else:
+            continue
+        shape[axis] = first.setdefault(cast(fx.Node, key), shape[axis])
+        shapes[node] = shape
+    for node in calls(gm.graph, bgnn.with_self_loops):
+        edges, n = cast(tuple[fx.Node, fx.Node], node.args[:2])
+        one = arg(node, 2, "loops", "one") == "one"
+        if node not in shapes:
+            kept = first[edges] + n.meta["val"] if one and edges in first else shape_of(node)[1]
+            shapes[node] = [2, kept]
+    return shapes
 
 
 def _added(node: fx.Node) -> fx.Node | None:

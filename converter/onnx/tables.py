@@ -208,7 +208,9 @@ class TableForm:
             seen.add(one)
             if self.list_of[one] is not index.source or not self._edgewise(one):
                 return False
-            if not is_call(one, aten.index_select) and not is_listed(one):
+            if not is_call(one, aten.index_select, *FILLED) and not is_listed(one):
+                if any(source not in self.list_of and _has_rows(source) for source in one.all_input_nodes):
+                    return False  # of edges, but of no list that is known
                 pending += one.all_input_nodes
         return True
 
@@ -394,6 +396,12 @@ class Bucket:
         if named(node, "segment_softmax"):
             return 0.0
         return None
+
+
+def _has_rows(node: fx.Node) -> bool:
+    """Whether a tensor's first axis is open."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and type(value.shape[0]) is not int
 
 
 def _row_bytes(node: fx.Node) -> int:
