@@ -28,6 +28,7 @@ from bgnn.passes import (
     merge_equal_nodes,
     recognise_aggregation,
     recognise_fake_quant,
+    recognise_self_loops,
     split_heads,
     tabulate,
 )
@@ -53,8 +54,8 @@ SIZES = [
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 GRAPH = [
-    bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.fake_quant,
-    bgnn.fake_quant_after, bgnn.fake_quant_channel,
+    bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops,
+    bgnn.loop_rows, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel,
 ]  # fmt: skip
 INTEGER = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
@@ -82,8 +83,8 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     naive = optimize == 0
     if stage == "traced":
         return _steps(
-            canonicalise, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_aggregation,
-            hoist_fake_quant, merge_equal_nodes, canonicalise,
+            canonicalise, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
+            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(graph_norms, *([] if naive else [split_heads]), canonicalise, merge_equal_nodes)

@@ -50,11 +50,15 @@ class Tables:
     counts: np.ndarray
 
 
-def with_self_loops(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
-    """int64 [2, E] without the self-loops it had, and then one self-loop for every node, in their order."""
-    kept = edge_index[:, edge_index[0] != edge_index[1]]
-    loops = np.arange(num_nodes, dtype=np.int64)
-    return np.concatenate([kept, np.stack([loops, loops])], axis=1)
+def with_self_loops(edge_index: np.ndarray, num_nodes: int, loops: str = "one") -> np.ndarray:
+    """int64 [2, E] with other self-loops; the other edges keep their order.
+
+    `loops`: "one" (those it had go, and one for every node follows, in their order), "more" (they stay, and one for
+    every node follows) or "none" (they go).
+    """
+    kept = edge_index if loops == "more" else edge_index[:, edge_index[0] != edge_index[1]]
+    every = np.arange(0 if loops == "none" else num_nodes, dtype=np.int64)
+    return np.concatenate([kept, np.stack([every, every])], axis=1)
 
 
 def check_index(index: np.ndarray, size: int, name: str) -> None:

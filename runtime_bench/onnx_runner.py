@@ -146,7 +146,8 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
         made = graphs.segments(index, size, **settings)
     else:
         graphs.check_index(index, size, f"input {wanted['index']}")
-        edges = graphs.with_self_loops(index, size) if wanted["self_loops"] else index
+        loops = wanted["self_loops"]
+        edges = index if loops is None else graphs.with_self_loops(index, size, loops)
         made = graphs.tables(edges, size, target=wanted["row"], **settings)
     whole: dict[str, np.ndarray] = {"position": made.position, "counts": made.counts}
     whole["widths"] = np.array([bucket.width for bucket in made.buckets], np.float32)

@@ -92,6 +92,13 @@ def index_of(node: fx.Node) -> Index | None:
     return Index(source, row)
 
 
+def is_listed(node: fx.Node) -> bool:
+    """Whether an edge tensor comes as a whole list: an input, or rows of edges, joined with rows of their loops."""
+    if is_call(node, aten.cat):
+        return cast(int, arg(node, 1, "dim", 0)) % len(node.meta["val"].shape) == 0
+    return node.op == "placeholder" or named(node, "drop_loops")
+
+
 class TableSet:
     """The tables of one index: the graph's inputs that hold them, made when something reads them."""
 
@@ -149,8 +156,9 @@ class TableForm:
         if found is None or counted is None:
             return None
         if found not in self.sets:
-            loops = named(found.source, "with_self_loops")
-            source = cast(fx.Node, found.source.args[0]) if loops else found.source
+            source, loops = found.source, None
+            if named(source, "with_self_loops"):
+                source, loops = cast(fx.Node, source.args[0]), arg(source, 2, "loops", "one")
             host = {"index": self.names[source], "row": found.row, "self_loops": loops, "size": counted}
             self.sets[found] = TableSet(self.walk.builder, f"table{len(self.sets)}", found, host)
         known = self.sets[found]
@@ -255,7 +263,9 @@ class TableForm:
             seen.add(one)
             if self.list_of[one] is not index.source or not self._edgewise(one):
                 return False
-            if not is_call(one, aten.index_select):
+            if not is_call(one, aten.index_select, *FILLED) and not is_listed(one):
+                if any(source not in self.list_of and _has_rows(source) for source in one.all_input_nodes):
+                    return False  # of edges, but of no list that is known
                 pending += one.all_input_nodes
         return True
 
@@ -263,7 +273,7 @@ class TableForm:
         dims = self.walk.dims(node)
         if None in dims[1:]:
             return False
-        if node.op == "placeholder" or is_call(node, *EDGEWISE, *FILLED, aten.index_select):
+        if is_listed(node) or is_call(node, *EDGEWISE, *FILLED, aten.index_select):
             return True
         if named(node, *_QUANTISED, "segment_softmax"):
             return True
@@ -294,8 +304,8 @@ class TableForm:
                     return {"input": self.names[node], "axis": axis}
         while is_call(size, aten._local_scalar_dense, aten.item, aten._to_copy, aten.reshape, aten.view):
             size = cast(fx.Node, size.args[0])
-        if is_call(size, aten.add, operator.add) and size.args[1] == 1:
-            largest = size.args[0]
+        if is_call(size, aten.add, operator.add) and 1 in size.args[:2]:
+            largest = size.args[0 if size.args[1] == 1 else 1]
             while is_call(largest, aten._local_scalar_dense, aten.item):
                 largest = cast(fx.Node, largest).args[0]
             if is_call(largest, aten.amax, aten.max):
@@ -352,7 +362,7 @@ class Bucket:
             return self.local[node]
         if node not in self.form.list_of or self.tables.index.row is None:
             return None
-        if node.op == "placeholder":
+        if is_listed(node):
             made, pad = self._gather(node, "items", self.wanted.get(node, 0.0))
         elif is_call(node, aten.index_select):
             source = cast(fx.Node, node.args[0])
@@ -418,7 +428,7 @@ class Bucket:
         items = (
             self.values
             if row is None
-            else next(n for n in self.local if n.op == "placeholder" and self.form.list_of[n] is source)
+            else next(n for n in self.local if is_listed(n) and self.form.list_of[n] is source)
         )
         shape = self.walk.op("Shape", [self.walk.value(items)], np.dtype(np.int64))
         return self.walk.op("Gather", [shape, self.walk.constant(np.array(0))], np.dtype(np.int64), axis=0)
@@ -454,6 +464,12 @@ class Bucket:
         return None
 
 
+def _has_rows(node: fx.Node) -> bool:
+    """Whether a tensor's first axis is open."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and type(value.shape[0]) is not int
+
+
 def _row_bytes(node: fx.Node) -> int:
     value = node.meta["val"]
     return int(np.prod([int(dim) for dim in value.shape[1:]])) * value.element_size()
@@ -480,13 +496,13 @@ def _edge_tensors(gm: fx.GraphModule) -> dict[fx.Node, fx.Node]:
             continue
         if named(node, *SEGMENTS):
             continue
-        sources = {found[a] for a in node.all_input_nodes if a in found}
+        sources = {found[a] for a in node.all_input_nodes if a in found and not is_listed(node)}
         if len(sources) == 1 and node.op == "call_function":
             edges = next(iter(sources))
             if str(value.shape[0]) == str(edges.meta["val"].shape[1]):
                 found[node] = edges
             continue
-        starts = node.op == "placeholder" or is_call(node, *FILLED)
+        starts = is_listed(node) or is_call(node, *FILLED)
         if starts and not sources and value.dtype != torch.int64 and str(value.shape[0]) in lists:
             found[node] = lists[str(value.shape[0])]
     return found

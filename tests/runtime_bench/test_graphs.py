@@ -103,6 +103,9 @@ def test_the_other_flow():
 def test_self_loops():
     edges = np.array([[0, 1, 1, 3], [0, 2, 1, 0]])
     np.testing.assert_array_equal(graphs.with_self_loops(edges, 4), [[1, 3, 0, 1, 2, 3], [2, 0, 0, 1, 2, 3]])
+    more = [[0, 1, 1, 3, 0, 1, 2, 3], [0, 2, 1, 0, 0, 1, 2, 3]]
+    np.testing.assert_array_equal(graphs.with_self_loops(edges, 4, "more"), more)
+    np.testing.assert_array_equal(graphs.with_self_loops(edges, 4, "none"), [[1, 3], [2, 0]])
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**40])

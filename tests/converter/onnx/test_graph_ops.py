@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_graphs import FORMS, check, file_of, open_graph, random_edges, run
+from onnx_graphs import FORMS, check, file_of, open_graph, random_edges, run, unseen_graphs
 from torch import Tensor
 from torch.nn import functional as F
 
 from bgnn.converter.onnx.inspect import operators
+from bgnn.passes import recognise_self_loops
 from bgnn.runtime_bench.onnx_runner import OnnxModel
 
 bgnn = torch.ops.bgnn
@@ -40,12 +41,51 @@ def test_flow_from_target_to_source(op, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_self_loops_are_added_once(form):
+@pytest.mark.parametrize("loops", ["one", "more", "none"])
+def test_self_loops(loops, form):
     def layer(m, x, edges):
-        looped = bgnn.with_self_loops(edges, x.shape[0])
+        looped = bgnn.with_self_loops(edges, x.shape[0], loops)
         return bgnn.segment_sum(gathered(x, looped, 0), looped.select(0, 1), x.shape[0])
 
     check(layer, form, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loops", ["one", "more", "none"])
+@pytest.mark.parametrize(("flow", "one_size"), [(0, True), (1, True), (0, False)])
+def test_weights_of_edges_with_other_self_loops(flow, one_size, loops, form):
+    def layer(m, x, edges, weight):
+        n = x.shape[0]
+        looped = bgnn.with_self_loops(edges, n, loops)
+        rows = weight if loops == "more" else bgnn.drop_loops(weight, edges)
+        if loops == "one":
+            rows = torch.cat([rows, bgnn.loop_rows(weight, edges, x.new_full([n], 0.25))])
+        elif loops == "more":
+            rows = torch.cat([rows, x[:, 0]])
+        degree = bgnn.segment_sum(rows, looped.select(0, 1 - flow), n)
+        messages = gathered(x, looped, flow) * (rows * gathered(degree.tanh(), looped, flow)).view(-1, 1)
+        return bgnn.segment_sum(messages, looped.select(0, 1 - flow), n), degree
+
+    gm = open_graph(layer, torch.randn(12, 8), random_edges(12, 40), torch.rand(40), outputs=2)
+    if one_size:
+        recognise_self_loops.run(gm)  # one symbol for the length of a list, wherever it is counted
+    model = OnnxModel(file_of(gm, form))
+    for name, nodes, edges in unseen_graphs():
+        generator = torch.Generator().manual_seed(nodes)
+        inputs = torch.randn(nodes, 8, generator=generator), edges, torch.rand(edges.shape[1], generator=generator)
+        for mine, theirs in zip(run(model, *inputs), layer(None, *inputs), strict=True):
+            np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5, rtol=1e-5, err_msg=name)
+    assert "ScatterND" not in operators(file_of(gm, form))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sums_over_the_features_of_edges_without_edges(form):
+    """ONNX Runtime leaves the shape of a tensor without rows as it is."""
+
+    def layer(m, x, edges):
+        return (gathered(x, edges, 0) * gathered(x, edges, 1)).sum(-1), gathered(x, edges, 0).amax(1, keepdim=True)
+
+    check(layer, form, tolerance=1e-6, outputs=2)
 
 
 @pytest.mark.parametrize("form", FORMS)
