@@ -40,8 +40,8 @@ examples:
       your own class (my_models.py is in this folder) and its state_dict
   bgnn-convert weights.pt --target lce-arm64 --arch bf2 --set k=20 stage=3 knn=hamming activation=prelu ...
       a bare state_dict of one of the papers' models
-  bgnn-convert cora_gcn_dq8.pt --target onnx-int8-x86 --input graph.npz
-      a Degree-Quant network; graph.npz holds x and edge_index, the file takes graphs of any size
+  bgnn-convert models/trained/cora_gcn_dq8.pt --target onnx-int8-x86
+      a Degree-Quant network with an example graph in it; else --input graph.npz, which holds x and edge_index
   bgnn-convert weights.pt --model my_models:make_net --target onnx-int8-x86 --calibrate graph.npz
       post-training quantisation of a float PyG network
 """

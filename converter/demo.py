@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bgnn.converter.api import convert
+from bgnn.converter.load import load
 from bgnn.converter.verify_codes import CodeCheck
 from bgnn.models.checkpoint import build_model, load_checkpoint
 from bgnn.models.shapes import HELD_OUT_SEED, SHAPES, make_clouds
@@ -85,12 +86,15 @@ def trained_model(console: Console, folder: Path) -> dict[str, float]:
 
 def quantised_network(console: Console, folder: Path) -> dict[str, int]:
     """Converts the trained INT8 GCN; returns how many nodes of an unseen graph each file classifies as PyTorch does."""
-    model = load_checkpoint(Path(str(files("bgnn.models") / "trained" / "cora_gcn_dq8.pt"))).eval()
-    console.print("converting the GCN trained on Cora with Degree-Quant, 8 bits ...")
-    words = int(model.config["features"])
-    example, unseen = citations(2708, 10556, words, seed=0), citations(1500, 9000, words, seed=1)
+    loaded = load(Path(str(files("bgnn.models") / "trained" / "cora_gcn_dq8.pt")))
+    example = loaded.example_inputs
+    console.print(
+        f"converting the GCN trained on Cora with Degree-Quant, 8 bits, on {len(example[0])} papers of it ..."
+    )
+    unseen = citations(1500, 9000, words=example[0].shape[1], seed=1)
+    assert isinstance(loaded.model, torch.nn.Module)
     with torch.no_grad():
-        expected = model(*unseen).argmax(1).numpy()
+        expected = loaded.model(*unseen).argmax(1).numpy()
     table = Table(title="the trained INT8 GCN as ONNX, on a graph of another size", title_justify="left")
     for heading in ("kernels", "file, bytes", "codes compared", "one beside", "same class as PyTorch"):
         table.add_column(heading, justify="left" if heading == "kernels" else "right")
@@ -98,7 +102,7 @@ def quantised_network(console: Console, folder: Path) -> dict[str, int]:
     for kernels in ("stock", "bgnn"):
         path = folder / f"cora_gcn_dq8_{kernels}.onnx"
         report = convert(
-            model, example, target="onnx-int8-x86", kernels=kernels, output=path, name="cora_gcn_dq8"
+            loaded.model, example, target="onnx-int8-x86", kernels=kernels, output=path, name=loaded.name
         ).report  # fmt: skip
         outputs = OnnxModel(path).run(x=unseen[0].numpy(), edge_index=unseen[1].numpy())
         same[kernels] = int((next(iter(outputs.values())).argmax(1) == expected).sum())

@@ -63,14 +63,30 @@ def segment_softmax(values: Tensor, index: Tensor, n: int) -> Tensor:
     return powers / total.index_select(0, index)
 
 
-def with_self_loops(edge_index: Tensor, n: int) -> Tensor:
-    """One self-loop at every node: int64 `[2, E]` -> int64 `[2, E']`.
+def with_self_loops(edge_index: Tensor, n: int, loops: str = "one") -> Tensor:
+    """The edges with other self-loops: int64 `[2, E]` -> int64 `[2, E']`.
 
-    The loops that are there go, the other edges keep their order, and the loops of nodes 0..n-1 follow (PyG's
-    `add_remaining_self_loops` without weights, or `remove_self_loops` and `add_self_loops`).
+    `loops`: "one" (those that are there go, and those of nodes 0..n-1 follow: PyG's `add_remaining_self_loops`, or
+    `remove_self_loops` and `add_self_loops`), "more" (they stay, and those of nodes 0..n-1 follow: `add_self_loops`),
+    "none" (they go: `remove_self_loops`; n means nothing). The other edges keep their order.
     """
-    loops = torch.arange(n, dtype=edge_index.dtype, device=edge_index.device).expand(2, -1)
-    return torch.cat([edge_index[:, edge_index[0] != edge_index[1]], loops], 1)
+    kept = edge_index if loops == "more" else edge_index[:, edge_index[0] != edge_index[1]]
+    every = torch.arange(0 if loops == "none" else n, dtype=edge_index.dtype, device=edge_index.device)
+    return torch.cat([kept, every.expand(2, -1)], 1)
+
+
+def drop_loops(values: Tensor, edge_index: Tensor) -> Tensor:
+    """The rows of the edges that are no self-loops, in their order: `[E, ...]`, edges int64 `[2, E]` -> `[E', ...]`."""
+    return values[edge_index[0] != edge_index[1]]
+
+
+def loop_rows(values: Tensor, edge_index: Tensor, base: Tensor) -> Tensor:
+    """What the self-loops carry, node by node: `[E, ...]`, edges int64 `[2, E]`, base `[n, ...]` -> `[n, ...]`.
+
+    The row of a node's last self-loop; of `base` at nodes without one (PyG's `add_remaining_self_loops`: the fill).
+    """
+    loops = edge_index[0] == edge_index[1]
+    return base.index_put([edge_index[0][loops]], values[loops])
 
 
 def fake_quant(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
@@ -137,8 +153,12 @@ def _like_nodes(values: Tensor, index: Tensor, n: int) -> Tensor:
     return values.new_empty([n, *values.shape[1:]])
 
 
-def _more_edges(edge_index: Tensor, n: int) -> Tensor:
+def _other_edges(edge_index: Tensor, n: int, loops: str = "one") -> Tensor:
     return edge_index.new_empty([2, torch.library.get_ctx().new_dynamic_size()])
+
+
+def _fewer_rows(values: Tensor, edge_index: Tensor) -> Tensor:
+    return values.new_empty([torch.library.get_ctx().new_dynamic_size(), *values.shape[1:]])
 
 
 def _like_first(x: Tensor, *rest: Any) -> Tensor:
@@ -150,7 +170,13 @@ for _schema, _reference, _fake in (
     ("segment_mean(Tensor values, Tensor index, SymInt n) -> Tensor", segment_mean, _like_nodes),
     ("segment_max(Tensor values, Tensor index, SymInt n) -> Tensor", segment_max, _like_nodes),
     ("segment_softmax(Tensor values, Tensor index, SymInt n) -> Tensor", segment_softmax, _like_first),
-    ("with_self_loops(Tensor edge_index, SymInt n) -> Tensor", with_self_loops, _more_edges),
+    ("with_self_loops(Tensor edge_index, SymInt n, str loops='one') -> Tensor", with_self_loops, _other_edges),
+    ("drop_loops(Tensor values, Tensor edge_index) -> Tensor", drop_loops, _fewer_rows),
+    (
+        "loop_rows(Tensor values, Tensor edge_index, Tensor base) -> Tensor",
+        loop_rows,
+        lambda values, edge_index, base: torch.empty_like(base),
+    ),
     ("fake_quant(Tensor x, float scale, int zero_point, int low, int high) -> Tensor", fake_quant, _like_first),
     (
         "fake_quant_after(Tensor x, float scale, int zero_point, int low, int high) -> Tensor",

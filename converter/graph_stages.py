@@ -28,7 +28,9 @@ from bgnn.passes import (
     merge_equal_nodes,
     recognise_aggregation,
     recognise_fake_quant,
+    recognise_self_loops,
     split_heads,
+    tabulate,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, is_call, shape_of
 
@@ -52,8 +54,8 @@ SIZES = [
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 GRAPH = [
-    bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.fake_quant,
-    bgnn.fake_quant_after, bgnn.fake_quant_channel,
+    bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops,
+    bgnn.loop_rows, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel,
 ]  # fmt: skip
 INTEGER = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
@@ -81,8 +83,8 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     naive = optimize == 0
     if stage == "traced":
         return _steps(
-            canonicalise, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_aggregation,
-            hoist_fake_quant, merge_equal_nodes, canonicalise,
+            canonicalise, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
+            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(graph_norms, *([] if naive else [split_heads]), canonicalise, merge_equal_nodes)
@@ -91,8 +93,9 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
         if target == "onnx-int8-x86":
             steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
         return [*steps, *_steps(merge_equal_nodes)]
+    steps = [] if naive or target != "onnx-int8-x86" else _steps(tabulate)
     fused = _steps(fuse_aggregation) if kernels == "bgnn" else []
-    return [*fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
+    return [*steps, *fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 
 # A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.

@@ -1,6 +1,6 @@
 """From the file the user names to a model and example inputs. Its code runs only when asked for.
 
-model.pt of bgnn.models        says its architecture and settings itself
+model.pt of bgnn.models        says its architecture and settings itself; a graph network's has an example graph, too
 .pt2 of torch.export.save      carries its program (load_pt2.py)
 state_dict + --arch, --set     one of bgnn.models, stated by the user: BF1 and BF2 have the same keys
 state_dict + --model, --set    the user's own class, importable from the current folder
@@ -33,7 +33,7 @@ from bgnn.converter.example_inputs import (
     random_points,
 )
 from bgnn.converter.load_pt2 import is_pt2, load_pt2
-from bgnn.models.checkpoint import build_model, load_checkpoint, settings_of
+from bgnn.models.checkpoint import build_model, load_checkpoint, load_example, settings_of
 from bgnn.models.dgcnn import ARCHITECTURES
 
 # Settings that change what an architecture computes and leave no mark on its keys and shapes.
@@ -88,6 +88,7 @@ def load(path: Path | str, options: LoadOptions | None = None) -> Loaded:
         program = load_pt2(path)
         return Loaded(program, _program_inputs(program, options), path.stem)
     content = _read(path, options.allow_pickle)
+    carried: Mapping[str, Tensor] = {}
     if isinstance(content, nn.Module):
         if options.arch or options.model:
             raise UsageError(f"{path} holds a whole module: leave out --arch, --model and --set")
@@ -96,12 +97,13 @@ def load(path: Path | str, options: LoadOptions | None = None) -> Loaded:
         if options.arch or options.model:
             raise UsageError(f"{path} states its own architecture: leave out --arch, --model and --set")
         model = _or_usage_error(load_checkpoint, path)
+        carried = {} if options.inputs or options.example is not None else _or_usage_error(load_example, path)
     else:
         state = _state_dict(path, content)
         model = _build_arch(options) if options.arch else _build_factory(path, options)
         _fill(path, model, state)
     model.eval()
-    return Loaded(model, _module_inputs(path, model, options), path.stem)
+    return Loaded(model, _module_inputs(path, model, options, carried), path.stem)
 
 
 def _holds_program(path: Path) -> bool:
@@ -236,7 +238,10 @@ def _fill(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
     _or_usage_error(model.load_state_dict, state)
 
 
-def _module_inputs(path: Path, model: nn.Module, options: LoadOptions) -> tuple[Tensor, ...]:
+def _module_inputs(
+    path: Path, model: nn.Module, options: LoadOptions, carried: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """The user's inputs, else those that the file carries, else points for the project's own point-cloud networks."""
     config = getattr(model, "config", None)
     own = getattr(model, "architecture", None) in ARCHITECTURES and isinstance(config, dict)
     if options.inputs:
@@ -247,6 +252,10 @@ def _module_inputs(path: Path, model: nn.Module, options: LoadOptions) -> tuple[
     if options.example is not None:
         names = forward_names(model, list(options.example))
         return order_inputs({name: value for name, value in options.example.items() if name in names}, names)
+    if carried:
+        if options.batch is not None or options.points is not None:
+            raise UsageError(f"--batch and --points shape clouds of points; {path} is a graph network: see --input")
+        return order_inputs(dict(carried), forward_names(model, list(carried)))
     if not own:
         missing = " ".join(f"--input {name}=SHAPE" for name in forward_names(model, []))
         raise UsageError(

@@ -4,7 +4,9 @@
 
 `config` holds the constructor's arguments as plain numbers, strings and lists. An architecture is always
 stated and never guessed: BF1, BF2 and their stages have the same keys and shapes. "dq" is a Degree-Quant network
-(bgnn.models.dq; needs torch-geometric); bits and signedness of its quantisers stand in the config alone.
+(bgnn.models.dq; needs torch-geometric); bits and signedness of its quantisers stand in the config alone. It may have
+one more entry, "example": a small graph that the network takes, by the names of forward's arguments, since nobody can
+guess the indices of a graph. It is stored as int32, and tensors that are mostly zero by the places of the others.
 
 A compact file holds the latent weights of binary dot products as int8 signs, a quarter of the space.
 Inference only ever sees their signs, so it computes exactly the same; further training would start from +-1.
@@ -13,6 +15,7 @@ Inference only ever sees their signs, so it computes exactly the same; further t
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from bgnn.models.dq import DegreeQuantNet
 
 FORMAT_VERSION = 1
+MOST_VALUES = 2**28  # of a tensor of an example; a damaged file must not ask for all memory
 
 
 def settings_of(architecture: str) -> dict[str, Any]:
@@ -56,10 +60,17 @@ def build_model(architecture: str, **config: Any) -> PointCloudNet | DegreeQuant
     return ARCHITECTURES[architecture](**config)
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: bool = False) -> None:
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    compact: bool = False,
+    example: Mapping[str, Tensor] | None = None,
+) -> None:
     """Writes one of this package's models to `path`; a failed write leaves no partial file.
 
-    `compact` stores the latent weights of binary dot products as int8 signs (see the module's docstring).
+    `compact` stores the latent weights of binary dot products as int8 signs (see the module's docstring). `example`:
+    inputs f32 or int64 by the names of forward's arguments, from which the file can be converted by its path alone.
     Raises ValueError when `model` is of another class, OSError when the path cannot be written.
     """
     if not isinstance(model, PointCloudNet) and getattr(model, "architecture", "") != "dq":
@@ -76,6 +87,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, *, compact: 
         "config": dict(model.config),  # type: ignore[arg-type]
         "state_dict": state,
     }
+    if example is not None:
+        whole["example"] = {name: _packed(value) for name, value in example.items()}
     if not Path(path).parent.is_dir():  # torch.save would raise a RuntimeError
         raise FileNotFoundError(f"{path}: no such directory")
     partial = Path(f"{os.fspath(path)}.partial")
@@ -91,18 +104,42 @@ def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet | DegreeQuant
 
     Raises FileNotFoundError, or ValueError naming what is wrong in one line. Nothing in the file is executed.
     """
-    whole = _read(path)
-    if not isinstance(whole, dict) or "format_version" not in whole:
-        raise ValueError(
-            f"{path}: not a model.pt of this package (no format_version); "
-            "a bare state_dict needs its architecture and settings stated"
-        )
-    if whole["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version {whole['format_version']!r}; this version reads {FORMAT_VERSION}")
+    whole = _read_checkpoint(path)
     for name, kind in (("architecture", str), ("config", dict), ("state_dict", Mapping)):
         if not isinstance(whole.get(name), kind):
             raise ValueError(f"{path}: {name!r} is missing or not a {kind.__name__.lower()}")
     return _filled(path, whole["architecture"], whole["config"], whole["state_dict"])
+
+
+def load_example(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The inputs that a `model.pt` carries, by the names of forward's arguments; none in most files.
+
+    Raises FileNotFoundError, or ValueError naming what is wrong in one line.
+    """
+    example = _read_checkpoint(path).get("example", {})
+    try:
+        return {str(name): _unpacked(value) for name, value in example.items()}
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the example in it is damaged; give another with --input FILE.npz") from error
+
+
+def _packed(value: Tensor) -> Any:
+    """A tensor f32 or int64 as the file has it: whole numbers as int32, mostly zeros by what else there is."""
+    if not value.is_floating_point():
+        return value.to(torch.int32)
+    places = value.flatten().nonzero().flatten()
+    if 2 * len(places) >= value.numel():
+        return value.clone()
+    return {"shape": list(value.shape), "places": places.to(torch.int32), "values": value.flatten()[places]}
+
+
+def _unpacked(stored: Any) -> Tensor:
+    if isinstance(stored, Tensor):
+        return stored.to(torch.float32 if stored.is_floating_point() else torch.int64)
+    if math.prod(stored["shape"]) > MOST_VALUES:
+        raise ValueError("too large")
+    flat = torch.zeros(math.prod(stored["shape"]))
+    return flat.index_copy(0, stored["places"].long(), stored["values"]).reshape(stored["shape"])
 
 
 def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> PointCloudNet | DegreeQuantNet:
@@ -126,6 +163,19 @@ def _read(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # a zip, pickle or tensor reader's: there are many, and the file is to blame
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{path}: not a PyTorch file that loads with weights_only=True ({reason[0]})") from error
+
+
+def _read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The dict of a `model.pt` of a known version."""
+    whole = _read(path)
+    if not isinstance(whole, dict) or "format_version" not in whole:
+        raise ValueError(
+            f"{path}: not a model.pt of this package (no format_version); "
+            "a bare state_dict needs its architecture and settings stated"
+        )
+    if whole["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{path}: format_version {whole['format_version']!r}; this version reads {FORMAT_VERSION}")
+    return whole
 
 
 def _dq() -> Any:

@@ -74,3 +74,11 @@ def evaluate(node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
             args, kwargs = fx.node.map_arg((current.args, dict(current.kwargs)), lambda n: env[n])
             env[current] = cast(Callable[..., Any], current.target)(*args, **kwargs)
     return cast(Tensor, env[node])
+
+
+def attempt(node: fx.Node, known: dict[fx.Node, Any]) -> Tensor | None:
+    """`evaluate`, or None where the part of the graph is something else than was thought."""
+    try:
+        return evaluate(node, known)
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return None

@@ -4,9 +4,8 @@
     scatter_reduce(zeros, 0, index..., values, "amax", include_self=False)      segment_max
     segment_sum(values) / clamp(segment_sum(ones), min=1)                       segment_mean
     exp(v - max[index]) / (segment_sum(exp) + 1e-16)[index]                     segment_softmax
-    edges without loops, joined with (0..n-1, 0..n-1)                           with_self_loops(edge_index, n)
 
-The last two are found by what they compute: the part of the graph is run on small graphs with loops, double edges and
+The last is found by what it computes: the part of the graph is run on small graphs with loops, double edges and
 isolated nodes, and compared with the op. Exact.
 """
 
@@ -16,17 +15,15 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from bgnn.passes import merge_equal_nodes
-from bgnn.passes.expressions import evaluate
+from bgnn.passes.expressions import attempt
 from bgnn.passes.graph import (
     PassResult,
     arg,
     aten,
     call,
     calls,
-    compute_meta,
     is_call,
     is_constant,
     remove_dead_code,
@@ -34,35 +31,17 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
+from bgnn.passes.recognise_self_loops import PROBES
 
 bgnn = torch.ops.bgnn
 
 ZEROS = [aten.new_zeros, aten.zeros, aten.zeros_like, aten.full, aten.new_full, aten.full_like]
 ONES = [aten.new_ones, aten.ones, aten.ones_like, aten.full, aten.new_full, aten.full_like]
-COUNTED = [aten.item, aten._local_scalar_dense, aten.index]  # sizes that depend on the data, as traced
-# (nodes, edges): loops, double edges, isolated nodes, no edges
-PROBES: list[tuple[int, list[list[int]]]] = [
-    (4, [[0, 1, 2, 3, 3, 1, 1], [1, 1, 0, 2, 3, 2, 2]]),
-    (6, [[5, 0, 2, 4], [5, 0, 2, 4]]),
-    (3, [[0, 1], [1, 0]]),
-    (2, [[], []]),
-]
 
 
 def run(gm: fx.GraphModule) -> PassResult:
-    """Replaces every aggregation, softmax over neighbours and addition of self-loops."""
+    """Replaces every aggregation and softmax over neighbours."""
     result = PassResult()
-    for node in calls(gm.graph, aten.cat):
-        loops = _self_loops(node)
-        if loops is not None:
-            replace(node, loops)
-            _count_anew(loops)
-            result.rewrites += 1
-    remove_dead_code(gm)
-    merge_equal_nodes.run(gm)  # layers that add the self-loops each for itself share them
-    for node in gm.graph.nodes:
-        if node.op == "call_function" and not is_call(node, bgnn.with_self_loops, *COUNTED):
-            compute_meta(node)
     for targets, rule in (
         ([aten.scatter_add, aten.scatter_reduce, aten.index_add], _segment),
         ([aten.mul], _times_one),
@@ -76,19 +55,6 @@ def run(gm: fx.GraphModule) -> PassResult:
                 result.rewrites += 1
     remove_dead_code(gm)
     return result
-
-
-def _count_anew(loops: fx.Node) -> None:
-    """The number of edges is asked of the new edges, not counted beside them."""
-    edges = shape_of(loops)[1]
-    users = [n for n in loops.graph.nodes if n > loops and n.op == "call_function"]
-    same = [n for n in users if isinstance(n.meta.get("val"), torch.SymInt) and n.meta["val"] == edges]
-    if same:
-        with loops.graph.inserting_after(loops):
-            size = loops.graph.call_function(aten.sym_size.int, (loops, 1))
-        size.meta["val"] = edges
-        for node in same:
-            node.replace_all_uses_with(size)
 
 
 def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
@@ -196,7 +162,7 @@ def _softmax(node: fx.Node) -> fx.Node | None:
         shape = [len(target), *shape_of(values)[1:]]
         probe = 5 * torch.randn(shape, generator=generator)
         known: dict[fx.Node, Any] = {values: probe, index: target, **({n: nodes} if isinstance(n, fx.Node) else {})}
-        given = _try(node, known)
+        given = attempt(node, known)
         if given is None or not torch.allclose(given, bgnn.segment_softmax(probe, target, nodes), 1e-6, 1e-7):
             return None
     return call(node, bgnn.segment_softmax.default, values, index, n, like=node)
@@ -212,58 +178,3 @@ def _above(node: fx.Node, stop: fx.Node) -> list[fx.Node]:
             seen[current] = None
             stack += current.all_input_nodes
     return list(seen)
-
-
-def _try(node: fx.Node, known: dict[fx.Node, Any]) -> Tensor | None:
-    try:
-        return evaluate(node, known)
-    except (RuntimeError, TypeError, ValueError, IndexError):  # the part of the graph is something else
-        return None
-
-
-def _self_loops(node: fx.Node) -> fx.Node | None:
-    value = node.meta["val"]
-    if value.is_floating_point() or value.dim() != 2 or value.shape[0] != 2:
-        return None
-    leaves = _leaves(node)
-    if leaves is None:
-        return None
-    edges, n = leaves
-    for nodes, pairs in PROBES:
-        probe = torch.tensor(pairs, dtype=torch.int64)
-        given = _try(node, {edges: probe, n: nodes})
-        if given is None or not torch.equal(given, bgnn.with_self_loops(probe, nodes)):
-            return None
-    with node.graph.inserting_before(node):
-        new = node.graph.call_function(bgnn.with_self_loops.default, (edges, n))
-    new.meta = {**node.meta, "new": True}  # the number of edges is the one that the graph already speaks of
-    return new
-
-
-def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """(edges, number of nodes) if `node` is made of these alone."""
-    edges: fx.Node | None = None
-    number: fx.Node | None = None
-    seen: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if is_call(current, aten.sym_size):
-            tensor = cast(fx.Node, current.args[0])
-            if tensor.meta["val"].is_floating_point() or tensor.meta["val"].dim() != 2:
-                if number is not None and number is not current:
-                    return None
-                number = current
-                continue
-        if current.op == "placeholder":
-            if edges is not None and edges is not current:
-                return None
-            edges = current
-            continue
-        if current.op == "get_attr" and value_of(current).numel() > 0:
-            continue
-        stack += current.all_input_nodes
-    return (edges, number) if edges is not None and number is not None else None

@@ -50,11 +50,15 @@ class Tables:
     counts: np.ndarray
 
 
-def with_self_loops(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
-    """int64 [2, E] without the self-loops it had, and then one self-loop for every node, in their order."""
-    kept = edge_index[:, edge_index[0] != edge_index[1]]
-    loops = np.arange(num_nodes, dtype=np.int64)
-    return np.concatenate([kept, np.stack([loops, loops])], axis=1)
+def with_self_loops(edge_index: np.ndarray, num_nodes: int, loops: str = "one") -> np.ndarray:
+    """int64 [2, E] with other self-loops; the other edges keep their order.
+
+    `loops`: "one" (those it had go, and one for every node follows, in their order), "more" (they stay, and one for
+    every node follows) or "none" (they go).
+    """
+    kept = edge_index if loops == "more" else edge_index[:, edge_index[0] != edge_index[1]]
+    every = np.arange(0 if loops == "none" else num_nodes, dtype=np.int64)
+    return np.concatenate([kept, np.stack([every, every])], axis=1)
 
 
 def check_index(index: np.ndarray, size: int, name: str) -> None:
@@ -129,6 +133,21 @@ def segments(
         for i, (b, r, w) in enumerate(shapes)
     ]
     return Tables(made, position, counts.astype(np.int32))
+
+
+def in_order(made: Tables, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The `count` edges in the order in which the tables name them, and the tables' entries as places in that order.
+
+    int32 [count], positions in the list of edges; for each bucket int32 [B, R, width], `count` where free. What is
+    computed for the edges in this order is read from front to back, bucket by bucket.
+    """
+    entries = np.concatenate([bucket.items.ravel() for bucket in made.buckets])
+    taken = entries < count
+    places = np.where(taken, np.cumsum(taken, dtype=np.int32) - 1, count).astype(np.int32)
+    ends = np.cumsum([bucket.items.size for bucket in made.buckets])[:-1]
+    shapes = [bucket.items.shape for bucket in made.buckets]
+    parts = [part.reshape(shape) for part, shape in zip(np.split(places, ends), shapes, strict=True)]
+    return entries[taken], parts
 
 
 def _stable_order(index: np.ndarray, size: int) -> np.ndarray:

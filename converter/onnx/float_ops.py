@@ -328,7 +328,12 @@ def _axes(walk: Walk, x: fx.Node, dims: int | Sequence[int] | None) -> list[int]
 
 def _reduction(op: str) -> Lowering:
     def lower(walk: Walk, node: fx.Node, x: fx.Node, dims: Any = None, keep: bool = False, *_: Any) -> Value:
-        return reduce(walk, op, walk.operand(x, walk.dtype(node)), _axes(walk, x, dims), keep)
+        axes, shape = _axes(walk, x, dims), walk.dims(node)
+        made = reduce(walk, op, walk.operand(x, walk.dtype(node)), axes, keep)
+        rows_stay = walk.lead == 1 and walk.dims(x)[:1] == (None,) and -walk.rank(x) not in axes
+        if rows_stay and None not in shape[1:]:  # ONNX Runtime leaves a tensor without rows (no edges) unreduced
+            made = walk.reshape(made, [0, *(dim for dim in shape[1:] if dim is not None)])
+        return made
 
     return lower
 

@@ -7,7 +7,7 @@ The naive form scatters: `ScatterElements`, with an index for every element, as 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import fx
@@ -20,15 +20,39 @@ from bgnn.converter.tflite.walk import arguments
 from bgnn.passes.graph import is_call
 
 
-def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node) -> Value:
-    """The edges between different nodes, then a loop at every node."""
-    value = walk.value(edges)
-    source, target = (walk.op("Gather", [value, walk.constant(np.array(row))], I64, axis=0) for row in (0, 1))
-    differ = walk.op("Not", [walk.op("Equal", [source, target], BOOL)], BOOL)
-    kept = walk.op("Compress", [value, differ], I64, axis=1)
+def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node, loops: str = "one") -> Value:
+    """The edges between different nodes, or all, then a loop at every node."""
+    kept = walk.value(edges)
+    if loops != "more":
+        kept = walk.op("Compress", [kept, walk.op("Not", [_is_loop(walk, edges)], BOOL)], I64, axis=1)
+    if loops == "none":
+        return kept
     bounds = [walk.constant(np.array(0)), walk.size(size), walk.constant(np.array(1))]
-    loops = walk.op("Unsqueeze", [walk.op("Range", bounds, I64), walk.indices([0])], I64)
-    return walk.op("Concat", [kept, walk.op("Expand", [loops, walk.indices([2, 1])], I64)], I64, axis=1)
+    every = walk.op("Unsqueeze", [walk.op("Range", bounds, I64), walk.indices([0])], I64)
+    return walk.op("Concat", [kept, walk.op("Expand", [every, walk.indices([2, 1])], I64)], I64, axis=1)
+
+
+def _is_loop(walk: Walk, edges: fx.Node) -> Value:
+    """Which edges begin and end at the same node."""
+    if ("loops", edges) not in walk.shared:
+        ends = [walk.op("Gather", [walk.value(edges), walk.constant(np.array(row))], I64, axis=0) for row in (0, 1)]
+        walk.shared["loops", edges] = walk.op("Equal", ends, BOOL)
+    return cast(Value, walk.shared["loops", edges])
+
+
+def drop_loops(walk: Walk, node: fx.Node, values: fx.Node, edges: fx.Node) -> Value:
+    """The rows where an edge is no loop."""
+    keep = walk.op("Not", [_is_loop(walk, edges)], BOOL)
+    return walk.op("Compress", [walk.value(values), keep], walk.dtype(node), axis=0)
+
+
+def loop_rows(walk: Walk, node: fx.Node, values: fx.Node, edges: fx.Node, base: fx.Node) -> Value:
+    """The rows of loops, written over those of their nodes; ONNX Runtime writes one after the other."""
+    loops = _is_loop(walk, edges)
+    rows = walk.op("Compress", [walk.value(values), loops], walk.dtype(node), axis=0)
+    source = walk.op("Gather", [walk.value(edges), walk.constant(np.array(0))], I64, axis=0)
+    index = walk.op("Compress", [source, loops], I64, axis=0)
+    return scatter(walk, walk.value(base), rows, walk.rank(values), index, "none")
 
 
 def node_shape(walk: Walk, node: fx.Node, size: int | fx.Node) -> Value:
@@ -155,6 +179,8 @@ def max_all(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
 
 LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.with_self_loops.default": with_self_loops,
+    "bgnn.drop_loops.default": drop_loops,
+    "bgnn.loop_rows.default": loop_rows,
     "bgnn.segment_sum.default": segment_sum,
     "bgnn.segment_mean.default": segment_mean,
     "bgnn.segment_max.default": segment_max,

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import fx
 
-from bgnn.converter.onnx import int8_ops
+from bgnn.converter.onnx import graph_ops, int8_ops
 from bgnn.converter.onnx.builder import OWN, Value
 from bgnn.converter.onnx.graph_ops import number_on_edges
 from bgnn.converter.onnx.tables import EDGEWISE, index_of, named
 from bgnn.converter.onnx.walk import FLOAT, I32, I64, U8, Walk
-from bgnn.passes.graph import is_call
+from bgnn.passes.graph import arg, is_call
 
 aten = torch.ops.aten
 
@@ -37,10 +37,10 @@ def _csr(walk: Walk, edges: fx.Node, size: int | fx.Node) -> tuple[Value, Value,
     """A list of edges sorted by target: the rows' bounds, the sources, and each entry's place in the list."""
     key = ("csr", edges, size)
     if key not in walk.shared:
-        loops = named(edges, "with_self_loops")
-        listed = cast(fx.Node, edges.args[0]) if loops else edges
+        one_each = named(edges, "with_self_loops") and arg(edges, 2, "loops", "one") == "one"
+        listed = cast(fx.Node, edges.args[0]) if one_each else edges
         inputs = [walk.value(listed), walk.size(size)]
-        kind = "add_remaining" if loops else "none"
+        kind = "add_remaining" if one_each else "none"
         walk.shared[key] = _own(walk, "CooToCsr", inputs, [I32, I32, I32], self_loops=kind)
     return walk.shared[key]
 
@@ -139,8 +139,10 @@ def _in_csr_order(
         walk.find = before
 
 
-def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node) -> Value:
-    """WithSelfLoops."""
+def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.Node, loops: str = "one") -> Value:
+    """WithSelfLoops, which gives each node one; stock operators for the other kinds."""
+    if loops != "one":
+        return graph_ops.with_self_loops(walk, node, edges, size, loops)
     return _own(walk, "WithSelfLoops", [walk.value(edges), walk.size(size)], I64)
 
 

@@ -23,14 +23,16 @@ import torch
 from torch import fx
 
 from bgnn.converter.onnx.builder import ModelBuilder, Value
-from bgnn.converter.onnx.walk import FLOAT, I32, Walk
+from bgnn.converter.onnx.walk import FLOAT, I32, U8, Walk
 from bgnn.converter.tflite.walk import arguments
 from bgnn.passes.graph import arg, is_call
 
 aten = torch.ops.aten
 bgnn = torch.ops.bgnn
 
-BUCKETS = 12  # 4, 8, 12, 16: 45, 31, 29, 27 ms on a power-law graph of 2M edges, 0.26, 0.25, 0.27, 0.30 ms on Cora
+# How many: 4, 8, 12, 16 took 45, 31, 29, 27 ms on a power-law graph of 2M edges, 0.26, 0.25, 0.27, 0.30 ms on Cora. Of
+# codes, whose free entries cost a quarter, 6, 8, 10, 12: 476, 469, 448, 463 ms with 10M edges, 0.70, 0.70, 0.73, 0.75.
+BUCKETS, BUCKETS_OF_CODES = 12, 8
 _CACHE = 512 * 1024  # bytes of one gathered block; half the second-level cache of a server's core
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -90,6 +92,13 @@ def index_of(node: fx.Node) -> Index | None:
     return Index(source, row)
 
 
+def is_listed(node: fx.Node) -> bool:
+    """Whether an edge tensor comes as a whole list: an input, or rows of edges, joined with rows of their loops."""
+    if is_call(node, aten.cat):
+        return cast(int, arg(node, 1, "dim", 0)) % len(node.meta["val"].shape) == 0
+    return node.op == "placeholder" or named(node, "drop_loops")
+
+
 class TableSet:
     """The tables of one index: the graph's inputs that hold them, made when something reads them."""
 
@@ -98,18 +107,25 @@ class TableSet:
         self.inputs: dict[tuple[str, int | None], Value] = {}
         self.widest = 1  # bytes of the widest row gathered through it
         self.powers_of_two = False
+        self.buckets: int | None = None  # how many; the first aggregation says
 
     def field(self, field: str, bucket: int | None = None) -> Value:
-        """`position` and `counts` [N]; for a bucket `others` and `items` [B, R, W], `rows` [B, R], `width` []."""
+        """`position`, `counts` [N], `widths` [buckets]; of a bucket `others`, `items`, `places` [B, R, W], `rows` [B, R].
+
+        `list` [2, E] holds the edges in the order of the tables, where `places` finds them; `order` [E] and `items` say
+        where they were before.
+        """
         key = (field, bucket)
         if key not in self.inputs:
             place = f"{self.name}.{bucket}" if bucket is not None else self.name
             blocks, rows, width = (f"{place}.{d}" for d in ("blocks", "rows", "width"))
             dims: dict[str, list[int | str]] = {
-                "others": [blocks, rows, width], "items": [blocks, rows, width], "rows": [blocks, rows], "width": [],
-                "position": [self.name + ".size"], "counts": [self.name + ".size"],
+                "others": [blocks, rows, width], "items": [blocks, rows, width], "places": [blocks, rows, width],
+                "rows": [blocks, rows], "widths": [self.buckets or 1],
+                "position": [self.name + ".size"], "counts": [self.name + ".size"], "list": [2, self.name + ".edges"],
+                "order": [self.name + ".edges"],
             }  # fmt: skip
-            dtype = FLOAT if field == "width" else I32
+            dtype = FLOAT if field == "widths" else I32
             self.inputs[key] = self.builder.input(f"{place}.{field}", dtype, dims[field])
         return self.inputs[key]
 
@@ -117,7 +133,7 @@ class TableSet:
         """What the host needs to make the tables."""
         block = max(256, _CACHE // self.widest)
         return {
-            "name": self.name, **self.host, "buckets": BUCKETS, "block": min(4096, block),
+            "name": self.name, **self.host, "buckets": self.buckets or 1, "block": min(4096, block),
             "powers_of_two": self.powers_of_two, "fields": sorted({field for field, _ in self.inputs}),
         }  # fmt: skip
 
@@ -131,6 +147,7 @@ class TableForm:
         self.list_of = _edge_tensors(gm)
         self.sets: dict[Index, TableSet] = {}
         self._padded: dict[tuple[fx.Node, float], Value] = {}
+        self._flat: dict[fx.Node, Value] = {}
 
     def table_set(self, index: fx.Node, size: int | fx.Node) -> TableSet | None:
         """The tables for an index vector and a number of segments; None where the host could not make them."""
@@ -139,8 +156,9 @@ class TableForm:
         if found is None or counted is None:
             return None
         if found not in self.sets:
-            loops = named(found.source, "with_self_loops")
-            source = cast(fx.Node, found.source.args[0]) if loops else found.source
+            source, loops = found.source, None
+            if named(source, "with_self_loops"):
+                source, loops = cast(fx.Node, source.args[0]), arg(source, 2, "loops", "one")
             host = {"index": self.names[source], "row": found.row, "self_loops": loops, "size": counted}
             self.sets[found] = TableSet(self.walk.builder, f"table{len(self.sets)}", found, host)
         known = self.sets[found]
@@ -162,7 +180,9 @@ class TableForm:
         if values not in self.list_of:
             tables.widest = max(tables.widest, _row_bytes(values))
         parts = []
-        for number in range(BUCKETS):
+        if tables.buckets is None:
+            tables.buckets = BUCKETS_OF_CODES if empty.dtype == U8 else BUCKETS
+        for number in range(tables.buckets):
             bucket = Bucket(self, tables, number, size, values)
             with builder.body() as nodes, bucket.here():
                 made = reduce(bucket, bucket.free_entries_hold(values, neutral))
@@ -177,14 +197,57 @@ class TableForm:
         """What the host needs to make all tables."""
         return [tables.describe() for tables in self.sets.values() if tables.inputs]
 
-    def padded(self, node: fx.Node, pad: float) -> Value:
-        """A tensor of nodes or edges with one more row, of `pad`."""
+    def padded(self, node: fx.Node, pad: float, tables: TableSet | None = None) -> Value:
+        """A tensor of nodes or edges with one more row, of `pad`; with `tables`, of their edges in a list."""
         if (node, pad) not in self._padded:
             with self.walk.outside(), self.walk.builder.named_after(node.name):
-                value = self.walk.value(node)
+                value = self.walk.value(node) if tables is None else self._on_list(node, tables)
                 row = self.walk.constant(np.full([1, *self.walk.trailing(node)], pad, dtype=value.dtype))
                 self._padded[node, pad] = self.walk.op("Concat", [value, row], value.dtype, axis=0)
         return self._padded[node, pad]
+
+    def one_number(self, node: fx.Node) -> bool:
+        """Whether an edge tensor is one number for each edge and computed of such: GCN's norms.
+
+        It is then made on the whole list of edges: once for all layers, and not by small operators in every bucket.
+        """
+        made = node
+        while is_call(made, *_COPIES, aten.reshape, aten.view, aten.unsqueeze, aten.squeeze):
+            made = cast(fx.Node, made.args[0])
+        if made.op == "placeholder" or is_call(made, aten.index_select):
+            return False  # a gather costs the same in the bucket
+
+        def small(one: fx.Node) -> bool:
+            if one not in self.list_of:
+                return True
+            if int(np.prod(self.walk.trailing(one))) != 1 or named(one, "segment_softmax") or is_call(one, *FILLED):
+                return False
+            return is_call(one, aten.index_select) or all(small(source) for source in one.all_input_nodes)
+
+        return small(node)
+
+    def _on_list(self, node: fx.Node, tables: TableSet) -> Value:
+        """An edge tensor [E, ...] along the host's list of edges; `one_number` of it holds."""
+        walk = self.walk
+
+        def find(one: fx.Node) -> Value | None:
+            index = index_of(one) if one.op == "call_function" else None
+            if one in self._flat:
+                return self._flat[one]
+            if index is not None and index.source is tables.index.source:
+                row = walk.constant(np.array(index.row))
+                self._flat[one] = walk.op("Gather", [tables.field("list"), row], I32, axis=0)
+            elif one in self.list_of and one.op == "placeholder":
+                with walk.outside():
+                    value = walk.value(one)
+                self._flat[one] = walk.op("Gather", [value, tables.field("order")], value.dtype, axis=0)
+            elif one in self.list_of:
+                self._flat[one] = walk.lower(one)
+            return self._flat.get(one)
+
+        with walk.outside():
+            walk.find = find
+            return walk.value(node)
 
     def _writable(self, node: fx.Node, index: Index) -> bool:
         """Whether all that leads to an edge tensor is done on each edge alone."""
@@ -200,7 +263,9 @@ class TableForm:
             seen.add(one)
             if self.list_of[one] is not index.source or not self._edgewise(one):
                 return False
-            if not is_call(one, aten.index_select):
+            if not is_call(one, aten.index_select, *FILLED) and not is_listed(one):
+                if any(source not in self.list_of and _has_rows(source) for source in one.all_input_nodes):
+                    return False  # of edges, but of no list that is known
                 pending += one.all_input_nodes
         return True
 
@@ -208,7 +273,7 @@ class TableForm:
         dims = self.walk.dims(node)
         if None in dims[1:]:
             return False
-        if node.op == "placeholder" or is_call(node, *EDGEWISE, *FILLED, aten.index_select):
+        if is_listed(node) or is_call(node, *EDGEWISE, *FILLED, aten.index_select):
             return True
         if named(node, *_QUANTISED, "segment_softmax"):
             return True
@@ -239,8 +304,8 @@ class TableForm:
                     return {"input": self.names[node], "axis": axis}
         while is_call(size, aten._local_scalar_dense, aten.item, aten._to_copy, aten.reshape, aten.view):
             size = cast(fx.Node, size.args[0])
-        if is_call(size, aten.add, operator.add) and size.args[1] == 1:
-            largest = size.args[0]
+        if is_call(size, aten.add, operator.add) and 1 in size.args[:2]:
+            largest = size.args[0 if size.args[1] == 1 else 1]
             while is_call(largest, aten._local_scalar_dense, aten.item):
                 largest = cast(fx.Node, largest).args[0]
             if is_call(largest, aten.amax, aten.max):
@@ -280,9 +345,16 @@ class Bucket:
             self.fields[name] = (outer, self.walk.builder.fresh(name, outer.dtype))
         return self.fields[name][1]
 
-    def width(self) -> Value:
-        """The bucket's width as a float32 scalar (not by block)."""
-        return self.tables.field("width", self.number)
+    def over_width(self, number: float) -> Value:
+        """`number` by the bucket's width: float32 [1], made in the graph for all buckets at once."""
+        walk, buckets = self.walk, self.tables.buckets or 1
+        key = ("over widths", self.tables.name, number)
+        if key not in walk.shared:
+            with walk.outside():
+                each = walk.op("Div", [walk.constant(np.float32(number)), self.tables.field("widths")], FLOAT)
+                parts = walk.builder.op("Split", [each, walk.indices([1] * buckets)], [FLOAT] * buckets, axis=0)
+            walk.shared[key] = parts
+        return walk.shared[key][self.number]
 
     def find(self, node: fx.Node) -> Any:
         """The bucket's form of an edge tensor; None for what is not one."""
@@ -290,7 +362,7 @@ class Bucket:
             return self.local[node]
         if node not in self.form.list_of or self.tables.index.row is None:
             return None
-        if node.op == "placeholder":
+        if is_listed(node):
             made, pad = self._gather(node, "items", self.wanted.get(node, 0.0))
         elif is_call(node, aten.index_select):
             source = cast(fx.Node, node.args[0])
@@ -302,6 +374,8 @@ class Bucket:
                 pad = None
             else:
                 made, pad = self._gather(source, "others", self.wanted.get(node, 0.0))
+        elif self.form.one_number(node):
+            made, pad = self._gather(node, "places", self.wanted.get(node, 0.0), self.tables)
         else:
             pad = self._pad(node)
             made = self.walk.lower(node)
@@ -341,9 +415,11 @@ class Bucket:
         filler = self.walk.constant(np.array(neutral, dtype=value.dtype))
         return self.walk.op("Where", [self.mask(self.walk.rank(node) - 1), filler, value], value.dtype)
 
-    def _gather(self, source: fx.Node, field: str, pad: float) -> tuple[Value, float | None]:
+    def _gather(
+        self, source: fx.Node, field: str, pad: float, on_list: TableSet | None = None
+    ) -> tuple[Value, float | None]:
         self.tables.widest = max(self.tables.widest, _row_bytes(source))
-        padded = self.form.padded(source, pad)
+        padded = self.form.padded(source, pad, on_list)
         return self.walk.op("Gather", [padded, self.field(field)], padded.dtype, axis=0), pad
 
     def _items(self) -> Value:
@@ -352,7 +428,7 @@ class Bucket:
         items = (
             self.values
             if row is None
-            else next(n for n in self.local if n.op == "placeholder" and self.form.list_of[n] is source)
+            else next(n for n in self.local if is_listed(n) and self.form.list_of[n] is source)
         )
         shape = self.walk.op("Shape", [self.walk.value(items)], np.dtype(np.int64))
         return self.walk.op("Gather", [shape, self.walk.constant(np.array(0))], np.dtype(np.int64), axis=0)
@@ -388,6 +464,12 @@ class Bucket:
         return None
 
 
+def _has_rows(node: fx.Node) -> bool:
+    """Whether a tensor's first axis is open."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and type(value.shape[0]) is not int
+
+
 def _row_bytes(node: fx.Node) -> int:
     value = node.meta["val"]
     return int(np.prod([int(dim) for dim in value.shape[1:]])) * value.element_size()
@@ -414,13 +496,13 @@ def _edge_tensors(gm: fx.GraphModule) -> dict[fx.Node, fx.Node]:
             continue
         if named(node, *SEGMENTS):
             continue
-        sources = {found[a] for a in node.all_input_nodes if a in found}
+        sources = {found[a] for a in node.all_input_nodes if a in found and not is_listed(node)}
         if len(sources) == 1 and node.op == "call_function":
             edges = next(iter(sources))
             if str(value.shape[0]) == str(edges.meta["val"].shape[1]):
                 found[node] = edges
             continue
-        starts = node.op == "placeholder" or is_call(node, *FILLED)
+        starts = is_listed(node) or is_call(node, *FILLED)
         if starts and not sources and value.dtype != torch.int64 and str(value.shape[0]) in lists:
             found[node] = lists[str(value.shape[0])]
     return found

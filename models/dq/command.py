@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bgnn.models.checkpoint import save_checkpoint
 from bgnn.models.dq import presets
 from bgnn.models.dq.data import load_citation, load_graphs
+from bgnn.models.dq.example import first_graphs, part_of_graph
 from bgnn.models.dq.networks import CONVS
 from bgnn.models.dq.quantizer import GRADIENTS, OBSERVERS
 from bgnn.models.dq.training import Run, train_citation, train_graphs
@@ -79,7 +82,7 @@ def train(options: argparse.Namespace) -> None:
     given = vars(options)
     config |= {k: given[k] for k in ("observer", "gradient", "noise", "percentile", "sample") if k in given}
     recipe = presets.recipe(options.dataset, options.model, options.method, options.bits, **_own(given))
-    trained = _trainer(options.dataset, options.root)
+    trained, example = _trainer(options.dataset, options.root)
     runs = []
     best: Run | None = None
     for seed in range(options.seed, options.seed + options.runs):
@@ -93,7 +96,7 @@ def train(options: argparse.Namespace) -> None:
         if best is None or run.validation_loss < best.validation_loss:
             best = run
             if options.out is not None:
-                save_checkpoint(options.out, run.model)
+                save_checkpoint(options.out, run.model, example=example)
     unit = "mean absolute error" if options.dataset == "zinc" else "accuracy in percent"
     print(f"{options.dataset} {options.model} {options.method}, test {unit}: {spread(runs)} of {len(runs)} runs")
     if options.out is not None:
@@ -106,7 +109,7 @@ def table(options: argparse.Namespace) -> None:
     if options.results is not None and options.results.exists():
         results = json.loads(options.results.read_text())
     for dataset in options.datasets:
-        trained = _trainer(dataset, options.root)
+        trained, _ = _trainer(dataset, options.root)
         for seed in range(options.runs):  # all cases of a seed before the next seed
             for conv in options.models:
                 for case, (method, bits) in CASES.items():
@@ -150,14 +153,20 @@ def _own(given: dict[str, Any]) -> dict[str, Any]:
     return {k: given[k] for k in ("epochs", "patience", "rate", "decay", "p_min", "p_max") if k in given}
 
 
-def _trainer(dataset: str, root: Path) -> Callable[[dict[str, Any], presets.Recipe, int, bool], Run]:
-    """A function of (settings, recipe, seed, progress) that trains on the data set, which is read once."""
+def _trainer(
+    dataset: str, root: Path
+) -> tuple[Callable[[dict[str, Any], presets.Recipe, int, bool], Run], dict[str, Tensor]]:
+    """A function of (settings, recipe, seed, progress) that trains on the data set, read once; and a piece of it."""
     if dataset in ("cora", "citeseer"):
         graph = load_citation(dataset, root)
-        return lambda config, recipe, seed, progress: train_citation(config, recipe, graph, seed, progress)
+
+        def on_graph(config: dict[str, Any], recipe: presets.Recipe, seed: int, progress: bool) -> Run:
+            return train_citation(config, recipe, graph, seed, progress)
+
+        return on_graph, part_of_graph(graph)
     graphs, folds = load_graphs(dataset, root)
 
     def on_fold(config: dict[str, Any], recipe: presets.Recipe, seed: int, progress: bool) -> Run:
         return train_graphs(config, recipe, graphs, folds[seed % len(folds)], seed, progress)
 
-    return on_fold
+    return on_fold, first_graphs(graphs)

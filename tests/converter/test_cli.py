@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -25,6 +26,8 @@ SMALL: dict[str, Any] = {
     "channels": [8, 8, 8, 8],
     "mlp": [8, 8],
 }
+
+TRAINED = Path(__file__).parents[2] / "models" / "trained"
 
 
 @pytest.fixture
@@ -153,6 +156,32 @@ def test_the_users_class_and_several_outputs(folder: Path) -> None:
     largest, x = run_file(Path("weights.tflite").read_bytes(), [torch.randn(2, 5, 3).numpy()])
     assert largest.shape == (2, 7)
     assert x.shape == (2, 5, 7)
+
+
+def test_a_graph_network_by_its_path_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch_geometric")
+    shutil.copy(TRAINED / "cora_gcn_dq8.pt", "cora.pt")
+    assert cli.main(["cora.pt", "--target", "onnx-int8-x86"]) == 0
+    assert json.loads(Path("report.json").read_text())["checks"][-1]["rows"] == 256
+    assert files(folder) == {"small.pt", "cora.pt", "cora.onnx", "report.json"}
+    assert cli.main(["cora.pt", "--target", "onnx-int8-x86", "--points", "9"]) == 2
+    assert "cora.pt is a graph network: see --input" in capsys.readouterr().err
+
+    whole = torch.load("cora.pt", weights_only=True)
+    del whole["example"]  # as checkpoints were before
+    torch.save(whole, "old.pt")
+    assert cli.main(["old.pt", "--target", "onnx-int8-x86"]) == 2
+    assert "--input FILE.npz" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_network_trained_on_many_graphs_by_its_path_alone(folder: Path) -> None:
+    pytest.importorskip("torch_geometric")
+    config = {"form": "reddit", "conv": "gin", "features": 1, "classes": 2, "hidden": 4, "layers": 2, "bits": 32}
+    edges = torch.tensor([[0, 1, 2, 3, 4], [1, 0, 3, 4, 2]])
+    graphs = {"x": torch.randn(5, 1), "edge_index": edges, "batch": torch.tensor([0, 0, 1, 1, 1])}
+    save_checkpoint("many.pt", build_model("dq", **config), example=graphs)
+    assert cli.main(["many.pt", "--target", "onnx-x86"]) == 0
+    assert json.loads(Path("report.json").read_text())["checks"][-1]["rows"] == 2
 
 
 @pytest.mark.slow

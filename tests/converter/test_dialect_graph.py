@@ -8,7 +8,7 @@ import torch
 from graphs import randn
 from torch import Tensor
 from torch.export import Dim
-from torch_geometric.utils import add_remaining_self_loops, scatter, softmax
+from torch_geometric.utils import add_remaining_self_loops, add_self_loops, remove_self_loops, scatter, softmax
 
 import bgnn.converter.dialect_graph as dg
 
@@ -66,6 +66,22 @@ def test_segment_softmax_is_pygs(name: str) -> None:
 def test_with_self_loops_is_pygs(name: str) -> None:
     n, edges = edges_of(name)
     assert torch.equal(bgnn.with_self_loops(edges, n), add_remaining_self_loops(edges, num_nodes=n)[0])
+    assert torch.equal(bgnn.with_self_loops(edges, n, "more"), add_self_loops(edges, num_nodes=n)[0])
+    assert torch.equal(bgnn.with_self_loops(edges, n, "none"), remove_self_loops(edges)[0])
+
+
+@pytest.mark.parametrize("trailing", [(), (3,)])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_what_edges_carry_goes_with_their_loops(name: str, trailing: tuple[int, ...]) -> None:
+    n, edges = edges_of(name)
+    values = randn(edges.shape[1], *trailing)
+    kept, base = bgnn.drop_loops(values, edges), torch.full((n, *trailing), 7.0)
+    assert torch.equal(kept, remove_self_loops(edges, values)[1])
+    joined = torch.cat([kept, bgnn.loop_rows(values, edges, base)])
+    assert torch.equal(joined, add_remaining_self_loops(edges, values, 7.0, n)[1])
+    last = {int(s): values[e] for e, (s, t) in enumerate(edges.t()) if s == t}
+    for node in range(n):
+        assert torch.equal(joined[len(kept) + node], last.get(node, base[node]))
 
 
 def test_fake_quant_adds_the_zero_point_before_rounding_and_torch_after() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bgnn.models.checkpoint import build_model, load_checkpoint, load_state_dict, save_checkpoint
+from bgnn.models.checkpoint import build_model, load_checkpoint, load_example, load_state_dict, save_checkpoint
 from bgnn.models.dgcnn import ARCHITECTURES
 
 SMALL = {
@@ -122,6 +122,37 @@ def test_bad_files_are_one_clear_line(content, message, tmp_path):
         load_checkpoint(path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_an_example_graph_travels_along(tmp_path):
+    x = torch.zeros(9, 50)
+    x[3, 7], x[8, 49] = -0.25, 3.0
+    example = {"x": x, "edge_index": torch.tensor([[0, 8], [3, 1]]), "weights": torch.tensor([0.0, 1.5])}
+    save_checkpoint(tmp_path / "m.pt", build_model("bf2", **SMALL), example=example)
+    found = load_example(tmp_path / "m.pt")
+    assert list(found) == list(example)
+    for name, value in example.items():
+        assert torch.equal(found[name], value), name
+        assert found[name].dtype == value.dtype, name
+    assert load_checkpoint(tmp_path / "m.pt").config["channels"] == [32, 32, 32, 32]
+    save_checkpoint(tmp_path / "m.pt", build_model("bf2", **SMALL))
+    assert load_example(tmp_path / "m.pt") == {}
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        [1],
+        {"x": 3},
+        {"x": {"shape": [2, 2], "places": torch.tensor([4]), "values": torch.ones(1)}},
+        {"x": {"shape": [2, 2], "places": torch.tensor([0, 1]), "values": torch.ones(1)}},
+        {"x": {"shape": [2**20, 2**20], "places": torch.tensor([0]), "values": torch.ones(1)}},
+    ],
+)
+def test_a_damaged_example_is_one_clear_line(example, tmp_path):
+    torch.save(spoilt(example=example), tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"m\.pt: the example in it is damaged; give another with --input FILE\.npz"):
+        load_example(tmp_path / "m.pt")
 
 
 def test_missing_files_and_foreign_models(tmp_path):

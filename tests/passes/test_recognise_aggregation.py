@@ -1,4 +1,4 @@
-"""PyG's message passing in a traced graph, on open sizes: segment reductions, softmax, self-loops, and what stays."""
+"""PyG's message passing in a traced graph, on open sizes: segment reductions, softmax, and what stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graph_models import awkward_graphs, random_graph, run
 from graphs import Wrapped, aten, bgnn, count
 from torch import Tensor, fx
 from torch_geometric.nn import global_mean_pool
-from torch_geometric.utils import add_remaining_self_loops, add_self_loops, remove_self_loops, scatter, softmax
+from torch_geometric.utils import scatter, softmax
 
 from bgnn.converter.sizes import check_open, graph_axes
 from bgnn.converter.trace import trace
@@ -82,36 +82,6 @@ def test_another_softmax_stays() -> None:
     gm, _ = found(warmer)
     assert count(gm, bgnn.segment_softmax) == 0
     assert count(gm, aten.exp) == 1
-
-
-LOOPS: dict[str, Callable[..., Any]] = {
-    "remaining": lambda x, e: add_remaining_self_loops(e, num_nodes=x.shape[0])[0],
-    "removed, added": lambda x, e: add_self_loops(remove_self_loops(e)[0], num_nodes=x.shape[0])[0],
-    "by hand": lambda x, e: torch.cat([e[:, e[0] != e[1]], torch.arange(x.shape[0]).expand(2, -1)], 1),
-    "stacked": lambda x, e: torch.cat([e[:, e[0] != e[1]], torch.stack([torch.arange(x.shape[0])] * 2)], 1),
-}
-
-
-@pytest.mark.parametrize("name", LOOPS)
-def test_self_loops(name: str) -> None:
-    def function(m: Any, x: Tensor, e: Tensor) -> Tensor:
-        first = LOOPS[name](x, e)
-        x = scatter(x[first[0]], first[1], 0, x.shape[0])
-        second = LOOPS[name](x, e)
-        return scatter(x[second[0]], second[1], 0, x.shape[0])
-
-    gm, _ = found(function)
-    assert count(gm, bgnn.with_self_loops) == 1  # both layers share them
-    assert count(gm, bgnn.segment_sum) == 2
-    assert count(gm, aten.index, aten.ne, aten.arange, aten.cat) == 0
-
-
-def test_loops_beside_those_that_are_there_are_something_else() -> None:
-    gm, _ = found(
-        lambda m, x, e: (lambda a: scatter(x[a[0]], a[1], 0, x.shape[0]))(add_self_loops(e, num_nodes=x.shape[0])[0])
-    )
-    assert count(gm, bgnn.with_self_loops) == 0
-    assert count(gm, aten.cat) == 1
 
 
 def test_a_sum_into_something_stays() -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_graphs import FORMS, check, file_of, open_graph, random_edges, run
+from onnx_graphs import FORMS, check, file_of, open_graph, random_edges, run, unseen_graphs
 from torch import Tensor
 from torch.nn import functional as F
 
 from bgnn.converter.onnx.inspect import operators
+from bgnn.passes import recognise_self_loops
 from bgnn.runtime_bench.onnx_runner import OnnxModel
 
 bgnn = torch.ops.bgnn
@@ -40,12 +41,51 @@ def test_flow_from_target_to_source(op, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_self_loops_are_added_once(form):
+@pytest.mark.parametrize("loops", ["one", "more", "none"])
+def test_self_loops(loops, form):
     def layer(m, x, edges):
-        looped = bgnn.with_self_loops(edges, x.shape[0])
+        looped = bgnn.with_self_loops(edges, x.shape[0], loops)
         return bgnn.segment_sum(gathered(x, looped, 0), looped.select(0, 1), x.shape[0])
 
     check(layer, form, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loops", ["one", "more", "none"])
+@pytest.mark.parametrize(("flow", "one_size"), [(0, True), (1, True), (0, False)])
+def test_weights_of_edges_with_other_self_loops(flow, one_size, loops, form):
+    def layer(m, x, edges, weight):
+        n = x.shape[0]
+        looped = bgnn.with_self_loops(edges, n, loops)
+        rows = weight if loops == "more" else bgnn.drop_loops(weight, edges)
+        if loops == "one":
+            rows = torch.cat([rows, bgnn.loop_rows(weight, edges, x.new_full([n], 0.25))])
+        elif loops == "more":
+            rows = torch.cat([rows, x[:, 0]])
+        degree = bgnn.segment_sum(rows, looped.select(0, 1 - flow), n)
+        messages = gathered(x, looped, flow) * (rows * gathered(degree.tanh(), looped, flow)).view(-1, 1)
+        return bgnn.segment_sum(messages, looped.select(0, 1 - flow), n), degree
+
+    gm = open_graph(layer, torch.randn(12, 8), random_edges(12, 40), torch.rand(40), outputs=2)
+    if one_size:
+        recognise_self_loops.run(gm)  # one symbol for the length of a list, wherever it is counted
+    model = OnnxModel(file_of(gm, form))
+    for name, nodes, edges in unseen_graphs():
+        generator = torch.Generator().manual_seed(nodes)
+        inputs = torch.randn(nodes, 8, generator=generator), edges, torch.rand(edges.shape[1], generator=generator)
+        for mine, theirs in zip(run(model, *inputs), layer(None, *inputs), strict=True):
+            np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5, rtol=1e-5, err_msg=name)
+    assert "ScatterND" not in operators(file_of(gm, form))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sums_over_the_features_of_edges_without_edges(form):
+    """ONNX Runtime leaves the shape of a tensor without rows as it is."""
+
+    def layer(m, x, edges):
+        return (gathered(x, edges, 0) * gathered(x, edges, 1)).sum(-1), gathered(x, edges, 0).amax(1, keepdim=True)
+
+    check(layer, form, tolerance=1e-6, outputs=2)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -121,6 +161,30 @@ def test_edge_weights_and_attributes(form):
         given = inputs(nodes, count)
         expected = layer(type("", (), {"w": weight}), *given)
         np.testing.assert_allclose(run(model, *given)[0], expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_number_of_each_edge_is_made_once(form):
+    """A GCN's norms, here with weights of the edges: outside of the buckets' bodies, in the tables' order."""
+
+    def layer(m, x, edges, weight):
+        a, b = x.sum(1).abs() + 1, x.amax(1).abs() + 1
+        norm = (gathered(a, edges, 0) * weight / gathered(b, edges, 1)).sqrt()
+        hidden = bgnn.segment_sum(norm.view(-1, 1) * gathered(x, edges, 0), edges.select(0, 1), x.shape[0])
+        return bgnn.segment_sum(norm.view(-1, 1) * gathered(hidden, edges, 0), edges.select(0, 1), x.shape[0])
+
+    def inputs(nodes, count):
+        return torch.randn(nodes, 8), random_edges(nodes, count), torch.rand(count)
+
+    file = file_of(open_graph(layer, *inputs(10, 30)), form)
+    graph = onnx.load_from_string(file).graph
+    assert sum(node.op_type == "Sqrt" for node in graph.node) == 1
+    bodies = [a.g for node in graph.node if node.op_type == "Scan" for a in node.attribute if a.name == "body"]
+    assert all(node.op_type != "Sqrt" for body in bodies for node in body.node)
+    model = OnnxModel(file)
+    for nodes, count in ((10, 30), (400, 3000), (5, 0), (2, 1), (1, 1)):
+        given = inputs(nodes, count)
+        np.testing.assert_allclose(run(model, *given)[0], layer(None, *given).numpy(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -9,7 +9,7 @@ import torch
 from torch_geometric.data import Data
 
 from bgnn.models import train
-from bgnn.models.checkpoint import load_checkpoint
+from bgnn.models.checkpoint import load_checkpoint, load_example
 from bgnn.models.dq import command, presets, training
 
 
@@ -52,6 +52,9 @@ def test_train_prints_and_saves_the_best_run(citation, tmp_path, capsys):
     model = load_checkpoint(out)
     assert (model.config["bits"], model.config["observer"]) == (8, "percentile")
     first = model(citation.x, citation.edge_index)
+    example = load_example(out)
+    assert torch.equal(example["x"], citation.x)
+    assert torch.equal(example["edge_index"], citation.edge_index)
     train.main(f"dq --dataset cora --model gcn --runs 2 --epochs 20 --p-max 0.3 --out {out}".split())
     assert torch.equal(load_checkpoint(out)(citation.x, citation.edge_index), first)  # the same seeds
 
@@ -62,8 +65,10 @@ def test_early_stopping(citation):
     assert run.epochs == 10  # measured at 5 and 10, no better
 
 
-def test_reddit_on_the_command_line(zipped, capsys):
-    train.main(f"dq --dataset reddit-binary --model gin --bits 4 --epochs 3 --root {zipped}".split())
+def test_reddit_on_the_command_line(zipped, tmp_path, capsys):
+    out = tmp_path / "m.pt"
+    train.main(f"dq --dataset reddit-binary --model gin --bits 4 --epochs 3 --root {zipped} --out {out}".split())
+    assert set(load_example(out)) == {"x", "edge_index", "batch"}
     assert "reddit-binary gin dq, test accuracy" in capsys.readouterr().out
 
 

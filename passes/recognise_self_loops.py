@@ -1,0 +1,227 @@
+"""Self-loops added to a graph's edges, or taken away, in whatever spelling.
+
+    edges without loops, joined with (0..n-1, 0..n-1)         with_self_loops(edge_index, n, "one")
+    edges joined with (0..n-1, 0..n-1)                        with_self_loops(edge_index, n, "more")
+    edge_index[:, edge_index[0] != edge_index[1]]             with_self_loops(edge_index, 0, "none")
+
+What edges carry (weights) goes the same way, in two steps; where both are there, a `cat` along axis 0 joins them:
+
+    weight[edge_index[0] != edge_index[1]]                    drop_loops(weight, edge_index)
+    base[edge_index[0][loops]] = weight[loops]                loop_rows(weight, edge_index, base)
+
+Lists and masks are found by what they compute: the part of the graph is run on small graphs with loops, double edges
+and isolated nodes, and compared. Exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes import merge_equal_nodes
+from bgnn.passes.expressions import attempt
+from bgnn.passes.graph import (
+    PassResult,
+    arg,
+    aten,
+    calls,
+    compute_meta,
+    is_call,
+    remove_dead_code,
+    replace,
+    shape_of,
+    value_of,
+)
+
+bgnn = torch.ops.bgnn
+
+COUNTED = [aten.item, aten._local_scalar_dense, aten.index]  # sizes that depend on the data, as traced
+# (nodes, edges): loops, double edges, isolated nodes, no edges
+PROBES: list[tuple[int, list[list[int]]]] = [
+    (4, [[0, 1, 2, 3, 3, 1, 1], [1, 1, 0, 2, 3, 2, 2]]),
+    (6, [[5, 0, 2, 4], [5, 0, 2, 4]]),
+    (3, [[0, 1], [1, 0]]),
+    (2, [[], []]),
+]
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Replaces every list of edges with other self-loops, and what goes with it."""
+    result = PassResult()
+    for targets, rule in (([aten.cat], _added), ([aten.index], _dropped), ([aten.index_put], _loop_rows)):
+        for node in calls(gm.graph, *targets):
+            new = rule(node)
+            if new is not None:
+                replace(node, new)
+                if is_call(new, bgnn.with_self_loops):
+                    _count_anew(new)
+                result.rewrites += 1
+    remove_dead_code(gm)
+    merge_equal_nodes.run(gm)  # layers that add the self-loops each for itself share them
+    chosen = _chosen_sizes(gm)
+    for node in gm.graph.nodes:
+        if node in chosen:
+            value = node.meta["val"]
+            node.meta["val"] = torch.empty(chosen[node], dtype=value.dtype, device="meta")
+        elif node.op == "call_function" and not is_call(node, *COUNTED):
+            compute_meta(node)
+    return result
+
+
+def _chosen_sizes(gm: fx.GraphModule) -> dict[fx.Node, list[Any]]:
+    """The shapes of what is picked by values: one symbol where the same is picked, though each was traced with its own.
+
+    Only the loops at each node are counted, so that one list is as long as another and the number of nodes.
+    """
+    first: dict[fx.Node, Any] = {}  # by the mask, or the edges without loops
+    shapes: dict[fx.Node, list[Any]] = {}
+    for node in calls(gm.graph, bgnn.drop_loops, bgnn.with_self_loops, aten.index):
+        kind, shape = arg(node, 2, "loops", "one"), list(shape_of(node))
+        if is_call(node, aten.index):
+            masks = [(axis, m) for axis, m in enumerate(cast(list[Any], node.args[1])) if m is not None]
+            if len(masks) != 1 or masks[0][1].meta["val"].dtype != torch.bool:
+                continue
+            axis, key = masks[0]
+        elif is_call(node, bgnn.drop_loops) or kind == "none":
+            axis, key = (0, node.args[1]) if is_call(node, bgnn.drop_loops) else (1, node.args[0])
+        else:
+            continue
+        shape[axis] = first.setdefault(cast(fx.Node, key), shape[axis])
+        shapes[node] = shape
+    for node in calls(gm.graph, bgnn.with_self_loops):
+        edges, n = cast(tuple[fx.Node, fx.Node], node.args[:2])
+        one = arg(node, 2, "loops", "one") == "one"
+        if node not in shapes:
+            kept = first[edges] + n.meta["val"] if one and edges in first else shape_of(node)[1]
+            shapes[node] = [2, kept]
+    return shapes
+
+
+def _added(node: fx.Node) -> fx.Node | None:
+    leaves = _leaves(node) if _is_list(node) else None
+    if leaves is None:
+        return None
+    edges, n = leaves
+    for loops in ("one", "more"):
+        if _computes(node, edges, partial(bgnn.with_self_loops, loops=loops), n):
+            return _new(node, bgnn.with_self_loops.default, edges, n, loops)
+    return None
+
+
+def _dropped(node: fx.Node) -> fx.Node | None:
+    """`edge_index[:, mask]` or `values[mask]`, the mask true where an edge is no loop."""
+    values, index = cast(tuple[fx.Node, list[Any]], node.args[:2])
+    masked = [mask for mask in index if mask is not None]
+    edges = _edges_behind(masked[0]) if len(masked) == 1 else None
+    if edges is None:
+        return None
+    if values is edges and _is_list(node):
+        if _computes(node, edges, partial(bgnn.with_self_loops, loops="none")):
+            return _new(node, bgnn.with_self_loops.default, edges, 0, "none")
+        return None
+    of_edges = index[0] is not None and shape_of(values)[0] == shape_of(edges)[1]
+    if of_edges and _computes(masked[0], edges, lambda e, size: e[0] != e[1]):
+        return _new(node, bgnn.drop_loops.default, values, edges)
+    return None
+
+
+def _loop_rows(node: fx.Node) -> fx.Node | None:
+    """`base[edge_index[0][loops]] = values[loops]`."""
+    base, index, rows = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
+    if arg(node, 3, "accumulate", False) or len(index) != 1 or not is_call(rows, aten.index):
+        return None
+    values, masks = cast(tuple[fx.Node, list[Any]], rows.args[:2])
+    edges = _edges_behind(index[0])
+    if edges is None or len(masks) != 1 or _edges_behind(masks[0]) is not edges:
+        return None
+    if not _computes(masks[0], edges, lambda e, size: e[0] == e[1]):
+        return None
+    if not _computes(index[0], edges, lambda e, size: e[0][e[0] == e[1]]) or shape_of(values)[0] != shape_of(edges)[1]:
+        return None
+    return _new(node, bgnn.loop_rows.default, values, edges, base)
+
+
+def _is_list(node: fx.Node) -> bool:
+    value = node.meta["val"]
+    return not value.is_floating_point() and value.dim() == 2 and bool(value.shape[0] == 2)
+
+
+def _new(node: fx.Node, target: Any, *args: Any) -> fx.Node:
+    """A call in the place of `node`, of the same size: the one that the graph already speaks of."""
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(target, args)
+    new.meta = {**node.meta, "new": True}
+    return new
+
+
+def _computes(node: fx.Node, edges: fx.Node, expected: Callable[[Tensor, int], Tensor], n: Any = None) -> bool:
+    """Whether `node` is this function of the edges, and of the number of nodes `n`."""
+    for nodes, pairs in PROBES:
+        probe = torch.tensor(pairs, dtype=torch.int64)
+        given = attempt(node, {edges: probe} | ({n: nodes} if n is not None else {}))
+        if given is None or not torch.equal(given, expected(probe, nodes)):
+            return False
+    return True
+
+
+def _count_anew(loops: fx.Node) -> None:
+    """The number of edges is asked of the new edges, not counted beside them."""
+    edges = shape_of(loops)[1]
+    users = [n for n in loops.graph.nodes if n > loops and n.op == "call_function"]
+    same = [n for n in users if isinstance(n.meta.get("val"), torch.SymInt) and n.meta["val"] == edges]
+    if same:
+        with loops.graph.inserting_after(loops):
+            size = loops.graph.call_function(aten.sym_size.int, (loops, 1))
+        size.meta["val"] = edges
+        for node in same:
+            node.replace_all_uses_with(size)
+
+
+def _edges_behind(node: fx.Node) -> fx.Node | None:
+    """The input of edges that `node` is computed from alone."""
+    edges: fx.Node | None = None
+    seen, stack = set(), [node]
+    while stack:
+        current = stack.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current.op == "placeholder":
+            if (edges is not None and edges is not current) or not _is_list(current):
+                return None
+            edges = current
+        stack += current.all_input_nodes
+    return edges
+
+
+def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """(edges, number of nodes) if `node` is made of these alone."""
+    edges: fx.Node | None = None
+    number: fx.Node | None = None
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if is_call(current, aten.sym_size):
+            tensor = cast(fx.Node, current.args[0])
+            if tensor.meta["val"].is_floating_point() or tensor.meta["val"].dim() != 2:
+                if number is not None and number is not current:
+                    return None
+                number = current
+                continue
+        if current.op == "placeholder":
+            if edges is not None and edges is not current:
+                return None
+            edges = current
+            continue
+        if current.op == "get_attr" and value_of(current).numel() > 0:
+            continue
+        stack += current.all_input_nodes
+    return (edges, number) if edges is not None and number is not None else None
