@@ -184,7 +184,7 @@ static const char* prepare_messages(Kernel* kernel) {
   if (a[kMessage].f == 0) return NULL;
   const Requantise message = message_of(kernel);
   if (!(message.multiplier > 0 && isfinite(message.multiplier))) return NULL;
-  kernel->prepared = aligned_alloc(256, sizeof(MessageTables));
+  kernel->prepared = aligned_alloc(alignof(MessageTables), sizeof(MessageTables));
   if (!kernel->prepared) return "no memory for its tables";
   fill_message_tables((int32_t)a[kXZero].i, (int32_t)a[kWZero].i, &message, (MessageTables*)kernel->prepared);
   return NULL;

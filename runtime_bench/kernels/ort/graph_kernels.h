@@ -31,7 +31,7 @@ enum Reduce { kSum, kMean, kMax };
 struct MessageLine {
   uint32_t slope, offset, low, high, factor;
 };
-struct MessageTables {
+struct alignas(64) MessageTables { /* cache lines */
   uint8_t code[256][256]; /* [w][x] */
   MessageLine line[256];
   uint8_t missing[256]; /* 1: there is no line */
