@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "graph_kernels.h"
+#include "table_generic.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -248,21 +249,6 @@ BGNN_INLINE int32_t sum_products(const QAggregate& a, const Rows& rows, int64_t 
   return total * a.x_zp;
 }
 
-#if defined(__AVX512VBMI__)
-// table[x] for each byte, of four vectors. The permutation overwrites its indices: without copies made by hand GCC
-// reads them from memory once more, and loads are what this waits for.
-BGNN_INLINE __m512i looked_up(__m512i x, __m512i t0, __m512i t1, __m512i t2, __m512i t3) {
-  asm("" : "+v"(x));
-  __m512i low = x;
-  asm("" : "+v"(low));
-  __m512i high = x;
-  asm("" : "+v"(high));
-  low = _mm512_permutex2var_epi8(t0, low, t1);
-  high = _mm512_permutex2var_epi8(t2, high, t3);
-  return _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
-}
-#endif
-
 // Sums of requantised messages; returns what they contain too much. |x - x_zp| * |w - w_zp| < 2^24: exact as a float.
 template <bool kPlaces, int kBytes, int kCount>
 BGNN_INLINE int32_t sum_messages(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
@@ -276,11 +262,9 @@ BGNN_INLINE int32_t sum_messages(const QAggregate& a, const Rows& rows, int64_t 
   if constexpr (kBytes == 64) {
     const uint8_t* table = a.table;
     sum_bytes<kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, const auto& add) BGNN_LAMBDA {
-      const uint8_t* codes = table + 256 * int64_t(weights.code(p));
-      const __m512i t0 = _mm512_loadu_si512(codes), t1 = _mm512_loadu_si512(codes + 64);
-      const __m512i t2 = _mm512_loadu_si512(codes + 128), t3 = _mm512_loadu_si512(codes + 192);
+      const Table of_weight = load_table(table + 256 * int64_t(weights.code(p)));
       for (int k = 0; k < kCount; k++) {
-        add(k, (typename Vectors<64>::U16)looked_up(_mm512_loadu_si512(row + k * kBytes), t0, t1, t2, t3));
+        add(k, (typename Vectors<64>::U16)looked_up(_mm512_loadu_si512(row + k * kBytes), of_weight));
       }
     });
     return int32_t(end - begin) * a.message.zp;
@@ -751,6 +735,6 @@ int64_t first_bad_index(const int32_t* index, int64_t first, int64_t last, int64
 
 }  // namespace
 
-#define BGNN_GRAPH_KERNELS(isa) {isa, q_aggregate, aggregate, aggregate_int32, gat_aggregate, segment_softmax, edge_product, first_bad_index}
+#define BGNN_GRAPH_KERNELS(isa) {isa, q_aggregate, aggregate, aggregate_int32, gat_aggregate, segment_softmax, edge_product, q_table, first_bad_index}
 
 #endif
