@@ -35,7 +35,7 @@ class Scheme:
     gradient: the straight-through estimator: "vanilla" passes gradients unchanged, "clipped" (GC, appendix A.3)
         stops them where the code leaves [low, high].
     noise: the share of a weight's elements that is quantised in a training step; below 1 it is noisy QAT (nQAT).
-    sample: the share of a tensor's elements that a percentile observer looks at (A.5.3), at least MIN_TAIL / percentile.
+    sample: the share of a tensor's elements that a percentile observer looks at (A.5.3), or MIN_TAIL / percentile.
 
     Raises ValueError, one line, on a value out of range.
     """
