@@ -75,13 +75,109 @@ void look_up(const uint8_t* table, const uint8_t* x, uint8_t* out, int64_t count
   for (; i < count; i++) out[i] = table[x[i]];
 }
 
-void q_table(const QTable* args, int64_t first, int64_t last) {
-  const QTable a = *args;
-  if (a.tables == 1) return look_up(a.table, a.x + first * a.channels, a.out + first * a.channels, (last - first) * a.channels);
+#if defined(__AVX512VBMI__)
+// v[g] lane d becomes v[d] lane g, of 16 lanes of 4 bytes; twice is nothing.
+static inline __attribute__((always_inline)) void transpose(__m512i v[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; k++) {
+    const __m512i a = _mm512_shuffle_i32x4(v[k], v[k + 4], 0x88), b = _mm512_shuffle_i32x4(v[k], v[k + 4], 0xdd);
+    const __m512i c = _mm512_shuffle_i32x4(v[k + 8], v[k + 12], 0x88), d = _mm512_shuffle_i32x4(v[k + 8], v[k + 12], 0xdd);
+    v[k] = _mm512_shuffle_i32x4(a, c, 0x88);
+    v[k + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+    v[k + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    v[k + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+}
+
+// Up to 64 rows by 64 channels, turned around so that a vector holds 64 rows of one channel, and back. `table`: of the
+// first of the channels.
+__attribute__((noinline)) void look_up_tile(const uint8_t* table, const uint8_t* x, uint8_t* out, int64_t stride,
+                                            int64_t rows, int64_t channels) {
+  const __mmask64 inside = ~__mmask64(0) >> (64 - channels);
+  __m512i tile[4][16];  // [quarter][4 rows]: of 16 channels, those of a quarter; a lane is one of 4 rows
+  for (int g = 0; g < 16; g++) {
+    __m512i row[4];
+    for (int i = 0; i < 4; i++) {
+      row[i] = 4 * g + i < rows ? _mm512_maskz_loadu_epi8(inside, x + (4 * g + i) * stride) : _mm512_setzero_si512();
+    }
+    const __m512i low01 = _mm512_unpacklo_epi8(row[0], row[1]), high01 = _mm512_unpackhi_epi8(row[0], row[1]);
+    const __m512i low23 = _mm512_unpacklo_epi8(row[2], row[3]), high23 = _mm512_unpackhi_epi8(row[2], row[3]);
+    tile[0][g] = _mm512_unpacklo_epi16(low01, low23);
+    tile[1][g] = _mm512_unpackhi_epi16(low01, low23);
+    tile[2][g] = _mm512_unpacklo_epi16(high01, high23);
+    tile[3][g] = _mm512_unpackhi_epi16(high01, high23);
+  }
+  for (int quarter = 0; quarter < 4; quarter++) {
+    __m512i v[16];
+#pragma GCC unroll 16
+    for (int g = 0; g < 16; g++) v[g] = tile[quarter][g];
+    transpose(v);
+#pragma GCC unroll 16
+    for (int d = 0; d < 16; d++) {
+      const int64_t channel = d / 4 * 16 + quarter * 4 + d % 4;
+      if (channel < channels) v[d] = looked_up(v[d], load_table(table + 256 * channel));
+    }
+    transpose(v);
+#pragma GCC unroll 16
+    for (int g = 0; g < 16; g++) tile[quarter][g] = v[g];
+  }
+  // Within 16 bytes, byte 4 d + i is row i of channel d.
+  const __m512i by_row =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  for (int g = 0; 4 * g < rows; g++) {
+    __m512i q[4], row[4];
+    for (int i = 0; i < 4; i++) q[i] = _mm512_shuffle_epi8(tile[i][g], by_row);
+    const __m512i low01 = _mm512_unpacklo_epi32(q[0], q[1]), high01 = _mm512_unpackhi_epi32(q[0], q[1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(q[2], q[3]), high23 = _mm512_unpackhi_epi32(q[2], q[3]);
+    row[0] = _mm512_unpacklo_epi64(low01, low23);
+    row[1] = _mm512_unpackhi_epi64(low01, low23);
+    row[2] = _mm512_unpacklo_epi64(high01, high23);
+    row[3] = _mm512_unpackhi_epi64(high01, high23);
+    for (int i = 0; i < 4 && 4 * g + i < rows; i++) {
+      _mm512_mask_storeu_epi8(out + (4 * g + i) * stride, inside, row[i]);
+    }
+  }
+}
+#endif
+
+// A table for each channel.
+void look_up_each(const QTable& a, int64_t first, int64_t last) {
+#if defined(__AVX512VBMI__)
+  constexpr int64_t kFewChannels = 16, kFewRows = 8;  // a tile costs the same with fewer
+  for (; a.channels >= kFewChannels && last - first >= kFewRows; first += 64) {
+    const int64_t rows = last - first < 64 ? last - first : 64;
+    for (int64_t c = 0; c < a.channels; c += 64) {
+      const int64_t at = first * a.channels + c, channels = a.channels - c < 64 ? a.channels - c : 64;
+      look_up_tile(a.table + 256 * c, a.x + at, a.out + at, a.channels, rows, channels);
+    }
+  }
+#endif
   for (int64_t row = first; row < last; row++) {
     const uint8_t* x = a.x + row * a.channels;
     uint8_t* out = a.out + row * a.channels;
     for (int64_t c = 0; c < a.channels; c++) out[c] = a.table[256 * c + x[c]];
+  }
+}
+
+void q_table(const QTable* args, int64_t first, int64_t last) {
+  const QTable a = *args;
+  if (a.tables == 1) {
+    look_up(a.table, a.x + first * a.channels, a.out + first * a.channels, (last - first) * a.channels);
+  } else {
+    look_up_each(a, first, last);
   }
 }
 
