@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,8 @@ def convert_graph(
 ) -> tuple[bytes | None, Report, fx.GraphModule]:
     """(the file or None if stopped before, the report, the last stage's graph); arguments as of `convert`."""
     say("tracing the model")
-    gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
+    with _uncached(model):
+        gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
     if dump is not None:
         dump_stage(gm, dump, "exported")
     plain = _outputs(gm, inputs) if verify else []
@@ -110,7 +112,7 @@ def convert_graph(
         elif stage == "semantic":
             graph_stages.name_layers(gm)
         check_ops(gm, graph_stages.SPECS[stage])
-        check_open(gm)
+        _check_open(gm)
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
@@ -137,6 +139,36 @@ def convert_graph(
     data = _emit(gm, name, properties, optimize, kernels)
     report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data)
     return data, dataclasses.replace(report, calibration=calibrated), gm
+
+
+@contextlib.contextmanager
+def _uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
+    """Within the block, PyG's layers with `cached=True` do not keep the first graph they meet: a file takes any."""
+    modules = model.modules() if isinstance(model, nn.Module) else []
+    before = [
+        (
+            module,
+            {name: value for name, value in vars(module).items() if name == "cached" or name.startswith("_cached_")},
+        )
+        for module in modules
+        if getattr(module, "cached", None) is True
+    ]
+    for module, values in before:
+        vars(module).update({name: False if name == "cached" else None for name in values})
+    try:
+        yield
+    finally:
+        for module, values in before:
+            vars(module).update(values)
+
+
+def _check_open(gm: fx.GraphModule) -> None:
+    """`check_open`; an op that is not supported is the likelier reason, and is named first."""
+    try:
+        check_open(gm)
+    except ConversionError:
+        check_ops(gm, [*(graph_stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
+        raise
 
 
 def _outputs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
