@@ -9,9 +9,9 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -19,22 +19,18 @@ from torch.export import ExportedProgram
 from bgnn.converter import calibrate, graph_stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
+from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
 from bgnn.converter.onnx.emit import emit, run_file
 from bgnn.converter.report import Report
-from bgnn.converter.sizes import check_open, graph_axes
+from bgnn.converter.sizes import check_open, graph_axes, is_edges
 from bgnn.converter.stages import STAGES, check_ops
 from bgnn.converter.trace import trace
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, snapshot
 from bgnn.passes.insert_fake_quant import is_edge_tensor
-
-
-def is_edges(value: Tensor) -> bool:
-    """Whether an input is a graph's edges: whole numbers `[2, E]`."""
-    return value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point() and value.dtype != torch.bool
 
 
 def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) -> bool:
@@ -130,13 +126,19 @@ def convert_graph(
             return None, dataclasses.replace(report, calibration=calibrated), gm
     say("writing the file")
     properties = {**metadata, "bgnn.max_degree": str(accumulators.MAX_DEGREE)}
+    names = io_names(gm)
+    written = partial(
+        emit, gm, name=name, input_names=names[0], output_names=names[1], metadata=properties, optimize=optimize,
+        kernels=kernels,
+    )  # fmt: skip
     if reference is not None:
         say("running the file and comparing it with the model")
-        checks.append(_check_file(gm, before, name, properties, optimize, kernels, reference, inputs))
+        tables = optimize == 1 and kernels == "stock"
+        checks.append(_check_file(gm, before, written, tables, reference, inputs))
         properties["verification"] = summary(checks[-1])
     else:
         properties["verification"] = "not verified (--no-verify)"
-    data = _emit(gm, name, properties, optimize, kernels)
+    data = written()
     report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data)
     return data, dataclasses.replace(report, calibration=calibrated), gm
 
@@ -182,47 +184,17 @@ def _completed(before: fx.GraphModule, inputs: Sequence[Tensor], codes: Mapping[
     return run_with_codes(before, inputs, codes)[0] if missing and codes else codes
 
 
-def _emit(
-    gm: fx.GraphModule, name: str, properties: Mapping[str, str], optimize: int, kernels: str,
-    probes: Mapping[str, fx.Node] | None = None,
-) -> bytes:  # fmt: skip
-    inputs, outputs = io_names(gm)
-    return emit(
-        gm, name=name, input_names=inputs, output_names=outputs, metadata=properties, probes=probes,
-        optimize=optimize, kernels=kernels,
-    )  # fmt: skip
-
-
-def io_names(gm: fx.GraphModule) -> tuple[list[str], list[str]]:
-    """The names of inputs and outputs in the file."""
-    count = len(next(n for n in gm.graph.nodes if n.op == "output").args[0])
-    inputs = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
-    return inputs, ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
-
-
 def _check_file(
-    gm: fx.GraphModule, before: fx.GraphModule, name: str, properties: Mapping[str, str], optimize: int, kernels: str,
-    reference: CodeReference, inputs: Sequence[Tensor],
+    gm: fx.GraphModule, before: fx.GraphModule, emit: Callable[..., bytes], tables: bool, reference: CodeReference,
+    inputs: Sequence[Tensor],
 ) -> CodeCheck:  # fmt: skip
     """Runs the file on ONNX Runtime, with its codes as extra outputs, and once more as it is."""
     tapped = tapped_codes(gm)
-    if optimize and kernels == "stock":  # there are no tensors of edges in the file: they follow from the others
+    if tables:  # there are no tensors of edges in the file: they follow from the others
         tapped = {key: (node, tap) for key, (node, tap) in tapped.items() if not is_edge_tensor(node)}
-    probes = {f"tap/{node.name}": node for node, _ in tapped.values()}
-    arrays = [t.numpy() for t in inputs]
-    results = run_file(_emit(gm, name, properties, optimize, kernels, probes), arrays)
-    count = len(io_names(gm)[1])
-    known = dict(zip(probes, results[count:], strict=True))
-    codes = {
-        key: Seen(as_codes(node, torch.from_numpy(np.array(known[f"tap/{node.name}"]))), tap.floor)
-        for key, (node, tap) in tapped.items()
-    }
-    outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]
-    check = reference.compare("emitted file", _completed(before, inputs, codes), outputs)
-    alone = run_file(_emit(gm, name, properties, optimize, kernels), arrays)
-    if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(results[:count], alone, strict=True)):
-        raise ConversionError("emitted file: an output changes when intermediate tensors are read")
-    return check
+    outputs, known = run_with_probes(emit, run_file, list(dict.fromkeys(node for node, _ in tapped.values())), inputs)
+    codes = {key: Seen(as_codes(node, known[node]), tap.floor) for key, (node, tap) in tapped.items()}
+    return reference.compare("emitted file", _completed(before, inputs, codes), outputs)
 
 
 def summary(check: CodeCheck) -> str:
