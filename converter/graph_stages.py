@@ -18,6 +18,7 @@ from torch import fx
 
 from bgnn.passes import (
     canonicalise,
+    decompose,
     fold_batch_norm,
     fold_constants,
     fuse_aggregation,
@@ -83,8 +84,8 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     naive = optimize == 0
     if stage == "traced":
         return _steps(
-            canonicalise, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
-            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
+            canonicalise, decompose, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes,
+            recognise_self_loops, recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(graph_norms, *([] if naive else [split_heads]), canonicalise, merge_equal_nodes)

@@ -86,17 +86,27 @@ def index_of(node: fx.Node) -> Index | None:
         return Index(node, None)
     else:
         return None
-    list_input = source.args[0] if named(source, "with_self_loops") else source
-    if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or len(source.meta["val"].shape) != 2:
+    list_input, value = source.args[0] if named(source, "with_self_loops") else source, source.meta["val"]
+    if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or value.dim() != 2:
+        return None
+    if value.dtype != torch.int64:
         return None
     return Index(source, row)
 
 
 def is_listed(node: fx.Node) -> bool:
-    """Whether an edge tensor comes as a whole list: an input, or rows of edges, joined with rows of their loops."""
+    """Whether an edge tensor comes as a whole list: an input, rows of edges joined with rows of loops, "is a loop"."""
     if is_call(node, aten.cat):
         return cast(int, arg(node, 1, "dim", 0)) % len(node.meta["val"].shape) == 0
-    return node.op == "placeholder" or named(node, "drop_loops")
+    return node.op == "placeholder" or named(node, "drop_loops") or _compared_ends(node) is not None
+
+
+def _compared_ends(node: fx.Node) -> fx.Node | None:
+    """The edges whose two ends are compared."""
+    if not is_call(node, aten.eq, aten.ne) or not all(isinstance(end, fx.Node) for end in node.args[:2]):
+        return None
+    ends = [index_of(cast(fx.Node, end)) for end in node.args[:2]]
+    return ends[0].source if ends[0] is not None and ends[1] is not None and ends[0].source is ends[1].source else None
 
 
 class TableSet:
@@ -467,9 +477,10 @@ class Bucket:
 
 
 def _has_rows(node: fx.Node) -> bool:
-    """Whether a tensor's first axis is open."""
+    """Whether the first axis of a tensor, no index vector, is open."""
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and type(value.shape[0]) is not int
+    open_rows = isinstance(value, torch.Tensor) and value.dim() > 0 and type(value.shape[0]) is not int
+    return open_rows and index_of(node) is None
 
 
 def _row_bytes(node: fx.Node) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graph_models import GCN, OfficialQuantizer, TorchQuantizer, awkward_graphs, random_graph
+from graph_models import GCN, LoopedGCN, OfficialQuantizer, TorchQuantizer, awkward_graphs, random_graph
+from onnx_graphs import FORMS, Form
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, global_mean_pool
 
@@ -26,11 +27,13 @@ def ran(data: bytes, *inputs: Tensor) -> np.ndarray:
     return next(iter(model.run(**dict(zip(model.input_names, (t.numpy() for t in inputs), strict=True))).values()))
 
 
-@pytest.mark.parametrize("optimize", [0, 1])
-@pytest.mark.parametrize("quantizer", [OfficialQuantizer, TorchQuantizer])
-def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(quantizer: Any, optimize: int) -> None:
-    model, graph = GCN(quantizer).eval(), random_graph(40, 160)
-    done = convert(model, graph, target="onnx-int8-x86", optimize=optimize)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "model", [GCN(OfficialQuantizer), GCN(TorchQuantizer), LoopedGCN()], ids=["official", "torch", "looped"]
+)
+def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(model: Any, form: Form) -> None:
+    model, graph = model.eval(), random_graph(40, 160)
+    done = convert(model, graph, target="onnx-int8-x86", optimize=form[0], kernels=form[1])
     check: Any = done.report.checks[-1]
     assert check.what == "emitted file"
     assert check.codes > 4_000
