@@ -47,6 +47,27 @@ def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(model: Any, form: 
         assert (apart > CODE / 2).mean() <= 0.02, name
 
 
+def test_a_layer_that_keeps_the_first_graph_it_meets_is_traced_without_it() -> None:
+    """PyG's `cached=True`: what it holds of another graph does not come into the file, and stays in the model."""
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = GCNConv(6, 3, cached=True)
+
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            return self.conv(x, edge_index)
+
+    model, graph = Cached().eval(), random_graph(40, 160)
+    expected = model(*graph).detach().numpy()
+    kept = model.conv._cached_edge_index
+    done = convert(model, random_graph(12, 30), target="onnx-x86")
+    assert done.model_bytes is not None
+    np.testing.assert_allclose(ran(done.model_bytes, *graph), expected, atol=1e-5)
+    assert model.conv._cached_edge_index is kept
+    assert model.conv.cached
+
+
 def test_the_file_says_what_was_verified_and_its_largest_degree() -> None:
     done = convert(GCN(), random_graph(40, 160), target="onnx-int8-x86")
     assert done.model_bytes is not None
