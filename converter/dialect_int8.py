@@ -152,14 +152,14 @@ def q_segment_max(m: Tensor, m_zero: int, index: Tensor, n: int) -> Tensor:
 def q_aggregate(
     x: Tensor, x_scale: float, x_zero: int, edge_index: Tensor, weight: Tensor | None, w_scale: float, w_zero: int,
     msg_scale: float, msg_zero: int, msg_low: int, msg_high: int,
-    y_scale: float, y_zero: int, low: int, high: int, n: int,
+    y_scale: float, y_zero: int, low: int, high: int, n: int, table: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Message passing on codes: `x` u8 `[N, F]`, edges int64 `[2, E]`, `weight` u8 `[E]` -> u8 `[n, F]`.
 
     A target's messages are its sources' rows: `x - x_zero`, in units of x_scale; with a weight `q_mul` of both, codes
     of msg_scale (`msg_low`..`msg_high`) less msg_zero. With msg_scale 0 they are not requantised: without a weight
     the codes themselves, with one the exact products, in units of x_scale * w_scale. Then the requantisation of their
-    integer sum.
+    integer sum; with `table`, u8 `[F, 256]` or `[1, 256]`, `q_table` of its codes.
     """
     source, target = edge_index[0], edge_index[1]
     messages = x.index_select(0, source)
@@ -177,7 +177,8 @@ def q_aggregate(
         messages = requantize(messages, x_scale, x_zero, 1.0, msg_scale, msg_zero, msg_low, msg_high)
         unit, zero = _f32(msg_scale), msg_zero
     total = _segment_total(messages, zero, target, n)
-    return requantized(total, unit / _f32(y_scale), y_zero, low, high)
+    codes = requantized(total, unit / _f32(y_scale), y_zero, low, high)
+    return codes if table is None else q_table(codes, table)
 
 
 def q_gat_aggregate(
@@ -210,6 +211,7 @@ def _rows_of_codes(x: Tensor, n: int) -> Tensor:
     return x.new_empty([n, *x.shape[1:]], dtype=torch.uint8)
 
 
+_N = 14  # q_aggregate's n, behind x
 _Y = "float y_scale, int y_zero, int low, int high"
 _X = "Tensor x, float x_scale, int x_zero"
 _AB = "Tensor a, float a_scale, int a_zero, Tensor b, float b_scale, int b_zero"
@@ -246,10 +248,10 @@ for _schema, _reference, _fake in (
         lambda m, zero, index, n: _rows_of_codes(m, n),
     ),
     (
-        f"q_aggregate({_X}, Tensor edge_index, Tensor? weight, float w_scale, int w_zero, {_MESSAGE}, {_Y}, SymInt n) "
-        "-> Tensor",
+        f"q_aggregate({_X}, Tensor edge_index, Tensor? weight, float w_scale, int w_zero, {_MESSAGE}, {_Y}, SymInt n, "
+        "Tensor? table=None) -> Tensor",
         q_aggregate,
-        lambda x, *rest: _rows_of_codes(x, rest[-1]),
+        lambda x, *rest: _rows_of_codes(x, rest[_N]),
     ),
     (
         f"q_gat_aggregate({_X}, Tensor source_score, Tensor target_score, Tensor edge_index, float score_scale, "

@@ -31,6 +31,7 @@ from bgnn.passes import (
     recognise_fake_quant,
     recognise_self_loops,
     split_heads,
+    tabulate,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, is_call, shape_of
 
@@ -89,12 +90,16 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     if stage == "semantic":
         return _steps(graph_norms, *([] if naive else [split_heads]), canonicalise, merge_equal_nodes)
     if stage == "integer":
-        steps = [] if naive else _steps(fold_batch_norm)
+        steps: list[Step] = [] if naive else _steps(fold_batch_norm)
         if target == "onnx-int8-x86":
             steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
         return [*steps, *_steps(merge_equal_nodes)]
-    fused = _steps(fuse_aggregation) if kernels == "bgnn" else []
-    return [*fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
+    steps = []
+    if target == "onnx-int8-x86" and not naive:
+        steps.append(("tabulate", lambda gm: tabulate.run(gm, any_table=kernels == "bgnn")))
+    if kernels == "bgnn":
+        steps += _steps(fuse_aggregation)
+    return [*steps, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 
 # A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.

@@ -4,6 +4,7 @@
     q_segment_sum(q_mul(x[source], w), target)                            q_aggregate(x, edges, w)
     segment_sum(segment_softmax(leaky_relu(a[source] + b[target])) * x[source], target)      gat_aggregate
     the same with quantised scores and messages                           q_gat_aggregate
+    q_table(q_aggregate(x, edges))                                        q_aggregate(x, edges, table)
 
 The fused operators compute the same numbers in the same order of operations (converter.dialect_int8). Exact.
 """
@@ -30,6 +31,7 @@ from bgnn.passes.graph import (
 
 bgnn = torch.ops.bgnn
 NO_QUANTISER = (0.0, 0, 0, 255)
+TABLE = 16  # q_aggregate's argument, its last
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -42,6 +44,11 @@ def run(gm: fx.GraphModule) -> PassResult:
             result.rewrites += 1
         elif len(shape_of(node)) > 1 and _ends(node) is not None:
             result.refuse(node, "its messages are no gathered rows times a number for each edge")
+    for node in calls(gm.graph, bgnn.q_table):
+        codes, table = cast(tuple[fx.Node, fx.Node], node.args)
+        if is_call(codes, bgnn.q_aggregate) and only_user(codes) is node and arg(codes, TABLE, "table") is None:
+            replace(node, call(node, bgnn.q_aggregate.default, *codes.args[:TABLE], table))
+            result.rewrites += 1
     remove_dead_code(gm)
     return result
 

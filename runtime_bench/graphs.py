@@ -135,6 +135,21 @@ def segments(
     return Tables(made, position, counts.astype(np.int32))
 
 
+def in_order(made: Tables, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The `count` edges in the order in which the tables name them, and the tables' entries as places in that order.
+
+    int32 [count], positions in the list of edges; for each bucket int32 [B, R, width], `count` where free. What is
+    computed for the edges in this order is read from front to back, bucket by bucket.
+    """
+    entries = np.concatenate([bucket.items.ravel() for bucket in made.buckets])
+    taken = entries < count
+    places = np.where(taken, np.cumsum(taken, dtype=np.int32) - 1, count).astype(np.int32)
+    ends = np.cumsum([bucket.items.size for bucket in made.buckets])[:-1]
+    shapes = [bucket.items.shape for bucket in made.buckets]
+    parts = [part.reshape(shape) for part, shape in zip(np.split(places, ends), shapes, strict=True)]
+    return entries[taken], parts
+
+
 def _stable_order(index: np.ndarray, size: int) -> np.ndarray:
     """The positions of `index` sorted by its values, equal ones in their order.
 

@@ -141,6 +141,7 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
     """The tables that one entry of the property "bgnn.tables" describes, by the names of the file's inputs."""
     index, size = arrays[wanted["index"]], _size(wanted["size"], arrays)
     settings = {key: wanted[key] for key in ("buckets", "block", "powers_of_two")}
+    edges = index
     if wanted["row"] is None:
         made = graphs.segments(index, size, **settings)
     else:
@@ -148,14 +149,20 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
         loops = wanted["self_loops"]
         edges = index if loops is None else graphs.with_self_loops(index, size, loops)
         made = graphs.tables(edges, size, target=wanted["row"], **settings)
+    whole: dict[str, np.ndarray] = {"position": made.position, "counts": made.counts}
+    whole["widths"] = np.array([bucket.width for bucket in made.buckets], np.float32)
+    parts: dict[str, list[np.ndarray]] = {}
+    if "places" in wanted["fields"]:
+        whole["order"], parts["places"] = graphs.in_order(made, edges.shape[1])
+        whole["list"] = edges[:, whole["order"]].astype(np.int32)
     feeds: dict[str, np.ndarray] = {}
     for field in wanted["fields"]:
-        if field in ("position", "counts"):
-            feeds[f"{wanted['name']}.{field}"] = getattr(made, field)
+        if field in whole:
+            feeds[f"{wanted['name']}.{field}"] = whole[field]
             continue
         for number, bucket in enumerate(made.buckets):
-            value = getattr(bucket, field)
-            feeds[f"{wanted['name']}.{number}.{field}"] = np.array(value, np.float32) if field == "width" else value
+            value = parts[field][number] if field in parts else getattr(bucket, field)
+            feeds[f"{wanted['name']}.{number}.{field}"] = value
     return feeds
 
 

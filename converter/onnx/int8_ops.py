@@ -18,6 +18,7 @@ from bgnn.converter.onnx.float_ops import reduce
 from bgnn.converter.onnx.graph_ops import counts, empty_row, scatter, zeros
 from bgnn.converter.onnx.tables import Bucket, named
 from bgnn.converter.onnx.walk import FLOAT, I8, I32, I64, U8, Walk
+from bgnn.passes.depthwise import LANES, Depthwise, depthwise
 from bgnn.passes.graph import is_call
 
 aten = torch.ops.aten
@@ -111,21 +112,45 @@ def requantize(
     walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, slope: float, y_scale: float, y_zero: int,
     low: int, high: int,
 ) -> Value:  # fmt: skip
-    """QLinearLeakyRelu, which ONNX Runtime computes by a table of 256 entries."""
+    """A depthwise layer where one gives the same codes, else QLinearLeakyRelu: a table of 256 entries, slower."""
+    every = torch.arange(256, dtype=torch.uint8)
+    table = torch.ops.bgnn.requantize(every, x_scale, x_zero, slope, y_scale, y_zero, low, high)
+    channels = walk.dims(node)[-1]
+    if channels is not None and channels % LANES == 0 and walk.rank(node) > 1:
+        layer = depthwise(table.numpy()[None])
+        if layer is not None:
+            return _depthwise(walk, node, x, layer, channels)
     scales = [_scale(walk, x_scale), _zero(walk, x_zero), _scale(walk, y_scale), _zero(walk, y_zero)]
     codes = walk.contrib("QLinearLeakyRelu", [walk.value(x), *scales], U8, alpha=float(slope))
     return _clamped(walk, codes, low, high)
 
 
 def q_table(walk: Walk, node: fx.Node, x: fx.Node, table: fx.Node) -> Value:
-    """A Gather from the table, or from the channels' tables one after the other."""
+    """A depthwise layer where one gives the same codes, else a Gather (of the channels' tables one after the other)."""
     entries = walk.array(table)
     if entries is None:
         walk.refuse(node, "has a table that is not constant", "make it a buffer of the model")
+    channels = walk.dims(node)[-1]
+    if channels is not None and channels % LANES == 0 and walk.rank(node) > 1:
+        layer = depthwise(entries)
+        if layer is not None:
+            return _depthwise(walk, node, x, layer, channels)
     codes = walk.cast(walk.value(x), I32)
     if len(entries) > 1:
         codes = walk.op("Add", [codes, walk.constant(np.arange(len(entries), dtype=np.int32) * 256)], I32)
     return walk.op("Gather", [walk.constant(entries.reshape(-1)), codes], U8, axis=0)
+
+
+def _depthwise(walk: Walk, node: fx.Node, x: fx.Node, layer: Depthwise, channels: int) -> Value:
+    """A QLinearConv of as many groups as channels; scales of 1 and zero points of 0 leave the layer's own numbers."""
+    each = [np.broadcast_to(a, channels) for a in (layer.weight, layer.scale, layer.bias)]
+    one, zero = _scale(walk, 1), _zero(walk, 0)
+    inputs = [
+        walk.reshape(walk.value(x), [1, -1, channels]), one, zero, walk.constant(each[0][:, None, None]),
+        walk.constant(each[1]), walk.constant(np.zeros(channels, I8)), one, zero, walk.constant(each[2]),
+    ]  # fmt: skip
+    codes = walk.contrib("QLinearConv", inputs, U8, channels_last=1, kernel_shape=[1], group=channels)
+    return _clamped(walk, _as_rows_of(walk, node, x, codes), layer.low, layer.high)
 
 
 def _weights(walk: Walk, node: fx.Node, weight: fx.Node, scales: fx.Node) -> tuple[np.ndarray, np.ndarray]:
@@ -209,11 +234,10 @@ def q_segment_sum(
     def in_bucket(bucket: Bucket, value: Value) -> Value:
         if walk.rank(m) > 2:  # one axis of channels
             value = walk.reshape(value, [0, 0, -1])
-        with walk.outside():
-            by_width = walk.op("Div", [_scale(walk, y_scale), bucket.width()], FLOAT)
+        by_width = bucket.over_width(y_scale)
         inputs = [value, _scale(walk, m_scale), _zero(walk, m_zero), by_width, _zero(walk, y_zero)]
         codes = walk.contrib("QLinearGlobalAveragePool", inputs, U8, channels_last=1)
-        return _clamped(walk, walk.reshape(codes, [0, -1]), low, high)
+        return _clamped(walk, codes, low, high)  # [rows, 1, channels]; `segment` reshapes what Scan stacks up
 
     if walk.tables is not None and walk.rank(m) > 1:
         empty = empty_row(walk, node, min(max(y_zero, low), high), U8)

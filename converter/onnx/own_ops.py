@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from bgnn.converter.onnx import graph_ops
+from bgnn.converter.onnx import graph_ops, int8_ops
 from bgnn.converter.onnx.builder import OWN, Value
 from bgnn.converter.onnx.graph_ops import number_on_edges
 from bgnn.converter.onnx.tables import EDGEWISE, index_of, named
@@ -23,11 +23,13 @@ from bgnn.passes.graph import arg, is_call
 aten = torch.ops.aten
 
 _COLUMNS = [aten.reshape, aten.view, aten.unsqueeze, aten.squeeze]  # [E] as [E, 1] and back
+_MOST_AXES = 4  # of what QTable takes
+_TABLE_INPUT = 5  # QAggregate's, behind weight and edges
 _NO_WEIGHT = {"w_scale": 1.0, "w_zero": 0}
 _NO_MESSAGE = {"msg_scale": 0.0, "msg_zero": 0, "msg_low": 0, "msg_high": 255}
 
 
-def _own(walk: Walk, op: str, inputs: Sequence[Value], dtype: Any, **attributes: Any) -> Any:
+def _own(walk: Walk, op: str, inputs: Sequence[Value | None], dtype: Any, **attributes: Any) -> Any:
     return walk.builder.op(op, inputs, dtype, domain=OWN, **attributes)
 
 
@@ -189,16 +191,39 @@ def aggregate(
 def q_aggregate(
     walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, edges: fx.Node, weight: fx.Node | None,
     w_scale: float, w_zero: int, msg_scale: float, msg_zero: int, msg_low: int, msg_high: int,
-    y_scale: float, y_zero: int, low: int, high: int, size: int | fx.Node,
+    y_scale: float, y_zero: int, low: int, high: int, size: int | fx.Node, table: fx.Node | None,
 ) -> Value:  # fmt: skip
     """QAggregate."""
     indptr, sources, _ = _csr(walk, edges, size)
-    inputs = [walk.value(x), indptr, sources, *(_weight(walk, weight, edges, size) if weight is not None else [])]
+    inputs: list[Value | None] = [walk.value(x), indptr, sources]
+    if weight is not None:
+        inputs += _weight(walk, weight, edges, size)
+    if table is not None:
+        inputs += [None] * (_TABLE_INPUT - len(inputs)) + [walk.value(table)]
     return _own(
         walk, "QAggregate", inputs, U8, reduce="sum", x_scale=float(x_scale), x_zero=x_zero, w_scale=float(w_scale),
         w_zero=w_zero, msg_scale=float(msg_scale), msg_zero=msg_zero, msg_low=msg_low, msg_high=msg_high,
         y_scale=float(y_scale), y_zero=y_zero, low=low, high=high,
     )  # fmt: skip
+
+
+def q_table(walk: Walk, node: fx.Node, x: fx.Node, table: fx.Node) -> Value:
+    """QTable; what has more axes than it takes is a Gather, as with stock operators."""
+    if not 1 <= walk.rank(node) <= _MOST_AXES:
+        return int8_ops.q_table(walk, node, x, table)
+    return _own(walk, "QTable", [walk.value(x), walk.value(table)], U8)
+
+
+def requantize(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, slope: float, y_scale: float, y_zero: int,
+    low: int, high: int,
+) -> Value:  # fmt: skip
+    """QTable: of one code."""
+    quantisers = x_scale, x_zero, slope, y_scale, y_zero, low, high
+    if not 1 <= walk.rank(node) <= _MOST_AXES:
+        return int8_ops.requantize(walk, node, x, *quantisers)
+    table = torch.ops.bgnn.requantize(torch.arange(256, dtype=torch.uint8), *quantisers)
+    return _own(walk, "QTable", [walk.value(x), walk.constant(table[None].numpy())], U8)
 
 
 def gat_aggregate(
@@ -239,6 +264,8 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.q_segment_max.default": q_segment_max,
     "bgnn.aggregate.default": aggregate,
     "bgnn.q_aggregate.default": q_aggregate,
+    "bgnn.q_table.default": q_table,
+    "bgnn.requantize.default": requantize,
     "bgnn.gat_aggregate.default": gat_aggregate,
     "bgnn.q_gat_aggregate.default": q_gat_aggregate,
 }

@@ -23,14 +23,16 @@ import torch
 from torch import fx
 
 from bgnn.converter.onnx.builder import ModelBuilder, Value
-from bgnn.converter.onnx.walk import FLOAT, I32, Walk
+from bgnn.converter.onnx.walk import FLOAT, I32, U8, Walk
 from bgnn.converter.tflite.walk import arguments
 from bgnn.passes.graph import arg, is_call
 
 aten = torch.ops.aten
 bgnn = torch.ops.bgnn
 
-BUCKETS = 12  # 4, 8, 12, 16: 45, 31, 29, 27 ms on a power-law graph of 2M edges, 0.26, 0.25, 0.27, 0.30 ms on Cora
+# How many: 4, 8, 12, 16 took 45, 31, 29, 27 ms on a power-law graph of 2M edges, 0.26, 0.25, 0.27, 0.30 ms on Cora. Of
+# codes, whose free entries cost a quarter, 6, 8, 10, 12: 476, 469, 448, 463 ms with 10M edges, 0.70, 0.70, 0.73, 0.75.
+BUCKETS, BUCKETS_OF_CODES = 12, 8
 _CACHE = 512 * 1024  # bytes of one gathered block; half the second-level cache of a server's core
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -115,18 +117,25 @@ class TableSet:
         self.inputs: dict[tuple[str, int | None], Value] = {}
         self.widest = 1  # bytes of the widest row gathered through it
         self.powers_of_two = False
+        self.buckets: int | None = None  # how many; the first aggregation says
 
     def field(self, field: str, bucket: int | None = None) -> Value:
-        """`position` and `counts` [N]; for a bucket `others` and `items` [B, R, W], `rows` [B, R], `width` []."""
+        """`position`, `counts` [N], `widths` [buckets]; for each bucket `rows` [B, R], the others [B, R, W].
+
+        `list` [2, E] holds the edges in the order of the tables, where `places` finds them; `order` [E] and `items` say
+        where they were before.
+        """
         key = (field, bucket)
         if key not in self.inputs:
             place = f"{self.name}.{bucket}" if bucket is not None else self.name
             blocks, rows, width = (f"{place}.{d}" for d in ("blocks", "rows", "width"))
             dims: dict[str, list[int | str]] = {
-                "others": [blocks, rows, width], "items": [blocks, rows, width], "rows": [blocks, rows], "width": [],
-                "position": [self.name + ".size"], "counts": [self.name + ".size"],
+                "others": [blocks, rows, width], "items": [blocks, rows, width], "places": [blocks, rows, width],
+                "rows": [blocks, rows], "widths": [self.buckets or 1],
+                "position": [self.name + ".size"], "counts": [self.name + ".size"], "list": [2, self.name + ".edges"],
+                "order": [self.name + ".edges"],
             }  # fmt: skip
-            dtype = FLOAT if field == "width" else I32
+            dtype = FLOAT if field == "widths" else I32
             self.inputs[key] = self.builder.input(f"{place}.{field}", dtype, dims[field])
         return self.inputs[key]
 
@@ -134,7 +143,7 @@ class TableSet:
         """What the host needs to make the tables."""
         block = max(256, _CACHE // self.widest)
         return {
-            "name": self.name, **self.host, "buckets": BUCKETS, "block": min(4096, block),
+            "name": self.name, **self.host, "buckets": self.buckets or 1, "block": min(4096, block),
             "powers_of_two": self.powers_of_two, "fields": sorted({field for field, _ in self.inputs}),
         }  # fmt: skip
 
@@ -147,7 +156,8 @@ class TableForm:
         self.placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
         self.list_of = _edge_tensors(gm)
         self.sets: dict[Index, TableSet] = {}
-        self._padded: dict[tuple[fx.Node, float], Value] = {}
+        self._padded: dict[tuple[fx.Node, float, TableSet | None], Value] = {}
+        self._flat: dict[tuple[fx.Node, TableSet], Value] = {}
 
     def table_set(self, index: fx.Node, size: int | fx.Node) -> TableSet | None:
         """The tables for an index vector and a number of segments; None where the host could not make them."""
@@ -180,7 +190,9 @@ class TableForm:
         if values not in self.list_of:
             tables.widest = max(tables.widest, _row_bytes(values))
         parts = []
-        for number in range(BUCKETS):
+        if tables.buckets is None:
+            tables.buckets = BUCKETS_OF_CODES if empty.dtype == U8 else BUCKETS
+        for number in range(tables.buckets):
             bucket = Bucket(self, tables, number, size, values)
             with builder.body() as nodes, bucket.here():
                 made = reduce(bucket, bucket.free_entries_hold(values, neutral))
@@ -195,14 +207,59 @@ class TableForm:
         """What the host needs to make all tables."""
         return [tables.describe() for tables in self.sets.values() if tables.inputs]
 
-    def padded(self, node: fx.Node, pad: float) -> Value:
-        """A tensor of nodes or edges with one more row, of `pad`."""
-        if (node, pad) not in self._padded:
+    def padded(self, node: fx.Node, pad: float, tables: TableSet | None = None) -> Value:
+        """A tensor of nodes or edges with one more row, of `pad`; with `tables`, of their edges in a list."""
+        key = (node, pad, tables)
+        if key not in self._padded:
             with self.walk.outside(), self.walk.builder.named_after(node.name):
-                value = self.walk.value(node)
+                value = self.walk.value(node) if tables is None else self._on_list(node, tables)
                 row = self.walk.constant(np.full([1, *self.walk.trailing(node)], pad, dtype=value.dtype))
-                self._padded[node, pad] = self.walk.op("Concat", [value, row], value.dtype, axis=0)
-        return self._padded[node, pad]
+                self._padded[key] = self.walk.op("Concat", [value, row], value.dtype, axis=0)
+        return self._padded[key]
+
+    def one_number(self, node: fx.Node) -> bool:
+        """Whether an edge tensor is one number for each edge and computed of such: GCN's norms.
+
+        It is then made on the whole list of edges: once for all layers, and not by small operators in every bucket.
+        """
+        made = node
+        while is_call(made, *_COPIES, aten.reshape, aten.view, aten.unsqueeze, aten.squeeze):
+            made = cast(fx.Node, made.args[0])
+        if is_listed(made) or is_call(made, aten.index_select):
+            return False  # a gather costs the same in the bucket
+
+        def small(one: fx.Node) -> bool:
+            if one not in self.list_of:
+                return True
+            if int(np.prod(self.walk.trailing(one))) != 1 or named(one, "segment_softmax") or is_call(one, *FILLED):
+                return False
+            begins = is_listed(one) or is_call(one, aten.index_select)
+            return begins or all(small(source) for source in one.all_input_nodes)
+
+        return small(node)
+
+    def _on_list(self, node: fx.Node, tables: TableSet) -> Value:
+        """An edge tensor [E, ...] along the host's list of edges; `one_number` of it holds."""
+        walk = self.walk
+
+        def find(one: fx.Node) -> Value | None:
+            index, key = index_of(one) if one.op == "call_function" else None, (one, tables)
+            if key in self._flat:
+                return self._flat[key]
+            if index is not None and index.source is tables.index.source:
+                row = walk.constant(np.array(index.row))
+                self._flat[key] = walk.op("Gather", [tables.field("list"), row], I32, axis=0)
+            elif one in self.list_of and is_listed(one):
+                with walk.outside():
+                    value = walk.value(one)
+                self._flat[key] = walk.op("Gather", [value, tables.field("order")], value.dtype, axis=0)
+            elif one in self.list_of:
+                self._flat[key] = walk.lower(one)
+            return self._flat.get(key)
+
+        with walk.outside():
+            walk.find = find
+            return walk.value(node)
 
     def _writable(self, node: fx.Node, index: Index) -> bool:
         """Whether all that leads to an edge tensor is done on each edge alone."""
@@ -300,9 +357,16 @@ class Bucket:
             self.fields[name] = (outer, self.walk.builder.fresh(name, outer.dtype))
         return self.fields[name][1]
 
-    def width(self) -> Value:
-        """The bucket's width as a float32 scalar (not by block)."""
-        return self.tables.field("width", self.number)
+    def over_width(self, number: float) -> Value:
+        """`number` by the bucket's width: float32 [1], made in the graph for all buckets at once."""
+        walk, buckets = self.walk, self.tables.buckets or 1
+        key = ("over widths", self.tables.name, number)
+        if key not in walk.shared:
+            with walk.outside():
+                each = walk.op("Div", [walk.constant(np.float32(number)), self.tables.field("widths")], FLOAT)
+                parts = walk.builder.op("Split", [each, walk.indices([1] * buckets)], [FLOAT] * buckets, axis=0)
+            walk.shared[key] = parts
+        return walk.shared[key][self.number]
 
     def find(self, node: fx.Node) -> Any:
         """The bucket's form of an edge tensor; None for what is not one."""
@@ -322,6 +386,8 @@ class Bucket:
                 pad = None
             else:
                 made, pad = self._gather(source, "others", self.wanted.get(node, 0.0))
+        elif self.form.one_number(node):
+            made, pad = self._gather(node, "places", self.wanted.get(node, 0.0), self.tables)
         else:
             pad = self._pad(node)
             made = self.walk.lower(node)
@@ -361,9 +427,11 @@ class Bucket:
         filler = self.walk.constant(np.array(neutral, dtype=value.dtype))
         return self.walk.op("Where", [self.mask(self.walk.rank(node) - 1), filler, value], value.dtype)
 
-    def _gather(self, source: fx.Node, field: str, pad: float) -> tuple[Value, float | None]:
+    def _gather(
+        self, source: fx.Node, field: str, pad: float, on_list: TableSet | None = None
+    ) -> tuple[Value, float | None]:
         self.tables.widest = max(self.tables.widest, _row_bytes(source))
-        padded = self.form.padded(source, pad)
+        padded = self.form.padded(source, pad, on_list)
         return self.walk.op("Gather", [padded, self.field(field)], padded.dtype, axis=0), pad
 
     def _items(self) -> Value:

@@ -150,6 +150,11 @@ def test_q_aggregate_is_its_parts(weighted: bool, message: float) -> None:
         unit = F32(message)
     total = np.stack([p.sum(0) for p in segment(gathered, EDGES[1])])
     assert np.array_equal(out.numpy(), requant(total, unit / F32(0.06), 128))
+    table = codes(3, 256, seed=2)
+    looked_up = bgnn.q_aggregate(
+        x, 0.02, 110, EDGES, w, 0.005, 128, message, 99, 10, 240, 0.06, 128, 0, 255, N, table
+    )  # fmt: skip
+    assert torch.equal(looked_up, bgnn.q_table(out, table))
 
 
 @pytest.mark.parametrize("score", [0.0, 0.05])

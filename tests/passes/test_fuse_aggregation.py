@@ -103,6 +103,38 @@ def test_fused_exactly(name: str) -> None:
     assert count(gm, aten.index_select) == (1 if name.startswith("weight") else 0)  # the weights' own
 
 
+def aggregated(x: Tensor, e: Tensor) -> Tensor:
+    return bgnn.q_segment_sum(codes(x).index_select(0, e[0]), *Q[:2], e[1], 12, *Y)
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_a_table_behind_an_aggregation_becomes_its_last_step(channels: int) -> None:
+    table = torch.randint(0, 256, (channels, 256), dtype=torch.uint8)
+    gm = opened(lambda m, x, e: bgnn.q_table(aggregated(x, e), m.t), t=table)
+    expected = outputs(gm, X, EDGES)[0]
+    assert fuse_aggregation.run(gm).rewrites == 2
+    assert torch.equal(outputs(gm, X, EDGES)[0], expected)
+    assert count(gm, bgnn.q_aggregate) == 1
+    assert count(gm, bgnn.q_table) == 0
+
+
+def test_only_the_first_table_and_only_where_nobody_else_reads() -> None:
+    table = torch.randint(0, 256, (1, 256), dtype=torch.uint8)
+    gm = opened(lambda m, x, e: bgnn.q_table(bgnn.q_table(aggregated(x, e), m.t), m.t), t=table)
+    expected = outputs(gm, X, EDGES)[0]
+    assert fuse_aggregation.run(gm).rewrites == 2
+    assert count(gm, bgnn.q_table) == 1
+    assert torch.equal(outputs(gm, X, EDGES)[0], expected)
+
+    def read_twice(m: Any, x: Tensor, e: Tensor) -> Tensor:
+        a = aggregated(x, e)
+        return bgnn.q_table(a, m.t).to(torch.int32) + a.to(torch.int32)
+
+    gm = opened(read_twice, t=table)
+    assert fuse_aggregation.run(gm).rewrites == 1
+    assert count(gm, bgnn.q_table) == 1
+
+
 STAYS: dict[str, Callable[..., Any]] = {
     "gathered by target": lambda m, x, e: bgnn.segment_sum(x.index_select(0, e[1]), e[1], 12),
     "a weight for each channel": lambda m, x, e: bgnn.segment_sum(x.index_select(0, e[0]) * m.c, e[1], 12),

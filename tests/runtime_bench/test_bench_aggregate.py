@@ -18,8 +18,12 @@ def test_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench_aggregate.main([*sizes, "--output", str(tmp_path)])
     found = json.loads((tmp_path / "bench_aggregate.json").read_text())
     assert found["sizes"]["nodes"] == 300
-    assert {"u8 codes", "f32", "int32", "SciPy CSR f32", "rows at random"} <= set(found["timings"])
+    assert {"u8 codes", "f32", "int32", "SciPy CSR f32", "PyTorch CSR f32", "stock ONNX f32", "rows at random"} <= set(
+        found["timings"]
+    )
     assert "%" in found["columns"]["of rows at random"]["u8 codes"]
+    (over_float,) = (column for name, column in found["columns"].items() if name.startswith("x as fast as"))
+    assert set(over_float) == {"u8 codes", "u8 codes, weights", "f32", "int32"}
     assert "u8 codes" in capsys.readouterr().out
 
 

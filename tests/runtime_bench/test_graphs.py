@@ -113,3 +113,17 @@ def test_indices_out_of_range(bad):
     edges = np.array([[0, bad], [1, 2]])
     with pytest.raises(UsageError, match=rf"edge_index holds {bad}, but there are 5 nodes: indices go from 0 to 4"):
         graphs.tables(edges, 5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.lists(st.integers(0, 39)), st.integers(1, 6), st.integers(1, 50))
+def test_the_order_of_the_tables(size, values, buckets, block):
+    index = np.array([value % size for value in values], dtype=np.int64)
+    tables = graphs.segments(index, size, buckets=buckets, block=block)
+    order, places = graphs.in_order(tables, len(index))
+    assert sorted(order.tolist()) == list(range(len(index)))
+    named = np.append(order, len(index))
+    for bucket, part in zip(tables.buckets, places, strict=True):
+        np.testing.assert_array_equal(named[part], bucket.items)
+    taken = np.concatenate([part.ravel() for part in places])
+    assert (np.diff(taken[taken < len(index)]) == 1).all()  # read from front to back

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "graph_kernels.h"
+#include "table.h"
 
 /* ---- the graph ---- */
 
@@ -182,12 +183,22 @@ const char* check_q_aggregate(Kernel* kernel) {
 
 struct QAggregateCall {
   QAggregate args;
+  QTable table; /* of the result's codes, in place; NULL: none */
+  int64_t rows; /* of it, for each node */
   const GraphKernels* kernels;
 };
 
+/* With a table, in pieces: their codes are still in the cache when they are looked up. */
+static const int64_t kPieceBytes = 16 * 1024;
+
 static void run_q_aggregate(const void* args, int64_t, int64_t first, int64_t last) {
   const QAggregateCall* c = (const QAggregateCall*)args;
-  c->kernels->q_aggregate(&c->args, first, last);
+  const int64_t piece = c->table.table ? kPieceBytes / (c->args.width + 1) + 64 : last - first;
+  for (int64_t next; first < last; first = next) {
+    next = last - first < piece ? last : first + piece;
+    c->kernels->q_aggregate(&c->args, first, next);
+    if (c->table.table) c->kernels->q_table(&c->table, first * c->rows, next * c->rows);
+  }
 }
 
 /* Without weights a message depends on its source alone: all rows' messages are made once. */
@@ -228,7 +239,7 @@ static bool make_messages(Call* call, QAggregate* a, const Input* x, uint8_t** m
 
 bool q_aggregate(Call* call) {
   const Kernel* kernel = call->kernel;
-  const Input *x = &call->in[0], *weight = &call->in[3];
+  const Input *x = &call->in[0], *weight = &call->in[3], *table = &call->in[5];
   const Attribute* at = kernel->attribute;
   QAggregateCall c;
   memset(&c, 0, sizeof c);
@@ -254,8 +265,12 @@ bool q_aggregate(Call* call) {
   const int64_t largest = message_scale != 0 ? reach(at[kMessage + 1].i)
                                              : reach(a->x_zp) * (a->weight ? reach(a->w_zp) : 1);
   void* out;
-  if (!sums_fit(call, most, largest) || !make_rows(call, x, &a->csr, &out)) return false;
+  if (!sums_fit(call, most, largest)) return false;
+  if (table->data && !read_table(call, x->rank > 1 ? x->dim[x->rank - 1] : 1, table, &c.table)) return false;
+  if (!make_rows(call, x, &a->csr, &out)) return false;
   a->out = (uint8_t*)out;
+  c.table.x = c.table.out = a->out;
+  c.rows = c.table.channels ? a->width / c.table.channels : 0;
 
   uint8_t* memory = NULL; /* the messages, or their table */
   bool done = true;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "graph_kernels.h"
+#include "table_generic.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -13,6 +14,7 @@
 
 #define BGNN_INLINE static inline __attribute__((always_inline))
 #define BGNN_INLINE_MEMBER inline __attribute__((always_inline))
+#define BGNN_LAMBDA __attribute__((always_inline))
 
 namespace {
 
@@ -43,28 +45,56 @@ BGNN_INLINE V load(const void* at) {
 // ---------------------------------------------------------------------------------------------- gathering
 
 // Rows are scattered in memory, and the processor cannot look far beyond the end of a node's list by itself. So many
-// bytes of rows are asked for ahead, whatever node they belong to: half of a first-level cache.
-constexpr int64_t kAheadBytes = 16 * 1024, kMostAhead = 128, kLeastAhead = 8;
-constexpr int64_t kMostLines = 16;  // of one row; the processor's own prefetcher does the rest
+// bytes of rows are asked for ahead, whatever node they belong to: a third of a first-level cache. A block of columns
+// asks for its own part of each row; a row that does not start with a cache line ends one line later.
+constexpr int64_t kAheadBytes = 16 * 1024, kMostAhead = 96, kLeastAhead = 8;
 
-struct Ahead {
-  int64_t entries, last, bytes, tail;
+struct Rows {
+  const char* x;
+  const int32_t* indices;
+  int64_t stride;       // bytes
+  int64_t ahead, last;  // entries; the first one that has none so far ahead
+  bool crosses;
 };
 
-BGNN_INLINE Ahead ahead_of(const Csr& csr, int64_t row_bytes) {
-  int64_t entries = kAheadBytes / (row_bytes + 1);
-  entries = entries > kMostAhead ? kMostAhead : entries < kLeastAhead ? kLeastAhead : entries;
-  const int64_t bytes = row_bytes < kMostLines * 64 ? row_bytes : kMostLines * 64;
-  // A row that does not start with a cache line ends one line later.
-  return {entries, csr.entries - entries, bytes, row_bytes % 64 != 0 ? bytes - 1 : 0};
+template <class T>
+BGNN_INLINE Rows rows_of(const Csr& csr, const T* x, int64_t width) {
+  const int64_t stride = width * int64_t(sizeof(T));
+  int64_t ahead = kAheadBytes / (stride + 1);
+  ahead = ahead > kMostAhead ? kMostAhead : ahead < kLeastAhead ? kLeastAhead : ahead;
+  return {reinterpret_cast<const char*>(x), csr.indices, stride, ahead, csr.entries - ahead, stride % 64 != 0};
 }
 
-template <class T>
-BGNN_INLINE void prefetch_row(const Csr& csr, const Ahead& ahead, int64_t p, const T* x, int64_t width) {
-  if (p >= ahead.last) return;
-  const char* row = reinterpret_cast<const char*>(x + int64_t(csr.indices[p + ahead.entries]) * width);
-  for (int64_t at = 0; at < ahead.bytes; at += 64) __builtin_prefetch(row + at);
-  if (ahead.tail) __builtin_prefetch(row + ahead.tail);
+template <int kBlock, bool kCrosses>
+BGNN_INLINE void prefetch_row(const Rows& rows, const char* first, int64_t p) {
+  const char* row = first + int64_t(rows.indices[p + rows.ahead]) * rows.stride;
+  for (int at = 0; at < kBlock; at += 64) __builtin_prefetch(row + at);
+  if (kCrosses) __builtin_prefetch(row + kBlock - 1);
+}
+
+template <int kBlock, bool kCrosses, class Visit>
+BGNN_INLINE void each_row_as(const Rows rows, int64_t start, int64_t begin, int64_t end, const Visit& visit) {
+  const char* first = rows.x + start;
+  const int64_t safe = end < rows.last ? end : rows.last;
+  int64_t p = begin;
+  for (; p + 2 <= safe; p += 2) {
+    prefetch_row<kBlock, kCrosses>(rows, first, p);
+    visit(p, first + int64_t(rows.indices[p]) * rows.stride);
+    prefetch_row<kBlock, kCrosses>(rows, first, p + 1);
+    visit(p + 1, first + int64_t(rows.indices[p + 1]) * rows.stride);
+  }
+  for (; p < end; p++) {
+    if (p < rows.last) prefetch_row<kBlock, kCrosses>(rows, first, p);
+    visit(p, first + int64_t(rows.indices[p]) * rows.stride);
+  }
+}
+
+// visit(p, its row's block) for the entries [begin, end), of a block of kBlock bytes from byte `start` on. Two at a
+// time, every test outside of the loop: what is done here is not done while memory is waited for.
+template <int kBlock, class Visit>
+BGNN_INLINE void each_row(const Rows& rows, int64_t start, int64_t begin, int64_t end, const Visit& visit) {
+  rows.crosses || kBlock % 64 != 0 ? each_row_as<kBlock, true>(rows, start, begin, end, visit)
+                                   : each_row_as<kBlock, false>(rows, start, begin, end, visit);
 }
 
 // The columns [0, width) in blocks: block(tag of bytes per vector, tag of vectors, first column). The last block
@@ -149,134 +179,127 @@ BGNN_INLINE void write_codes(const Sums<kBytes>& sums, int32_t correction, const
 constexpr int64_t kByteRows = 257;  // as many bytes' sum fits 16 bits
 
 // Sums of bytes. Even bytes are summed together with the odd ones above them, and these once more alone.
-// bytes(p, at): what entry p adds, from its row at `at`.
+// bytes(p, at): what entry p adds, from its row's block at `at`, vector by vector.
 template <int kBytes, int kCount, class Bytes>
-BGNN_INLINE void sum_bytes(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
-                           Sums<kBytes>* sums, const Bytes& bytes) {
+BGNN_INLINE void sum_bytes(const Rows& rows, int64_t begin, int64_t end, int64_t c, Sums<kBytes>* sums,
+                           const Bytes& bytes) {
   typedef typename Vectors<kBytes>::U16 U16;
   typedef typename Vectors<kBytes>::U32 U32;
-  for (int64_t p = begin; p < end;) {
+  typedef typename Vectors<kBytes>::I32 I32;
+  for (int64_t p = begin; p < end; p += kByteRows) {
     const int64_t stop = end - p < kByteRows ? end : p + kByteRows;
     U16 all[kCount] = {}, odd[kCount] = {};
-    for (; p < stop; p++) {
-      if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
-      const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
-      for (int k = 0; k < kCount; k++) {
-        const U16 v = bytes(p, row + k * kBytes);
+    each_row<kBytes * kCount>(rows, c, p, stop, [&](int64_t entry, const char* row) BGNN_LAMBDA {
+      bytes(entry, row, [&](int k, U16 v) BGNN_LAMBDA {
         all[k] += v;
         odd[k] += v >> 8;
-      }
-    }
+      });
+    });
     for (int k = 0; k < kCount; k++) {
       const U32 even = (U32)(all[k] - (odd[k] << 8)), high = (U32)odd[k];
-      sums[k].column[0] += (typename Vectors<kBytes>::I32)(even & 0xffffu);
-      sums[k].column[1] += (typename Vectors<kBytes>::I32)(high & 0xffffu);
-      sums[k].column[2] += (typename Vectors<kBytes>::I32)(even >> 16);
-      sums[k].column[3] += (typename Vectors<kBytes>::I32)(high >> 16);
+      sums[k].column[0] += (I32)(even & 0xffffu);
+      sums[k].column[1] += (I32)(high & 0xffffu);
+      sums[k].column[2] += (I32)(even >> 16);
+      sums[k].column[3] += (I32)(high >> 16);
     }
   }
 }
 
 template <int kBytes, int kCount>
-BGNN_INLINE void sum_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
-                          Sums<kBytes>* sums) {
-  sum_bytes<kBytes, kCount>(a, begin, end, c, ahead, sums, [](int64_t, const uint8_t* at) {
-    return load<typename Vectors<kBytes>::U16>(at);
+BGNN_INLINE void sum_rows(const Rows& rows, int64_t begin, int64_t end, int64_t c, Sums<kBytes>* sums) {
+  sum_bytes<kBytes, kCount>(rows, begin, end, c, sums, [](int64_t, const char* row, const auto& add) BGNN_LAMBDA {
+    for (int k = 0; k < kCount; k++) add(k, load<typename Vectors<kBytes>::U16>(row + k * kBytes));
   });
 }
 
-// Weights that are reached through `edges` lie anywhere, like rows.
-BGNN_INLINE void prefetch_weight(const QAggregate& a, const Ahead& ahead, int64_t p) {
-  if (a.csr.edges && p < ahead.last) __builtin_prefetch(a.weight + a.csr.edges[p + ahead.entries]);
-}
+// The weights' codes. Those that are reached through `edges` lie anywhere, like rows.
+template <bool kPlaces>
+struct Weights {
+  const uint8_t* codes;
+  const int32_t* places;
+  int64_t ahead, last;
 
-BGNN_INLINE int32_t weight_of(const QAggregate& a, int64_t p) {
-  return a.weight ? int32_t(a.weight[a.csr.edges ? a.csr.edges[p] : p]) - a.w_zp : 1;
-}
+  Weights(const QAggregate& a, const Rows& rows)
+      : codes(a.weight), places(a.csr.edges), ahead(rows.ahead), last(rows.last) {}
 
-template <int kBytes, int kCount>
-BGNN_INLINE void sum_weighted_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
-                                   Sums<kBytes>* sums) {
+  BGNN_INLINE_MEMBER int32_t code(int64_t p) const {
+    if (!kPlaces) return codes[p];
+    if (p < last) __builtin_prefetch(codes + places[p + ahead]);
+    return codes[places[p]];
+  }
+};
+
+// Sums of x * (w - w_zp); returns what they contain too much, x_zp times the sum of the weights.
+template <bool kPlaces, int kBytes, int kCount>
+BGNN_INLINE int32_t sum_products(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
+                                 Sums<kBytes>* sums) {
   typedef typename Vectors<kBytes>::U32 U32;
-  for (int64_t p = begin; p < end; p++) {
-    if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
-    const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
-    const U32 weight = U32{} + uint32_t(weight_of(a, p));
+  typedef typename Vectors<kBytes>::I32 I32;
+  const Weights<kPlaces> weights(a, rows);
+  const int32_t w_zp = a.w_zp;
+  int32_t total = 0;
+  each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
+    const int32_t weight = weights.code(p) - w_zp;
+    total += weight;
     for (int k = 0; k < kCount; k++) {
       const U32 v = load<U32>(row + k * kBytes);
-      for (int j = 0; j < 4; j++) sums[k].column[j] += (typename Vectors<kBytes>::I32)(byte_of<kBytes>(v, j) * weight);
+      for (int j = 0; j < 4; j++) sums[k].column[j] += (I32)(byte_of<kBytes>(v, j) * uint32_t(weight));
     }
-  }
+  });
+  return total * a.x_zp;
 }
 
-// The sum of requantised messages, minus their zero points. |x - x_zp| * |w - w_zp| < 2^24: exact as a float.
-template <int kBytes, int kCount>
-BGNN_INLINE void sum_messages(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
-                              Sums<kBytes>* sums) {
+// Sums of requantised messages; returns what they contain too much. |x - x_zp| * |w - w_zp| < 2^24: exact as a float.
+template <bool kPlaces, int kBytes, int kCount>
+BGNN_INLINE int32_t sum_messages(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
+                                 Sums<kBytes>* sums) {
   typedef typename Vectors<kBytes>::U32 U32;
   typedef typename Vectors<kBytes>::I32 I32;
   typedef typename Vectors<kBytes>::F32 F32;
+  const Weights<kPlaces> weights(a, rows);
 #if defined(__AVX512VBMI__)
   // The whole function of (x, w) stands in a table: 256 bytes for each w, four vectors to permute.
   if constexpr (kBytes == 64) {
-    sum_bytes<kBytes, kCount>(a, begin, end, c, ahead, sums, [&](int64_t p, const uint8_t* at) {
-      if (c == 0) prefetch_weight(a, ahead, p);
-      const uint8_t* codes = a.table + 256 * int64_t(a.weight[a.csr.edges ? a.csr.edges[p] : p]);
-      const __m512i x = _mm512_loadu_si512(at);
-      const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(codes), x, _mm512_loadu_si512(codes + 64));
-      const __m512i high =
-          _mm512_permutex2var_epi8(_mm512_loadu_si512(codes + 128), x, _mm512_loadu_si512(codes + 192));
-      return (typename Vectors<kBytes>::U16)_mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
+    const uint8_t* table = a.table;
+    sum_bytes<kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, const auto& add) BGNN_LAMBDA {
+      const Table of_weight = load_table(table + 256 * int64_t(weights.code(p)));
+      for (int k = 0; k < kCount; k++) {
+        add(k, (typename Vectors<64>::U16)looked_up(_mm512_loadu_si512(row + k * kBytes), of_weight));
+      }
     });
-    for (int k = 0; k < kCount; k++) {
-      for (int j = 0; j < 4; j++) sums[k].column[j] -= int32_t(end - begin) * a.message.zp;
-    }
-    return;
+    return int32_t(end - begin) * a.message.zp;
   }
 #endif
-  const F32 multiplier = F32{} + a.message.multiplier, x_zp = F32{} + float(a.x_zp);
-  for (int64_t p = begin; p < end; p++) {
-    if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
-    const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
-    if (c == 0) prefetch_weight(a, ahead, p);
-    const F32 weight = F32{} + float(weight_of(a, p));
+  const Requantise message = a.message;
+  const F32 multiplier = F32{} + message.multiplier, x_zp = F32{} + float(a.x_zp);
+  const int32_t w_zp = a.w_zp;
+  each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
+    const F32 weight = F32{} + float(weights.code(p) - w_zp);
     for (int k = 0; k < kCount; k++) {
       const U32 v = load<U32>(row + k * kBytes);
       for (int j = 0; j < 4; j++) {
         const F32 product = (__builtin_convertvector((I32)byte_of<kBytes>(v, j), F32) - x_zp) * weight;
-        sums[k].column[j] += rounded_bits<kBytes>(product * multiplier, a.message) - kMagicBits;
+        sums[k].column[j] += rounded_bits<kBytes>(product * multiplier, message) - kMagicBits;
       }
     }
-  }
-}
-
-// What the sums of products contain too much: x_zp times the sum of the weights.
-BGNN_INLINE int32_t weights_times_zp(const QAggregate& a, const Ahead& ahead, int64_t begin, int64_t end) {
-  int32_t total = 0;
-  for (int64_t p = begin; p < end; p++) {
-    prefetch_weight(a, ahead, p);
-    total += weight_of(a, p);
-  }
-  return total * a.x_zp;
+  });
+  return 0;
 }
 
 // The largest codes; the zero point without entries.
 template <int kBytes, int kCount>
-BGNN_INLINE void max_rows(const QAggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead,
-                          uint8_t* out) {
+BGNN_INLINE void max_rows(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c, uint8_t* out) {
   typedef typename Vectors<kBytes>::U8 U8;
   const uint8_t least = uint8_t(begin == end ? a.x_zp : 0);
   U8 most[kCount];
   for (int k = 0; k < kCount; k++) most[k] = U8{} + least;
-  for (int64_t p = begin; p < end; p++) {
-    if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
-    const uint8_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
+  each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t, const char* row) BGNN_LAMBDA {
     for (int k = 0; k < kCount; k++) {
       const U8 v = load<U8>(row + k * kBytes);
       most[k] = v > most[k] ? v : most[k];
     }
-  }
-  for (int k = 0; k < kCount; k++) memcpy(out + c + k * kBytes, &most[k], kBytes);
+  });
+  for (int k = 0; k < kCount; k++) memcpy(out + k * kBytes, &most[k], kBytes);
 }
 
 BGNN_INLINE Requantise result_of(const QAggregate& a, int64_t entries) {
@@ -295,7 +318,8 @@ void q_aggregate_narrow(const QAggregate& a, int64_t node) {
     for (int64_t p = begin; p < end; p++) {
       const int32_t x = a.x[int64_t(a.csr.indices[p]) * a.width + c];
       most = x > most ? x : most;
-      Vectors<4>::I32 m = Vectors<4>::I32{} + (x - a.x_zp) * weight_of(a, p);
+      const int32_t weight = a.weight ? int32_t(a.weight[a.csr.edges ? a.csr.edges[p] : p]) - a.w_zp : 1;
+      Vectors<4>::I32 m = Vectors<4>::I32{} + (x - a.x_zp) * weight;
       if (a.message.multiplier != 0) m = code<4>(m, a.message) - a.message.zp;
       sum += m;
     }
@@ -303,86 +327,89 @@ void q_aggregate_narrow(const QAggregate& a, int64_t node) {
   }
 }
 
-// sum(tag of bytes, tag of vectors, first column, sums) for all columns of a node; its codes are written.
-template <int kMost, class Sum>
-BGNN_INLINE void each_sum(const QAggregate& a, int64_t node, int32_t correction, const Sum& sum) {
-  const Requantise result = result_of(a, a.csr.indptr[node + 1] - a.csr.indptr[node]);
-  uint8_t* out = a.out + node * a.width;
+enum { kPlain, kProducts, kMessages, kLargest };
+
+// One block of columns of the nodes [first, last). A function of its own: in a larger one the compiler keeps sums in
+// memory instead of registers.
+template <int kWhat, bool kPlaces, int kBytes, int kCount>
+__attribute__((noinline)) void aggregate_block(const QAggregate& a, const Rows& rows, int64_t c, int64_t first,
+                                               int64_t last) {
+  for (int64_t node = first; node < last; node++) {
+    const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
+    uint8_t* out = a.out + node * a.width + c;
+    if constexpr (kWhat == kLargest) {
+      max_rows<kBytes, kCount>(a, rows, begin, end, c, out);
+    } else {
+      Sums<kBytes> sums[kCount] = {};
+      int32_t too_much;
+      if constexpr (kWhat == kProducts) {
+        too_much = sum_products<kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
+      } else if constexpr (kWhat == kMessages) {
+        too_much = sum_messages<kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
+      } else {
+        sum_rows<kBytes, kCount>(rows, begin, end, c, sums);
+        too_much = int32_t(end - begin) * a.x_zp;
+      }
+      const Requantise result = result_of(a, end - begin);
+      for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], too_much, result, out + k * kBytes);
+    }
+  }
+}
+
+template <int kWhat, bool kPlaces, int kMost>
+void aggregate_blocks(const QAggregate& a, const Rows& rows, int64_t first, int64_t last) {
   each_block<kNative, kMost>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
-    constexpr int kBytes = decltype(bytes)::value, kCount = decltype(count)::value;
-    Sums<kBytes> sums[kCount] = {};
-    sum(bytes, count, c, sums);
-    for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], correction, result, out + c + k * kBytes);
+    aggregate_block<kWhat, kPlaces, decltype(bytes)::value, decltype(count)::value>(a, rows, c, first, last);
   });
 }
 
 void q_aggregate(const QAggregate* args, int64_t first, int64_t last) {
   const QAggregate a = *args;
-  const Ahead ahead = ahead_of(a.csr, a.width);
-  for (int64_t node = first; node < last; node++) {
-    const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
-    if (a.width < 4) {
-      q_aggregate_narrow(a, node);
-    } else if (a.reduce == kMax) {
-      each_block<kNative, 4>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
-        max_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, ahead, a.out + node * a.width);
-      });
-    } else if (a.message.multiplier != 0) {
-      each_sum<2>(a, node, 0, [&](auto bytes, auto count, int64_t c, auto* sums) {
-        sum_messages<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, ahead, sums);
-      });
-    } else if (a.weight) {
-      each_sum<2>(a, node, weights_times_zp(a, ahead, begin, end), [&](auto bytes, auto count, int64_t c, auto* sums) {
-        sum_weighted_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, ahead, sums);
-      });
-    } else {
-      each_sum<4>(a, node, int32_t(end - begin) * a.x_zp, [&](auto bytes, auto count, int64_t c, auto* sums) {
-        sum_rows<decltype(bytes)::value, decltype(count)::value>(a, begin, end, c, ahead, sums);
-      });
-    }
-  }
+  const Rows rows = rows_of(a.csr, a.x, a.width);
+  const auto run = a.reduce == kMax ? aggregate_blocks<kLargest, false, 4>
+                   : !a.weight      ? aggregate_blocks<kPlain, false, 4>
+                   : a.message.multiplier != 0
+                       ? (a.csr.edges ? aggregate_blocks<kMessages, true, 2> : aggregate_blocks<kMessages, false, 2>)
+                       : (a.csr.edges ? aggregate_blocks<kProducts, true, 2> : aggregate_blocks<kProducts, false, 2>);
+  if (a.width >= 4) return run(a, rows, first, last);
+  for (int64_t node = first; node < last; node++) q_aggregate_narrow(a, node);
 }
 
 // ---------------------------------------------------------------------------------------------- aggregate
 
-BGNN_INLINE float weight_of(const Aggregate& a, int64_t p) {
-  return a.weight[a.csr.edges ? a.csr.edges[p] : p];
-}
-
 template <int kBytes, int kCount, bool kWeighted, int kReduce>
-BGNN_INLINE void reduce_rows(const Aggregate& a, int64_t begin, int64_t end, int64_t c, const Ahead& ahead, float* out) {
+__attribute__((noinline)) void reduce_rows(const Aggregate& a, const Rows& rows, int64_t c, int64_t first, int64_t last) {
   typedef typename Vectors<kBytes>::F32 F32;
-  F32 total[kCount] = {};
-  for (int64_t p = begin; p < end; p++) {
-    if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
-    const float* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
-    for (int k = 0; k < kCount; k++) {
-      F32 v = load<F32>(row + k * (kBytes / 4));
-      if constexpr (kWeighted) v *= F32{} + weight_of(a, p);
-      if constexpr (kReduce == kMax) {
-        total[k] = p == begin ? v : (v > total[k]) | (v != v) ? v : total[k];
-      } else {
-        total[k] += v;
+  const float* weight = a.weight;
+  const int32_t* places = a.csr.edges;
+  for (int64_t node = first; node < last; node++) {
+    const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
+    F32 total[kCount] = {};
+    each_row<kBytes * kCount>(rows, c * 4, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
+      for (int k = 0; k < kCount; k++) {
+        F32 v = load<F32>(row + k * kBytes);
+        if constexpr (kWeighted) v *= F32{} + weight[places ? places[p] : p];
+        if constexpr (kReduce == kMax) {
+          total[k] = p == begin ? v : (v > total[k]) | (v != v) ? v : total[k];
+        } else {
+          total[k] += v;
+        }
       }
+    });
+    const F32 entries = F32{} + float(end - begin);
+    for (int k = 0; k < kCount; k++) {
+      if (kReduce == kMean && end > begin) total[k] /= entries;
+      memcpy(a.out + node * a.width + c + k * (kBytes / 4), &total[k], kBytes);
     }
-  }
-  const F32 count = F32{} + float(end - begin);
-  for (int k = 0; k < kCount; k++) {
-    if (kReduce == kMean && end > begin) total[k] /= count;
-    memcpy(out + c + k * (kBytes / 4), &total[k], kBytes);
   }
 }
 
 template <bool kWeighted, int kReduce>
 void aggregate_as(const Aggregate& a, int64_t first, int64_t last) {
-  const Ahead ahead = ahead_of(a.csr, a.width * 4);
-  for (int64_t node = first; node < last; node++) {
-    const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
-    float* out = a.out + node * a.width;
-    each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
-      reduce_rows<decltype(bytes)::value, decltype(count)::value, kWeighted, kReduce>(a, begin, end, c, ahead, out);
-    });
-  }
+  const Rows rows = rows_of(a.csr, a.x, a.width);
+  each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
+    reduce_rows<decltype(bytes)::value, decltype(count)::value, kWeighted, kReduce>(a, rows, c, first, last);
+  });
 }
 
 void aggregate(const Aggregate* args, int64_t first, int64_t last) {
@@ -394,22 +421,26 @@ void aggregate(const Aggregate* args, int64_t first, int64_t last) {
   }
 }
 
+template <int kBytes, int kCount>
+__attribute__((noinline)) void sum_int32(const AggregateInt32& a, const Rows& rows, int64_t c, int64_t first,
+                                         int64_t last) {
+  typedef typename Vectors<kBytes>::U32 U32;
+  for (int64_t node = first; node < last; node++) {
+    U32 total[kCount] = {};
+    each_row<kBytes * kCount>(rows, c * 4, a.csr.indptr[node], a.csr.indptr[node + 1],
+                              [&](int64_t, const char* row) BGNN_LAMBDA {
+                                for (int k = 0; k < kCount; k++) total[k] += load<U32>(row + k * kBytes);
+                              });
+    for (int k = 0; k < kCount; k++) memcpy(a.out + node * a.width + c + k * (kBytes / 4), &total[k], kBytes);
+  }
+}
+
 void aggregate_int32(const AggregateInt32* args, int64_t first, int64_t last) {
   const AggregateInt32 a = *args;
-  const Ahead ahead = ahead_of(a.csr, a.width * 4);
-  for (int64_t node = first; node < last; node++) {
-    each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
-      constexpr int kBytes = decltype(bytes)::value, kCount = decltype(count)::value;
-      typedef typename Vectors<kBytes>::U32 U32;
-      U32 total[kCount] = {};
-      for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++) {
-        if (c == 0) prefetch_row(a.csr, ahead, p, a.x, a.width);
-        const int32_t* row = a.x + int64_t(a.csr.indices[p]) * a.width + c;
-        for (int k = 0; k < kCount; k++) total[k] += load<U32>(row + k * (kBytes / 4));
-      }
-      for (int k = 0; k < kCount; k++) memcpy(a.out + node * a.width + c + k * (kBytes / 4), &total[k], kBytes);
-    });
-  }
+  const Rows rows = rows_of(a.csr, a.x, a.width);
+  each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
+    sum_int32<decltype(bytes)::value, decltype(count)::value>(a, rows, c, first, last);
+  });
 }
 
 // ---------------------------------------------------------------------------------------------- attention
@@ -518,17 +549,16 @@ void segment_softmax(const SegmentSoftmax* args, float* values, int64_t first, i
 }
 
 // leaky_relu(from + to) of a node's entries, quantised before where that is asked for: values [entries, heads].
-BGNN_INLINE void scores(const GatAggregate& a, const Ahead& ahead, int64_t node, float* values) {
+BGNN_INLINE void scores(const GatAggregate& a, const Rows& rows, int64_t node, float* values) {
   const int64_t begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin, heads = a.heads;
   each_part<kNative>(0, heads, [&](auto bytes, int64_t h) {
     constexpr int kBytes = decltype(bytes)::value;
     typedef typename Vectors<kBytes>::F32 F32;
     const F32 to = load<F32>(a.to + node * heads + h);
-    for (int64_t j = 0; j < count; j++) {
-      if (h == 0) prefetch_row(a.csr, ahead, begin + j, a.from, heads);
-      const F32 e = load<F32>(a.from + int64_t(a.csr.indices[begin + j]) * heads + h) + to;
-      memcpy(values + j * heads + h, &e, kBytes);
-    }
+    each_row<kBytes>(rows, h * 4, begin, begin + count, [&](int64_t p, const char* row) BGNN_LAMBDA {
+      const F32 e = load<F32>(row) + to;
+      memcpy(values + (p - begin) * heads + h, &e, kBytes);
+    });
   });
   each_part<kNative>(0, count * heads, [&](auto bytes, int64_t i) {
     constexpr int kBytes = decltype(bytes)::value;
@@ -551,49 +581,48 @@ BGNN_INLINE typename Vectors<kBytes>::F32 lane_weights(const float* weights, int
 
 // The weighted sum of a node's rows, columns from `c` on; `weights` [entries, heads].
 template <int kBytes, int kCount, bool kOneHead>
-BGNN_INLINE void attend(const GatAggregate& a, const Ahead& ahead, int64_t node, int64_t c, const int32_t* lane_heads,
+BGNN_INLINE void attend(const GatAggregate& a, const Rows& rows, int64_t node, int64_t c, const int32_t* lane_heads,
                         const float* weights) {
   typedef typename Vectors<kBytes>::I32 I32;
   typedef typename Vectors<kBytes>::F32 F32;
-  const int64_t width = a.heads * a.channels, begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin;
+  const int64_t width = a.heads * a.channels, begin = a.csr.indptr[node], end = a.csr.indptr[node + 1], each = a.heads;
   constexpr int64_t kLanes = kBytes / 4;
   I32 heads[kCount];
   for (int k = 0; k < kCount; k++) heads[k] = load<I32>(lane_heads + c + k * kLanes);
   F32 sum[kCount] = {};
-  for (int64_t j = 0; j < count; j++) {
-    if (c == 0) prefetch_row(a.csr, ahead, begin + j, a.x, width);
-    const float* row = a.x + int64_t(a.csr.indices[begin + j]) * width + c;
+  each_row<kBytes * kCount>(rows, c * 4, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
     for (int k = 0; k < kCount; k++) {
-      const F32 weight = lane_weights<kBytes, kOneHead>(weights + j * a.heads, heads[k][0], heads[k]);
-      sum[k] += weight * load<F32>(row + k * kLanes);
+      const F32 weight = lane_weights<kBytes, kOneHead>(weights + (p - begin) * each, heads[k][0], heads[k]);
+      sum[k] += weight * load<F32>(row + k * kBytes);
     }
-  }
+  });
   for (int k = 0; k < kCount; k++) memcpy(a.out + node * width + c + k * kLanes, &sum[k], kBytes);
 }
 
 // The same on codes: 4 columns, of one head, in every lane.
 template <int kBytes, int kCount, bool kOneHead>
-BGNN_INLINE void attend_codes(const GatAggregate& a, const Ahead& ahead, int64_t node, int64_t c,
+BGNN_INLINE void attend_codes(const GatAggregate& a, const Rows& rows, int64_t node, int64_t c,
                               const int32_t* lane_heads, const float* weights) {
   typedef typename Vectors<kBytes>::U32 U32;
   typedef typename Vectors<kBytes>::I32 I32;
   typedef typename Vectors<kBytes>::F32 F32;
-  const int64_t width = a.heads * a.channels, begin = a.csr.indptr[node], count = a.csr.indptr[node + 1] - begin;
+  const int64_t width = a.heads * a.channels, begin = a.csr.indptr[node], end = a.csr.indptr[node + 1], each = a.heads;
   I32 heads[kCount];
   for (int k = 0; k < kCount; k++) heads[k] = load<I32>(lane_heads + c / 4 + k * (kBytes / 4));
   Sums<kBytes> sums[kCount] = {};
-  for (int64_t j = 0; j < count; j++) {
-    if (c == 0) prefetch_row(a.csr, ahead, begin + j, a.codes, width);
-    const uint8_t* row = a.codes + int64_t(a.csr.indices[begin + j]) * width + c;
+  const Quantiser message = a.message;
+  const int32_t x_zp = a.x_zp;
+  const float x_scale = a.x_scale;
+  each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
     for (int k = 0; k < kCount; k++) {
-      const F32 weight = lane_weights<kBytes, kOneHead>(weights + j * a.heads, heads[k][0], heads[k]);
+      const F32 weight = lane_weights<kBytes, kOneHead>(weights + (p - begin) * each, heads[k][0], heads[k]);
       const U32 v = load<U32>(row + k * kBytes);
       for (int i = 0; i < 4; i++) {
-        const F32 x = __builtin_convertvector((I32)byte_of<kBytes>(v, i) - a.x_zp, F32) * a.x_scale;
-        sums[k].column[i] += quantised_bits<kBytes>(weight * x, a.message) - kMagicBits;
+        const F32 x = __builtin_convertvector((I32)byte_of<kBytes>(v, i) - x_zp, F32) * x_scale;
+        sums[k].column[i] += quantised_bits<kBytes>(weight * x, message) - kMagicBits;
       }
     }
-  }
+  });
   for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], 0, a.result, a.out_codes + node * width + c + k * kBytes);
 }
 
@@ -614,25 +643,26 @@ void attend_codes_singly(const GatAggregate& a, int64_t node, const float* weigh
 void gat_aggregate(const GatAggregate* args, float* scratch, int64_t first, int64_t last) {
   const GatAggregate a = *args;
   const int64_t width = a.heads * a.channels, columns = a.codes ? 4 : 1;  // of a lane
-  const Ahead ahead = ahead_of(a.csr, width * (a.codes ? 1 : 4)), ahead_from = ahead_of(a.csr, a.heads * 4);
+  const Rows rows = a.codes ? rows_of(a.csr, a.codes, width) : rows_of(a.csr, a.x, width);
+  const Rows from = rows_of(a.csr, a.from, a.heads);
   int32_t* lane_heads = reinterpret_cast<int32_t*>(scratch);
   for (int64_t lane = 0; lane * columns < width; lane++) {
     lane_heads[lane] = a.heads == 1 ? 0 : int32_t(lane * columns / a.channels);
   }
   float* weights = scratch + width;
   for (int64_t node = first; node < last; node++) {
-    scores(a, ahead_from, node, weights);
+    scores(a, from, node, weights);
     softmax(weights, a.csr.indptr[node + 1] - a.csr.indptr[node], a.heads);
     const auto block = [&](auto bytes, auto count, int64_t c) {
       constexpr int kBytes = decltype(bytes)::value, kCount = decltype(count)::value;
       // One head in each vector, for all of the block's vectors?
       const bool one = a.heads == 1 || (a.channels % (kBytes / 4 * columns) == 0 && c % (kBytes / 4 * columns) == 0);
       if (a.codes) {
-        one ? attend_codes<kBytes, kCount, true>(a, ahead, node, c, lane_heads, weights)
-            : attend_codes<kBytes, kCount, false>(a, ahead, node, c, lane_heads, weights);
+        one ? attend_codes<kBytes, kCount, true>(a, rows, node, c, lane_heads, weights)
+            : attend_codes<kBytes, kCount, false>(a, rows, node, c, lane_heads, weights);
       } else {
-        one ? attend<kBytes, kCount, true>(a, ahead, node, c, lane_heads, weights)
-            : attend<kBytes, kCount, false>(a, ahead, node, c, lane_heads, weights);
+        one ? attend<kBytes, kCount, true>(a, rows, node, c, lane_heads, weights)
+            : attend<kBytes, kCount, false>(a, rows, node, c, lane_heads, weights);
       }
     };
     if (!a.codes) {
@@ -705,6 +735,6 @@ int64_t first_bad_index(const int32_t* index, int64_t first, int64_t last, int64
 
 }  // namespace
 
-#define BGNN_GRAPH_KERNELS(isa) {isa, q_aggregate, aggregate, aggregate_int32, gat_aggregate, segment_softmax, edge_product, first_bad_index}
+#define BGNN_GRAPH_KERNELS(isa) {isa, q_aggregate, aggregate, aggregate_int32, gat_aggregate, segment_softmax, edge_product, q_table, first_bad_index}
 
 #endif

@@ -108,7 +108,15 @@ struct EdgeProduct {
   Quantiser quantiser;
 };
 
-/* Each does the nodes [first, last). */
+/* A function of one code: out[r, c] = table[c][x[r, c]], or table[0][x[r, c]] where there is one table. x, out
+ * [rows, channels], which may be the same memory; table [tables, 256] with tables = channels or 1. */
+struct QTable {
+  const uint8_t *x, *table;
+  uint8_t* out;
+  int64_t channels, tables;
+};
+
+/* Each does the nodes (or rows) [first, last). */
 struct GraphKernels {
   const char* isa;
   void (*q_aggregate)(const QAggregate*, int64_t first, int64_t last);
@@ -118,6 +126,7 @@ struct GraphKernels {
   void (*gat_aggregate)(const GatAggregate*, float* scratch, int64_t first, int64_t last);
   void (*segment_softmax)(const SegmentSoftmax*, float* scratch, int64_t first, int64_t last);
   void (*edge_product)(const EdgeProduct*, int64_t first, int64_t last);
+  void (*q_table)(const QTable*, int64_t first, int64_t last);
   /* The first p in [first, last) with index[p] outside of [0, count), or `last`. */
   int64_t (*first_bad_index)(const int32_t* index, int64_t first, int64_t last, int64_t count);
 };

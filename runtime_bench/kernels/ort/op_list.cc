@@ -5,6 +5,7 @@
 #include "aggregation.h"
 #include "binary.h"
 #include "csr.h"
+#include "table.h"
 
 #define GRAPH {"indptr", kInt32, 1, 1, false}, {"indices", kInt32, 1, 1, false}
 #define SCORES {"source_score", kFloat32, 2, 2, false}, {"target_score", kFloat32, 2, 2, false}
@@ -12,6 +13,7 @@
 #define RESULT "f y_scale", "i y_zero", "i low", "i high"
 #define NEIGHBOURS {"neighbours", kInt32, 3, 3, false}
 #define VECTOR(name) {name, kFloat32, 1, 1, false}
+#define TABLE(optional) {"table", kUint8, 2, 2, optional}
 #define COO {"edge_index", kInt64, 2, 2, false}, {"num_nodes", kInt64, 0, 1, false}
 
 const OpKind kOpKinds[] = {
@@ -27,12 +29,13 @@ const OpKind kOpKinds[] = {
      NULL,
      index_to_csr},
     {"QAggregate",
-     {{"x", kUint8, 1, 4, false}, GRAPH, {"weight", kUint8, 1, 2, true}, {"edges", kInt32, 1, 1, true}},
+     {{"x", kUint8, 1, 4, false}, GRAPH, {"weight", kUint8, 1, 2, true}, {"edges", kInt32, 1, 1, true}, TABLE(true)},
      {kUint8},
      0,
      {"s reduce", "f x_scale", "i x_zero", "f w_scale", "i w_zero", MESSAGE, RESULT},
      check_q_aggregate,
      q_aggregate},
+    {"QTable", {{"x", kUint8, 1, 4, false}, TABLE(false)}, {kUint8}, 0, {}, NULL, q_table},
     {"Aggregate",
      {{"x", kFloat32, 1, 4, false}, GRAPH, {"weight", kFloat32, 1, 2, true}, {"edges", kInt32, 1, 1, true}},
      {kFloat32},

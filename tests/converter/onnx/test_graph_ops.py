@@ -164,6 +164,32 @@ def test_edge_weights_and_attributes(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_one_number_of_each_edge_is_made_once(form):
+    """A GCN's norms, here with weights of the edges: outside of the buckets' bodies, in the tables' order."""
+
+    def layer(m, x, edges, weight):
+        a, b = x.sum(1).abs() + 1, x.amax(1).abs() + 1
+        norm = (gathered(a, edges, 0) * weight / gathered(b, edges, 1)).sqrt()
+        hidden = bgnn.segment_sum(norm.view(-1, 1) * gathered(x, edges, 0), edges.select(0, 1), x.shape[0])
+        hidden = bgnn.segment_sum(norm.view(-1, 1) * gathered(hidden, edges, 0), edges.select(0, 1), x.shape[0])
+        back = bgnn.segment_sum(norm.view(-1, 1) * gathered(x, edges, 1), edges.select(0, 0), x.shape[0])
+        return hidden + back  # against the edges: other tables, another order
+
+    def inputs(nodes, count):
+        return torch.randn(nodes, 8), random_edges(nodes, count), torch.rand(count)
+
+    file = file_of(open_graph(layer, *inputs(10, 30)), form)
+    graph = onnx.load_from_string(file).graph
+    assert sum(node.op_type == "Sqrt" for node in graph.node) == (2 if form == (1, "stock") else 1)
+    bodies = [a.g for node in graph.node if node.op_type == "Scan" for a in node.attribute if a.name == "body"]
+    assert all(node.op_type != "Sqrt" for body in bodies for node in body.node)
+    model = OnnxModel(file)
+    for nodes, count in ((10, 30), (400, 3000), (5, 0), (2, 1), (1, 1)):
+        given = inputs(nodes, count)
+        np.testing.assert_allclose(run(model, *given)[0], layer(None, *given).numpy(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("op", SEGMENTS)
 def test_batches_of_graphs(op, form):
     """PyG's `batch` as an index, the number of graphs from an input's shape."""

@@ -75,6 +75,33 @@ def test_tables_of_codes(channels):
     same_on(lambda m, x: bgnn.q_table(x, m.t), x, t=table)
 
 
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (13, 255), (0, 15)])
+def test_requantize_channels(slope, low, high, rank):
+    """As a depthwise layer, unless negative numbers have a slope of their own; every code on every channel."""
+    x = ALL_CODES.reshape(-1, *[1] * (rank - 1)).expand(256, *[3] * (rank - 2), 24).contiguous()
+
+    def function(m, x):
+        return bgnn.requantize(x, 0.071, 97, slope, 0.0503, 13, low, high)
+
+    same_on(function, x)
+    used = operators(file_of(open_graph(function, x)))
+    assert ("QLinearLeakyRelu" in used) == (slope == 0.2 and low < 13)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 40])
+def test_tables_that_are_lines(channels):
+    bias = torch.randn(channels, generator=generator())
+    real = bgnn.dequantize(ALL_CODES, 0.03, 120)[None] + bias[:, None]
+    table = bgnn.quantize(real, 0.041, 97, 97, 255)
+    x = ALL_CODES[:, None].expand(256, channels).contiguous()
+    same_on(lambda m, x: bgnn.q_table(x, m.t), x, t=table)
+    used = operators(file_of(open_graph(lambda m, x: bgnn.q_table(x, m.t), x, t=table)))
+    assert "QLinearConv" in used
+    assert "Gather" not in used
+
+
 SCALES = [(0.0737, 0.037, 0.0141), (0.1013, 0.0707, 0.0829), (0.04, 0.0523, 0.3128)]
 A, B = ALL_CODES.repeat_interleave(256), ALL_CODES.repeat(256)  # all pairs
 

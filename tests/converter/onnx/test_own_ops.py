@@ -73,6 +73,45 @@ def test_functions_of_products():
     assert count["bgnn.EdgeProduct"] == 1
 
 
+@pytest.mark.parametrize("channels", [1, 8])
+def test_tables(channels):
+    """One for all channels or one for each, of nodes and of edges; with more axes than QTable takes too."""
+    table = torch.randint(0, 256, (channels, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def layer(m, x, edges):
+        codes = bgnn.q_table(bgnn.quantize(x, 0.0231, 121, 0, 255), m.t)
+        codes = bgnn.q_table(codes.index_select(0, edges.select(0, 0)), m.t)
+        return bgnn.q_table(codes.reshape(-1, 1, 1, 1, 8), m.t).reshape(-1, 8)
+
+    check(layer, OWN, graphs=SOME, t=table)
+    count = operators(file_of(open_graph(layer, torch.randn(9, 8), random_edges(9, 20), t=table), OWN))
+    assert count["bgnn.QTable"] == 2
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0])
+def test_requantised_by_a_table(slope):
+    def layer(m, x, edges):
+        return bgnn.requantize(bgnn.quantize(x, 0.0231, 121, 0, 255), 0.0231, 121, slope, 0.013, 5, 2, 250)
+
+    check(layer, OWN, graphs=SOME)
+    assert "bgnn.QTable" in operators(file_of(open_graph(layer, torch.randn(9, 8), random_edges(9, 20)), OWN))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_table_of_an_aggregation(weighted):
+    table = torch.randint(0, 256, (8, 256), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+    def layer(m, x, edges):
+        weight = bgnn.quantize(norm(edges, x.shape[0]), 0.004, 3, 0, 255) if weighted else None
+        message = (0.03, 110, 0, 255) if weighted else (0.0, 0, 0, 255)
+        codes = bgnn.quantize(x, 0.0231, 121, 0, 255)
+        return bgnn.q_aggregate(
+            codes, 0.0231, 121, edges, weight, 0.004, 3, *message, 0.05, 120, 0, 255, x.shape[0], m.t
+        )  # fmt: skip
+
+    check(layer, OWN, t=table)
+
+
 def test_attention():
     def layer(m, x, edges):
         h = F.linear(x, m.w).view(-1, 4, 5)

@@ -77,6 +77,107 @@ def test_q_aggregate(isa: str, width: int, weighted: bool, message: str, bits: i
     np.testing.assert_array_equal(got, want)
 
 
+SHAPES = [
+    (1, 1),
+    (3, 1),
+    (31, 1),
+    (33, 1),
+    (5, 7),
+    (64, 7),
+    (16, 32),
+    (63, 64),
+    (64, 64),
+    (65, 65),
+    (200, 100),
+    (7, 300),
+]
+
+
+def tables_of(rng: np.random.Generator, channels: int) -> list[np.ndarray]:
+    """One for all channels, and one for each: at random, and those that show a code looked up in another's place."""
+    codes = np.arange(256, dtype=np.uint8)
+    return [
+        rng.integers(0, 256, (1, 256), dtype=np.uint8),
+        codes[None, ::-1].copy(),
+        rng.integers(0, 256, (channels, 256), dtype=np.uint8),
+        codes[None] + np.arange(channels, dtype=np.uint8)[:, None] * 37,
+        np.repeat(np.arange(channels, dtype=np.uint8)[:, None], 256, axis=1),
+    ]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_q_table(isa: str, shape: tuple[int, int], threads: int) -> None:
+    rng = np.random.default_rng(shape)
+    x = rng.integers(0, 256, shape, dtype=np.uint8)
+    for table in tables_of(rng, shape[1]):
+        want = ops.q_table(torch.from_numpy(x), torch.from_numpy(table))
+        (got,) = onnx_files.run("QTable", {}, threads, x=x, table=table)
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 5), (2, 0, 3), (3, 0), (2, 3, 4, 65), (9001, 70)])
+def test_q_table_of_any_shape(isa: str, shape: tuple[int, ...]) -> None:
+    """All codes at every channel; a tensor without elements; more than one task."""
+    rng = np.random.default_rng(5)
+    x = np.arange(np.prod(shape), dtype=np.int64).astype(np.uint8).reshape(shape)
+    for table in tables_of(rng, shape[-1]):
+        want = ops.q_table(torch.from_numpy(x), torch.from_numpy(table))
+        (got,) = onnx_files.run("QTable", {}, 2, x=x, table=table)
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 64, 100, 128])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
+def test_table_of_an_aggregation(isa: str, width: int, weighted: bool, reduce: str) -> None:
+    """As QTable behind it, whatever the aggregation is; in the order of the entries, weights need no places."""
+    rng = np.random.default_rng(width)
+    nodes = 400  # several pieces
+    _, csr = graph(rng, nodes, 5000)
+    inputs = {name: csr[name] for name in ("indptr", "indices")}
+    x = rng.integers(0, 256, (nodes, width), dtype=np.uint8)
+    attributes = {"reduce": reduce, **X, **W, **MESSAGES["as they are"], **Y}
+    if weighted and reduce != "max":
+        inputs["weight"] = rng.integers(0, 256, 5000, dtype=np.uint8)
+        attributes |= MESSAGES["requantised"]
+    (plain,) = onnx_files.run("QAggregate", attributes, x=x, **inputs)
+    for table in tables_of(rng, width):
+        want = ops.q_table(torch.from_numpy(plain), torch.from_numpy(table))
+        (got,) = onnx_files.run("QAggregate", attributes, 2, x=x, table=table, **inputs)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_table_of_numbers_of_nodes(isa: str) -> None:
+    """x [nodes] has one channel, however many nodes there are."""
+    rng = np.random.default_rng(0)
+    _, csr = graph(rng)
+    x, table = rng.integers(0, 256, NODES, dtype=np.uint8), rng.integers(0, 256, (1, 256), dtype=np.uint8)
+    attributes = {"reduce": "sum", **X, **W, **MESSAGES["as they are"], **Y}
+    inputs = {"x": x, "indptr": csr["indptr"], "indices": csr["indices"]}
+    (plain,) = onnx_files.run("QAggregate", attributes, **inputs)
+    (got,) = onnx_files.run("QAggregate", attributes, table=table, **inputs)
+    np.testing.assert_array_equal(got, table[0][plain])
+
+
+@pytest.mark.parametrize("places", [False, True])
+@pytest.mark.parametrize("message", MESSAGES)
+def test_weights_in_either_order(isa: str, places: bool, message: str) -> None:
+    """Weights of the list of edges with their places, or in the order of the entries; a node with over 257 entries."""
+    rng = np.random.default_rng(1)
+    edge_index, csr = graph(rng, 6, 2000)
+    x, weight = rng.integers(0, 256, (6, 128), dtype=np.uint8), rng.integers(0, 256, 2000, dtype=np.uint8)
+    attributes = {**X, **W, **MESSAGES[message], **Y, "y_scale": 9.0}
+    want = ops.q_aggregate(
+        *map(torch.from_numpy, (x,)), *X.values(), *map(torch.from_numpy, (edge_index, weight)), *W.values(),
+        *MESSAGES[message].values(), *(attributes[name] for name in Y), 6,
+    )  # fmt: skip
+    given = {"weight": weight, "edges": csr["edges"]} if places else {"weight": weight[csr["edges"]]}
+    graph_of = {name: csr[name] for name in ("indptr", "indices")}
+    (got,) = onnx_files.run("QAggregate", {"reduce": "sum", **attributes}, x=x, **graph_of, **given)
+    np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
 @pytest.mark.parametrize("width", [1, 5, 64, 130])
 def test_q_segments(isa: str, reduce: str, width: int) -> None:

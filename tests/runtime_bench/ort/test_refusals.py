@@ -40,6 +40,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "CooToCsr": {"self_loops": "none"},
     "IndexToCsr": {},
     "QAggregate": CODES,
+    "QTable": {},
     "Aggregate": {"reduce": "sum"},
     "AggregateInt32": {},
     "SegmentSoftmax": {},
@@ -64,7 +65,14 @@ def good(op: str) -> dict[str, np.ndarray]:
         "WithSelfLoops": {"edge_index": edge_index, "num_nodes": nodes},
         "CooToCsr": {"edge_index": edge_index, "num_nodes": nodes},
         "IndexToCsr": {"index": edge_index[1].copy(), "num_nodes": nodes},
-        "QAggregate": {"x": np.ones((3, 5), np.uint8), **csr, "weight": np.ones(3, np.uint8), "edges": i32(0, 1, 2)},
+        "QAggregate": {
+            "x": np.ones((3, 5), np.uint8),
+            **csr,
+            "weight": np.ones(3, np.uint8),
+            "edges": i32(0, 1, 2),
+            "table": np.ones((5, 256), np.uint8),
+        },
+        "QTable": {"x": np.ones((3, 5), np.uint8), "table": np.ones((5, 256), np.uint8)},
         "Aggregate": {"x": np.ones((3, 5), np.float32), **csr, "weight": np.ones(3, np.float32), "edges": i32(0, 1, 2)},
         "AggregateInt32": {"x": np.ones((3, 5), np.int32), **csr},
         "SegmentSoftmax": {"values": np.ones((3, 5), np.float32), **csr},
@@ -82,6 +90,7 @@ def test_good_inputs_run(op: str) -> None:
 
 
 COO, GRAPHS = ("WithSelfLoops", "CooToCsr"), [op for op in ATTRIBUTES if "indices" in good(op)]
+TABLES = ("QTable", "QAggregate")
 BAD_INPUTS: list[tuple[str, str, np.ndarray, str]] = [
     *(
         (op, "edge_index", np.array([[0, 3], [0, 0]]), r"edge_index\[0, 1\] = 3 is not one of the 3 nodes")
@@ -113,7 +122,14 @@ BAD_INPUTS: list[tuple[str, str, np.ndarray, str]] = [
     ("QAggregate", "weight", np.ones(2, np.uint8), "weight has 2 numbers"),
     ("QAggregate", "weight", np.ones((1, 3), np.uint8), r"weight must be \[edges\] or \[edges, 1\]"),
     ("Aggregate", "weight", np.ones(4, np.float32), "weight has 4 numbers"),
-    ("QAggregate", "x", np.ones((1, 1, 1, 1, 1), np.uint8), "x has rank 5"),
+    *(
+        (op, "table", np.ones((rows, 256), np.uint8), f"table has {rows} rows: neither one nor one for each of the 5")
+        for op in TABLES
+        for rows in (0, 3, 6)
+    ),
+    *((op, "table", np.ones((5, 255), np.uint8), "table has 255 entries") for op in TABLES),
+    *((op, "table", np.ones(256, np.uint8), "table has rank 1") for op in TABLES),
+    *((op, "x", np.ones((1, 1, 1, 1, 1), np.uint8), "x has rank 5") for op in TABLES),
     ("SegmentSoftmax", "values", np.ones((2, 5), np.float32), "values has 2 rows"),
     *((op, "source_score", np.zeros((2, 2), np.float32), r"source_score is \[2, 2\]") for op in GRAPHS if "Gat" in op),
     *((op, "source_score", np.zeros((3, 1), np.float32), r"source_score is \[3, 1\]") for op in GRAPHS if "Gat" in op),
