@@ -1,6 +1,7 @@
 #include "aggregation.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "graph_kernels.h"
@@ -172,13 +173,31 @@ static bool sums_fit(Call* call, int64_t most, int64_t largest) {
 
 enum { kReduce, kXScale, kXZero, kWScale, kWZero, kMessage, kResult = kMessage + 4 };
 
+static Requantise message_of(const Kernel* kernel) {
+  const Attribute* a = kernel->attribute;
+  return requantise_to(kernel, kMessage, a[kXScale].f * a[kWScale].f / a[kMessage].f);
+}
+
+/* The multiplier may be no number: a call with weights is refused then. */
+static const char* prepare_messages(Kernel* kernel) {
+  const Attribute* a = kernel->attribute;
+  if (a[kMessage].f == 0) return NULL;
+  const Requantise message = message_of(kernel);
+  if (!(message.multiplier > 0 && isfinite(message.multiplier))) return NULL;
+  kernel->prepared = aligned_alloc(256, sizeof(MessageTables));
+  if (!kernel->prepared) return "no memory for its tables";
+  fill_message_tables((int32_t)a[kXZero].i, (int32_t)a[kWZero].i, &message, (MessageTables*)kernel->prepared);
+  return NULL;
+}
+
 const char* check_q_aggregate(Kernel* kernel) {
   const Attribute* a = kernel->attribute;
   if (reduce_of(a[kReduce].s) < 0) return kNoReduce;
   if (!is_scale(a[kXScale].f) || !is_scale(a[kWScale].f)) return kNoScale;
   if (!is_code(a[kXZero].i) || !is_code(a[kWZero].i)) return kNoZero;
   const char* reason = check_quantiser(kernel, kMessage, true);
-  return reason ? reason : check_quantiser(kernel, kResult, false);
+  if (!reason) reason = check_quantiser(kernel, kResult, false);
+  return reason ? reason : prepare_messages(kernel);
 }
 
 struct QAggregateCall {
@@ -237,6 +256,17 @@ static bool make_messages(Call* call, QAggregate* a, const Input* x, uint8_t** m
   return parallel(call, m.tasks, run_messages, &m);
 }
 
+/* Of some of the weights: are there so few without a line that leaving it for them costs less than tables for all? */
+static bool mostly_on_lines(const QAggregate* a) {
+  static const int64_t kSample = 1024, kOneIn = 24;
+  const int64_t count = a->csr.entries < kSample ? a->csr.entries : kSample;
+  int64_t without = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    without += a->messages->missing[a->weight[a->csr.entries / count * i]];
+  }
+  return without * kOneIn <= count;
+}
+
 bool q_aggregate(Call* call) {
   const Kernel* kernel = call->kernel;
   const Input *x = &call->in[0], *weight = &call->in[3], *table = &call->in[5];
@@ -258,7 +288,7 @@ bool q_aggregate(Call* call) {
   a->unit = message_scale != 0 ? message_scale : product_scale;
   a->y_scale = at[kResult].f;
   a->result = requantise_to(kernel, kResult, a->unit / a->y_scale);
-  if (message_scale != 0 && a->weight) a->message = requantise_to(kernel, kMessage, product_scale / message_scale);
+  if (message_scale != 0 && a->weight) a->message = message_of(kernel);
   REQUIRE(a->result.multiplier > 0 && isfinite(a->result.multiplier) && isfinite(a->message.multiplier) &&
               (!a->weight || message_scale == 0 || a->message.multiplier > 0),
           "the ratio of the scales is not a float32 number");
@@ -272,12 +302,11 @@ bool q_aggregate(Call* call) {
   c.table.x = c.table.out = a->out;
   c.rows = c.table.channels ? a->width / c.table.channels : 0;
 
-  uint8_t* memory = NULL; /* the messages, or their table */
+  uint8_t* memory = NULL; /* the messages */
   bool done = true;
-  if (a->message.multiplier != 0) {
-    done = (memory = (uint8_t*)allocate(call, kMessageTableBytes)) != NULL;
-    if (done) fill_message_table(a, memory);
-    a->table = memory;
+  if (a->weight && message_scale != 0) {
+    a->messages = (const MessageTables*)kernel->prepared;
+    a->by_lines = mostly_on_lines(a);
   } else if (message_scale != 0) {
     done = make_messages(call, a, x, &memory);
   }

@@ -33,7 +33,7 @@ struct OpKind {
   int outputs[kMaxOutputs];        /* types; 0 ends the list */
   int optional_outputs;            /* how many of the last ones may be left out */
   const char* attributes[kMaxAttributes + 1]; /* "f name", "i name" or "s name", all required */
-  /* Checks the attributes when the session is made. NULL, or a reason that ends "operator X: ...". */
+  /* Checks the attributes when the session is made, and prepares what depends on nothing else. NULL, or a reason that ends "operator X: ...". */
   const char* (*check)(Kernel*);
   bool (*compute)(Call*);
 };
@@ -46,6 +46,7 @@ struct Kernel {
   const BgnnKernels* binary;
   Attribute attribute[kMaxAttributes]; /* in the entry's order */
   char node[64];
+  void* prepared; /* what `check` made of the attributes for `compute`; freed with the node */
 };
 
 struct Input {

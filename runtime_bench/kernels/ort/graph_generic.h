@@ -8,7 +8,7 @@
 #include "graph_kernels.h"
 #include "table_generic.h"
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -47,7 +47,7 @@ BGNN_INLINE V load(const void* at) {
 // Rows are scattered in memory, and the processor cannot look far beyond the end of a node's list by itself. So many
 // bytes of rows are asked for ahead, whatever node they belong to: a third of a first-level cache. A block of columns
 // asks for its own part of each row; a row that does not start with a cache line ends one line later.
-constexpr int64_t kAheadBytes = 16 * 1024, kMostAhead = 96, kLeastAhead = 8;
+constexpr int64_t kAheadBytes = 16 * 1024, kMostAhead = 128, kLeastAhead = 8;
 
 struct Rows {
   const char* x;
@@ -178,37 +178,48 @@ BGNN_INLINE void write_codes(const Sums<kBytes>& sums, int32_t correction, const
 
 constexpr int64_t kByteRows = 257;  // as many bytes' sum fits 16 bits
 
-// Sums of bytes. Even bytes are summed together with the odd ones above them, and these once more alone.
-// bytes(p, at): what entry p adds, from its row's block at `at`, vector by vector.
-template <int kBytes, int kCount, class Bytes>
-BGNN_INLINE void sum_bytes(const Rows& rows, int64_t begin, int64_t end, int64_t c, Sums<kBytes>* sums,
-                           const Bytes& bytes) {
+// Sums of bytes in 16 bits: of even and odd ones apart; or of whole vectors, where the even ones are summed together
+// with the odd ones above them, and these once more alone.
+template <bool kApart, int kBytes, int kCount>
+struct ByteSums {
   typedef typename Vectors<kBytes>::U16 U16;
+  U16 even[kCount] = {}, odd[kCount] = {};
+
+  BGNN_INLINE_MEMBER void bytes(int k, U16 v) {
+    even[k] += v;
+    odd[k] += v >> 8;
+  }
+  BGNN_INLINE_MEMBER void apart(int k, U16 even_bytes, U16 odd_bytes) {
+    even[k] += even_bytes;
+    odd[k] += odd_bytes;
+  }
+  BGNN_INLINE_MEMBER U16 only_even(int k) const { return kApart ? even[k] : even[k] - (odd[k] << 8); }
+};
+
+// add(p, its row's block, ByteSums): adds what entry p contributes, vector by vector.
+template <bool kApart, int kBytes, int kCount, class Add>
+BGNN_INLINE void sum_bytes(const Rows& rows, int64_t begin, int64_t end, int64_t c, Sums<kBytes>* sums, const Add& add) {
   typedef typename Vectors<kBytes>::U32 U32;
   typedef typename Vectors<kBytes>::I32 I32;
   for (int64_t p = begin; p < end; p += kByteRows) {
     const int64_t stop = end - p < kByteRows ? end : p + kByteRows;
-    U16 all[kCount] = {}, odd[kCount] = {};
-    each_row<kBytes * kCount>(rows, c, p, stop, [&](int64_t entry, const char* row) BGNN_LAMBDA {
-      bytes(entry, row, [&](int k, U16 v) BGNN_LAMBDA {
-        all[k] += v;
-        odd[k] += v >> 8;
-      });
-    });
+    ByteSums<kApart, kBytes, kCount> total;
+    each_row<kBytes * kCount>(rows, c, p, stop,
+                              [&](int64_t entry, const char* row) BGNN_LAMBDA { add(entry, row, total); });
     for (int k = 0; k < kCount; k++) {
-      const U32 even = (U32)(all[k] - (odd[k] << 8)), high = (U32)odd[k];
+      const U32 even = (U32)total.only_even(k), odd = (U32)total.odd[k];
       sums[k].column[0] += (I32)(even & 0xffffu);
-      sums[k].column[1] += (I32)(high & 0xffffu);
+      sums[k].column[1] += (I32)(odd & 0xffffu);
       sums[k].column[2] += (I32)(even >> 16);
-      sums[k].column[3] += (I32)(high >> 16);
+      sums[k].column[3] += (I32)(odd >> 16);
     }
   }
 }
 
 template <int kBytes, int kCount>
 BGNN_INLINE void sum_rows(const Rows& rows, int64_t begin, int64_t end, int64_t c, Sums<kBytes>* sums) {
-  sum_bytes<kBytes, kCount>(rows, begin, end, c, sums, [](int64_t, const char* row, const auto& add) BGNN_LAMBDA {
-    for (int k = 0; k < kCount; k++) add(k, load<typename Vectors<kBytes>::U16>(row + k * kBytes));
+  sum_bytes<false, kBytes, kCount>(rows, begin, end, c, sums, [](int64_t, const char* row, auto& add) BGNN_LAMBDA {
+    for (int k = 0; k < kCount; k++) add.bytes(k, load<typename Vectors<kBytes>::U16>(row + k * kBytes));
   });
 }
 
@@ -226,6 +237,28 @@ struct Weights {
     if (!kPlaces) return codes[p];
     if (p < last) __builtin_prefetch(codes + places[p + ahead]);
     return codes[places[p]];
+  }
+
+  // visit(p) for the entries whose weight's flag is set; ends where that returns false, and returns it.
+  template <class Visit>
+  BGNN_INLINE_MEMBER bool each_flagged(const uint8_t* flag, int64_t begin, int64_t end, const Visit& visit) const {
+#if defined(__AVX512VBMI__)
+    if constexpr (!kPlaces) {
+      const Table flags = load_table(flag);
+      for (; begin < end; begin += 64) {
+        const __mmask64 all = ~__mmask64(0) >> (end - begin < 64 ? 64 - (end - begin) : 0);
+        const __m512i found = looked_up(_mm512_maskz_loadu_epi8(all, codes + begin), flags);
+        for (uint64_t left = _mm512_mask_test_epi8_mask(all, found, found); left; left &= left - 1) {
+          if (!visit(begin + __builtin_ctzll(left))) return false;
+        }
+      }
+      return true;
+    }
+#endif
+    for (int64_t p = begin; p < end; p++) {
+      if (flag[codes[kPlaces ? places[p] : p]] && !visit(p)) return false;
+    }
+    return true;
   }
 };
 
@@ -249,41 +282,102 @@ BGNN_INLINE int32_t sum_products(const QAggregate& a, const Rows& rows, int64_t 
   return total * a.x_zp;
 }
 
-// Sums of requantised messages; returns what they contain too much. |x - x_zp| * |w - w_zp| < 2^24: exact as a float.
-template <bool kPlaces, int kBytes, int kCount>
-BGNN_INLINE int32_t sum_messages(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
-                                 Sums<kBytes>* sums) {
-  typedef typename Vectors<kBytes>::U32 U32;
-  typedef typename Vectors<kBytes>::I32 I32;
-  typedef typename Vectors<kBytes>::F32 F32;
-  const Weights<kPlaces> weights(a, rows);
+// x * y >> 16 of 16-bit lanes.
+template <int kBytes>
+BGNN_INLINE typename Vectors<kBytes>::U16 high_product(typename Vectors<kBytes>::U16 x, typename Vectors<kBytes>::U16 y) {
+  typedef typename Vectors<kBytes>::U16 U16;
+#if defined(__AVX512BW__)
+  if constexpr (kBytes == 64) return (U16)_mm512_mulhi_epu16((__m512i)x, (__m512i)y);
+#endif
+#if defined(__AVX2__)
+  if constexpr (kBytes == 32) return (U16)_mm256_mulhi_epu16((__m256i)x, (__m256i)y);
+#endif
+#if defined(__SSE2__)
+  if constexpr (kBytes == 16) return (U16)_mm_mulhi_epu16((__m128i)x, (__m128i)y);
+#endif
+  U16 high = {};
+  for (int l = 0; l < kBytes / 2; l++) high[l] = uint16_t(uint32_t(x[l]) * y[l] >> 16);
+  return high;
+}
+
+// A row's codes by a table, as vectors.
+template <int kBytes, int kCount, class Add>
+BGNN_INLINE void look_up_row(const uint8_t* table, const char* row, const Add& add) {
+  typedef typename Vectors<kBytes>::U16 U16;
 #if defined(__AVX512VBMI__)
-  // The whole function of (x, w) stands in a table: 256 bytes for each w, four vectors to permute.
   if constexpr (kBytes == 64) {
-    const uint8_t* table = a.table;
-    sum_bytes<kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, const auto& add) BGNN_LAMBDA {
-      const Table of_weight = load_table(table + 256 * int64_t(weights.code(p)));
-      for (int k = 0; k < kCount; k++) {
-        add(k, (typename Vectors<64>::U16)looked_up(_mm512_loadu_si512(row + k * kBytes), of_weight));
-      }
-    });
-    return int32_t(end - begin) * a.message.zp;
+    const Table loaded = load_table(table);
+    for (int k = 0; k < kCount; k++) add(k, (U16)looked_up(_mm512_loadu_si512(row + k * kBytes), loaded));
+    return;
   }
 #endif
-  const Requantise message = a.message;
-  const F32 multiplier = F32{} + message.multiplier, x_zp = F32{} + float(a.x_zp);
-  const int32_t w_zp = a.w_zp;
-  each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
-    const F32 weight = F32{} + float(weights.code(p) - w_zp);
-    for (int k = 0; k < kCount; k++) {
-      const U32 v = load<U32>(row + k * kBytes);
-      for (int j = 0; j < 4; j++) {
-        const F32 product = (__builtin_convertvector((I32)byte_of<kBytes>(v, j), F32) - x_zp) * weight;
-        sums[k].column[j] += rounded_bits<kBytes>(product * multiplier, message) - kMagicBits;
+  uint8_t codes[kBytes * kCount];
+  look_up(table, reinterpret_cast<const uint8_t*>(row), codes, sizeof codes);
+  for (int k = 0; k < kCount; k++) add(k, load<U16>(codes + k * kBytes));
+}
+
+// Sums of requantised messages by tables.
+template <bool kPlaces, int kBytes, int kCount>
+BGNN_INLINE void sum_by_tables(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
+                               Sums<kBytes>* sums) {
+  typedef typename Vectors<kBytes>::U16 U16;
+  const Weights<kPlaces> weights(a, rows);
+  const MessageTables& messages = *a.messages;
+  sum_bytes<false, kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, auto& sum) BGNN_LAMBDA {
+    look_up_row<kBytes, kCount>(messages.code[weights.code(p)], row,
+                                [&](int k, U16 codes) BGNN_LAMBDA { sum.bytes(k, codes); });
+  });
+}
+
+// The messages whose weights have no line. Not in the lines' loop: a call there costs it registers.
+template <bool kPlaces, int kBytes, int kCount>
+__attribute__((noinline)) void sum_without_line(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end,
+                                                int64_t c, Sums<kBytes>* sums) {
+  typedef typename Vectors<kBytes>::U16 U16;
+  typedef typename Vectors<kBytes>::U32 U32;
+  typedef typename Vectors<kBytes>::I32 I32;
+  const Weights<kPlaces> weights(a, rows);
+  weights.each_flagged(a.messages->missing, begin, end, [&](int64_t p) {
+    const uint8_t* table = a.messages->code[weights.code(p)];
+    look_up_row<kBytes, kCount>(table, rows.x + int64_t(rows.indices[p]) * rows.stride + c, [&](int k, U16 codes) {
+      for (int j = 0; j < 4; j++) sums[k].column[j] += (I32)byte_of<kBytes>((U32)codes, j);
+    });
+    return true;
+  });
+}
+
+// The same by lines, and by tables where there are none.
+template <bool kSteep, bool kPlaces, int kBytes, int kCount>
+BGNN_INLINE void sum_by_lines(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
+                              Sums<kBytes>* sums) {
+  typedef typename Vectors<kBytes>::U16 U16;
+  typedef typename Vectors<kBytes>::U32 U32;
+  const Weights<kPlaces> weights(a, rows);
+  const MessageLine* lines = a.messages->line;
+  sum_bytes<true, kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, auto& add) BGNN_LAMBDA {
+    const MessageLine& line = lines[weights.code(p)];
+    const U16 slope = (U16)(U32{} + line.slope), offset = (U16)(U32{} + line.offset);
+    const U16 low = (U16)(U32{} + line.low), high = (U16)(U32{} + line.high), factor = (U16)(U32{} + line.factor);
+    const auto code = [&](U16 x) BGNN_LAMBDA {
+      U16 at = high_product<kBytes>(x, slope);
+      if (kSteep) {
+        at = at > low ? at : low;
+        at = (at < high ? at : high) * factor;
       }
+      return U16((at + offset) >> 8);
+    };
+    for (int k = 0; k < kCount; k++) {
+      const U16 v = load<U16>(row + k * kBytes);
+      add.apart(k, code(v << 8), code(v & 0xff00));
     }
   });
-  return 0;
+  if (!a.messages->any_missing) return;
+  if (weights.each_flagged(a.messages->missing, begin, end, [](int64_t) BGNN_LAMBDA { return false; })) return;
+  Sums<kBytes> others[kCount] = {};
+  sum_without_line<kPlaces, kBytes, kCount>(a, rows, begin, end, c, others);
+  for (int k = 0; k < kCount; k++) {
+    for (int j = 0; j < 4; j++) sums[k].column[j] += others[k].column[j];
+  }
 }
 
 // The largest codes; the zero point without entries.
@@ -320,14 +414,14 @@ void q_aggregate_narrow(const QAggregate& a, int64_t node) {
       most = x > most ? x : most;
       const int32_t weight = a.weight ? int32_t(a.weight[a.csr.edges ? a.csr.edges[p] : p]) - a.w_zp : 1;
       Vectors<4>::I32 m = Vectors<4>::I32{} + (x - a.x_zp) * weight;
-      if (a.message.multiplier != 0) m = code<4>(m, a.message) - a.message.zp;
+      if (a.messages) m = code<4>(m, a.message) - a.message.zp;
       sum += m;
     }
     a.out[node * a.width + c] = uint8_t(a.reduce == kMax ? most : code<4>(sum, result)[0]);
   }
 }
 
-enum { kPlain, kProducts, kMessages, kLargest };
+enum { kPlain, kProducts, kTables, kLines, kSteepLines, kLargest };
 
 // One block of columns of the nodes [first, last). A function of its own: in a larger one the compiler keeps sums in
 // memory instead of registers.
@@ -344,8 +438,12 @@ __attribute__((noinline)) void aggregate_block(const QAggregate& a, const Rows& 
       int32_t too_much;
       if constexpr (kWhat == kProducts) {
         too_much = sum_products<kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
-      } else if constexpr (kWhat == kMessages) {
-        too_much = sum_messages<kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
+      } else if constexpr (kWhat == kTables) {
+        sum_by_tables<kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
+        too_much = int32_t(end - begin) * a.message.zp;
+      } else if constexpr (kWhat == kLines || kWhat == kSteepLines) {
+        sum_by_lines<kWhat == kSteepLines, kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
+        too_much = int32_t(end - begin) * a.message.zp;
       } else {
         sum_rows<kBytes, kCount>(rows, begin, end, c, sums);
         too_much = int32_t(end - begin) * a.x_zp;
@@ -363,14 +461,26 @@ void aggregate_blocks(const QAggregate& a, const Rows& rows, int64_t first, int6
   });
 }
 
+template <int kWhat, int kMost>
+auto weighted_blocks(const QAggregate& a) {
+  return a.csr.edges ? aggregate_blocks<kWhat, true, kMost> : aggregate_blocks<kWhat, false, kMost>;
+}
+
 void q_aggregate(const QAggregate* args, int64_t first, int64_t last) {
   const QAggregate a = *args;
   const Rows rows = rows_of(a.csr, a.x, a.width);
-  const auto run = a.reduce == kMax ? aggregate_blocks<kLargest, false, 4>
-                   : !a.weight      ? aggregate_blocks<kPlain, false, 4>
-                   : a.message.multiplier != 0
-                       ? (a.csr.edges ? aggregate_blocks<kMessages, true, 2> : aggregate_blocks<kMessages, false, 2>)
-                       : (a.csr.edges ? aggregate_blocks<kProducts, true, 2> : aggregate_blocks<kProducts, false, 2>);
+  auto run = weighted_blocks<kProducts, 2>(a);
+  if (a.reduce == kMax) {
+    run = aggregate_blocks<kLargest, false, 4>;
+  } else if (!a.weight) {
+    run = aggregate_blocks<kPlain, false, 4>;
+  } else if (a.messages) {
+#if defined(__AVX512VBMI__)
+    run = a.messages->steep || !a.by_lines ? weighted_blocks<kTables, 2>(a) : weighted_blocks<kLines, 2>(a);
+#else
+    run = a.messages->steep ? weighted_blocks<kSteepLines, 4>(a) : weighted_blocks<kLines, 4>(a);
+#endif
+  }
   if (a.width >= 4) return run(a, rows, first, last);
   for (int64_t node = first; node < last; node++) q_aggregate_narrow(a, node);
 }

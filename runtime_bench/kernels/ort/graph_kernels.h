@@ -25,6 +25,20 @@ struct Requantise {
 
 enum Reduce { kSum, kMean, kMax };
 
+/* Requantised messages as a function of x's code, for each weight's: in a table, and, where one gives the same for all
+ * 256, as a line that 16 bits compute: (min(max(x * slope >> 8, low), high) * factor + offset mod 2^16) >> 8. Every
+ * number stands twice, in both halves. Where there is no line, as below slope 0, all are 0 and so is the code. */
+struct MessageLine {
+  uint32_t slope, offset, low, high, factor;
+};
+struct MessageTables {
+  uint8_t code[256][256]; /* [w][x] */
+  MessageLine line[256];
+  uint8_t missing[256]; /* 1: there is no line */
+  bool any_missing;
+  bool steep; /* whether the low, high or factor of any line matters */
+};
+
 /* kSum: out = code(sum m_j, result) with, over the node's entries j,
  *   m_j = (x_j - x_zp) * (w_j - w_zp), the second factor being 1 without weights, or
  *   m_j = code((x_j - x_zp) * (w_j - w_zp), message) - message.zp where messages are requantised (with weights only).
@@ -35,7 +49,8 @@ struct QAggregate {
   Csr csr;
   const uint8_t* x;
   const uint8_t* weight; /* NULL: none */
-  const uint8_t* table;  /* where messages are requantised, fill_message_table's */
+  const MessageTables* messages; /* where they are requantised */
+  bool by_lines;                 /* few of the entries' weights have no line */
   uint8_t* out;
   int64_t width;
   int32_t x_zp, w_zp;
@@ -138,8 +153,6 @@ inline int64_t gat_scratch(int64_t most, int64_t heads, int64_t width) { return 
 /* By the name that dispatch.cc of the kernels chose; never NULL for a name of theirs. */
 const GraphKernels* graph_kernels_for(const char* isa);
 
-/* table[w * 256 + x] is the code of x's message with weight w. Reads x_zp, w_zp and message. */
-void fill_message_table(const QAggregate*, uint8_t* table);
-enum { kMessageTableBytes = 256 * 256 };
+void fill_message_tables(int32_t x_zp, int32_t w_zp, const Requantise* message, MessageTables*);
 
 #endif

@@ -88,6 +88,11 @@ static OrtStatus* prepare(Kernel* kernel, const OrtApi* api, const OrtKernelInfo
   return reason ? error(api, kernel, reason, "") : NULL;
 }
 
+static void destroy_kernel(void* kernel) {
+  free(((Kernel*)kernel)->prepared);
+  free(kernel);
+}
+
 static OrtStatus* create_kernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** out) {
   Kernel* kernel = (Kernel*)calloc(1, sizeof(Kernel));
   *out = NULL;
@@ -96,14 +101,12 @@ static OrtStatus* create_kernel(const OrtCustomOp* op, const OrtApi* api, const 
   kernel->kind = kind_of(op);
   OrtStatus* status = prepare(kernel, api, info);
   if (status) {
-    free(kernel);
+    destroy_kernel(kernel);
   } else {
     *out = kernel;
   }
   return status;
 }
-
-static void destroy_kernel(void* kernel) { free(kernel); }
 
 /* ---- a run ---- */
 

@@ -47,6 +47,7 @@ X, W, Y = (
 MESSAGES = {
     "as they are": {"msg_scale": 0.0, "msg_zero": 0, "msg_low": 0, "msg_high": 255},
     "requantised": {"msg_scale": 0.0117, "msg_zero": 131, "msg_low": 3, "msg_high": 250},
+    "never clamped": {"msg_scale": 0.025, "msg_zero": 131, "msg_low": 0, "msg_high": 255},
 }
 
 
@@ -176,6 +177,31 @@ def test_weights_in_either_order(isa: str, places: bool, message: str) -> None:
     graph_of = {name: csr[name] for name in ("indptr", "indices")}
     (got,) = onnx_files.run("QAggregate", {"reduce": "sum", **attributes}, x=x, **graph_of, **given)
     np.testing.assert_array_equal(got, want)
+
+
+MULTIPLIERS = [0.3 / 255, 1 / 255, 1.37 / 255, 1 / 102, 4.1 / 255, 0.0078125, 0.5, 40.0]  # 1 / 102: many exact halves
+
+
+@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+@pytest.mark.parametrize("zeros", [(0, 0, 0), (128, 0, 128), (117, 9, 131), (3, 200, 90)])
+@pytest.mark.parametrize("places", [False, True])
+def test_every_message(isa: str, multiplier: float, zeros: tuple[int, int, int], places: bool) -> None:
+    """Each weight is the only one of a node: the sums are the messages, of all codes."""
+    x, weight = np.arange(256, dtype=np.uint8)[None], np.arange(256, dtype=np.uint8)
+    for low, high in ((0, 255), (7, 99), (50, 50)):
+        codes = {"msg_scale": 1.0, "msg_zero": zeros[2], "msg_low": low, "msg_high": high}
+        attributes = {
+            "reduce": "sum", "x_scale": multiplier, "x_zero": zeros[0], "w_scale": 1.0, "w_zero": zeros[1],
+            **codes, "y_scale": 1.0, "y_zero": zeros[2], "low": 0, "high": 255,
+        }  # fmt: skip
+        inputs = {"indptr": np.arange(257, dtype=np.int32), "indices": np.zeros(256, np.int32), "weight": weight}
+        if places:
+            inputs |= {"edges": np.arange(255, -1, -1, dtype=np.int32), "weight": weight[::-1].copy()}
+        (got,) = onnx_files.run("QAggregate", attributes, x=x, **inputs)
+        want = ops.q_mul(
+            torch.from_numpy(x), multiplier, zeros[0], torch.from_numpy(weight)[:, None], 1.0, zeros[1], *codes.values()
+        )
+        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
