@@ -112,7 +112,9 @@ def settings(dataset: str, conv: str, method: str, bits: int) -> dict[str, Any]:
         if dataset not in ("cora", "citeseer"):
             scheme["sample"] = 0.01  # advised in A.5.3; a single graph's tensors are small
         elif conv == "gat" and bits <= 4:
-            scheme["gradient"] = "vanilla"  # as for its baseline at 4 bits: on Citeseer 63 against 57
+            # The gradient of its baseline at 4 bits: validation accuracy on Citeseer 62 against 57. Less dropout, which
+            # in training widens the ranges by 1 / (1 - dropout), and test time has not: 68 against 62 (Cora 78, 75).
+            scheme |= {"gradient": "vanilla", "dropout": 0.3}
         return whole | scheme
     gradient, observer = _BASELINE.get((conv, 4 if bits <= 4 else 8), ("clipped", "momentum"))
     if dataset == "reddit-binary":
