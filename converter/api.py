@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
+from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_api import check_graph, convert_graph
 from bgnn.converter.onnx.emit import emit as emit_onnx
@@ -183,7 +184,7 @@ def _writer_and_runtime(
     gm: fx.GraphModule, plan: stages.Plan, name: str, metadata: Mapping[str, str]
 ) -> tuple[Callable[..., bytes], Callable[[bytes, Sequence[np.ndarray]], list[np.ndarray]]]:
     """(writes the target's file, given probes if any; runs such a file)."""
-    inputs, outputs = _io_names(gm)
+    inputs, outputs = io_names(gm)
     options: dict[str, Any] = {"name": name, "input_names": inputs, "output_names": outputs, "metadata": metadata}
     if plan.target.startswith("onnx-"):
         options |= {"optimize": plan.optimize, "kernels": plan.kernels}
@@ -198,25 +199,14 @@ def _check_file(
     """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
     tapped = list({tap.name: (node, tap) for node, tap in all_taps(gm)}.values())
     sources = dict.fromkeys(source for node, tap in tapped for source in tap.sources(node))
-    probes = {f"tap/{node.name}": node for node in sources if node.op == "call_function"}
-    arrays = [t.numpy() for t in inputs]
-    results = run(emit(probes=probes), arrays)
-    count = len(_io_names(gm)[1])
-    known = {node: value_of(node) for node in sources if is_constant(node)}
+    outputs, known = run_with_probes(emit, run, [node for node in sources if node.op == "call_function"], inputs)
+    known |= {node: value_of(node) for node in sources if is_constant(node)}
     known |= dict(zip((n for n in gm.graph.nodes if n.op == "placeholder"), inputs, strict=True))
-    for node, value in zip(probes.values(), results[count:], strict=True):
-        known[node] = torch.from_numpy(np.array(value))
     taps = {
         tap.name: tap.read(node, [known[source] for source in tap.sources(node)], reference.shapes[tap.name])
         for node, tap in tapped
     }
-    outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]
-    check = reference.compare("emitted file", taps, outputs, exact_decisions(gm))
-    plain = run(emit(), arrays)
-    for position, (with_taps, without) in enumerate(zip(results[:count], plain, strict=True)):
-        if not np.array_equal(with_taps, without, equal_nan=True):
-            raise ConversionError(f"emitted file: output {position} changes when intermediate tensors are read")
-    return check
+    return reference.compare("emitted file", taps, outputs, exact_decisions(gm))
 
 
 def _summary(check: Check) -> str:
@@ -225,12 +215,6 @@ def _summary(check: Check) -> str:
         f"turned by rounding: {check.turned_signs} signs, {check.turned_rows} rows of neighbours; "
         f"largest output difference {check.output_error:.3g}"
     )
-
-
-def _io_names(gm: fx.GraphModule) -> tuple[list[str], list[str]]:
-    inputs = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
-    count = len(next(n for n in gm.graph.nodes if n.op == "output").args[0])
-    return inputs, ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
 
 
 def _version() -> str:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -18,22 +19,18 @@ from torch.export import ExportedProgram
 from bgnn.converter import calibrate, graph_stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
+from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
 from bgnn.converter.onnx.emit import emit, run_file
 from bgnn.converter.report import Report
-from bgnn.converter.sizes import check_open, graph_axes
+from bgnn.converter.sizes import check_open, graph_axes, is_edges
 from bgnn.converter.stages import STAGES, check_ops
 from bgnn.converter.trace import trace
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, snapshot
 from bgnn.passes.insert_fake_quant import is_edge_tensor
-
-
-def is_edges(value: Tensor) -> bool:
-    """Whether an input is a graph's edges: whole numbers `[2, E]`."""
-    return value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point() and value.dtype != torch.bool
 
 
 def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) -> bool:
@@ -85,7 +82,8 @@ def convert_graph(
 ) -> tuple[bytes | None, Report, fx.GraphModule]:
     """(the file or None if stopped before, the report, the last stage's graph); arguments as of `convert`."""
     say("tracing the model")
-    gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
+    with _uncached(model):
+        gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
     if dump is not None:
         dump_stage(gm, dump, "exported")
     plain = _outputs(gm, inputs) if verify else []
@@ -110,7 +108,7 @@ def convert_graph(
         elif stage == "semantic":
             graph_stages.name_layers(gm)
         check_ops(gm, graph_stages.SPECS[stage])
-        check_open(gm)
+        _check_open(gm)
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
@@ -128,15 +126,51 @@ def convert_graph(
             return None, dataclasses.replace(report, calibration=calibrated), gm
     say("writing the file")
     properties = {**metadata, "bgnn.max_degree": str(accumulators.MAX_DEGREE)}
+    names = io_names(gm)
+    written = partial(
+        emit, gm, name=name, input_names=names[0], output_names=names[1], metadata=properties, optimize=optimize,
+        kernels=kernels,
+    )  # fmt: skip
     if reference is not None:
         say("running the file and comparing it with the model")
-        checks.append(_check_file(gm, before, name, properties, optimize, kernels, reference, inputs))
+        tables = optimize == 1 and kernels == "stock"
+        checks.append(_check_file(gm, before, written, tables, reference, inputs))
         properties["verification"] = summary(checks[-1])
     else:
         properties["verification"] = "not verified (--no-verify)"
-    data = _emit(gm, name, properties, optimize, kernels)
+    data = written()
     report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data)
     return data, dataclasses.replace(report, calibration=calibrated), gm
+
+
+@contextlib.contextmanager
+def _uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
+    """Within the block, PyG's layers with `cached=True` do not keep the first graph they meet: a file takes any."""
+    modules = model.modules() if isinstance(model, nn.Module) else []
+    before = [
+        (
+            module,
+            {name: value for name, value in vars(module).items() if name == "cached" or name.startswith("_cached_")},
+        )
+        for module in modules
+        if getattr(module, "cached", None) is True
+    ]
+    for module, values in before:
+        vars(module).update({name: False if name == "cached" else None for name in values})
+    try:
+        yield
+    finally:
+        for module, values in before:
+            vars(module).update(values)
+
+
+def _check_open(gm: fx.GraphModule) -> None:
+    """`check_open`; an op that is not supported is the likelier reason, and is named first."""
+    try:
+        check_open(gm)
+    except ConversionError:
+        check_ops(gm, [*(graph_stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
+        raise
 
 
 def _outputs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -150,47 +184,17 @@ def _completed(before: fx.GraphModule, inputs: Sequence[Tensor], codes: Mapping[
     return run_with_codes(before, inputs, codes)[0] if missing and codes else codes
 
 
-def _emit(
-    gm: fx.GraphModule, name: str, properties: Mapping[str, str], optimize: int, kernels: str,
-    probes: Mapping[str, fx.Node] | None = None,
-) -> bytes:  # fmt: skip
-    inputs, outputs = io_names(gm)
-    return emit(
-        gm, name=name, input_names=inputs, output_names=outputs, metadata=properties, probes=probes,
-        optimize=optimize, kernels=kernels,
-    )  # fmt: skip
-
-
-def io_names(gm: fx.GraphModule) -> tuple[list[str], list[str]]:
-    """The names of inputs and outputs in the file."""
-    count = len(next(n for n in gm.graph.nodes if n.op == "output").args[0])
-    inputs = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
-    return inputs, ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
-
-
 def _check_file(
-    gm: fx.GraphModule, before: fx.GraphModule, name: str, properties: Mapping[str, str], optimize: int, kernels: str,
-    reference: CodeReference, inputs: Sequence[Tensor],
+    gm: fx.GraphModule, before: fx.GraphModule, emit: Callable[..., bytes], tables: bool, reference: CodeReference,
+    inputs: Sequence[Tensor],
 ) -> CodeCheck:  # fmt: skip
     """Runs the file on ONNX Runtime, with its codes as extra outputs, and once more as it is."""
     tapped = tapped_codes(gm)
-    if optimize and kernels == "stock":  # there are no tensors of edges in the file: they follow from the others
+    if tables:  # there are no tensors of edges in the file: they follow from the others
         tapped = {key: (node, tap) for key, (node, tap) in tapped.items() if not is_edge_tensor(node)}
-    probes = {f"tap/{node.name}": node for node, _ in tapped.values()}
-    arrays = [t.numpy() for t in inputs]
-    results = run_file(_emit(gm, name, properties, optimize, kernels, probes), arrays)
-    count = len(io_names(gm)[1])
-    known = dict(zip(probes, results[count:], strict=True))
-    codes = {
-        key: Seen(as_codes(node, torch.from_numpy(np.array(known[f"tap/{node.name}"]))), tap.floor)
-        for key, (node, tap) in tapped.items()
-    }
-    outputs = [torch.from_numpy(np.array(value)) for value in results[:count]]
-    check = reference.compare("emitted file", _completed(before, inputs, codes), outputs)
-    alone = run_file(_emit(gm, name, properties, optimize, kernels), arrays)
-    if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(results[:count], alone, strict=True)):
-        raise ConversionError("emitted file: an output changes when intermediate tensors are read")
-    return check
+    outputs, known = run_with_probes(emit, run_file, list(dict.fromkeys(node for node, _ in tapped.values())), inputs)
+    codes = {key: Seen(as_codes(node, known[node]), tap.floor) for key, (node, tap) in tapped.items()}
+    return reference.compare("emitted file", _completed(before, inputs, codes), outputs)
 
 
 def summary(check: CodeCheck) -> str:

@@ -18,6 +18,7 @@ from torch import fx
 
 from bgnn.passes import (
     canonicalise,
+    decompose,
     fold_batch_norm,
     fold_constants,
     fuse_aggregation,
@@ -83,19 +84,22 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     naive = optimize == 0
     if stage == "traced":
         return _steps(
-            canonicalise, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
-            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
+            canonicalise, decompose, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes,
+            recognise_self_loops, recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(graph_norms, *([] if naive else [split_heads]), canonicalise, merge_equal_nodes)
     if stage == "integer":
-        steps = [] if naive else _steps(fold_batch_norm)
+        steps: list[Step] = [] if naive else _steps(fold_batch_norm)
         if target == "onnx-int8-x86":
             steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
         return [*steps, *_steps(merge_equal_nodes)]
-    steps = [] if naive or target != "onnx-int8-x86" else _steps(tabulate)
-    fused = _steps(fuse_aggregation) if kernels == "bgnn" else []
-    return [*steps, *fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
+    steps = []
+    if target == "onnx-int8-x86" and not naive:
+        steps.append(("tabulate", lambda gm: tabulate.run(gm, any_table=kernels == "bgnn")))
+    if kernels == "bgnn":
+        steps += _steps(fuse_aggregation)
+    return [*steps, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 
 # A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.

@@ -23,16 +23,17 @@ from bgnn.converter.errors import ConversionError
 FIRST = 1_000_003  # sums and small multiples of the primes from here on do not meet
 
 
+def is_edges(value: Tensor) -> bool:
+    """Whether an input is a graph's edges: whole numbers `[2, E]`."""
+    return value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point() and value.dtype != torch.bool
+
+
 def graph_axes(inputs: Sequence[Tensor]) -> list[dict[int, Any]]:
     """For each input of a graph network, its open axes, as torch.export's `dynamic_shapes` wants them.
 
     Axis 1 of `[2, E]` indices, axis 0 of everything else that has axes.
     """
-    axes = []
-    for value in inputs:
-        is_edges = value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point()
-        axes.append({1 if is_edges else 0: torch.export.Dim.DYNAMIC} if value.dim() else {})
-    return axes
+    return [{1 if is_edges(value) else 0: torch.export.Dim.DYNAMIC} if value.dim() else {} for value in inputs]
 
 
 def open_sizes(gm: fx.GraphModule) -> None:

@@ -162,10 +162,13 @@ def _repeat(node: fx.Node) -> fx.Node | None:
     """`repeat` is an expand of an axis of size 1 beside each repeated one."""
     x = cast(fx.Node, node.args[0])
     times = cast(list[int], node.args[1])
-    if not is_static(x) or any(isinstance(t, fx.Node) for t in times):
+    if any(isinstance(t, fx.Node) for t in times):
         return None
     times = [1] * (len(shape_of(x)) - len(times)) + list(times)
     sizes = (1,) * (len(times) - len(shape_of(x))) + shape_of(x)
+    repeats_open = any(t != 1 and not isinstance(size, int) for t, size in zip(times, sizes, strict=True))
+    if repeats_open or literal(sizes) is None:
+        return None
     split: list[int] = []
     grown: list[int] = []
     for count, size in zip(times, sizes, strict=True):
@@ -173,7 +176,7 @@ def _repeat(node: fx.Node) -> fx.Node | None:
         grown += [size] if count == 1 else ([count] if size == 1 else [count, size])
     x = reshape(node, x, tuple(split), like=node)
     if tuple(grown) != tuple(split):
-        x = call(node, aten.expand.default, x, grown, like=node)
+        x = call(node, aten.expand.default, x, literal(grown), like=node)
     return reshape(node, x, shape_of(node), like=node)
 
 
@@ -277,7 +280,10 @@ def _select(node: fx.Node) -> fx.Node | None:
     x, dim, index = cast(fx.Node, node.args[0]), cast(int, node.args[1]), cast(int, node.args[2])
     if not is_static(x) and not x.meta["val"].is_floating_point():
         return None  # the sources or the targets of edges
-    dim, index = dim % len(shape_of(x)), index % shape_of(x)[dim]
+    dim = dim % len(shape_of(x))
+    if not isinstance(shape_of(x)[dim], int):
+        return None  # one of an open number of nodes
+    index = index % shape_of(x)[dim]
     piece = call(node, aten.slice.Tensor, x, dim, index, index + 1, 1, like=node)
     return reshape(node, piece, shape_of(node), like=node)
 
@@ -520,8 +526,10 @@ def _reduce_all(node: fx.Node) -> fx.Node | None:
     return call(node, table[node.target], x, list(range(len(shape_of(x)))), False, like=node)
 
 
-def _where(node: fx.Node) -> fx.Node:
+def _where(node: fx.Node) -> fx.Node | None:
     """Numbers in a `where` are 0-d tensors."""
+    if any(isinstance(side, fx.Node) and not isinstance(side.meta["val"], Tensor) for side in node.args[1:]):
+        return None  # an open size
     dtype = node.meta["val"].dtype
     sides = [
         side if isinstance(side, fx.Node) else constant(node, torch.tensor(cast(float, side), dtype=dtype), "number")

@@ -13,7 +13,7 @@ codes). Then what stands between codes is computed on codes:
 Where codes meet no rule they are dequantised and the arithmetic stays float: the report says so. Rounds as ONNX Runtime
 does: at most one code beside the model's (converter.verify_codes counts where). The bias of q_linear is rounded to the
 accumulator's unit, which moves a result by at most half of it, BIAS_SLACK of a code; where the unit is coarser than
-that, the bias is added in float. Refused where a 32-bit sum could overflow.
+that, and in NARROW layers, the bias is added in float. Refused where a 32-bit sum could overflow.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ MAKERS = [
     bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,
 ]  # fmt: skip
 BIAS_SLACK = 1 / 64  # of a code
+# In a layer of few channels the bias is added in float: it costs little there, and no code turns.
+NARROW, EXACT = 64, 1e-6  # channels; of a code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,8 +300,12 @@ def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int])
         unit = torch.tensor(x_scale, dtype=torch.float64) * value_of(scales).double()
         if float(unit.max()) / 2 > BIAS_SLACK * last[0]:
             return None
-        whole = torch.round(value_of(bias).double() / unit)
+        exact = value_of(bias).double() / unit
+        whole = torch.round(exact)
         if float(whole.abs().max()) > accumulators.LARGEST:
+            return None
+        moved = float(((exact - whole).abs() * unit).max()) / last[0]
+        if len(whole) <= NARROW and moved > EXACT:
             return None
         rounded = whole.to(torch.int32)
         if accumulators.of_linear(value_of(weight), x_zero, w_zero, rounded) > accumulators.LARGEST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from torch import fx
 
 from bgnn.passes.graph import PassResult, remove_dead_code, value_of
@@ -41,4 +42,6 @@ def _frozen(value: Any) -> Any:
         return ("sequence", *(_frozen(v) for v in value))
     if isinstance(value, dict):
         return tuple(sorted((k, _frozen(v)) for k, v in value.items()))
+    if isinstance(value, torch.SymInt):  # an open size, which has no hash
+        return ("size", str(value))
     return (type(value).__name__, value)

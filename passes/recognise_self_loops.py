@@ -15,6 +15,7 @@ and isolated nodes, and compared. Exact.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -39,7 +40,8 @@ from bgnn.passes.graph import (
 
 bgnn = torch.ops.bgnn
 
-COUNTED = [aten.item, aten._local_scalar_dense, aten.index]  # sizes that depend on the data, as traced
+# What gives sizes, or numbers that become sizes, by values: their symbols stay as traced.
+BY_VALUES = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
 # (nodes, edges): loops, double edges, isolated nodes, no edges
 PROBES: list[tuple[int, list[list[int]]]] = [
     (4, [[0, 1, 2, 3, 3, 1, 1], [1, 1, 0, 2, 3, 2, 2]]),
@@ -67,38 +69,42 @@ def run(gm: fx.GraphModule) -> PassResult:
         if node in chosen:
             value = node.meta["val"]
             node.meta["val"] = torch.empty(chosen[node], dtype=value.dtype, device="meta")
-        elif node.op == "call_function" and not is_call(node, *COUNTED):
-            compute_meta(node)
+        elif node.op == "call_function" and not any(tag in getattr(node.target, "tags", ()) for tag in BY_VALUES):
+            # what cannot run without values is no op of a graph network: it is refused by name later
+            with contextlib.suppress(RuntimeError, TypeError, NotImplementedError):
+                compute_meta(node)
     return result
 
 
 def _chosen_sizes(gm: fx.GraphModule) -> dict[fx.Node, list[Any]]:
     """The shapes of what is picked by values: one symbol where the same is picked, though each was traced with its own.
 
-    Only the loops at each node are counted, so that one list is as long as another and the number of nodes.
+    A list with one loop at each node is as long as that without loops, and the number of nodes.
     """
-    first: dict[fx.Node, Any] = {}  # by the mask, or the edges without loops
+    counts: dict[fx.Node, Any] = {}
     shapes: dict[fx.Node, list[Any]] = {}
     for node in calls(gm.graph, bgnn.drop_loops, bgnn.with_self_loops, aten.index):
-        kind, shape = arg(node, 2, "loops", "one"), list(shape_of(node))
-        if is_call(node, aten.index):
-            masks = [(axis, m) for axis, m in enumerate(cast(list[Any], node.args[1])) if m is not None]
-            if len(masks) != 1 or masks[0][1].meta["val"].dtype != torch.bool:
-                continue
-            axis, key = masks[0]
-        elif is_call(node, bgnn.drop_loops) or kind == "none":
-            axis, key = (0, node.args[1]) if is_call(node, bgnn.drop_loops) else (1, node.args[0])
-        else:
-            continue
-        shape[axis] = first.setdefault(cast(fx.Node, key), shape[axis])
-        shapes[node] = shape
+        picked = _picked(node)
+        if picked is not None:
+            axis, key = picked
+            shapes[node] = list(shape_of(node))
+            shapes[node][axis] = counts.setdefault(key, shapes[node][axis])
     for node in calls(gm.graph, bgnn.with_self_loops):
         edges, n = cast(tuple[fx.Node, fx.Node], node.args[:2])
-        one = arg(node, 2, "loops", "one") == "one"
         if node not in shapes:
-            kept = first[edges] + n.meta["val"] if one and edges in first else shape_of(node)[1]
-            shapes[node] = [2, kept]
+            counted = arg(node, 2, "loops", "one") == "one" and edges in counts
+            shapes[node] = [2, counts[edges] + n.meta["val"] if counted else shape_of(node)[1]]
     return shapes
+
+
+def _picked(node: fx.Node) -> tuple[int, fx.Node] | None:
+    """(axis, what says which) where a call picks along an axis: a mask, or the edges whose loops it leaves out."""
+    if is_call(node, bgnn.drop_loops):
+        return 0, cast(fx.Node, node.args[1])
+    if is_call(node, bgnn.with_self_loops):
+        return (1, cast(fx.Node, node.args[0])) if arg(node, 2, "loops", "one") == "none" else None
+    masks = [(axis, mask) for axis, mask in enumerate(cast(list[Any], node.args[1])) if mask is not None]
+    return masks[0] if len(masks) == 1 and masks[0][1].meta["val"].dtype == torch.bool else None
 
 
 def _added(node: fx.Node) -> fx.Node | None:

@@ -1,6 +1,7 @@
 """What is done to codes one by one, up to the next quantiser, becomes a table: its codes are computed here.
 
     quantize(f(dequantize(q)))        q_table(q, table of f over all 256 codes)
+    requantize(q_table(q))            one q_table
 
 `f` is a chain of operators on each element alone, with constants that differ by channel at most: a bias behind an
 aggregation, a norm, an activation. The table is PyTorch's own result for every code, so nothing is rounded another
@@ -41,44 +42,65 @@ EACH_ELEMENT = [
 
 
 def run(gm: fx.GraphModule, any_table: bool = False) -> PassResult:
-    """Finds the chains between codes and quantisers."""
+    """Finds the chains between codes and quantisers, and joins tables of tables."""
     result = PassResult()
-    for node in calls(gm.graph, bgnn.quantize):
+    for node in calls(gm.graph, bgnn.quantize, bgnn.requantize):
         chain = _chain(node)
         if chain is None:
             continue
-        codes, table = chain[0], _table(chain)
-        if table is None:
-            continue
-        if not any_table and (table.shape[0] % LANES or depthwise(table.numpy()) is None):
-            result.refuse(node, "what comes before it on codes is no depthwise layer: it stays float")
-            continue
-        replace(node, call(node, bgnn.q_table.default, codes, constant(node, table, f"{node.name}_table")))
-        result.rewrites += 1
+        whole = _with_tables_before(chain)
+        worth = [whole] if len(whole) > len(chain) else []
+        if is_call(node, bgnn.quantize):
+            worth.append(chain)
+        for one in worth:
+            table = _table(one)
+            if table is not None and (any_table or _is_line(table)):
+                operand = constant(node, table, f"{node.name}_table")
+                replace(node, call(node, bgnn.q_table.default, one[0], operand))
+                result.rewrites += 1
+                break
+        else:
+            if is_call(node, bgnn.quantize):
+                result.refuse(node, "what comes before it on codes is no depthwise layer: it stays float")
     remove_dead_code(gm)
     return result
 
 
+def _is_line(table: Tensor) -> bool:
+    return table.shape[0] % LANES == 0 and depthwise(table.numpy()) is not None
+
+
 def _chain(last: fx.Node) -> list[fx.Node] | None:
-    """[codes, dequantize, ..., quantize], each read by the next alone from the dequantiser's result on."""
+    """[codes, dequantize, ..., quantize], each read by the next alone after the dequantiser; or [codes, requantize]."""
+    if is_call(last, bgnn.requantize):
+        return [cast(fx.Node, last.args[0]), last]
     chain = [last]
-    while True:
-        node = chain[0]
-        inputs = [a for a in node.all_input_nodes if not is_constant(a)]
-        if len(inputs) != 1 or len(chain) > 16:
+    while not is_call(chain[0], bgnn.dequantize):
+        inputs = [a for a in chain[0].all_input_nodes if not is_constant(a)]
+        if len(inputs) != 1:
             return None
         source = inputs[0]
-        chain.insert(0, source)
-        if is_call(node, bgnn.dequantize):
-            return chain if len(chain) > 3 and len(shape_of(source)) > 1 and type(shape_of(source)[-1]) is int else None
-        if not is_call(source, bgnn.dequantize) and not (is_call(source, *EACH_ELEMENT) and only_user(source) is node):
+        alone = is_call(source, *EACH_ELEMENT) and only_user(source) is chain[0]
+        if not alone and not is_call(source, bgnn.dequantize):
             return None
+        chain.insert(0, source)
+    return [cast(fx.Node, chain[0].args[0]), *chain] if len(chain) > 2 else None
+
+
+def _with_tables_before(chain: list[fx.Node]) -> list[fx.Node]:
+    """The chain from the codes that tables before it start from, if nothing else reads what lies between."""
+    while is_call(chain[0], bgnn.requantize, bgnn.q_table) and only_user(chain[0]) is chain[1]:
+        chain = [cast(fx.Node, chain[0].args[0]), *chain]
+    return chain
 
 
 def _table(chain: list[fx.Node]) -> Tensor | None:
     """u8 `[C, 256]`: the chain's result for each code and channel; None where it mixes elements otherwise."""
     codes, *rest = chain
-    rank, channels = len(shape_of(codes)), int(shape_of(codes)[-1])
+    rank = len(shape_of(codes))
+    if rank < 2 or type(shape_of(codes)[-1]) is not int:
+        return None
+    channels = int(shape_of(codes)[-1])
     shape = [256, *[1] * (rank - 2), channels]
     before: fx.Node = codes
     value = torch.arange(256, dtype=torch.uint8).reshape(-1, *[1] * (rank - 1)).expand(shape).contiguous()

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
+from torch_geometric.utils import add_self_loops
 
 from bgnn.converter import graph_stages
 from bgnn.converter.sizes import check_open, graph_axes
@@ -61,9 +62,11 @@ class GCNLayer(MessagePassing):
         self.norms, self.messages = quantizer(0.0079, -127), quantizer(0.017, 9)
         self.aggregates, self.updates = quantizer(0.029, -2), quantizer(0.027, 1)
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None, add_self_loops: bool = True
+    ) -> Tensor:
         x = self.features(self.inputs(x) @ self.weights(self.weight))
-        edge_index, norm = gcn_norm(edge_index, None, x.size(0), dtype=x.dtype)
+        edge_index, norm = gcn_norm(edge_index, edge_weight, x.size(0), False, add_self_loops, dtype=x.dtype)
         return self.propagate(edge_index, x=x, norm=self.norms(norm))
 
     def message(self, x_j: Tensor, norm: Tensor) -> Tensor:
@@ -82,6 +85,15 @@ class GCN(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         return self.second(F.relu(self.first(x, edge_index)), edge_index)
+
+
+class LoopedGCN(GCN):
+    """Self-loops among weighted edges in the first layer, beside those that are there in the second."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        weight = (x[edge_index[0], 0] * x[edge_index[1], 1]).sigmoid()
+        x = F.relu(self.first(x, edge_index, weight))
+        return self.second(x, add_self_loops(edge_index, num_nodes=x.size(0))[0], add_self_loops=False)
 
 
 def random_graph(nodes: int, edges: int, seed: int = 0, width: int = 6) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from graph_models import GCN, OfficialQuantizer, all_stages, awkward_graphs, random_graph
+from graph_models import GCN, LoopedGCN, OfficialQuantizer, all_stages, awkward_graphs, random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from bgnn.converter.verify_codes import CodeReference, run_with_codes
 from bgnn.models.dq.networks import build
 
-KINDS = ("official", "gcn", "gat", "gin", "sage")
+KINDS = ("official", "looped", "gcn", "gat", "gin", "sage")
 
 
 @functools.cache
@@ -22,8 +22,8 @@ def networks(kind: str) -> dict[str, fx.GraphModule]:
     """The stages of one network."""
     torch.manual_seed(0)
     example = random_graph(40, 160)
-    if kind == "official":
-        model: torch.nn.Module = GCN(OfficialQuantizer)
+    if kind in ("official", "looped"):
+        model: torch.nn.Module = GCN(OfficialQuantizer) if kind == "official" else LoopedGCN(OfficialQuantizer)
     else:
         model = build({"conv": kind, "features": 6, "classes": 3, "hidden": 4, "heads": 2, "signed_input": True})
         with torch.no_grad():

@@ -149,8 +149,8 @@ class ModelBuilder:
             )
         nodes = _needed(self._scopes[0], {value.name for value, _ in outputs})
         used = _names_read(nodes) | {value.name for value, _ in outputs}
-        for node in nodes:  # our operators spare themselves what nobody reads
-            while node.domain == OWN and node.output[-1] not in used:
+        for node in nodes:  # the places of edges, which the operator spares itself where nobody reads them
+            if node.domain == OWN and node.op_type == "CooToCsr" and node.output[-1] not in used:
                 del node.output[-1]
         graph = helper.make_graph(
             nodes,

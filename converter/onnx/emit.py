@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from bgnn.converter.errors import UsageError
+from bgnn.converter.emitted_file import named_ends
 from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, own_sign_ops, sign_ops
 from bgnn.converter.onnx.builder import ModelBuilder
 from bgnn.converter.onnx.tables import TableForm, index_of
@@ -56,36 +56,22 @@ def emit(
     Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that the file cannot
     hold, and UsageError where the names do not fit the graph.
     """
-    nodes = list(gm.graph.nodes)
-    placeholders = [node for node in nodes if node.op == "placeholder"]
-    results = next(node for node in nodes if node.op == "output").args[0]
-    outputs = [results] if isinstance(results, fx.Node) else list(results)
-    probes = probes or {}
-    if len(input_names) != len(placeholders) or len(output_names) != len(outputs):
-        raise UsageError(
-            f"the graph has {len(placeholders)} inputs and {len(outputs)} outputs, but "
-            f"{len(input_names)} and {len(output_names)} names were given"
-        )
-    for key, probe in probes.items():
-        if not isinstance(probe.meta["val"], torch.Tensor):
-            raise UsageError(f"probe {key}: {probe} is not one tensor; probe its getitem")
-
+    inputs, wanted = named_ends(gm, input_names, output_names, probes or {})
     builder = ModelBuilder(name)
     own = kernels == "bgnn"
     walk = Walk(builder, _OWN_LOWERINGS if own else _LOWERINGS)
-    names = dict(zip(placeholders, input_names, strict=True))
+    names = {node: input_name for input_name, node in inputs}
     walk.naive = optimize == 0
     walk.packed = set() if own else sign_ops.packed_nodes(gm)
-    symbols = _symbols(placeholders, input_names)
+    symbols = _symbols(names)
     for node, input_name in names.items():
         walk.values[node] = builder.input(input_name, walk.dtype(node), _dims(node, symbols))
-    for node in nodes:
+    for node in gm.graph.nodes:
         if node.op == "get_attr":
             walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
     if optimize and not own:
         walk.tables = TableForm(walk, gm, names)
 
-    wanted = [*zip(output_names, outputs, strict=True), *probes.items()]
     made = []
     for output_name, node in wanted:
         value = walk.value(node)
@@ -93,12 +79,11 @@ def emit(
             value = sign_ops.words(walk, value, walk.rank(node))
         # A name of its own, also for an input, a constant or a tensor returned twice; the runtime drops the copy.
         made.append((builder.op("Identity", [value], value.dtype, name=output_name), _dims(node, symbols)))
-    properties = {**metadata, "bgnn.inputs": json.dumps(_describe(names, placeholders, symbols))}
-    edges = set()
+    properties = {**metadata, "bgnn.inputs": json.dumps(_describe(names, symbols))}
+    edges: set[str] = set()
     if walk.tables is not None:
         properties["bgnn.tables"] = json.dumps(walk.tables.describe())
-        edges = {names[i.source] for i in walk.tables.sets if i.source in names}
-        edges |= {names[i.source.args[0]] for i in walk.tables.sets if i.source not in names}
+        edges = {tables.host["index"] for tables in walk.tables.sets.values()}
     return builder.finish(made, properties, kept_inputs=[n for n in input_names if n not in edges])
 
 
@@ -110,10 +95,10 @@ def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
     return array.astype(walk.file_dtype(node, tensor.dtype), copy=False)
 
 
-def _symbols(placeholders: Sequence[fx.Node], names: Sequence[str]) -> dict[str, str]:
+def _symbols(names: Mapping[fx.Node, str]) -> dict[str, str]:
     """A readable name for each dynamic dimension of the inputs: nodes, edges, or after the input it is of."""
     symbols: dict[str, str] = {}
-    for node, name in zip(placeholders, names, strict=True):
+    for node, name in names.items():
         shape = node.meta["val"].shape
         for axis, dim in enumerate(shape):
             if type(dim) is int or str(dim) in symbols:
@@ -128,12 +113,10 @@ def _dims(node: fx.Node, symbols: Mapping[str, str]) -> list[int | str]:
     return [dim if type(dim) is int else symbols.get(str(dim), f"{node.name}_{axis}") for axis, dim in enumerate(shape)]
 
 
-def _describe(
-    names: Mapping[fx.Node, str], placeholders: Sequence[fx.Node], symbols: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def _describe(names: Mapping[fx.Node, str], symbols: Mapping[str, str]) -> list[dict[str, Any]]:
     """What the user gives: name, dtype and shape; and whose values are indices, below what."""
     indices: dict[fx.Node, str] = {}
-    for node in placeholders:
+    for node in names:
         for user in node.users:
             found = index_of(user) if user.op == "call_function" else None
             if found is not None and found.source is node:
@@ -142,12 +125,12 @@ def _describe(
                 indices[node] = "nodes"
     return [
         {
-            "name": names[node],
+            "name": name,
             "dtype": str(node.meta["val"].dtype).removeprefix("torch."),
             "shape": _dims(node, symbols),
             "index": node in indices,
         }
-        for node in placeholders
+        for node, name in names.items()
     ]
 
 

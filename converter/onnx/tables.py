@@ -86,17 +86,27 @@ def index_of(node: fx.Node) -> Index | None:
         return Index(node, None)
     else:
         return None
-    list_input = source.args[0] if named(source, "with_self_loops") else source
-    if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or len(source.meta["val"].shape) != 2:
+    list_input, value = source.args[0] if named(source, "with_self_loops") else source, source.meta["val"]
+    if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or value.dim() != 2:
+        return None
+    if value.dtype != torch.int64:
         return None
     return Index(source, row)
 
 
 def is_listed(node: fx.Node) -> bool:
-    """Whether an edge tensor comes as a whole list: an input, or rows of edges, joined with rows of their loops."""
+    """Whether an edge tensor comes as a whole list: an input, rows of edges joined with rows of loops, "is a loop"."""
     if is_call(node, aten.cat):
         return cast(int, arg(node, 1, "dim", 0)) % len(node.meta["val"].shape) == 0
-    return node.op == "placeholder" or named(node, "drop_loops")
+    return node.op == "placeholder" or named(node, "drop_loops") or _compared_ends(node) is not None
+
+
+def _compared_ends(node: fx.Node) -> fx.Node | None:
+    """The edges whose two ends are compared."""
+    if not is_call(node, aten.eq, aten.ne) or not all(isinstance(end, fx.Node) for end in node.args[:2]):
+        return None
+    ends = [index_of(cast(fx.Node, end)) for end in node.args[:2]]
+    return ends[0].source if ends[0] is not None and ends[1] is not None and ends[0].source is ends[1].source else None
 
 
 class TableSet:
@@ -110,7 +120,7 @@ class TableSet:
         self.buckets: int | None = None  # how many; the first aggregation says
 
     def field(self, field: str, bucket: int | None = None) -> Value:
-        """`position`, `counts` [N], `widths` [buckets]; of a bucket `others`, `items`, `places` [B, R, W], `rows` [B, R].
+        """`position`, `counts` [N], `widths` [buckets]; for each bucket `rows` [B, R], the others [B, R, W].
 
         `list` [2, E] holds the edges in the order of the tables, where `places` finds them; `order` [E] and `items` say
         where they were before.
@@ -146,8 +156,8 @@ class TableForm:
         self.placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
         self.list_of = _edge_tensors(gm)
         self.sets: dict[Index, TableSet] = {}
-        self._padded: dict[tuple[fx.Node, float], Value] = {}
-        self._flat: dict[fx.Node, Value] = {}
+        self._padded: dict[tuple[fx.Node, float, TableSet | None], Value] = {}
+        self._flat: dict[tuple[fx.Node, TableSet], Value] = {}
 
     def table_set(self, index: fx.Node, size: int | fx.Node) -> TableSet | None:
         """The tables for an index vector and a number of segments; None where the host could not make them."""
@@ -199,12 +209,13 @@ class TableForm:
 
     def padded(self, node: fx.Node, pad: float, tables: TableSet | None = None) -> Value:
         """A tensor of nodes or edges with one more row, of `pad`; with `tables`, of their edges in a list."""
-        if (node, pad) not in self._padded:
+        key = (node, pad, tables)
+        if key not in self._padded:
             with self.walk.outside(), self.walk.builder.named_after(node.name):
                 value = self.walk.value(node) if tables is None else self._on_list(node, tables)
                 row = self.walk.constant(np.full([1, *self.walk.trailing(node)], pad, dtype=value.dtype))
-                self._padded[node, pad] = self.walk.op("Concat", [value, row], value.dtype, axis=0)
-        return self._padded[node, pad]
+                self._padded[key] = self.walk.op("Concat", [value, row], value.dtype, axis=0)
+        return self._padded[key]
 
     def one_number(self, node: fx.Node) -> bool:
         """Whether an edge tensor is one number for each edge and computed of such: GCN's norms.
@@ -214,7 +225,7 @@ class TableForm:
         made = node
         while is_call(made, *_COPIES, aten.reshape, aten.view, aten.unsqueeze, aten.squeeze):
             made = cast(fx.Node, made.args[0])
-        if made.op == "placeholder" or is_call(made, aten.index_select):
+        if is_listed(made) or is_call(made, aten.index_select):
             return False  # a gather costs the same in the bucket
 
         def small(one: fx.Node) -> bool:
@@ -222,7 +233,8 @@ class TableForm:
                 return True
             if int(np.prod(self.walk.trailing(one))) != 1 or named(one, "segment_softmax") or is_call(one, *FILLED):
                 return False
-            return is_call(one, aten.index_select) or all(small(source) for source in one.all_input_nodes)
+            begins = is_listed(one) or is_call(one, aten.index_select)
+            return begins or all(small(source) for source in one.all_input_nodes)
 
         return small(node)
 
@@ -231,19 +243,19 @@ class TableForm:
         walk = self.walk
 
         def find(one: fx.Node) -> Value | None:
-            index = index_of(one) if one.op == "call_function" else None
-            if one in self._flat:
-                return self._flat[one]
+            index, key = index_of(one) if one.op == "call_function" else None, (one, tables)
+            if key in self._flat:
+                return self._flat[key]
             if index is not None and index.source is tables.index.source:
                 row = walk.constant(np.array(index.row))
-                self._flat[one] = walk.op("Gather", [tables.field("list"), row], I32, axis=0)
-            elif one in self.list_of and one.op == "placeholder":
+                self._flat[key] = walk.op("Gather", [tables.field("list"), row], I32, axis=0)
+            elif one in self.list_of and is_listed(one):
                 with walk.outside():
                     value = walk.value(one)
-                self._flat[one] = walk.op("Gather", [value, tables.field("order")], value.dtype, axis=0)
+                self._flat[key] = walk.op("Gather", [value, tables.field("order")], value.dtype, axis=0)
             elif one in self.list_of:
-                self._flat[one] = walk.lower(one)
-            return self._flat.get(one)
+                self._flat[key] = walk.lower(one)
+            return self._flat.get(key)
 
         with walk.outside():
             walk.find = find
@@ -465,9 +477,10 @@ class Bucket:
 
 
 def _has_rows(node: fx.Node) -> bool:
-    """Whether a tensor's first axis is open."""
+    """Whether the first axis of a tensor, no index vector, is open."""
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and type(value.shape[0]) is not int
+    open_rows = isinstance(value, torch.Tensor) and value.dim() > 0 and type(value.shape[0]) is not int
+    return open_rows and index_of(node) is None
 
 
 def _row_bytes(node: fx.Node) -> int:

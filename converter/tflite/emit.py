@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from bgnn.converter.errors import UsageError
+from bgnn.converter.emitted_file import named_ends
 from bgnn.converter.tflite import bgnn_ops, builtin_ops, lce_ops
 from bgnn.converter.tflite.builder import FileBuilder, Value
 from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
@@ -50,37 +50,20 @@ def emit(
     Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that TFLite cannot
     express, and UsageError where the names do not fit the graph.
     """
-    nodes = list(gm.graph.nodes)
-    placeholders = [node for node in nodes if node.op == "placeholder"]
-    results = next(node for node in nodes if node.op == "output").args[0]
-    outputs = [results] if isinstance(results, fx.Node) else list(results)
-    probes = probes or {}
-    if len(input_names) != len(placeholders) or len(output_names) != len(outputs):
-        raise UsageError(
-            f"the graph has {len(placeholders)} inputs and {len(outputs)} outputs, but "
-            f"{len(input_names)} and {len(output_names)} names were given"
-        )
-    for key, probe in probes.items():
-        if isinstance(probe.meta["val"], (tuple, list)):
-            raise UsageError(f"probe {key}: {probe} is a tuple, and a file returns tensors; probe its getitem")
-
+    inputs, wanted = named_ends(gm, input_names, output_names, probes or {})
     builder = FileBuilder(name)
-    walk = Walk(builder, kept=[*outputs, *probes.values()])
-    for input_name, node in zip(input_names, placeholders, strict=True):
+    walk = Walk(builder, kept=[node for _, node in wanted])
+    for input_name, node in inputs:
         walk.values[node] = builder.tensor(input_name, walk.shape(node), walk.dtype(node))
         walk.claim(walk.value(node), input_name)
-    for node in nodes:
+    for node in gm.graph.nodes:
         if node.op == "get_attr":
             walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
         elif node.op == "call_function":
             walk.values[node] = _lower(walk, node)
 
-    wanted = [*zip(output_names, outputs, strict=True), *probes.items()]
-    return builder.finish(
-        [(name, walk.value(node)) for name, node in zip(input_names, placeholders, strict=True)],
-        _outputs(walk, wanted, [walk.value(node) for node in placeholders]),
-        metadata,
-    )
+    given = [(input_name, walk.value(node)) for input_name, node in inputs]
+    return builder.finish(given, _outputs(walk, wanted, [value for _, value in given]), metadata)
 
 
 def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:

@@ -66,7 +66,8 @@ def add_parsers(sub: Any) -> None:
     add("--datasets", nargs="+", choices=("cora", "citeseer", "reddit-binary"), default=["cora", "citeseer"])
     add("--models", nargs="+", choices=CONVS[:3], default=list(CONVS[:3]))
     add("--root", type=Path, default=Path("data"), help="folder of local raw files, else where PyG downloads to")
-    add("--epochs", type=int, default=argparse.SUPPRESS, help="at most so many (default: the data set's recipe)")
+    add("--cases", nargs="+", choices=tuple(CASES), default=list(CASES))
+    add("--epochs", type=int, default=argparse.SUPPRESS, help="at most so many, in rows of their own (default: recipe)")
     add("--results", type=Path, help="a file that keeps each run: an interrupted table goes on where it stopped")
 
 
@@ -112,29 +113,36 @@ def table(options: argparse.Namespace) -> None:
         trained, _ = _trainer(dataset, options.root)
         for seed in range(options.runs):  # all cases of a seed before the next seed
             for conv in options.models:
-                for case, (method, bits) in CASES.items():
-                    done = results.setdefault(f"{dataset} {conv} {case}", [])
+                for case in options.cases:
+                    method, bits = CASES[case]
+                    name = f"{dataset} {conv} {case}" + (f" {options.epochs} epochs" if "epochs" in options else "")
+                    done = results.setdefault(name, [])
                     if (dataset, conv) not in PAPER or len(done) > seed:
                         continue
                     config = presets.settings(dataset, conv, method, bits)
                     recipe = presets.recipe(dataset, conv, method, bits, **_own(vars(options)))
                     run = trained(config, recipe, seed, False)
                     done.append(round(run.test, 2))
-                    print(f"{dataset} {conv} {case} seed {seed}: {run.test:.2f} in {run.seconds:.0f} s", flush=True)
+                    print(f"{name} seed {seed}: {run.test:.2f} in {run.seconds:.0f} s", flush=True)
                     if options.results is not None:
                         options.results.write_text(json.dumps(results, indent=1))
     print(as_table(results))
 
 
 def as_table(results: dict[str, list[float]]) -> str:
-    """The measured accuracies beside the paper's, in Markdown; keys "dataset conv case", cases as in CASES."""
+    """The measured accuracies beside the paper's, in Markdown.
+
+    Keys are "dataset conv case", cases as in CASES, or "dataset conv case N epochs": each N has a row of its own.
+    """
+    kinds = sorted({" ".join(key.split()[3:]) for key in results}, key=lambda kind: (len(kind), kind))
     titles = {"fp32": "fp32", "qat8": "QAT W8A8", "dq8": "DQ W8A8", "dq4": "DQ W4A4"}
     rows = ["| | " + " | ".join(f"{t} | paper" for t in titles.values()) + " |", "|---" * 9 + "|"]
     for (dataset, conv), paper in PAPER.items():
-        runs = {case: results.get(f"{dataset} {conv} {case}", []) for case in CASES}
-        if any(runs.values()):
-            cells = (f"{spread(runs[case])} ({len(runs[case])}) | {paper[case]}" for case in CASES)
-            rows.append(f"| {dataset} {conv.upper()} | " + " | ".join(cells) + " |")
+        for kind in kinds:
+            runs = {case: results.get(f"{dataset} {conv} {case} {kind}".rstrip(), []) for case in CASES}
+            if any(runs.values()):
+                cells = (f"{spread(runs[case])} ({len(runs[case])}) | {paper[case]}" for case in CASES)
+                rows.append(f"| {dataset} {conv.upper()}{kind and ', '}{kind} | " + " | ".join(cells) + " |")
     return "\n".join([*rows, "", "Test accuracy in percent, mean ± standard deviation (number of runs)."])
 
 

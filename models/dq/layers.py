@@ -21,6 +21,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.nn.inits import glorot
 from torch_geometric.utils import add_self_loops, remove_self_loops, softmax
 
+from bgnn.models.dq.bags import Bags
 from bgnn.models.dq.quantizer import Scheme, quantizer
 
 
@@ -69,7 +70,11 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.layer_quant["weights"](self.weight)
-        return self.layer_quant["features"](F.linear(self.layer_quant["inputs"](input), weight, self.bias))
+        input = self.layer_quant["inputs"](input)
+        if isinstance(input, Bags):
+            output = input @ weight.t()
+            return self.layer_quant["features"](output if self.bias is None else output + self.bias)
+        return self.layer_quant["features"](F.linear(input, weight, self.bias))
 
 
 class QuantizedGCN(QuantizedMessagePassing):
@@ -89,9 +94,9 @@ class QuantizedGCN(QuantizedMessagePassing):
             }
         )
 
-    def forward(self, x: Tensor, edge_index: Tensor, protected: Tensor | None = None) -> Tensor:
+    def forward(self, x: Any, edge_index: Any, protected: Tensor | None = None) -> Tensor:
         q = self.layer_quantizers
-        x = q["features_low"](torch.matmul(q["inputs_low"](x, protected), q["weights_low"](self.weight)), protected)
+        x = q["features_low"](q["inputs_low"](x, protected) @ q["weights_low"](self.weight), protected)
         edge_index, norm = gcn_norm(edge_index, None, x.size(0), add_self_loops=True, dtype=x.dtype)
         return self.propagate(edge_index, x=x, norm=q["norm_low"](norm), protected=protected)
 
@@ -139,9 +144,9 @@ class QuantizedGAT(QuantizedMessagePassing):
             }
         )
 
-    def forward(self, x: Tensor, edge_index: Tensor, protected: Tensor | None = None) -> Tensor:
+    def forward(self, x: Any, edge_index: Any, protected: Tensor | None = None) -> Tensor:
         q = self.layer_quantizers
-        x = q["features_low"](torch.matmul(q["inputs_low"](x, protected), q["weights_low"](self.weight)), protected)
+        x = q["features_low"](q["inputs_low"](x, protected) @ q["weights_low"](self.weight), protected)
         x = x.view(-1, self.heads, self.outputs)
         target, source = q["attention_low"](self.att).split(self.outputs, dim=-1)
         alpha_i, alpha_j = (x * target).sum(-1), (x * source).sum(-1)
@@ -185,7 +190,13 @@ class QuantizedGIN(QuantizedMessagePassing):
         else:
             self.register_buffer("eps", torch.zeros(1))
 
-    def forward(self, x: Tensor, edge_index: Tensor, protected: Tensor | None = None) -> Tensor:
+    def forward(self, x: Any, edge_index: Tensor, protected: Tensor | None = None) -> Tensor:
+        if isinstance(x, Bags) and x.messages is not None:
+            sent = x.messages.of(x)
+            sent = self.mp_quantizers["message_low"](sent, None if protected is None else protected[edge_index[0]])
+            total = self.mp_quantizers["aggregate_low"](x.messages.sums(sent), protected)
+            nodes = total.holding((1 + self.eps) * x.messages.spread(x).values + total.values)
+            return self._update(self.nn(nodes), protected)
         return self.propagate(edge_index, x=x, protected=protected)
 
     def message(self, x_j: Tensor, protected_j: Tensor | None) -> Tensor:

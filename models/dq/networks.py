@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import global_mean_pool
 
 from bgnn.models.dq import layers
+from bgnn.models.dq.bags import Bags
 from bgnn.models.dq.mask import sample
 from bgnn.models.dq.quantizer import FLOAT_BITS, Scheme
 
@@ -101,7 +102,7 @@ class DegreeQuantNet(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Any,
         edge_index: Tensor,
         batch: Tensor | None = None,
         size: int | None = None,
@@ -109,22 +110,25 @@ class DegreeQuantNet(nn.Module):
     ) -> Tensor:
         """Logits `[N, classes]` ("citation") or `[graphs, classes]` float32.
 
-        `x` float32 `[N, features]`; `edge_index` int64 `[2, E]`, sources and targets; `batch` int64 `[N]`: the
-        graph of each node, sorted (None: one graph); `size`: how many graphs, counted from `batch` if None;
-        `protect` float32 `[N]`: the probability that a node is protected, used in training mode only.
+        `x` float32 `[N, features]`, in training of a citation network `Bags` too; `edge_index` int64 `[2, E]`, sources
+        and targets; `batch` int64 `[N]`: the graph of each node, sorted (None: one graph); `size`: how many graphs,
+        counted from `batch` if None; `protect` float32 `[N]`: the probability that a node is protected, used in
+        training mode only.
         """
-        if x.dim() != 2 or x.shape[1] != self.settings.features:
+        if len(x.shape) != 2 or x.shape[1] != self.settings.features:
             raise ValueError(f"x has shape {list(x.shape)}; this network takes [nodes, {self.settings.features}]")
         if edge_index.dim() != 2 or edge_index.shape[0] != 2:
             raise ValueError(f"edge_index has shape {list(edge_index.shape)}; it must be [2, edges]")
         return self._logits(x, edge_index, batch, size, protect if self.training else None)
 
     def _logits(
-        self, x: Tensor, edge_index: Tensor, batch: Tensor | None, size: int | None, protect: Tensor | None
+        self, x: Any, edge_index: Any, batch: Tensor | None, size: int | None, protect: Tensor | None
     ) -> Tensor:
         raise NotImplementedError
 
-    def _drop(self, x: Tensor) -> Tensor:
+    def _drop(self, x: Any) -> Any:
+        if isinstance(x, Bags):  # what is zero stays zero
+            return x.holding(F.dropout(x.values, self.dropout, self.training))
         return F.dropout(x, self.dropout, self.training)
 
 
@@ -150,7 +154,7 @@ class CitationNet(DegreeQuantNet):
             self.conv2 = layer(s.hidden, s.classes, s.last, signed=False)
 
     def _logits(
-        self, x: Tensor, edge_index: Tensor, batch: Tensor | None, size: int | None, protect: Tensor | None
+        self, x: Any, edge_index: Any, batch: Tensor | None, size: int | None, protect: Tensor | None
     ) -> Tensor:
         x = self.conv1(self._drop(x), edge_index, sample(protect))
         x = F.elu(x) if self.settings.conv == "gat" else F.relu(x)
@@ -195,7 +199,7 @@ class BenchmarkNet(DegreeQuantNet):
         return layer(width, width, s, bias=False)
 
     def _logits(
-        self, x: Tensor, edge_index: Tensor, batch: Tensor | None, size: int | None, protect: Tensor | None
+        self, x: Any, edge_index: Any, batch: Tensor | None, size: int | None, protect: Tensor | None
     ) -> Tensor:
         activation = F.elu if self.settings.conv == "gat" else F.relu
         states = [self.embedding(x)]
@@ -237,7 +241,7 @@ class RedditNet(DegreeQuantNet):
         return layers.QuantizedGIN(mlp, s, train_eps=True)
 
     def _logits(
-        self, x: Tensor, edge_index: Tensor, batch: Tensor | None, size: int | None, protect: Tensor | None
+        self, x: Any, edge_index: Any, batch: Tensor | None, size: int | None, protect: Tensor | None
     ) -> Tensor:
         protected = sample(protect)  # one mask for all layers, as in the authors' code
         for conv in (self.conv1, *self.convs):

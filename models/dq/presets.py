@@ -76,6 +76,18 @@ class Recipe:
     halve_every: int = 0  # epochs after which the rate is halved; 0: never
 
 
+#: The share that Degree-Quant cuts off at each end at 4 bits, where it is not the paper's 0.1 %. REDDIT-BINARY: the
+#: authors' command. Else chosen by validation accuracy over three seeds (Cora GIN: 57 at 0.1 %, 69 at 0.3 %, 70 at
+#: 0.5 %). More would cut off the words: after dropout 0.63 % of Cora's features are not zero, 0.43 % of Citeseer's.
+_INT4_CUT = {
+    ("cora", "gcn"): 0.003,
+    ("cora", "gat"): 0.003,
+    ("cora", "gin"): 0.005,
+    ("citeseer", "gcn"): 0.003,
+    ("citeseer", "gat"): 0.003,
+    ("citeseer", "gin"): 0.003,
+    ("reddit-binary", "gin"): 0.01,
+}
 #: (gradient, observer) of the quantisation-aware baselines: the best of Table 1 for Cora at 8 and at 4 bits.
 _BASELINE = {
     ("gcn", 8): ("vanilla", "min_max"),
@@ -95,11 +107,15 @@ def settings(dataset: str, conv: str, method: str, bits: int) -> dict[str, Any]:
     if method == "fp32":
         return whole | {"bits": FLOAT_BITS}
     if method == "dq":
-        # The paper cuts off 0.1 %, the authors' command for REDDIT-BINARY at 4 bits 1 %; of a bag of words, where
-        # 1 % is all there is besides zeros, that would leave nothing. Observing a sample is advised in A.5.3.
-        scheme: dict[str, Any] = {"gradient": "clipped", "observer": "percentile", "sample": 0.01}
-        scheme["percentile"] = 0.01 if dataset == "reddit-binary" and bits <= 4 else 0.001
-        return whole | {"bits": bits} | scheme
+        scheme: dict[str, Any] = {"bits": bits, "gradient": "clipped", "observer": "percentile"}
+        scheme["percentile"] = _INT4_CUT.get((dataset, conv), 0.001) if bits <= 4 else 0.001
+        if dataset not in ("cora", "citeseer"):
+            scheme["sample"] = 0.01  # advised in A.5.3; a single graph's tensors are small
+        elif conv == "gat" and bits <= 4:
+            # The gradient of its baseline at 4 bits: validation accuracy on Citeseer 62 against 57. Less dropout, which
+            # in training widens the ranges by 1 / (1 - dropout), and test time has not: 68 against 62 (Cora 78, 75).
+            scheme |= {"gradient": "vanilla", "dropout": 0.3}
+        return whole | scheme
     gradient, observer = _BASELINE.get((conv, 4 if bits <= 4 else 8), ("clipped", "momentum"))
     if dataset == "reddit-binary":
         gradient = "vanilla"  # as the authors' commands for it
@@ -115,6 +131,9 @@ def _recipe(dataset: str, conv: str, method: str, bits: int) -> Recipe:
     if dataset in ("cora", "citeseer"):
         rate = 0.01 if conv == "gat" else 0.02
         p_max = (0.1 if bits > 4 else 0.2) if method == "dq" else 0.0
+        if method == "dq" and conv == "gin" and bits <= 4:
+            # Slower and smaller weights: validation accuracy 75 against 70 (Cora), 62 against 56 (Citeseer).
+            return Recipe(200, 200, 0.005, 5e-3, p_max=p_max, every=5)
         return Recipe(200, 50, rate, 5e-4, p_max=p_max, every=5)
     if dataset == "reddit-binary":
         # The authors' commands: --lr, --wd, --low and --change per case.

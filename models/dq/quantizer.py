@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bgnn.models.dq.bags import Bags
+
 OBSERVERS = ("min_max", "momentum", "percentile")
 GRADIENTS = ("vanilla", "clipped")
 FLOAT_BITS = 32
-#: A sampled observer looks at no fewer values than this (or at all there are).
-MIN_SAMPLE = 1000
+#: A sampled observer looks at no fewer values than have so many beyond the percentile (or at all there are). With few,
+#: it would be the sample's extreme value; and ranges only widen, so after some steps the tensor's, uncut.
+MIN_TAIL = 100
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Scheme:
     gradient: the straight-through estimator: "vanilla" passes gradients unchanged, "clipped" (GC, appendix A.3)
         stops them where the code leaves [low, high].
     noise: the share of a weight's elements that is quantised in a training step; below 1 it is noisy QAT (nQAT).
-    sample: the share of a tensor's elements that a percentile observer looks at (A.5.3), at least 1000 of them.
+    sample: the share of a tensor's elements that a percentile observer looks at (A.5.3), or MIN_TAIL / percentile.
 
     Raises ValueError, one line, on a value out of range.
     """
@@ -105,13 +108,16 @@ class _StraightThrough(torch.autograd.Function):
         protected: Tensor | None,
     ) -> Tensor:
         codes = x.div(scale).add_(zero_point).round_()
-        ctx.clipped = clipped
-        if clipped and ctx.needs_input_grad[0]:
-            inside = (codes >= low) & (codes <= high)
+        ctx.clipped = clipped and ctx.needs_input_grad[0]
+        if ctx.clipped:
+            y = codes.clamp(low, high)
+            outside = y != codes
             if protected is not None:
-                inside[protected] = True
-            ctx.save_for_backward(inside)
-        y = codes.clamp_(low, high).sub_(zero_point).mul_(scale)
+                outside[protected] = False
+            ctx.save_for_backward(outside)
+        else:
+            y = codes.clamp_(low, high)
+        y.sub_(zero_point).mul_(scale)
         if protected is not None:
             y[protected] = x[protected]
         return y
@@ -120,7 +126,7 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         (gradient,) = gradients
         if ctx.clipped:
-            gradient = gradient * ctx.saved_tensors[0]
+            gradient = gradient.masked_fill(ctx.saved_tensors[0], 0.0)
         return gradient, None, None, None, None, None, None
 
 
@@ -148,17 +154,26 @@ class Quantizer(nn.Module):
     def extra_repr(self) -> str:
         return f"bits={self.scheme.bits}, codes=[{self.low}, {self.high}], observer={self.scheme.observer}"
 
-    def forward(self, x: Tensor, protected: Tensor | None = None) -> Tensor:
-        """`x` `[N, ...]` float32, quantised; same shape.
+    def forward(self, x: Any, protected: Tensor | None = None) -> Any:
+        """`x` `[N, ...]` float32, a tensor or `Bags`, quantised; the same kind and shape.
 
         `protected` bool `[N]`: rows that stay at full precision and out of the range. Only in training; in eval
         mode every row is quantised. Raises ValueError in eval mode when no range was ever observed.
         """
+        if isinstance(x, Bags):
+            entries = None if protected is None else protected[x.rows]
+            rows = x.shape[0] if protected is None else int((~protected).sum())
+            seen = len(x.rows) if entries is None else int((~entries).sum())
+            return x.holding(self._quantized(x.values, entries, rows * x.shape[1] - seen))
+        return self._quantized(x, protected)
+
+    def _quantized(self, x: Tensor, protected: Tensor | None, zeros: int = 0) -> Tensor:
+        """`forward` of a tensor; the observer sees `zeros` zeros besides the values of unprotected rows."""
         if not self.training:
             if not self.seen:
                 raise ValueError("a quantiser never saw data: train the model, or run one pass in training mode, first")
             return fake_quantize(x, *self.affine(), self.low, self.high)
-        self.observe(x.detach(), protected)
+        self.observe(x.detach(), protected, zeros)
         if not self.seen:  # every row is protected, and always was
             return x
         scale, zero_point = self.affine()
@@ -173,17 +188,14 @@ class Quantizer(nn.Module):
         return affine(self.min_val, self.max_val, self.low, self.high, self.scheme.symmetric)
 
     @torch.no_grad()
-    def observe(self, x: Tensor, protected: Tensor | None = None) -> None:
-        """Updates the range with the values of `x`, any shape, less those in `protected` rows; if there are any."""
-        x = self._looked_at(x, protected)
-        if x.numel() == 0:
+    def observe(self, x: Tensor, protected: Tensor | None = None, zeros: int = 0) -> None:
+        """Updates the range with the values of `x`, any shape, less those in `protected` rows, and so many zeros."""
+        x, zeros = self._looked_at(x, protected, zeros)
+        count = x.numel() + zeros
+        if count == 0:
             return
-        if self.scheme.observer == "percentile":
-            cut = max(1, int(x.numel() * self.scheme.percentile))
-            # The cut-th smallest and the cut-th largest value.
-            lowest, highest = x.kthvalue(cut)[0], x.kthvalue(x.numel() + 1 - cut)[0]
-        else:
-            lowest, highest = x.amin(), x.amax()
+        cut = max(1, int(count * self.scheme.percentile)) if self.scheme.observer == "percentile" else 1
+        lowest, highest = _end(x, zeros, cut, False), _end(x, zeros, cut, True)
         if not self.seen:
             self.min_val.copy_(lowest)
             self.max_val.copy_(highest)
@@ -195,26 +207,43 @@ class Quantizer(nn.Module):
             torch.maximum(self.max_val, highest, out=self.max_val)
         self.seen = True
 
-    def _looked_at(self, x: Tensor, protected: Tensor | None) -> Tensor:
-        """The values `[M]` that an observer looks at: of unprotected rows, all or a sample."""
-        share = self.scheme.sample if self.scheme.observer == "percentile" else 1.0
-        count = max(MIN_SAMPLE, int(x.numel() * share))
-        if count >= x.numel():
-            return (x if protected is None else x[~protected]).reshape(-1)
-        chosen = torch.randint(x.numel(), (count,), device=x.device)
+    def _looked_at(self, x: Tensor, protected: Tensor | None, zeros: int) -> tuple[Tensor, int]:
+        """What an observer looks at, all or a sample: values `[M]` of unprotected rows, and how many zeros besides."""
+        scheme, total = self.scheme, x.numel() + zeros
+        count = total
+        if scheme.observer == "percentile" and scheme.sample < 1 and scheme.percentile > 0:
+            count = max(int(MIN_TAIL / scheme.percentile), int(total * scheme.sample))
+        if count >= total:
+            return (x if protected is None else x[~protected]).reshape(-1), zeros
+        chosen = torch.randint(total, (count,), device=x.device)
+        values = chosen[chosen < x.numel()]
+        zeros = count - len(values)
         if protected is not None:
-            chosen = chosen[~protected[chosen // (x.numel() // x.shape[0])]]
-        return x.reshape(-1)[chosen]
+            values = values[~protected[values // (x.numel() // x.shape[0])]]
+        return x.reshape(-1)[values], zeros
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.seen = bool(torch.isfinite(self.min_val) & torch.isfinite(self.max_val))
 
 
+def _end(x: Tensor, zeros: int, k: int, largest: bool) -> Tensor:
+    """The k-th largest or smallest, counted from 1, of the values `[M]` and of so many zeros besides: a scalar."""
+    if zeros:
+        beyond = int((x > 0 if largest else x < 0).sum())
+        if beyond < k <= beyond + zeros:
+            return x.new_zeros(())
+        k -= zeros if k > beyond else 0
+    if k > 1:  # topk is several times faster than kthvalue, k being small
+        x = x.topk(k, largest=largest, sorted=False)[0]
+        largest = not largest
+    return x.amax() if largest else x.amin()
+
+
 class FullPrecision(nn.Module):
     """In a quantiser's place in the float twin: returns what it is given."""
 
-    def forward(self, x: Tensor, protected: Tensor | None = None) -> Tensor:
+    def forward(self, x: Any, protected: Tensor | None = None) -> Any:
         return x
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graph_models import GCN, OfficialQuantizer, TorchQuantizer, awkward_graphs, random_graph
+from graph_models import GCN, LoopedGCN, OfficialQuantizer, TorchQuantizer, awkward_graphs, random_graph
+from onnx_graphs import FORMS, Form
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, global_mean_pool
 
@@ -26,11 +27,13 @@ def ran(data: bytes, *inputs: Tensor) -> np.ndarray:
     return next(iter(model.run(**dict(zip(model.input_names, (t.numpy() for t in inputs), strict=True))).values()))
 
 
-@pytest.mark.parametrize("optimize", [0, 1])
-@pytest.mark.parametrize("quantizer", [OfficialQuantizer, TorchQuantizer])
-def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(quantizer: Any, optimize: int) -> None:
-    model, graph = GCN(quantizer).eval(), random_graph(40, 160)
-    done = convert(model, graph, target="onnx-int8-x86", optimize=optimize)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "model", [GCN(OfficialQuantizer), GCN(TorchQuantizer), LoopedGCN()], ids=["official", "torch", "looped"]
+)
+def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(model: Any, form: Form) -> None:
+    model, graph = model.eval(), random_graph(40, 160)
+    done = convert(model, graph, target="onnx-int8-x86", optimize=form[0], kernels=form[1])
     check: Any = done.report.checks[-1]
     assert check.what == "emitted file"
     assert check.codes > 4_000
@@ -42,6 +45,27 @@ def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(quantizer: Any, op
         apart = np.abs(ran(done.model_bytes, *other) - expected)
         assert apart.max() <= 2.01 * CODE, name  # a code turned by rounding shows once more after the next layer
         assert (apart > CODE / 2).mean() <= 0.02, name
+
+
+def test_a_layer_that_keeps_the_first_graph_it_meets_is_traced_without_it() -> None:
+    """PyG's `cached=True`: what it holds of another graph does not come into the file, and stays in the model."""
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = GCNConv(6, 3, cached=True)
+
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            return self.conv(x, edge_index)
+
+    model, graph = Cached().eval(), random_graph(40, 160)
+    expected = model(*graph).detach().numpy()
+    kept = model.conv._cached_edge_index
+    done = convert(model, random_graph(12, 30), target="onnx-x86")
+    assert done.model_bytes is not None
+    np.testing.assert_allclose(ran(done.model_bytes, *graph), expected, atol=1e-5)
+    assert model.conv._cached_edge_index is kept
+    assert model.conv.cached
 
 
 def test_the_file_says_what_was_verified_and_its_largest_degree() -> None:

@@ -41,7 +41,8 @@ def lowered(
 
 RULES: dict[str, tuple[Any, Callable[..., Any]]] = {
     "linear": (bgnn.q_linear, lambda m, x: q(F.linear(q(x, A), q(m.w, B)), Y)),
-    "linear and bias": (bgnn.q_linear, lambda m, x: q(F.linear(q(x, A), q(m.w, B), m.b), Y)),
+    "wide linear and bias": (bgnn.q_linear, lambda m, x: q(F.linear(q(x, A), q(m.wide, B), m.many), Y)),
+    "narrow linear and bias": (bgnn.q_linear_float, lambda m, x: q(F.linear(q(x, A), q(m.w, B), m.b), Y)),
     "linear, real output": (bgnn.q_linear_float, lambda m, x: F.linear(q(x, A), q(m.w, B), m.b)),
     "product": (bgnn.q_mul, lambda m, x: q(q(x, A) * q(x.flip(0), B), Y)),
     "product with a column": (bgnn.q_mul, lambda m, x: q(q(x, A) * q(x[:, :1], B), Y)),
@@ -57,7 +58,8 @@ RULES: dict[str, tuple[Any, Callable[..., Any]]] = {
 @pytest.mark.parametrize("name", RULES)
 def test_rules(name: str) -> None:
     op, function = RULES[name]
-    gm, result = lowered(function, X, w=W, b=BIAS, i=INDEX, tolerance=0.048 if "bias" in name else 1e-5)
+    constants = {"w": W, "b": BIAS, "wide": W.repeat(22, 1), "many": BIAS.repeat(22), "i": INDEX}
+    gm, result = lowered(function, X, tolerance=0.048 if "wide" in name else 1e-5, **constants)
     assert count(gm, op) == 1
     assert result.refusals == []
     real = [n for n in gm.graph.nodes if n.op == "call_function" and "aten" in str(n.target)]
@@ -138,11 +140,18 @@ def test_a_coarse_bias_stays_float() -> None:
 
 
 def test_the_bias_moves_a_result_by_at_most_half_a_unit() -> None:
-    gm, _ = lowered(lambda m, x: q(F.linear(q(x, A), q(m.w, B), m.b), Y), w=W, b=BIAS, tolerance=0.048)
+    weight, bias = randn(65, 5, seed=2), randn(65, seed=3)
+    gm, _ = lowered(lambda m, x: q(F.linear(q(x, A), q(m.w, B), m.b), Y), w=weight, b=bias, tolerance=0.048)
     layer = only(gm, bgnn.q_linear)
     unit = layer.args[1] * float(getattr(gm, layer.args[4].target))
-    assert float((getattr(gm, layer.args[6].target) * unit - BIAS).abs().max()) <= unit / 2 * 1.001
+    assert float((getattr(gm, layer.args[6].target) * unit - bias).abs().max()) <= unit / 2 * 1.001
     assert unit / 2 <= lower_int8.BIAS_SLACK * Y[0]
+
+
+def test_a_bias_of_whole_units_stays_integer_in_narrow_layers() -> None:
+    whole = torch.tensor([3.0, -700.0, 0.0]) * A[0] * B[0]
+    gm, _ = lowered(lambda m, x: q(F.linear(q(x, A), q(m.w, B), m.b), Y), w=W, b=whole, tolerance=1e-5)
+    assert getattr(gm, only(gm, bgnn.q_linear).args[6].target).tolist() == [3, -700, 0]
 
 
 STAYS: dict[str, tuple[str, Callable[..., Any]]] = {

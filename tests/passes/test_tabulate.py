@@ -70,6 +70,32 @@ def test_curves_only_where_any_table_will_do(name):
     assert torch.equal(outputs(gm, WIDE, EDGES)[0], before[0])
 
 
+def joined(m, x):
+    """A bias, and the codes of another quantiser; then an activation between two more."""
+    first = bgnn.requantize(bgnn.quantize(real(x) + m.b, *Y), *Y[:2], 1.0, 0.05, 80, 80, 255)
+    return bgnn.quantize(F.elu(bgnn.dequantize(first, 0.05, 80)), 0.031, 20, 0, 255)
+
+
+def test_tables_of_tables_are_one():
+    gm = opened(joined, b=B)
+    before = outputs(gm, WIDE, EDGES)
+    assert tabulate.run(gm, any_table=True).rewrites == 3
+    assert (count(gm, bgnn.q_table), count(gm, bgnn.requantize), count(gm, bgnn.quantize)) == (1, 0, 1)
+    assert torch.equal(outputs(gm, WIDE, EDGES)[0], before[0])
+
+
+def test_a_table_that_others_read_stays():
+    def function(m, x):
+        first = bgnn.quantize(real(x) + m.b, *Y)
+        return bgnn.requantize(first, *Y[:2], 1.0, 0.05, 80, 80, 255) + first
+
+    gm = opened(function, b=B)
+    before = outputs(gm, WIDE, EDGES)
+    assert tabulate.run(gm, any_table=True).rewrites == 1
+    assert (count(gm, bgnn.q_table), count(gm, bgnn.requantize)) == (1, 1)
+    assert torch.equal(outputs(gm, WIDE, EDGES)[0], before[0])
+
+
 LEFT_ALONE = {
     "nothing between": lambda m, x: bgnn.quantize(real(x), *Y),
     "read twice": lambda m, x: (lambda total: bgnn.quantize(total, *Y) + total)(real(x) + m.b),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def citation(monkeypatch):
     source = torch.randint(60, (300,), generator=generator)
     target = torch.randint(30, (300,), generator=generator) * 2 + y[source]
     x = torch.rand(60, 1433, generator=generator) * 0.05
-    x[:, 0], x[:, 1] = y, 1 - y
+    x[:, :10], x[:, 10:20] = y[:, None], 1 - y[:, None]  # more than the 0.1 % that Degree-Quant cuts off
     place = torch.arange(60)
     masks = {"train_mask": place < 20, "val_mask": (place >= 20) & (place < 40), "test_mask": place >= 40}
     graph = Data(x=x, edge_index=torch.stack((source, target)), y=y, **masks)
@@ -72,10 +73,12 @@ def test_reddit_on_the_command_line(zipped, tmp_path, capsys):
     assert "reddit-binary gin dq, test accuracy" in capsys.readouterr().out
 
 
-def test_the_table_goes_on_where_it_stopped(citation, tmp_path, capsys):
+def test_the_table_goes_on_where_it_stopped(citation, tmp_path, capsys, monkeypatch):
     results = tmp_path / "r.json"
     results.write_text(json.dumps({"cora gcn fp32": [80.0], "cora gcn dq4": [1.0, 2.0]}))
-    train.main(f"dq-table --datasets cora --models gcn --runs 2 --epochs 5 --results {results}".split())
+    short = {"epochs": 5}
+    monkeypatch.setattr(presets, "recipe", partial(presets.recipe, **short))
+    train.main(f"dq-table --datasets cora --models gcn --runs 2 --results {results}".split())
     kept = json.loads(results.read_text())
     assert kept["cora gcn fp32"][0] == 80.0
     assert [len(kept[f"cora gcn {case}"]) for case in command.CASES] == [2, 2, 2, 2]
@@ -83,6 +86,19 @@ def test_the_table_goes_on_where_it_stopped(citation, tmp_path, capsys):
     assert "1.5 ± 0.707 (2)" not in printed  # below 10: three digits
     assert "| cora GCN |" in printed
     assert "| 1.500 ± 0.707 (2) | 78.3 ± 1.7 |" in printed
+
+
+def test_runs_of_other_lengths_are_kept_apart(citation, tmp_path, capsys):
+    results = tmp_path / "r.json"
+    results.write_text(json.dumps({"cora gcn fp32": [80.0]}))
+    command_line = "dq-table --datasets cora --models gcn --cases fp32 dq8 --runs 1 --results"
+    train.main(f"{command_line} {results} --epochs 10".split())
+    kept = json.loads(results.read_text())
+    assert kept.pop("cora gcn fp32") == [80.0]
+    assert sorted(kept) == ["cora gcn dq8 10 epochs", "cora gcn fp32 10 epochs"]
+    rows = [line for line in capsys.readouterr().out.splitlines() if "cora GCN" in line]
+    assert rows[0].startswith("| cora GCN | 80.0 (1) |")
+    assert rows[1].startswith("| cora GCN, 10 epochs | ")
 
 
 @pytest.mark.parametrize(

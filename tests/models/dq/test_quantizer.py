@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgnn.models.dq.bags import Bags
 from bgnn.models.dq.quantizer import Quantizer, Scheme, affine, code_range, fake_quantize, quantizer, unseen
 
 
@@ -90,6 +91,39 @@ def test_a_sampled_observer_is_near_the_whole():
     q(torch.rand(100_000))
     assert q.min_val.item() == pytest.approx(0.1, abs=0.02)
     assert q.max_val.item() == pytest.approx(0.9, abs=0.02)
+
+
+def test_many_small_samples_do_not_widen_the_range_to_the_extremes():
+    """A sample of 1000 has one value beyond 0.1 %, its extreme; over 100 steps that is 0.001 % of the tensor."""
+    torch.manual_seed(0)
+    x = torch.randn(50_000)
+    q = Quantizer(Scheme(percentile=0.001, sample=0.01))
+    for _ in range(100):
+        q(x)
+    assert q.max_val.item() == pytest.approx(x.quantile(0.999).item(), rel=0.1)  # 3.09; of 50,000 the largest is 4.2
+
+
+@pytest.mark.parametrize("percentile", [0.0, 0.001, 0.02, 0.3, 0.45])
+@pytest.mark.parametrize("low", [-1.0, 0.0, 0.5])
+def test_zeros_of_bags_count_for_the_percentile(percentile, low):
+    torch.manual_seed(0)
+    x = torch.rand(200, 50) * 2 + low
+    x[torch.rand(200, 50) < 0.6] = 0
+    protected = torch.arange(200) % 3 == 0
+    edges = torch.empty(2, 0, dtype=torch.int64)
+    dense, bags = (Quantizer(Scheme(percentile=percentile, observer="percentile", bits=4)) for _ in range(2))
+    y, z = dense(x, protected), bags(Bags.of(x, edges), protected)
+    assert (dense.min_val, dense.max_val) == (bags.min_val, bags.max_val)
+    assert torch.equal(y, z.dense())
+    assert torch.equal(dense.eval()(x), bags.eval()(Bags.of(x, edges)).dense())
+
+
+def test_a_sample_of_bags_is_near_the_whole():
+    torch.manual_seed(0)
+    x = torch.rand(1000, 200) * (torch.rand(1000, 200) < 0.1)
+    q = Quantizer(Scheme(percentile=0.02, sample=0.05))
+    q(Bags.of(x, torch.empty(2, 0, dtype=torch.int64)), torch.arange(1000) < 300)
+    assert (q.min_val.item(), q.max_val.item()) == (0.0, pytest.approx(0.8, abs=0.03))
 
 
 @pytest.mark.parametrize(("gradient", "want"), [("vanilla", [1.0, 1.0, 1.0]), ("clipped", [0.0, 1.0, 0.0])])

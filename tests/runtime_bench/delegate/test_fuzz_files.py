@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tflite_files
 
@@ -89,6 +90,52 @@ def test_every_kind_of_change_changes_the_file() -> None:
             if mutations.write(model) != mutations.write(mutations.read(seed.data)):
                 changed.add(change.__name__)
     assert changed >= bare | {"constness", "name", "order"}
+
+
+def test_the_operands_of_litert_itself_stay_as_they_are() -> None:
+    """Shapes and axes of operators that are not ours, even where one of ours comes to read them."""
+    seed = next(seed for seed in operators() if seed.name == "BgnnXorEdgeConv")
+    shape = np.array([1, -1], np.int32)
+    for number in range(1500):
+        model = mutations.read(seed.data)
+        place = reshaped(model, shape)
+        change = mutations.Mutator(model, files.random.Random(number))
+        for _ in range(6):
+            change()
+        graph, tensor = model.subgraphs[0], model.subgraphs[0].tensors[place]
+        ours = [op for op in graph.operators if op in change.ops]
+        assert (list(tensor.shape), tensor.type) == ([2], mutations.schema.TensorType.INT32)
+        assert bytes(model.buffers[tensor.buffer].data) == shape.tobytes()
+        assert not tensor.isVariable
+        assert place not in graph.inputs
+        assert not any(place in op.outputs for op in ours)
+
+
+def reshaped(model: mutations.schema.ModelT, shape: np.ndarray) -> int:
+    """Puts a RESHAPE behind the file's first output; returns the number of the tensor that holds its shape."""
+    graph = model.subgraphs[0]
+    code, operator, constant, result = (
+        mutations.schema.OperatorCodeT(), mutations.schema.OperatorT(), mutations.schema.TensorT(),
+        mutations.schema.TensorT(),
+    )  # fmt: skip
+    code.builtinCode = code.deprecatedBuiltinCode = mutations.schema.BuiltinOperator.RESHAPE
+    model.operatorCodes.append(code)
+    buffer = mutations.schema.BufferT()
+    buffer.data = shape.view(np.uint8)
+    model.buffers.append(buffer)
+    constant.shape, constant.type, constant.buffer = (
+        [len(shape)],
+        mutations.schema.TensorType.INT32,
+        len(model.buffers) - 1,
+    )
+    result.shape, result.buffer = [1, 1], 0
+    place = len(graph.tensors)
+    graph.tensors += [constant, result]
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.inputs, operator.outputs = [int(graph.outputs[0]), place], [place + 1]
+    graph.operators.append(operator)
+    graph.outputs = [place + 1]
+    return place
 
 
 def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, misbehave) -> files.Tally:

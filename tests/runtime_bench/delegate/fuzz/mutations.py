@@ -1,7 +1,7 @@
 """Changes to a TFLite file, where the delegate has to check it: its operators' options, tensors and constants.
 
-The rest of the file stays as a runtime's own loader wants it: that loader, which is not ours to mend, crashes on some
-files that are broken elsewhere.
+The rest of the file stays as a runtime's own loader and operators want it, which are not ours to mend: they crash on
+some files that are broken elsewhere.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ ITEM_BYTES = {
     schema.TensorType.UINT32: 4,
 }
 USUAL = list(ITEM_BYTES)[:4]
+WHOLE = (schema.TensorType.INT32, schema.TensorType.INT64)
 
 
 def read(data: bytes) -> schema.ModelT:
@@ -115,6 +116,15 @@ class Mutator:
         self.model, self.rng, self.graph = model, rng, model.subgraphs[0]
         custom = schema.BuiltinOperator.CUSTOM
         self.ops = [op for op in self.graph.operators if self.code(op).builtinCode == custom]
+        # Shapes, axes and counts of LiteRT's own operators, which trust them: its RESHAPE writes past its dimensions
+        # where the shape has 32 entries. No change reaches these tensors, so that every crash is one of ours.
+        self.kept = {
+            int(i)
+            for op in self.graph.operators
+            if self.code(op).builtinCode != custom
+            for i in op.inputs
+            if i >= 0 and self.graph.tensors[i].type in WHOLE and self.data_of(self.graph.tensors[i]) is not None
+        }
         changes = [
             (self.option, 5), (self.option_bytes, 2), (self.shape, 4), (self.channels, 3), (self.type, 1),
             (self.quantization, 1), (self.indices, 2), (self.values, 2), (self.buffer, 1), (self.constness, 1),
@@ -134,13 +144,16 @@ class Mutator:
         return self.rng.choice(self.ops)
 
     def tensor(self, op: schema.OperatorT | None = None) -> schema.TensorT:
-        op = op or self.op()
-        numbers = [i for i in (*op.inputs, *op.outputs) if 0 <= i < len(self.graph.tensors)]
-        return self.graph.tensors[self.rng.choice(numbers or [0])]
+        numbers = self.numbers(op or self.op())
+        return self.graph.tensors[self.rng.choice(numbers or [min(set(range(len(self.graph.tensors))) - self.kept)])]
+
+    def numbers(self, op: schema.OperatorT) -> list[int]:
+        """An operator's tensors, inputs first, that may be changed."""
+        return [int(i) for i in (*op.inputs, *op.outputs) if 0 <= i < len(self.graph.tensors) and i not in self.kept]
 
     def constant(self) -> schema.TensorT | None:
         """A constant of one of our operators, or None in the few files without."""
-        numbers = [i for op in self.ops for i in op.inputs if 0 <= i < len(self.graph.tensors)]
+        numbers = [i for op in self.ops for i in self.numbers(op) if i in op.inputs]
         constants = [t for t in (self.graph.tensors[i] for i in numbers) if self.data_of(t) is not None]
         return self.rng.choice(constants) if constants else None
 
@@ -234,7 +247,7 @@ class Mutator:
     def channels(self) -> None:
         """One number, wherever it is a dimension of an operator's tensors, becomes another: shapes that agree."""
         op = self.op()
-        tensors = [self.graph.tensors[i] for i in (*op.inputs, *op.outputs) if 0 <= i < len(self.graph.tensors)]
+        tensors = [self.graph.tensors[i] for i in self.numbers(op)]
         numbers = sorted({int(dimension) for t in tensors if t.shape is not None for dimension in t.shape})
         if not numbers:
             return
@@ -279,7 +292,7 @@ class Mutator:
             self.rng.shuffle(numbers)
         else:
             numbers[self.rng.randrange(len(numbers))] = other
-        if which == "outputs" and -1 in numbers:
+        if which == "outputs" and (-1 in numbers or self.kept & set(numbers)):
             return
         setattr(op, which, numbers)
 
@@ -323,7 +336,7 @@ class Mutator:
     def constness(self) -> None:
         """A constant becomes an input of the file, or an input a constant."""
         op = self.op()
-        numbers = [int(i) for i in op.inputs if 0 <= i < len(self.graph.tensors)]
+        numbers = [i for i in self.numbers(op) if i in op.inputs]
         if not numbers:
             return
         number = self.rng.choice(numbers)
