@@ -37,10 +37,11 @@ void fill_message_tables(int32_t x_zp, int32_t w_zp, const Requantise* message, 
   for (int32_t w = 0; w < 256; ++w) {
     uint8_t* code = out->code[w];
     for (int32_t x = 0; x < 256; ++x) {
-      float scaled = (float)((x - x_zp) * (w - w_zp)) * q.multiplier;
-      scaled = scaled > (float)(q.low - q.zp) ? scaled : (float)(q.low - q.zp);
-      scaled = scaled < (float)(q.high - q.zp) ? scaled : (float)(q.high - q.zp);
-      code[x] = (uint8_t)((int32_t)nearbyintf(scaled) + q.zp); /* halves to even, as by default */
+      /* As QLinearMul: the zero point comes before the rounding, which takes halves to even codes. */
+      float scaled = (float)((x - x_zp) * (w - w_zp)) * q.multiplier + (float)q.zp;
+      scaled = scaled > (float)q.low ? scaled : (float)q.low;
+      scaled = scaled < (float)q.high ? scaled : (float)q.high;
+      code[x] = (uint8_t)nearbyintf(scaled);
     }
     MessageLine* line = &out->line[w];
     *line = {0, 0, 0, 0, 0};

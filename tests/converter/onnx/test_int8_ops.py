@@ -112,6 +112,14 @@ def test_products_of_codes(s):
     same_on(lambda m, a, b: bgnn.q_mul(a, s[0], 19, b, s[1], 4, s[2], 44, 50, 60), A, B)
 
 
+@pytest.mark.parametrize("zero", [128, 127, 3])
+def test_products_that_are_ties(zero):
+    """Scales of a GCN on Citeseer: 1 / 186, so that 93, 31 and their multiples make halves."""
+    s = (0.024501295760273933, 0.003921568859368563, 0.01787153258919716)
+    same_on(lambda m, a, b: bgnn.q_mul(a, s[0], 128, b, s[1], 0, s[2], zero, 0, 255), A, B)
+    same_on(lambda m, a, b: bgnn.q_mul(a, 0.5, 128, b, 1.0, 0, 1.0, zero, 5, 250), A, B)
+
+
 @pytest.mark.parametrize("s", SCALES)
 def test_sums_of_two_codes(s):
     """ONNX Runtime multiplies by the scales' quotients and rounds ties up: seldom one step away."""
