@@ -94,8 +94,8 @@ def q_mul(
 ) -> Tensor:  # fmt: skip
     """Product of codes (QLinearMul): u8 `[...]`, u8 `[...]`, broadcast (`[E, F]` by `[E, 1]`) -> u8.
 
-    `(a - a_zero) * (b - b_zero)` by `a_scale * b_scale / y_scale`, in float32. Alone among ONNX Runtime's operators this
-    one adds the zero point before it rounds: ties go to even codes (as Degree-Quant's do), not to even products.
+    `(a - a_zero) * (b - b_zero)` by `a_scale * b_scale / y_scale`, in float32. Alone among ONNX Runtime's operators it
+    adds the zero point before it rounds: ties go to even codes (as Degree-Quant's do), not to even products.
     """
     product = (a.to(torch.int32) - a_zero) * (b.to(torch.int32) - b_zero)
     real = product.to(torch.float32) * (_f32(a_scale) * _f32(b_scale) / _f32(y_scale)) + y_zero
