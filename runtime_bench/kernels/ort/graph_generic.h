@@ -412,10 +412,8 @@ void q_aggregate_narrow(const QAggregate& a, int64_t node) {
     for (int64_t p = begin; p < end; p++) {
       const int32_t x = a.x[int64_t(a.csr.indices[p]) * a.width + c];
       most = x > most ? x : most;
-      const int32_t weight = a.weight ? int32_t(a.weight[a.csr.edges ? a.csr.edges[p] : p]) - a.w_zp : 1;
-      Vectors<4>::I32 m = Vectors<4>::I32{} + (x - a.x_zp) * weight;
-      if (a.messages) m = code<4>(m, a.message) - a.message.zp;
-      sum += m;
+      const int32_t weight = a.weight ? a.weight[a.csr.edges ? a.csr.edges[p] : p] : 1 + a.w_zp;
+      sum += a.messages ? a.messages->code[weight][x] - a.message.zp : (x - a.x_zp) * (weight - a.w_zp);
     }
     a.out[node * a.width + c] = uint8_t(a.reduce == kMax ? most : code<4>(sum, result)[0]);
   }

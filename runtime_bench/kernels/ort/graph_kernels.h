@@ -41,7 +41,7 @@ struct alignas(64) MessageTables { /* cache lines */
 
 /* kSum: out = code(sum m_j, result) with, over the node's entries j,
  *   m_j = (x_j - x_zp) * (w_j - w_zp), the second factor being 1 without weights, or
- *   m_j = code((x_j - x_zp) * (w_j - w_zp), message) - message.zp where messages are requantised (with weights only).
+ *   m_j = messages->code[w_j][x_j] - message.zp where messages are requantised (with weights only).
  * kMean: the same with result.multiplier = unit / (y_scale * number of entries), in float32.
  * kMax: out = the largest x_j, or x_zp without entries; no weights.
  * The sums fit int32. x [rows, width]; out [nodes, width]. */

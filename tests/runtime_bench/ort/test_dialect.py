@@ -204,6 +204,24 @@ def test_every_message(isa: str, multiplier: float, zeros: tuple[int, int, int],
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("width", [1, 3, 4])
+@pytest.mark.parametrize("zero", [100, 101])
+def test_narrow_messages_round_as_wide_ones(isa: str, width: int, zero: int) -> None:
+    """Every code with every weight, an edge each; at 1 / 186 many of the products are ties."""
+    x = np.arange(256, dtype=np.uint8)[:, None].repeat(width, 1)
+    codes = {"msg_scale": 1.0, "msg_zero": zero, "msg_low": 0, "msg_high": 255}
+    attributes = {
+        "reduce": "sum", "x_scale": 1 / 186, "x_zero": 128, "w_scale": 1.0, "w_zero": 0, **codes,
+        "y_scale": 1.0, "y_zero": zero, "low": 0, "high": 255,
+    }  # fmt: skip
+    source, weight = np.tile(np.arange(256, dtype=np.int32), 256), np.arange(256, dtype=np.uint8).repeat(256)
+    graph = {"indptr": np.arange(256 * 256 + 1, dtype=np.int32), "indices": source}
+    (got,) = onnx_files.run("QAggregate", attributes, x=x, **graph, weight=weight)
+    column = torch.from_numpy(weight)[:, None]
+    want = ops.q_mul(torch.from_numpy(x[source]), 1 / 186, 128, column, 1.0, 0, *codes.values())
+    np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
 @pytest.mark.parametrize("width", [1, 5, 64, 130])
 def test_q_segments(isa: str, reduce: str, width: int) -> None:
