@@ -37,8 +37,13 @@ def _rounded(weight: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndar
     return np.rint(sums.astype(np.float32) * scale.astype(np.float32)[:, None])
 
 
-def depthwise(tables: np.ndarray) -> Depthwise | None:
-    """The layer that equals `tables` uint8 [C, 256] in every entry; None where one channel has none."""
+def depthwise(tables: np.ndarray, channels: int) -> Depthwise | None:
+    """The layer over `channels` that equals `tables` uint8 [C, 256] or [1, 256] in every entry.
+
+    None where one channel has none, or where it would not pay for so many channels.
+    """
+    if channels % LANES:
+        return None
     low, high = int(tables.min()), int(tables.max())
     wanted = tables.astype(np.float64)
     # An entry v needs v - 1/2 < slope * x + offset < v + 1/2; at the ends, where codes are clamped, one side of it.

@@ -10,13 +10,13 @@ way. Where only stock operators may run (`any_table` false), tables are taken th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.depthwise import LANES, depthwise
+from bgnn.passes.chains import evaluate
+from bgnn.passes.depthwise import depthwise
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -29,8 +29,7 @@ from bgnn.passes.graph import (
     remove_dead_code,
     replace,
     shape_of,
-    value_of,
-)  # fmt: skip
+)
 
 bgnn = torch.ops.bgnn
 
@@ -54,7 +53,7 @@ def run(gm: fx.GraphModule, any_table: bool = False) -> PassResult:
             worth.append(chain)
         for one in worth:
             table = _table(one)
-            if table is not None and (any_table or _is_line(table)):
+            if table is not None and (any_table or depthwise(table.numpy(), len(table)) is not None):
                 operand = constant(node, table, f"{node.name}_table")
                 replace(node, call(node, bgnn.q_table.default, one[0], operand))
                 result.rewrites += 1
@@ -64,10 +63,6 @@ def run(gm: fx.GraphModule, any_table: bool = False) -> PassResult:
                 result.refuse(node, "what comes before it on codes is no depthwise layer: it stays float")
     remove_dead_code(gm)
     return result
-
-
-def _is_line(table: Tensor) -> bool:
-    return table.shape[0] % LANES == 0 and depthwise(table.numpy()) is not None
 
 
 def _chain(last: fx.Node) -> list[fx.Node] | None:
@@ -102,18 +97,9 @@ def _table(chain: list[fx.Node]) -> Tensor | None:
         return None
     channels = int(shape_of(codes)[-1])
     shape = [256, *[1] * (rank - 2), channels]
-    before: fx.Node = codes
     value = torch.arange(256, dtype=torch.uint8).reshape(-1, *[1] * (rank - 1)).expand(shape).contiguous()
-    with torch.no_grad():
-        for node in rest:
-            values = {before: value}
-
-            def given(a: fx.Node, values: dict[fx.Node, Tensor] = values) -> Any:
-                return values[a] if a in values else value_of(a)
-
-            args, kwargs = fx.map_arg((node.args, node.kwargs), given)
-            value = cast(Callable[..., Tensor], node.target)(*args, **kwargs)
-            if list(value.shape) != shape:
-                return None
-            before = node
+    for node in rest:
+        value = evaluate(node, value)
+        if list(value.shape) != shape:
+            return None
     return value.reshape(256, channels).t().contiguous()

@@ -32,10 +32,10 @@ def trained(dataset: str, layer: str, graph: Data, folder: Path, say: Callable[[
 
     path = folder / f"{dataset}_{layer}_dq8.pt"
     if path.exists():
-        return load_checkpoint(path).eval()
+        return load_checkpoint(path)
     say(f"training {dataset} {layer}, W8A8")
     settings, recipe = presets.settings(dataset, layer, "dq", 8), presets.recipe(dataset, layer, "dq", 8)
-    model = train_citation(settings, recipe, graph, seed=0).model.eval()
+    model = train_citation(settings, recipe, graph, seed=0).model
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, model, example=part_of_graph(graph))
     return model

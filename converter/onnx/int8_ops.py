@@ -18,7 +18,7 @@ from bgnn.converter.onnx.float_ops import reduce
 from bgnn.converter.onnx.graph_ops import counts, empty_row, scatter, zeros
 from bgnn.converter.onnx.tables import Bucket, named
 from bgnn.converter.onnx.walk import FLOAT, I8, I32, I64, U8, Walk
-from bgnn.passes.depthwise import LANES, Depthwise, depthwise
+from bgnn.passes.depthwise import depthwise
 from bgnn.passes.graph import is_call
 
 aten = torch.ops.aten
@@ -115,11 +115,9 @@ def requantize(
     """A depthwise layer where one gives the same codes, else QLinearLeakyRelu: a table of 256 entries, slower."""
     every = torch.arange(256, dtype=torch.uint8)
     table = torch.ops.bgnn.requantize(every, x_scale, x_zero, slope, y_scale, y_zero, low, high)
-    channels = walk.dims(node)[-1]
-    if channels is not None and channels % LANES == 0 and walk.rank(node) > 1:
-        layer = depthwise(table.numpy()[None])
-        if layer is not None:
-            return _depthwise(walk, node, x, layer, channels)
+    layer = _depthwise(walk, node, x, table.numpy()[None])
+    if layer is not None:
+        return layer
     scales = [_scale(walk, x_scale), _zero(walk, x_zero), _scale(walk, y_scale), _zero(walk, y_zero)]
     codes = walk.contrib("QLinearLeakyRelu", [walk.value(x), *scales], U8, alpha=float(slope))
     return _clamped(walk, codes, low, high)
@@ -130,19 +128,24 @@ def q_table(walk: Walk, node: fx.Node, x: fx.Node, table: fx.Node) -> Value:
     entries = walk.array(table)
     if entries is None:
         walk.refuse(node, "has a table that is not constant", "make it a buffer of the model")
-    channels = walk.dims(node)[-1]
-    if channels is not None and channels % LANES == 0 and walk.rank(node) > 1:
-        layer = depthwise(entries)
-        if layer is not None:
-            return _depthwise(walk, node, x, layer, channels)
+    layer = _depthwise(walk, node, x, entries)
+    if layer is not None:
+        return layer
     codes = walk.cast(walk.value(x), I32)
     if len(entries) > 1:
         codes = walk.op("Add", [codes, walk.constant(np.arange(len(entries), dtype=np.int32) * 256)], I32)
     return walk.op("Gather", [walk.constant(entries.reshape(-1)), codes], U8, axis=0)
 
 
-def _depthwise(walk: Walk, node: fx.Node, x: fx.Node, layer: Depthwise, channels: int) -> Value:
-    """A QLinearConv of as many groups as channels; scales of 1 and zero points of 0 leave the layer's own numbers."""
+def _depthwise(walk: Walk, node: fx.Node, x: fx.Node, tables: np.ndarray) -> Value | None:
+    """A QLinearConv of as many groups as channels; scales of 1 and zero points of 0 leave the layer's own numbers.
+
+    None where no such layer gives the tables' codes.
+    """
+    channels = walk.dims(node)[-1] if walk.rank(node) > 1 else None
+    layer = depthwise(tables, channels) if channels is not None else None
+    if channels is None or layer is None:
+        return None
     each = [np.broadcast_to(a, channels) for a in (layer.weight, layer.scale, layer.bias)]
     one, zero = _scale(walk, 1), _zero(walk, 0)
     inputs = [

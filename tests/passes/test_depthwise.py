@@ -23,7 +23,7 @@ def table(slope: np.ndarray, offset: np.ndarray, low: int = 0, high: int = 255) 
 def test_lines_of_every_slope_are_found(scale, low, high):
     rng = np.random.default_rng(3)
     wanted = table(rng.normal(0, scale, 64), rng.uniform(-300, 500, 64), low, high)
-    layer = depthwise(wanted)
+    layer = depthwise(wanted, 64)
     assert layer is not None
     np.testing.assert_array_equal(layer.entries(), wanted)
     assert np.abs(layer.weight.astype(int)).max() <= LARGEST_WEIGHT
@@ -43,7 +43,7 @@ def test_a_bias_between_two_quantisers(unit, ratio, x_zero, y_zero, relu, seed):
     real = (CODES - x_zero).astype(np.float32) * np.float32(unit) + bias[:, None]
     wanted = np.rint(real / np.float32(unit * ratio)) + y_zero
     wanted = np.clip(wanted, y_zero if relu else 0, 255).astype(np.uint8)
-    layer = depthwise(wanted)
+    layer = depthwise(wanted, 64)
     if layer is not None:
         np.testing.assert_array_equal(layer.entries(), wanted)
 
@@ -52,7 +52,7 @@ def test_the_ends_are_found():
     constant = np.stack([np.full(256, v, np.uint8) for v in (0, 7, 255)])
     step = np.where(CODES < 97, 0, 255).astype(np.uint8)[None]
     for wanted in (constant, step, constant[:1], CODES[None].astype(np.uint8), CODES[None, ::-1].astype(np.uint8)):
-        layer = depthwise(wanted)
+        layer = depthwise(wanted, 64)
         assert layer is not None
         np.testing.assert_array_equal(layer.entries(), wanted)
 
@@ -62,6 +62,12 @@ def test_what_is_no_line_is_refused():
     bent = np.clip(np.rint(np.where(CODES > 128, CODES, 128 - (128 - CODES) * 0.2)), 0, 255).astype(np.uint8)
     anything = rng.integers(0, 256, 256).astype(np.uint8)
     line = CODES.astype(np.uint8)
-    assert depthwise(bent[None]) is None
-    assert depthwise(anything[None]) is None
-    assert depthwise(np.stack([line, anything])) is None
+    assert depthwise(bent[None], 64) is None
+    assert depthwise(anything[None], 64) is None
+    assert depthwise(np.stack([line, anything]), 64) is None
+
+
+def test_numbers_of_channels_that_would_be_slow_are_refused():
+    line = CODES.astype(np.uint8)[None]
+    assert depthwise(line, 8) is not None
+    assert depthwise(line, 7) is None

@@ -33,7 +33,8 @@ struct OpKind {
   int outputs[kMaxOutputs];        /* types; 0 ends the list */
   int optional_outputs;            /* how many of the last ones may be left out */
   const char* attributes[kMaxAttributes + 1]; /* "f name", "i name" or "s name", all required */
-  /* Checks the attributes when the session is made, and prepares what depends on nothing else. NULL, or a reason that ends "operator X: ...". */
+  /* Checks the attributes when the session is made, and prepares what depends on nothing else. NULL, or a reason that
+   * ends "operator X: ...". */
   const char* (*check)(Kernel*);
   bool (*compute)(Call*);
 };
