@@ -87,6 +87,11 @@ def convert_graph(
     if dump is not None:
         dump_stage(gm, dump, "exported")
     plain = _outputs(gm, inputs) if verify else []
+    samples: list[tuple[Tensor, ...]] = []
+    if calibration is not None:
+        calibrate.check_float(gm)
+        samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
+    float_outputs = [_outputs(gm, sample)[0] for sample in samples]
     reference: CodeReference | None = None
     checks: list[CodeCheck] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
@@ -101,7 +106,7 @@ def convert_graph(
                 results += [(step, run(gm)) for step, run in graph_stages.BEFORE_CALIBRATION]
                 if verify:  # from here on, the quantised network is the reference: the float one is compared now
                     checks.append(CodeReference(gm, inputs).compare("float network", {}, plain))
-                say("observing ranges on the samples")
+                say("choosing ranges on the samples")
                 graph_stages.name_layers(gm)
                 calibrated = calibrate.quantise(gm, calibration)
             graph_stages.mark_codes(gm)
@@ -139,6 +144,10 @@ def convert_graph(
     else:
         properties["verification"] = "not verified (--no-verify)"
     data = written()
+    if calibrated is not None and verify:
+        calibrated = dataclasses.replace(calibrated, file=calibrate.compare_file(data, samples, float_outputs))
+        if warning := calibrated.warning():
+            say(f"warning: {warning}")
     report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data)
     return data, dataclasses.replace(report, calibration=calibrated), gm
 
