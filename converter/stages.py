@@ -24,6 +24,7 @@ from bgnn.converter.errors import ConversionError
 from bgnn.converter.targets import STAGES
 from bgnn.converter.targets import TARGETS as TARGET_ROWS
 from bgnn.passes import (
+    cancel_opposites,
     canonicalise,
     channels_last,
     decompose,
@@ -129,9 +130,9 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
-            canonicalise, decompose, recognise_binarize, recognise_fake_quant, fold_constants, canonicalise,
-            merge_equal_nodes, recognise_self_loops, recognise_aggregation, hoist_fake_quant, merge_equal_nodes,
-            canonicalise,
+            cancel_opposites, canonicalise, decompose, recognise_binarize, recognise_fake_quant, fold_constants,
+            canonicalise, merge_equal_nodes, recognise_self_loops, recognise_aggregation, hoist_fake_quant,
+            merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(
