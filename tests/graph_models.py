@@ -11,6 +11,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import add_self_loops
 
+from bgnn.converter import stages
 from bgnn.converter.sizes import check_open, graph_axes
 from bgnn.converter.trace import trace
 from bgnn.passes.graph import snapshot
