@@ -59,6 +59,7 @@ from bgnn.passes import (
     split_heads,
     split_xor_edge,
     tabulate,
+    unpack_edges,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
 
@@ -131,8 +132,8 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
             cancel_opposites, canonicalise, decompose, recognise_binarize, recognise_fake_quant, fold_constants,
-            canonicalise, merge_equal_nodes, recognise_self_loops, recognise_aggregation, hoist_fake_quant,
-            merge_equal_nodes, canonicalise,
+            canonicalise, merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
+            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(
