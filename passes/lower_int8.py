@@ -41,11 +41,10 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
-from bgnn.passes.recognise_fake_quant import is_weight
+from bgnn.passes.recognise_fake_quant import FAKE, is_weight
 
 bgnn = torch.ops.bgnn
 
-FAKE = [bgnn.fake_quant, bgnn.fake_quant_after]
 MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand]
 # Their last two arguments are the lowest and the highest code.
 MAKERS = [
@@ -87,14 +86,14 @@ def run(gm: fx.GraphModule, naive: bool = False) -> PassResult:
 
 
 def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
-    for node in calls(gm.graph, *FAKE):
+    for node in calls(gm.graph, bgnn.fake_quant):
         if is_weight(node):
             continue
         x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
         if high - low > 255 or not 0 <= zero - low <= 255:
-            result.refuse(node, f"its codes {low}..{high} with zero point {zero} are not those of 8 bits: stays float")
+            result.refuse(node, f"its {high - low + 1} codes {low}..{high} with zero point {zero} are not those of 8 bits: stays float")
             continue
-        each = len(shape_of(node)) == 1 and is_call(node, bgnn.fake_quant) and 0 <= -low <= 255
+        each = len(shape_of(node)) == 1 and 0 <= -low <= 255
         codes = _exactly(node) if each else None
         if codes is None:
             codes = call(node, bgnn.quantize.default, x, scale, zero - low, 0, high - low, like=node)
@@ -328,7 +327,7 @@ def _why_float(layer: fx.Node) -> str:
 
 def _fold_weights(gm: fx.GraphModule) -> None:
     """Quantised weights of layers that stay float are constants again."""
-    for node in calls(gm.graph, *FAKE, bgnn.fake_quant_channel):
+    for node in calls(gm.graph, *FAKE):
         if is_weight(node):
             with torch.no_grad():
                 value = cast(Callable[..., Tensor], node.target)(*[_value(a) for a in node.args])
