@@ -41,7 +41,10 @@ class CodeCheck(Check):
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """The codes of one tensor, as stored (u8) or as a fake-quantiser that stays tells them (int32), from `floor` up (below, a ReLU follows: not told apart)."""
+    """The codes of one tensor: u8 as stored, int32 as a fake-quantiser that stays tells them.
+
+    From `floor` up: below, a ReLU follows, and they are not told apart.
+    """
 
     codes: Tensor
     floor: int = 0

@@ -34,7 +34,6 @@ from bgnn.passes.graph import (
     constant,
     is_call,
     is_constant,
-    only_user,
     remove_dead_code,
     replace,
     shape_of,
@@ -112,6 +111,25 @@ def as_written(x: Tensor, node: fx.Node) -> Tensor:
         return cast(Tensor, fx.Interpreter(written).run(x)[1])
 
 
+def rounded_as_written(node: fx.Node) -> fx.Node | None:
+    """What a `fake_quant` node's model rounds, codes of which are its nearest integers; None if the op tells it."""
+    written = node.meta.get("as_written")
+    if written is None:
+        return None
+    made: dict[fx.Node, fx.Node] = {}
+    for inner in written.graph.nodes:
+        if inner.op == "placeholder":
+            made[inner] = cast(fx.Node, node.args[0])
+        elif is_constant(inner):
+            made[inner] = constant(node, value_of(inner), str(inner.target))
+        elif inner.op == "call_function":
+            args, kwargs = fx.node.map_arg((inner.args, dict(inner.kwargs)), lambda n: made[n])
+            made[inner] = call(node, inner.target, *args, like=node, **kwargs)
+        else:
+            rounded = inner.args[0][0]
+    return None if rounded is None else made[rounded]
+
+
 def _layer(node: fx.Node) -> None:
     x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
     if not is_weight(weight) or is_constant(x) or len(shape_of(weight)) != 2 or len(shape_of(x)) < 2:
@@ -142,7 +160,12 @@ def _recognise(rounding: fx.Node, result: PassResult) -> None:
                 found = _staircase(source, rounding, last)
                 if isinstance(found, str):
                     reasons.append(found)
-                elif not wanted or found.factor == 1:
+                    continue
+                part = _part_of_a_larger(source, last)
+                if part is not None:
+                    rounding.meta["stays_float"] = part
+                    return
+                if not wanted or found.factor == 1:
                     _replace(source, rounding, last, inside, found)
                     result.rewrites += 1
                     return
@@ -150,39 +173,54 @@ def _recognise(rounding: fx.Node, result: PassResult) -> None:
 
 
 def _reason(rounding: fx.Node, reasons: list[str]) -> str:
-    """The likeliest of the reasons why a rounding is no quantiser."""
-    known = [r for r in reasons if r not in (NOT_NEAREST, UNEVEN)]
-    if known:
-        return max(set(known), key=known.count)
-    if not reasons and _made_from_data(rounding):
-        return DYNAMIC
-    return reasons[0] if reasons else NO_QUANTISER
+    """The reason why a rounding is no quantiser: that of the largest expression of which there is one."""
+    known = [r for r in reasons if r != UNEVEN] + reasons
+    return known[0] if known else NO_QUANTISER
 
 
-def _made_from_data(rounding: fx.Node) -> bool:
-    """Whether a number that is reduced from activations takes part in what is rounded."""
+def _part_of_a_larger(source: fx.Node, last: fx.Node) -> str | None:
+    """Why what was found is only the codes within a quantiser: the same scales stand before it and behind it."""
+    for user in last.users:
+        if not is_call(source, aten.mul, aten.div) or not is_call(user, aten.mul, aten.div):
+            continue
+        behind = _scales([n for n in user.all_input_nodes if n is not last])
+        both = behind & _scales(source.all_input_nodes)
+        if any(is_call(n, *REDUCTIONS) for n in both):
+            return DYNAMIC
+        if any(_differs(n) for n in behind) and any(_differs(n) for n in _scales(source.all_input_nodes)):
+            return CHANNELS
+    return None
+
+
+def _scales(nodes: list[fx.Node]) -> set[fx.Node]:
+    """Nodes, and what they are made of by arithmetic with numbers, up to reductions."""
     seen: set[fx.Node] = set()
-    stack = [rounding]
+    stack = list(nodes)
     while stack:
         node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if is_call(node, *REDUCTIONS):
-            return True
-        if is_call(node, *ELEMENTWISE, aten.reshape, aten.expand, aten.pow, aten.sqrt, aten.log2, aten.exp2):
-            stack += node.all_input_nodes
-    return False
+        if node not in seen:
+            seen.add(node)
+            stack += node.all_input_nodes if is_call(node, *ELEMENTWISE, aten.reshape, aten.expand, aten.pow) else []
+    return seen
+
+
+def _differs(node: fx.Node) -> bool:
+    """Whether `node` is a constant of several numbers that are not all the same."""
+    return is_constant(node) and len(value_of(node).unique()) > 1
 
 
 def _after(rounding: fx.Node) -> Iterator[fx.Node]:
-    """The nodes that the rounding becomes, one operation after the other."""
-    node: fx.Node | None = rounding
-    for _ in range(LONGEST):
-        if node is None or not is_call(node, *ELEMENTWISE) or (node is not rounding and is_call(node, *LATER)):
+    """The nodes that all that is made of the rounding comes together in, one after the other, itself first."""
+    inside, border = {rounding}, set(rounding.users)
+    yield rounding
+    while border and len(inside) < LONGEST:
+        node = min(border)  # the first of them: no other leads to it
+        if not is_call(node, *ELEMENTWISE) or is_call(node, *LATER):
             return
-        yield node
-        node = only_user(node)
+        inside.add(node)
+        border = (border | set(node.users)) - inside
+        if border == set(node.users):
+            yield node
 
 
 def _expressions(node: fx.Node) -> Iterator[tuple[fx.Node, set[fx.Node]]]:
@@ -280,47 +318,34 @@ def ties(stairs: Staircase) -> Tensor:
 
 def _slope(function: Callable[[Tensor], Tensor | None]) -> float | None:
     """The slope of a function that is a straight line, with a clamp at one or both ends; None if it is none."""
-    powers = torch.exp2(torch.arange(-24, 24, 1 / 32, dtype=torch.float64))
-    slopes = []
+    powers = torch.exp2(torch.arange(-24, 24, 1 / 32, dtype=torch.float64)).float()
+    sides = []
     for points in (powers, -powers):
-        values = function(points.float())
+        values = function(points)
         if values is None:
             return None
-        values = values.double()
-        apart = values.diff()
-        steep = (apart.abs() > 1e-3 * (1 + values[:-1].abs())) & apart.isfinite()
-        slopes += [(apart / points.float().double().diff())[steep]]
-    every = torch.cat(slopes)
-    if every.numel() < 8:
+        at, value = points.double(), values.double()
+        steep = (value.diff().abs() > 1e-3 * (1 + value[:-1].abs())) & value.diff().isfinite()
+        sides.append((at, value, steep))
+    slopes = torch.cat([(value.diff() / at.diff())[steep] for at, value, steep in sides])
+    if slopes.numel() < 8:
         return None
-    rough = float(every.median())
-    if not rough > 0:
-        return None
-    # Two points far apart on the line tell it to the last digits.
-    best: tuple[float, float] | None = None
-    for points in (powers, -powers):
-        on = function(points.float())
-        assert on is not None
-        at = points.float().double()
-        start = function(torch.zeros(1))
-        assert start is not None
-        straight = (on.double() - start.double() - rough * at).abs() <= 1e-3 * (rough * at).abs() + 1e-6 * start.abs()
-        straight &= (rough * at).abs() < REACH
-        if bool(straight.any()):
-            last = int(straight.nonzero()[-1])
-            if best is None or abs(float(at[last])) > best[0]:
-                best = abs(float(at[last])), float((on[last].double() - start.double()) / at[last])
-    return best[1] if best is not None and best[1] > 0 else None
+    rough = float(slopes.median())
+    best, longest = None, 0.0
+    for at, value, steep in sides:  # two points far apart on the line tell it to the last digits
+        on = (steep & ((value.diff() / at.diff() - rough).abs() < 0.01 * abs(rough))).nonzero().flatten()
+        on = on[value[on].abs() < REACH]
+        if len(on) > 1:
+            rise, run = float(value[on[-1]] - value[on[0]]), float(at[on[-1]] - at[on[0]])
+            if abs(run) > longest:
+                best, longest = rise / run, abs(run)
+    return best if best is not None and best > 0 else None
 
 
 def _by_channel(source: fx.Node, last: fx.Node) -> bool:
     """Whether constants in the expression differ along an axis."""
     inside = next((inside for s, inside in _expressions(last) if s is source), set())
-    return any(
-        is_constant(n) and value_of(n).numel() > 1 and bool((value_of(n) != value_of(n).flatten()[0]).any())
-        for member in inside | {last}
-        for n in member.all_input_nodes
-    )
+    return any(_differs(n) for member in inside | {last} for n in member.all_input_nodes)
 
 
 def _replace(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.Node], found: Staircase) -> None:
@@ -337,7 +362,7 @@ def _replace(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.N
 
 
 def _copied(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.Node], factor: float) -> fx.GraphModule:
-    """The expression as a graph of its own: x -> (what is rounded, the value in units of x)."""
+    """The expression as a graph of its own: x -> (what is rounded to the nearest if it is, the value in units of x)."""
     graph, constants = fx.Graph(), torch.nn.Module()
     copies = {source: graph.placeholder("x")}
     for node in source.graph.nodes:
@@ -349,5 +374,6 @@ def _copied(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.No
         elif node in inside:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
     value = copies[last] if factor == 1 else graph.call_function(aten.div.Tensor, (copies[last], factor))
-    graph.output((copies[cast(fx.Node, rounding.args[0])], value))
+    argument = copies[cast(fx.Node, rounding.args[0])] if is_call(rounding, aten.round) else None
+    graph.output((argument, value))
     return fx.GraphModule(constants, graph)
