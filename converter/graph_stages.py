@@ -34,6 +34,7 @@ from bgnn.passes import (
     recognise_self_loops,
     split_heads,
     tabulate,
+    unpack_edges,
     write_out_quantisers,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, is_call, shape_of
@@ -88,7 +89,8 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     if stage == "traced":
         return _steps(
             cancel_opposites, canonicalise, decompose, write_out_quantisers, quantised_weights, fold_constants,
-            recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
+            recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops, unpack_edges,
+            canonicalise, merge_equal_nodes,
             recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
