@@ -46,6 +46,7 @@ from bgnn.passes import (
     lower_knn,
     merge_equal_nodes,
     pack_bits,
+    quantised_weights,
     recognise_aggregation,
     recognise_binarize,
     recognise_fake_quant,
@@ -55,11 +56,13 @@ from bgnn.passes import (
     recognise_self_loops,
     reduce_before_elementwise,
     sink_reshapes,
+    sink_scales,
     split_edge_linear,
     split_heads,
     split_xor_edge,
     tabulate,
     unpack_edges,
+    write_out_quantisers,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
 
@@ -85,7 +88,7 @@ DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
 GRAPH = [
     *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, bgnn.fake_quant,
-    bgnn.fake_quant_after, bgnn.fake_quant_channel,
+    bgnn.fake_quant_channel,
 ]  # fmt: skip
 CODES = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
@@ -131,9 +134,10 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
-            cancel_opposites, canonicalise, decompose, recognise_binarize, recognise_fake_quant, fold_constants,
-            canonicalise, merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
-            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
+            cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
+            fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
+            unpack_edges, canonicalise, merge_equal_nodes, recognise_aggregation, hoist_fake_quant, merge_equal_nodes,
+            canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(
@@ -142,7 +146,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
             merge_equal_nodes,
         )  # fmt: skip
     if stage == "integer":
-        steps = [] if naive else _steps(fold_batch_norm, fuse_rescale)
+        steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)
         if target.codes:
             steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
         if naive:
@@ -198,7 +202,7 @@ def mark_decisions(gm: fx.GraphModule) -> None:
 
 def mark_codes(gm: fx.GraphModule) -> None:
     """Taps the tensors that verification compares: the codes of every activation's quantiser."""
-    for node in calls(gm.graph, bgnn.fake_quant, bgnn.fake_quant_after):
+    for node in calls(gm.graph, bgnn.fake_quant):
         if not recognise_fake_quant.is_weight(node):
             node.meta["tap"] = Tap(node.name)
 
@@ -216,7 +220,7 @@ def name_layers(gm: fx.GraphModule) -> None:
                 node.meta["layer"] = f"aggregation {sums}"
         else:
             weight: Any = node.args[1] if len(node.args) > 1 else None
-            if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel):
+            if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_channel):
                 weight = weight.args[0]
             source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
             node.meta["layer"] = source or node.name
