@@ -13,7 +13,7 @@ import torch_geometric.nn as pyg
 from graph_models import random_graph
 from torch import Tensor, fx, nn
 
-from bgnn.converter import calibrate, graph_stages, ranges
+from bgnn.converter import calibrate, ranges, stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.sizes import graph_axes
 from bgnn.converter.trace import trace
@@ -26,9 +26,9 @@ Graph = tuple[Tensor, Tensor]
 def traced(model: nn.Module, *inputs: Tensor) -> fx.GraphModule:
     """As it stands before calibration."""
     gm = trace(model.eval(), inputs, open_axes=graph_axes(inputs))
-    for _, run in [*graph_stages.passes_to("traced", "onnx-int8-x86", 1, "stock"), *graph_stages.BEFORE_CALIBRATION]:
+    for _, run in [*stages.passes_to("traced", stages.Plan("onnx-int8-x86", 1, "stock")), *stages.BEFORE_CALIBRATION]:
         run(gm)
-    graph_stages.name_layers(gm)
+    stages.name_layers(gm)
     return gm
 
 
