@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import calibrate, graph_stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
+from bgnn.converter.eager import EagerModel, kinds, refuse_random
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
@@ -86,7 +87,11 @@ def convert_graph(
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
     if dump is not None:
         dump_stage(gm, dump, "exported")
-    plain = _outputs(gm, inputs) if verify else []
+    refuse_random(gm)
+    ops = kinds(gm)
+    eager = EagerModel(model, keep_outputs) if verify else None
+    with _uncached(model):
+        plain = [] if eager is None else eager.outputs(inputs)
     reference: CodeReference | None = None
     checks: list[CodeCheck] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
@@ -99,8 +104,10 @@ def convert_graph(
         if stage == "traced":
             if calibration is not None:
                 results += [(step, run(gm)) for step, run in graph_stages.BEFORE_CALIBRATION]
-                if verify:  # from here on, the quantised network is the reference: the float one is compared now
-                    checks.append(CodeReference(gm, inputs).compare("float network", {}, plain))
+                if (
+                    eager is not None
+                ):  # from here on, the quantised network is the reference: the float one is compared now
+                    checks.append(_check_traced("float network", CodeReference(gm, inputs), model, eager, plain, ops))
                 say("observing ranges on the samples")
                 graph_stages.name_layers(gm)
                 calibrated = calibrate.quantise(gm, calibration)
@@ -116,8 +123,8 @@ def convert_graph(
         if verify:
             if reference is None:
                 reference = CodeReference(gm, inputs)
-                if calibration is None:
-                    checks.append(reference.compare(f"stage {stage}", {}, plain))
+                if calibration is None and eager is not None:
+                    checks.append(_check_traced(f"stage {stage}", reference, model, eager, plain, ops))
             else:
                 codes, outputs = run_with_codes(gm, inputs)
                 checks.append(reference.compare(f"stage {stage}", _completed(before, inputs, codes), outputs))
@@ -173,9 +180,14 @@ def _check_open(gm: fx.GraphModule) -> None:
         raise
 
 
-def _outputs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
-    with torch.no_grad():
-        return [t.clone() for t in fx.Interpreter(gm).run(*inputs)]
+def _check_traced(
+    what: str, reference: CodeReference, model: nn.Module | ExportedProgram, eager: EagerModel, plain: list[Tensor],
+    ops: Mapping[str, str],
+) -> CodeCheck:  # fmt: skip
+    """The reference, which is the traced graph, against the model itself."""
+    ops = {name: ops[name] for name in reference.codes if name in ops}
+    with _uncached(model):
+        return eager.compare(lambda taps, outputs: reference.compare(what, taps, outputs), reference.inputs, plain, ops)
 
 
 def _completed(before: fx.GraphModule, inputs: Sequence[Tensor], codes: Mapping[str, Seen]) -> Mapping[str, Seen]:
@@ -201,6 +213,6 @@ def summary(check: CodeCheck) -> str:
     """One line for the file's properties."""
     return (
         f"{check.codes} codes compared, {check.stepped} of them one beside the model's at a tie; "
-        f"largest output difference {check.output_error:.3g}; "
+        f"largest output difference {check.output_error:.3g}, {check.column_error:.2g} of its column; "
         f"another class in {check.changed_rows} of {check.rows} rows"
     )
