@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -32,11 +32,14 @@ aten = torch.ops.aten
 class EagerModel:
     """A model that can be run as its user runs it, on inputs like the example's.
 
-    `keep`: which of the flattened outputs count, as in `trace`.
+    `keep`: which of the flattened outputs count, as in `trace`. `within`: what the model is run in.
     """
 
-    def __init__(self, model: nn.Module | ExportedProgram, keep: Sequence[int]) -> None:
-        self.model, self.keep = model, list(keep)
+    def __init__(
+        self, model: nn.Module | ExportedProgram, keep: Sequence[int],
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:  # fmt: skip
+        self.model, self.keep, self.within = model, list(keep), within
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The kept outputs, ties and zeros settled. Raises ConversionError if the model fails on these inputs."""
@@ -62,7 +65,7 @@ class EagerModel:
     def _run(self, inputs: Sequence[Tensor], mode: TorchDispatchMode) -> list[Tensor]:
         given: tuple[Any, ...] = tuple(value.clone() for value in inputs)
         named: dict[str, Any] = {}
-        with _copy_of(self.model) as function, torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
+        with self.within(), _copy_of(self.model) as function, torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
             if isinstance(self.model, ExportedProgram):
                 given, named = pytree.tree_unflatten(given, self.model.call_spec.in_spec)
             try:
@@ -70,7 +73,7 @@ class EagerModel:
             except Exception as error:  # whatever the user's forward raises
                 line = next((text.strip() for text in str(error).splitlines() if text.strip()), "")
                 raise ConversionError(
-                    f"the model can be traced, but fails when it is run: {type(error).__name__}: {line[:300]}"
+                    f"the model fails when PyTorch runs it: {type(error).__name__}: {line[:300]}"
                 ) from error
         leaves = pytree.tree_leaves(found)
         return [leaves[i].detach().clone() for i in self.keep]

@@ -112,6 +112,8 @@ def _print_calibration(found: CalibrationReport, console: Console) -> None:
 
 
 def _check_line(check: Check) -> str:
+    if not check.compared:
+        return check.note
     parts = [
         f"largest output difference {check.output_error:.2g} (of {check.output_scale:.3g}), "
         f"{check.column_error:.1g} of its column (tolerance {OUTPUT_TOLERANCE:g})"
@@ -127,6 +129,8 @@ def _check_line(check: Check) -> str:
             f"({check.turned_rows} rows nearly tied)"
         )
         parts.append(f"{check.exact:,} of them exact")
+    if check.note:
+        parts.append(check.note)
     return "; ".join(parts)
 
 

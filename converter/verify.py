@@ -27,8 +27,7 @@ from bgnn.passes.graph import Tap, all_taps, getitem, is_call, snapshot
 bgnn = torch.ops.bgnn
 
 # Relative to an output's column (converter.rounding), and to the largest magnitude of what a decision is made of.
-# float32 sums of a few thousand terms in another order
-# differ by about 1e-6 of it; a wrong rewrite differs by far more than 1e-4.
+# float32 sums of a few thousand terms in another order differ by about 1e-6 of it; a wrong rewrite by far more.
 OUTPUT_TOLERANCE = 1e-4
 DECISION_TOLERANCE = 1e-4
 
@@ -38,7 +37,8 @@ Forced = Tensor | Sequence[Tensor]  # the other side's decision, or candidates f
 @dataclasses.dataclass
 class Check:
     """What one comparison found. Counts, and of the outputs the largest absolute difference (`output_error`), the
-    largest value (`output_scale`) and the largest difference relative to its column (`column_error`).
+    largest value (`output_scale`) and the largest difference relative to its column (`column_error`). `note`: what else
+    is to be said, or why nothing was `compared`.
     """
 
     what: str
@@ -50,6 +50,8 @@ class Check:
     output_error: float = 0.0
     output_scale: float = 0.0
     column_error: float = 0.0
+    compared: bool = True
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for report.json."""
