@@ -27,6 +27,7 @@ from bgnn.converter.report import Report, build_report
 from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.trace import trace
 from bgnn.converter.verify import Check, Reference, exact_decisions, run_with_taps
+from bgnn.converter.verify_layers import prove_layers, prove_on_runtime
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.runtime_bench.interpreters import run_file
 
@@ -119,6 +120,7 @@ def convert(
         elif reference is not None:
             taps, outputs = run_with_taps(gm, inputs, reference.shapes)
             checks.append(reference.compare(f"stage {stage}", taps, outputs, exact_decisions(gm)))
+            checks[-1].proof = prove_layers(reference.gm, gm, f"stage {stage}")
         if stage == "semantic":
             semantic = snapshot(gm)
         if stage == stop_after:
@@ -131,6 +133,7 @@ def convert(
         assert reference is not None
         say("running the file and comparing it with the model")
         checks.append(_check_file(gm, emit, run, reference, inputs))
+        checks[-1].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {})[0](), run)
         metadata["verification"] = _summary(checks[-1])
     else:
         metadata["verification"] = "not verified (--no-verify)"

@@ -30,6 +30,7 @@ from bgnn.converter.sizes import check_open, graph_axes, is_edges
 from bgnn.converter.stages import STAGES, check_ops
 from bgnn.converter.trace import trace
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
+from bgnn.converter.verify_layers import prove_on_runtime, prove_tables
 from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, snapshot
 from bgnn.passes.insert_fake_quant import is_edge_tensor
@@ -125,6 +126,8 @@ def convert_graph(
                 codes, outputs = run_with_codes(gm, example.inputs)
                 codes = dict(_completed(before, example.inputs, codes))
                 checks.append(example.reference.compare(example.named(f"stage {stage}"), codes, outputs))
+                if stage == "target" and example is examples[0]:
+                    checks[-1].proof = prove_tables(example.reference.gm, gm, before, f"stage {stage}")
         if stage == stop_after:
             report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, None)
             return None, dataclasses.replace(report, calibration=calibrated), gm
@@ -142,6 +145,10 @@ def convert_graph(
         if examples[0].alone:
             note = f"none, so other graphs are not verified: {examples[0].alone}"
             checks.append(CodeCheck("second graph", compared=False, note=note))
+        alone = partial(
+            emit, name=name, input_names=["x"], output_names=["output"], metadata={}, optimize=optimize, kernels=kernels
+        )
+        found[0].proof = prove_on_runtime(gm, alone, run_file)
         checks += found[::-1]
         properties["verification"] = "; on a second graph: ".join(summary(check) for check in found)
     else:

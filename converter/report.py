@@ -129,6 +129,12 @@ def _check_line(check: Check) -> str:
             f"({check.turned_rows} rows nearly tied)"
         )
         parts.append(f"{check.exact:,} of them exact")
+    if check.proof.layers:
+        parts.append(
+            f"{check.proof.layers} folded layers and tables right for all {check.proof.values:,} values there can be"
+        )
+    if check.proof.sampled:
+        parts.append(f"on the samples alone: {', '.join(check.proof.sampled)}")
     if check.note:
         parts.append(check.note)
     return "; ".join(parts)

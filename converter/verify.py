@@ -35,10 +35,19 @@ Forced = Tensor | Sequence[Tensor]  # the other side's decision, or candidates f
 
 
 @dataclasses.dataclass
+class Proof:
+    """How many layers and tables were compared for every integer there can be, `values` in all; which could not be."""
+
+    layers: int = 0
+    values: int = 0
+    sampled: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
 class Check:
     """What one comparison found. Counts, and of the outputs the largest absolute difference (`output_error`), the
     largest value (`output_scale`) and the largest difference relative to its column (`column_error`). `note`: what else
-    is to be said, or why nothing was `compared`.
+    is to be said, or why nothing was `compared`. `proof`: what was proven beside it.
     """
 
     what: str
@@ -52,6 +61,7 @@ class Check:
     column_error: float = 0.0
     compared: bool = True
     note: str = ""
+    proof: Proof = dataclasses.field(default_factory=Proof)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for report.json."""
