@@ -26,7 +26,7 @@ from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
 from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.trace import trace
-from bgnn.converter.verify import Check, Reference, exact_decisions, run_with_taps
+from bgnn.converter.verify import Check, Reference, check_sums, exact_decisions, run_with_taps
 from bgnn.converter.verify_layers import prove_layers, prove_on_runtime
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.runtime_bench.interpreters import run_file
@@ -104,6 +104,8 @@ def convert(
     ops = kinds(gm)
     eager = EagerModel(model, keep_outputs) if verify else None
     plain = [] if eager is None else eager.outputs(inputs)
+    if verify:
+        check_sums(gm, inputs)
     reference: Reference | None = None
     checks: list[Check] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []

@@ -43,7 +43,7 @@ class EagerModel:
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The kept outputs, ties and zeros settled. Raises ConversionError if the model fails on these inputs."""
-        return self._run(inputs, Settled())
+        return self._run(inputs, TieRule())
 
     def compare(
         self, compare: Callable[[Mapping[str, Sequence[Tensor]], list[Tensor]], T], inputs: Sequence[Tensor],
@@ -124,7 +124,7 @@ def _put_back(model: nn.Module) -> Iterator[None]:
             vars(module).update(values)
 
 
-class Settled(TorchDispatchMode):
+class TieRule(TorchDispatchMode):
     """Within it PyTorch follows the rules for ties and zeros that the emitted file follows."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -145,8 +145,8 @@ class Settled(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class Recording(Settled):
-    """`Settled`, which also keeps what ops of some kinds gave."""
+class Recording(TieRule):
+    """`TieRule`, which also keeps what ops of some kinds gave."""
 
     def __init__(self, kinds: set[str]) -> None:
         super().__init__()

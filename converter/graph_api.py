@@ -29,6 +29,7 @@ from bgnn.converter.second_graph import second_graphs
 from bgnn.converter.sizes import check_open, graph_axes, is_edges
 from bgnn.converter.stages import STAGES, check_ops
 from bgnn.converter.trace import trace
+from bgnn.converter.verify import check_sums
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.converter.verify_layers import prove_on_runtime, prove_tables
 from bgnn.passes import accumulators
@@ -92,6 +93,8 @@ def convert_graph(
     refuse_random(gm)
     ops = kinds(gm)
     examples = _examples(gm, inputs, EagerModel(model, keep_outputs, partial(_uncached, model))) if verify else []
+    if verify:
+        check_sums(gm, inputs)
     checks: list[CodeCheck] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
     before = gm

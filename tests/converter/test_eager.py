@@ -80,7 +80,7 @@ def test_a_decision_that_tracing_turns_is_counted(search: bool, monkeypatch: pyt
 
     def rounds_otherwise(gm: fx.GraphModule) -> PassResult:
         node = next(n for n in gm.graph.nodes if n.op == "get_attr" and n.target.startswith("level"))
-        setattr(gm, node.target, getattr(gm, node.target) * torch.linspace(1 - 1e-6, 1 + 1e-6, 8))
+        setattr(gm, node.target, getattr(gm, node.target) * torch.linspace(1 + 1e-6, 1 - 1e-6, 8))
         return PassResult()
 
     more = [("rounds otherwise", rounds_otherwise)]
