@@ -2,7 +2,7 @@
 
 An example tells little of other graphs: edges that come in pairs hide a swapped direction, no node may have a loop, or
 none be without edges, and a size that was taken for a number shows only where it is another. So a small graph is made
-that has all of it: directed edges, self-loops, duplicates, a hub of more than 200 edges, isolated nodes, other numbers
+that has all of it: directed edges, self-loops, duplicates, a hub of 300 edges, isolated nodes, other numbers
 of nodes and edges. What stands at nodes and edges is drawn from the example's rows.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from bgnn.converter.sizes import is_edges
 
 NODES = 61
-HUB = 210  # edges into one node, and a fifth as many out of it
+HUB = 300  # edges into one node, and a fifth as many out of it
 KINDS = (
     "directed edges, self-loops, duplicates, a hub, isolated nodes",
     "directed edges, self-loops, duplicates, a hub",

@@ -48,6 +48,9 @@ EACH = [
 ]  # fmt: skip
 REDUCED = [aten.amax, aten.amin]
 STAYS = [aten.reshape, aten.expand, aten.permute, bgnn.gather_nodes, bgnn.packed_max, bgnn.unpack, *REDUCED]
+MAKERS = [
+    bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,
+]  # fmt: skip
 TABLE = 16  # q_aggregate's table
 NEARLY = 0.9  # of the signs of two weight matrices equal: they are meant to be the same
 
@@ -299,7 +302,7 @@ def _weights(node: fx.Node) -> Tensor:
 
 
 def prove_tables(traced: fx.GraphModule, gm: fx.GraphModule, before: fx.GraphModule, what: str) -> Proof:
-    """Compares tables of codes with what the traced graph makes of every code; raises ConversionError.
+    """Compares tables with what the traced graph makes of every code, and codes' ranges; raises ConversionError.
 
     `before`: the last graph in which every code has a node. Codes may be one beside the model's at a tie.
     """
@@ -308,7 +311,10 @@ def prove_tables(traced: fx.GraphModule, gm: fx.GraphModule, before: fx.GraphMod
     floors = {tap.name: tap.floor for graph in (before, gm) for _, tap in all_taps(graph)}
     for node, tap in all_taps(gm):
         last, table = known.get(tap.name), _table_of(node)
-        if last is None or table is None or not is_call(last, *FAKE):
+        if last is None or not is_call(last, *FAKE):
+            continue
+        _check_range(node, tap, last, what)
+        if table is None:
             continue
         source: Any = node.args[0]
         starts: set[str] | None = None
@@ -328,6 +334,16 @@ def prove_tables(traced: fx.GraphModule, gm: fx.GraphModule, before: fx.GraphMod
             )
         proof.layers, proof.values = proof.layers + 1, proof.values + wrong.numel()
     return dataclasses.replace(proof, sampled=tuple(sampled))
+
+
+def _check_range(node: fx.Node, tap: Tap, last: fx.Node, what: str) -> None:
+    """What makes codes must make all that the traced quantiser can, and no other; samples may not meet the ends."""
+    if not is_call(node, *MAKERS):
+        return
+    low, high = cast(tuple[int, int], last.args[3:5])
+    made = cast(tuple[int, int], tuple(node.args[-2:]))
+    if made != (min(tap.floor, high - low), high - low):
+        raise ConversionError(f"{what}: {tap.name!r} has codes from {made[0]} to {made[1]}, not up to {high - low}")
 
 
 def _table_of(node: fx.Node) -> Tensor | None:
