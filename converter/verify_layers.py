@@ -24,7 +24,7 @@ from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.verify import Proof
-from bgnn.converter.verify_codes import CODE_TOLERANCE, FAKE, as_codes, from_codes
+from bgnn.converter.verify_codes import CODE_TOLERANCE, as_codes, from_codes
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.graph import (
     Tap,
@@ -38,6 +38,7 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
+from bgnn.passes.recognise_fake_quant import as_written
 
 bgnn = torch.ops.bgnn
 
@@ -311,7 +312,7 @@ def prove_tables(traced: fx.GraphModule, gm: fx.GraphModule, before: fx.GraphMod
     floors = {tap.name: tap.floor for graph in (before, gm) for _, tap in all_taps(graph)}
     for node, tap in all_taps(gm):
         last, table = known.get(tap.name), _table_of(node)
-        if last is None or not is_call(last, *FAKE):
+        if last is None or not is_call(last, bgnn.fake_quant):
             continue
         _check_range(node, tap, last, what)
         if table is None:
@@ -338,7 +339,7 @@ def prove_tables(traced: fx.GraphModule, gm: fx.GraphModule, before: fx.GraphMod
 
 def _check_range(node: fx.Node, tap: Tap, last: fx.Node, what: str) -> None:
     """What makes codes must make all that the traced quantiser can, and no other; samples may not meet the ends."""
-    if not is_call(node, *MAKERS):
+    if not is_call(node, *MAKERS) or node.name != tap.name:  # codes of another quantiser may be the same
         return
     low, high = cast(tuple[int, int], last.args[3:5])
     made = cast(tuple[int, int], tuple(node.args[-2:]))
@@ -361,7 +362,7 @@ def _chains(last: fx.Node, starts: set[str] | None) -> list[list[fx.Node]]:
         if len(data) != 1:
             return found
         chain = [data[0], *chain]
-        if is_call(data[0], *FAKE) and (starts is None or data[0].name in starts):
+        if is_call(data[0], bgnn.fake_quant) and (starts is None or data[0].name in starts):
             found.append(chain)
 
 
@@ -376,9 +377,8 @@ def _codes_of_every(chain: list[fx.Node], floors: Mapping[str, int]) -> tuple[Te
     column = from_codes(first, codes)[:, None].repeat(1, shape[-1])
     axis = len(shape) - 1
     for op in between:
-        if is_call(op, *FAKE):
-            with torch.no_grad():
-                column = cast(Callable[..., Tensor], op.target)(column, *op.args[1:])
+        if is_call(op, bgnn.fake_quant):
+            column = as_written(column, op)
             continue
         step = _step(op, column, axis)
         if step is None:
@@ -390,8 +390,7 @@ def _codes_of_every(chain: list[fx.Node], floors: Mapping[str, int]) -> tuple[Te
 def _wrong_entries(last: fx.Node, table: Tensor, floor: int, codes: Tensor, column: Tensor) -> Tensor:
     """Which entries are wrong: bool `[V, C]`. `table` u8 `[C, 256]` or `[1, 256]`."""
     scale, zero, low, _ = cast(tuple[float, int, int, int], last.args[1:])
-    with torch.no_grad():
-        mine = as_codes(last, cast(Callable[..., Tensor], last.target)(column, *last.args[1:])).int().clamp(min=floor)
+    mine = as_codes(last, as_written(column, last)).int().clamp(min=floor)
     given = table.t()[codes].int().expand_as(mine)
     tie = torch.maximum(given, mine).double() - 0.5
     away = (column.double() / scale + zero - low - tie).abs()
