@@ -167,8 +167,12 @@ def mark_decisions(gm: fx.GraphModule) -> None:
 
 
 def _name_layers(gm: fx.GraphModule) -> None:
-    """Labels each dense layer, k-NN and edge op, so that the report can say what became of it."""
+    """Labels each dense layer, k-NN and edge op, so that the report can say what became of it.
+
+    Layers that share a weight, or have parts of one (a grouped convolution), are numbered.
+    """
     searches = 0
+    named: dict[str, list[fx.Node]] = {}
     for node in calls(gm.graph, *DENSE, bgnn.knn):
         if is_call(node, bgnn.knn):
             searches += 1
@@ -176,7 +180,10 @@ def _name_layers(gm: fx.GraphModule) -> None:
             continue
         weight = node.args[1] if len(node.args) > 1 else None
         label = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
-        node.meta["layer"] = label or node.name
+        named.setdefault(label or node.name, []).append(node)
+    for label, nodes in named.items():
+        for number, node in enumerate(nodes, start=1):
+            node.meta["layer"] = label if len(nodes) == 1 else f"{label} {number} of {len(nodes)}"
 
 
 def check_spec(gm: fx.GraphModule, stage: str) -> None:
