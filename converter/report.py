@@ -191,9 +191,8 @@ def _layers(gm: fx.GraphModule, semantic: fx.GraphModule, refusals: list[tuple[s
         binary = sum(_macs(n) for n in parts if is_call(n, *BINARY, bgnn.hamming_knn))
         real = sum(_macs(n) for n in parts if is_call(n, *FLOAT, bgnn.real_knn))
         why = "; ".join(dict.fromkeys(f"{pass_name}: {reason}" for pass_name, at, reason in refusals if at == label))
-        layers.append(
-            Layer(label, _was(node, domains), _became(node, parts), binary, real, why or _reason(node, domains))
-        )
+        reason = why or _reason(node, domains, scaled=binary > 0 and real == 0)
+        layers.append(Layer(label, _was(node, domains), _became(node, parts), binary, real, reason))
     return layers
 
 
@@ -230,12 +229,15 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     return ", ".join(words) or "removed"
 
 
-def _reason(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
+def _reason(node: fx.Node, domains: dict[fx.Node, dm.Domain], scaled: bool) -> str:
+    """Why a layer became what it is; `scaled`: it is binary, though what it reads are not signs alone."""
     if is_call(node, bgnn.knn):
         return "features are signs: Hamming distance" if node.args[2] == "hamming" else "features are real"
     x, weight = (domains[cast(fx.Node, a)] for a in node.args[:2])
     if x.kind == weight.kind == "binary":
         return "inputs and weights are signs"
+    if scaled:
+        return "inputs and weights are signs, with scales"
     if x.kind != "binary":
         return f"its inputs are real{f' since {x.lost}' if x.lost else ''}"
     return "its weights are real"

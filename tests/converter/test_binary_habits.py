@@ -68,7 +68,8 @@ CASES += [("steps", "estimator", "onnx-int8-x86"), ("magnitude of the row", "est
 def test_the_layer_is_binary_and_right(inputs: str, weights: str, target: str) -> None:
     net = Net(inputs, weights).eval()
     conversion = convert(net, (torch.randn(2, 20, 3),), target=target)
-    assert {layer.name: layer.became for layer in conversion.report.layers}["w"] == "binary, float out"
+    (layer,) = (layer for layer in conversion.report.layers if layer.name == "w")
+    assert (layer.became, layer.why) == ("binary, float out", "inputs and weights are signs, with scales")
     run = run_onnx if target.startswith("onnx-") else run_file
     assert conversion.model_bytes is not None
     x = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(11))
