@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ class OnnxModel:
             raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
         self.properties: dict[str, str] = properties
         self.inputs: list[dict[str, Any]] = json.loads(properties["bgnn.inputs"])
-        self.tables: list[dict[str, Any]] = json.loads(properties.get("bgnn.tables", "[]"))
+        self.tables: list[dict[str, Any]] = json.loads(properties.get("bgnn.neighbour_tables", "[]"))
+        if "bgnn.tables" in properties:
+            raise BgnnError("the file's neighbour tables are those of an earlier bgnn-convert: convert the model again")
         self.input_names = [one["name"] for one in self.inputs]
         self.output_names = [one.name for one in self.session.get_outputs()]
         # of each output, the number of rows if it is fixed
@@ -113,8 +117,8 @@ class OnnxModel:
                 raise UsageError(f"input {name} holds {count} NaN: replace missing values before running the model")
             arrays[name] = np.ascontiguousarray(array)
         for one in self.inputs:
-            if one["index"] and "nodes" in sizes:
-                graphs.check_index(arrays[one["name"]], sizes["nodes"][0], f"input {one['name']}")
+            for index in one["indices"]:
+                check_rows(arrays, one["name"], index["row"], index["below"])
         for name, array in arrays.items():
             if array.dtype == np.int64:
                 self._check_degrees(name, array)
@@ -131,6 +135,24 @@ class OnnxModel:
                 )
 
 
+def check_rows(arrays: Mapping[str, np.ndarray], name: str, row: int | None, below: Sequence[Any]) -> None:
+    """Raises UsageError unless the values of an index input, or of one row of it, are those of rows that are there.
+
+    `below`: how many rows each tensor has that they name rows of, as terms (`converter.sizes.Terms`).
+    """
+    values = arrays[name] if row is None else arrays[name][row]
+    if values.size and values.min() < 0:
+        bad = int(values[values < 0][0])
+        raise UsageError(f"input {name} holds {bad}: indices are numbers of rows, from 0")
+    for terms in below:
+        size, where = size_of(terms, arrays), f"input {name}" if row is None else f"row {row} of input {name}"
+        source = terms[0][1] if len(terms) == 1 and len(terms[0]) == 2 else {}
+        counted = f"there are {size} rows"
+        if source.get("axis") == 0:
+            counted = f"there are {size} nodes" if row is None else f"{source['input']} has {size} rows"
+        graphs.check_index(values, size, where, counted)
+
+
 def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
     if wanted == np.int64 and array.dtype.kind in "iuf":
         return ": indices are int64; cast them with .astype('int64')"
@@ -138,22 +160,24 @@ def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
 
 
 def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tables that one entry of the property "bgnn.tables" describes, by the names of the file's inputs."""
-    index, size = arrays[wanted["index"]], _size(wanted["size"], arrays)
+    """The tables that an entry of the property "bgnn.neighbour_tables" describes, by the names of the file's inputs."""
+    index, size = arrays[wanted["index"]], size_of(wanted["size"], arrays)
     settings = {key: wanted[key] for key in ("buckets", "block", "powers_of_two")}
     edges = index
     if wanted["row"] is None:
         made = graphs.segments(index, size, **settings)
     else:
-        graphs.check_index(index, size, f"input {wanted['index']}")
         loops = wanted["self_loops"]
-        edges = index if loops is None else graphs.with_self_loops(index, size, loops)
-        made = graphs.tables(edges, size, target=wanted["row"], **settings)
+        edges = (
+            index if loops is None else graphs.with_self_loops(index, size_of(loops["nodes"], arrays), loops["kind"])
+        )
+        others = int(edges[1 - wanted["row"]].max(initial=-1)) + 1  # checked against the rows there are
+        made = graphs.tables(edges, size, target=wanted["row"], num_others=others, **settings)
     whole: dict[str, np.ndarray] = {"position": made.position, "counts": made.counts}
     whole["widths"] = np.array([bucket.width for bucket in made.buckets], np.float32)
     parts: dict[str, list[np.ndarray]] = {}
     if "places" in wanted["fields"]:
-        whole["order"], parts["places"] = graphs.in_order(made, edges.shape[1])
+        whole["order"], parts["places"] = graphs.in_order(made)
         whole["list"] = edges[:, whole["order"]].astype(np.int32)
     feeds: dict[str, np.ndarray] = {}
     for field in wanted["fields"]:
@@ -166,12 +190,23 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
     return feeds
 
 
-def _size(how: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
-    if "value" in how:
-        return int(how["value"])
-    if "input" in how:
-        return int(arrays[how["input"]].shape[how["axis"]])
-    return int(arrays[how["maximum"]].max(initial=-1)) + 1
+def size_of(terms: Sequence[Sequence[Any]], arrays: Mapping[str, np.ndarray]) -> int:
+    """A size, as `converter.sizes.Terms` say how the inputs give it."""
+    return sum(int(factor) * math.prod(_factor(one, arrays) for one in what) for factor, *what in terms)
+
+
+def _factor(what: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:
+    if "input" in what:
+        return int(arrays[what["input"]].shape[what["axis"]])
+    if "maximum" in what:
+        return int(arrays[what["maximum"]].max(initial=-1))
+    if "number" in what:
+        return int(arrays[what["number"]])
+    return (
+        min(size_of(t, arrays) for t in what["least"])
+        if "least" in what
+        else max(size_of(t, arrays) for t in what["largest"])
+    )
 
 
 def _session(model: Path | str | bytes, threads: int) -> Any:

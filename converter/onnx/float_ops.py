@@ -474,7 +474,9 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.sym_size.int": _sym_size,
     **{
         name: _size_math(op)
-        for name, op in (("add", "Add"), ("sub", "Sub"), ("mul", "Mul"), ("floordiv", "Div"))
+        for name, op in (
+            ("add", "Add"), ("sub", "Sub"), ("mul", "Mul"), ("floordiv", "Div"), ("sym_min", "Min"), ("sym_max", "Max"),
+        )
     },
     "aten.full.default": _full,
     "aten.ones.default": _of_sizes(1),

@@ -198,3 +198,35 @@ def test_a_float_network_stays_float_and_says_why() -> None:
     assert done.report.macs["INT8"] == 0
     whys = [layer.why for layer in done.report.layers]
     assert any("not quantised" in why for why in whys)
+
+
+class SeedNodes(nn.Module):
+    """NeighborLoader's pattern: only the first rows are the batch's; how many, an input says."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by, self.first, self.second = by, SAGEConv(6, 6), SAGEConv(6, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        out = self.second(self.first(x, edge_index).relu(), edge_index)
+        return {"number": lambda: out[:batch], "item": lambda: out[batch.item() :], "rows": lambda: out[: len(batch)]}[
+            self.by
+        ]().log_softmax(-1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("by", ["number", "item", "rows"])
+def test_a_slice_whose_end_is_an_input(by: str, form: Form) -> None:
+    model = SeedNodes(by).eval()
+
+    def sample(nodes: int, first: int) -> tuple[Tensor, ...]:
+        x, edge_index = random_graph(nodes, 3 * nodes, 6)
+        return x, edge_index, torch.zeros(first, 2) if by == "rows" else torch.tensor(first)
+
+    data = convert(model, sample(20, 5), target="onnx-x86", optimize=form[0], kernels=form[1]).model_bytes
+    assert data is not None
+    for nodes, first in ((30, 7), (9, 9), (9, 2)):
+        inputs = sample(nodes, first)
+        expected = model(*inputs).detach().numpy()
+        assert ran(data, *inputs).shape == expected.shape
+        np.testing.assert_allclose(ran(data, *inputs), expected, atol=1e-5)
