@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from bgnn.passes import (
+    cancel_opposites,
     canonicalise,
     decompose,
     fold_batch_norm,
@@ -32,6 +33,7 @@ from bgnn.passes import (
     recognise_self_loops,
     split_heads,
     tabulate,
+    unpack_edges,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, is_call, shape_of
 
@@ -85,8 +87,9 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     naive = optimize == 0
     if stage == "traced":
         return _steps(
-            canonicalise, decompose, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes,
-            recognise_self_loops, recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
+            cancel_opposites, canonicalise, decompose, recognise_fake_quant, fold_constants, canonicalise,
+            merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
+            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(graph_norms, *([] if naive else [split_heads]), canonicalise, merge_equal_nodes)

@@ -103,7 +103,7 @@ def _origins(index: fx.Node, row: int | None) -> list[Origin]:
         axis, number = cast(int, index.args[1]) % x.meta["val"].dim(), index.args[2]
         x, axis = _turned(x, axis)
         if axis == 0 and _is_list(x):
-            return _origins(x, number % 2) if isinstance(number, int) else []
+            return _origins(x, number % x.meta["val"].shape[0]) if isinstance(number, int) else []
         return _origins(x, None)
     if is_call(index, operator.getitem) and is_call(source, aten.unbind) and row is None:
         list_ = cast(fx.Node, cast(fx.Node, source).args[0])
@@ -153,6 +153,6 @@ def _keeps(piece: fx.Node, axis: int) -> bool:
 
 
 def _is_list(node: fx.Node) -> bool:
-    """Whether a tensor is a list of edges, sources in its row 0 and targets in row 1."""
+    """Whether a tensor is a list of indices [R, E], such as edges: sources in its row 0, targets in row 1."""
     value = node.meta["val"]
-    return value.dim() == 2 and type(value.shape[0]) is int and value.shape[0] == 2
+    return value.dim() == 2 and type(value.shape[0]) is int

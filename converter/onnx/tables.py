@@ -91,7 +91,7 @@ def index_of(node: fx.Node) -> Index | None:
     list_input, value = source.args[0] if named(source, "with_self_loops") else source, source.meta["val"]
     if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or value.dim() != 2:
         return None
-    if value.dtype != torch.int64:
+    if value.dtype != torch.int64 or value.shape[0] != 2:
         return None
     return Index(source, row)
 
