@@ -15,7 +15,7 @@ EDGES = torch.zeros(2, 9, dtype=torch.int64)
 def named(gm):
     """{(input, row): [an input that has so many rows, or the number]}."""
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    rows = {str(node.meta["val"].shape[0]): node.name for node in inputs}
+    rows = {str(node.meta["val"].shape[0]): node.name for node in reversed(inputs)}
     found = limits(gm.graph).items()
     return {(node.name, row): [rows.get(str(size), size) for size in sizes] for (node, row), sizes in found}
 
