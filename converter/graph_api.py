@@ -22,7 +22,7 @@ from bgnn.converter.dump import dump_stage
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
-from bgnn.converter.onnx.emit import emit, index_rows, run_file
+from bgnn.converter.onnx.emit import emit, index_rows, run_file, saturated_shares
 from bgnn.converter.report import Report
 from bgnn.converter.sizes import check_open, graph_axes, is_edges
 from bgnn.converter.stages import STAGES, check_ops
@@ -136,6 +136,7 @@ def convert_graph(
         tables = optimize == 1 and kernels == "stock"
         checks.append(_check_file(gm, before, written, tables, reference, inputs))
         properties["verification"] = summary(checks[-1])
+        written = partial(written, seen=saturated_shares(written(), inputs))
     else:
         properties["verification"] = "not verified (--no-verify)"
     data = written()

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bgnn.converter.errors import BgnnError, UsageError
-from bgnn.runtime_bench import graphs
+from bgnn.runtime_bench import graphs, saturation
+from bgnn.runtime_bench.saturation import Saturation
 
 _OWN_DOMAIN = b"bgnn"
 
@@ -27,7 +28,11 @@ class OnnxModel:
     """
 
     def __init__(self, model: Path | str | bytes, threads: int = 1) -> None:
-        self.session = _session(model, threads)
+        data = _read(model)
+        self.sums: list[dict[str, Any]] = json.loads(_property(data, "bgnn.sums") or "[]")
+        self.saturation: list[Saturation] = []
+        """Of the last `run`: the codes of each sum at an end of their range."""
+        self.session = _session(saturation.with_outputs(data, [one["tensor"] for one in self.sums]), threads)
         properties = self.session.get_modelmeta().custom_metadata_map
         if "bgnn.inputs" not in properties:
             raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
@@ -37,7 +42,8 @@ class OnnxModel:
         if "bgnn.tables" in properties:
             raise BgnnError("the file's neighbour tables are those of an earlier bgnn-convert: convert the model again")
         self.input_names = [one["name"] for one in self.inputs]
-        self.output_names = [one.name for one in self.session.get_outputs()]
+        outputs = self.session.get_outputs()
+        self.output_names = [one.name for one in outputs[: len(outputs) - len(self.sums)]]
         # of each output, the number of rows if it is fixed
         self._rows = {
             one.name: one.shape[0] if one.shape and isinstance(one.shape[0], int) else None
@@ -50,11 +56,17 @@ class OnnxModel:
 
         `inputs`: by the file's input names, such as x float32 [nodes, features] and edge_index int64 [2, edges].
         Raises UsageError for a missing input or one of another dtype or shape, an index out of range, or NaN, and
-        BgnnError where ONNX Runtime fails.
+        BgnnError where ONNX Runtime fails. Where more sums saturate than on the example graph it warns
+        (`SaturationWarning`); `saturation` then holds the counts.
         """
         arrays = self._checked(inputs)
         if self._nodes(arrays) != 0:
-            return self.run_feeds(self._laid_out(arrays))
+            names = [*self.output_names, *(one["tensor"] for one in self.sums)]
+            found = self._results(names, self._laid_out(arrays))
+            self.saturation = saturation.count(self.sums, found[len(self.output_names) :])
+            saturation.warn(self.saturation)
+            return dict(zip(self.output_names, found, strict=False))
+        self.saturation = []
         # ONNX Runtime's convolutions refuse tensors without rows: one node takes their place, and goes again.
         dims = {one["name"]: one["shape"] for one in self.inputs}
         one_node = {
@@ -78,12 +90,14 @@ class OnnxModel:
         return feeds
 
     def run_feeds(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the model on what `feeds` gave."""
+        """Runs the model on what `feeds` gave; nothing is counted."""
+        return dict(zip(self.output_names, self._results(self.output_names, feeds), strict=True))
+
+    def _results(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:
-            results = self.session.run(None, feeds)
+            return list(self.session.run(list(names), feeds))
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise BgnnError(f"ONNX Runtime failed: {' '.join(str(error).split())}") from error
-        return dict(zip(self.output_names, results, strict=True))
 
     def _nodes(self, arrays: dict[str, np.ndarray]) -> int | None:
         for one in self.inputs:
@@ -209,16 +223,18 @@ def _factor(what: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:
     )
 
 
-def _session(model: Path | str | bytes, threads: int) -> Any:
+def _read(model: Path | str | bytes) -> bytes:
+    if isinstance(model, bytes):
+        return model
+    try:
+        return Path(model).read_bytes()
+    except OSError as error:
+        raise BgnnError(f"cannot read {model}: {error.strerror or error}") from error
+
+
+def _session(data: bytes, threads: int) -> Any:
     if threads < 1:
         raise UsageError(f"threads = {threads}: at least one thread is needed")
-    if isinstance(model, bytes):
-        data = model
-    else:
-        try:
-            data = Path(model).read_bytes()
-        except OSError as error:
-            raise BgnnError(f"cannot read {model}: {error.strerror or error}") from error
     try:
         import onnxruntime
     except ImportError as error:
@@ -238,21 +254,36 @@ def _session(model: Path | str | bytes, threads: int) -> Any:
 
 
 def _has_own_operators(model: bytes) -> bool:
-    """Whether the file imports the domain `bgnn`, read from the protobuf's outermost fields alone."""
+    """Whether the file imports the domain `bgnn`."""
+    # opset_import is field 8 of a ModelProto; its domain is field 1
+    wanted = bytes([0x0A, len(_OWN_DOMAIN)]) + _OWN_DOMAIN
+    return any(number == 8 and wanted in content for number, content in _messages(model))
+
+
+def _property(model: bytes, key: str) -> str | None:
+    """One of the model's properties, before ONNX Runtime has read it."""
+    # metadata_props is field 14 of a ModelProto; its entries' key is field 1, the value field 2
+    for number, content in _messages(model):
+        if number == 14:
+            entry = dict(_messages(content))
+            if entry.get(1) == key.encode():
+                return entry.get(2, b"").decode(errors="replace")
+    return None
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The outermost fields of a protobuf that have a length: (number, content)."""
     at = 0
-    while at < len(model):
-        tag, at = _varint(model, at)
+    while at < len(data):
+        tag, at = _varint(data, at)
         if tag & 7 == 0:
-            _, at = _varint(model, at)
+            _, at = _varint(data, at)
         elif tag & 7 == 2:
-            length, at = _varint(model, at)
-            # opset_import is field 8 of a ModelProto; its domain is field 1
-            if tag >> 3 == 8 and bytes([0x0A, len(_OWN_DOMAIN)]) + _OWN_DOMAIN in model[at : at + length]:
-                return True
+            length, at = _varint(data, at)
+            yield tag >> 3, data[at : at + length]
             at += length
         else:
-            return False  # not an ONNX file; ONNX Runtime says so
-    return False
+            return  # not an ONNX file; ONNX Runtime says so
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

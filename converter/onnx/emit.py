@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +18,9 @@ from bgnn.converter.onnx.builder import ModelBuilder
 from bgnn.converter.onnx.tables import TableForm
 from bgnn.converter.onnx.walk import Walk
 from bgnn.converter.sizes import host_size
-from bgnn.passes import index_limits
+from bgnn.passes import code_ranges, index_limits
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.saturation import SaturationWarning
 
 _LOWERINGS: dict[str, Callable[..., Any]] = {
     **float_ops.LOWERINGS,
@@ -43,6 +46,7 @@ def emit(
     probes: Mapping[str, fx.Node] | None = None,
     optimize: int = 1,
     kernels: str = "stock",
+    seen: Mapping[str, float] | None = None,
 ) -> bytes:
     """The ONNX file of a target-stage graph.
 
@@ -53,7 +57,8 @@ def emit(
     with `kernels` "bgnn", which takes this project's operators for whatever works on edges.
     `input_names` and `output_names` name inputs and outputs in the graph's order; `metadata` becomes the model's
     properties. `probes`: more nodes whose tensors the file returns after the outputs, in this order, under the keys
-    as names.
+    as names. `seen`: by name, the share of a sum's codes at the ends of their range on the example graph
+    (runtime_bench/saturation.py).
 
     Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that the file cannot
     hold, and UsageError where the names do not fit the graph.
@@ -81,12 +86,25 @@ def emit(
             value = sign_ops.words(walk, value, walk.rank(node))
         # A name of its own, also for an input, a constant or a tensor returned twice; the runtime drops the copy.
         made.append((builder.op("Identity", [value], value.dtype, name=output_name), _dims(node, symbols)))
-    properties = {**metadata, "bgnn.inputs": json.dumps(_describe(gm, names, symbols))}
+    results = [value for value, _ in made]
+    properties = {**metadata, "bgnn.sums": json.dumps(_sums(gm, walk, builder.made(results), seen))}
+    properties |= {"bgnn.inputs": json.dumps(_describe(gm, names, symbols))}
     edges: set[str] = set()
     if walk.tables is not None:
         properties["bgnn.neighbour_tables"] = json.dumps(walk.tables.describe())
         edges = {tables.host["index"] for tables in walk.tables.sets.values()}
     return builder.finish(made, properties, kept_inputs=[n for n in input_names if n not in edges])
+
+
+def _sums(
+    gm: fx.GraphModule, walk: Walk, made: Collection[str], seen: Mapping[str, float] | None
+) -> list[dict[str, Any]]:
+    """The property "bgnn.sums": what the file holds of `code_ranges.of_sums`."""
+    return [
+        {"tensor": walk.values[node].name, "name": name, "ends": ends, "seen": (seen or {}).get(name)}
+        for node, name, ends in code_ranges.of_sums(gm.graph)
+        if node in walk.values and walk.values[node].name in made
+    ]
 
 
 def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
@@ -145,7 +163,16 @@ def index_rows(gm: fx.GraphModule, names: Mapping[fx.Node, str]) -> list[dict[st
 
 def run_file(data: bytes, inputs: Sequence[np.ndarray], threads: int = 1) -> list[np.ndarray]:
     """Runs a file once on ONNX Runtime; inputs and outputs in its own order, the tables made on the way."""
-    from bgnn.runtime_bench.onnx_runner import OnnxModel
+    return list(_run(data, inputs, threads)[1].values())
 
+
+def saturated_shares(data: bytes, inputs: Sequence[torch.Tensor]) -> dict[str, float]:
+    """The share of each sum's codes that an example graph brings to the ends of their range: `seen`, for `emit`."""
+    return {one.name: one.share for one in _run(data, [value.numpy() for value in inputs])[0].saturation}
+
+
+def _run(data: bytes, inputs: Sequence[np.ndarray], threads: int = 1) -> tuple[OnnxModel, dict[str, np.ndarray]]:
     model = OnnxModel(data, threads)
-    return list(model.run(**dict(zip(model.input_names, inputs, strict=True))).values())
+    with warnings.catch_warnings():  # what the example shows is what later graphs are compared with
+        warnings.simplefilter("ignore", SaturationWarning)
+        return model, model.run(**dict(zip(model.input_names, inputs, strict=True)))
