@@ -48,7 +48,7 @@ ARITHMETIC = [
     aten.reciprocal, aten.relu, aten.leaky_relu, aten.elu, aten.gelu, aten.silu, aten.softplus, aten.tanh, aten.sigmoid,
     aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum, aten.ge, aten.gt, aten.le, aten.lt, aten.eq,
     aten.ne, aten.where, aten.masked_fill, aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax,
-    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, bgnn.prelu,
+    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, aten.floor, aten.ceil, bgnn.prelu,
 ]  # fmt: skip
 MOVES = [
     aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.select, aten.index_select, aten.arange,
