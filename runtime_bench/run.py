@@ -43,7 +43,7 @@ def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
             way_out = (
                 f": cast it with .astype('{dtype}')"
                 if array.shape == wanted
-                else ": the file is for this shape; convert the model for another one with --input, or --batch and --points"
+                else ": the file is for this shape; convert the model for another one (--input, or --batch, --points)"
             )
             raise UsageError(
                 f"input {detail['name']} must be {dtype} {list(wanted)}, got {array.dtype} {list(array.shape)}{way_out}"
