@@ -189,7 +189,11 @@ def _build_arch(options: LoadOptions) -> nn.Module:
         own = {name: value for name, value in settings_of(arch).items() if name in missing and value != missing[name]}
         raise UsageError(
             f"a state_dict does not show these settings of {arch}: state what it was trained with; "
-            + (f"bgnn.models' defaults are --set {hint}" if arch == "dq" else f"the paper's authors' code has --set {hint}")
+            + (
+                f"bgnn.models' defaults are --set {hint}"
+                if arch == "dq"
+                else f"the paper's authors' code has --set {hint}"
+            )
             + (f"; bgnn.models' defaults are {' '.join(f'{n}={v}' for n, v in own.items())}" if own else "")
         )
     if options.points is not None:
@@ -230,12 +234,24 @@ def _fill(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
     extra = [key for key in state if key not in wanted]
     if missing or extra:
         parts = [f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has unknown", extra)) if keys]
-        raise UsageError(f"{path} does not fit {type(model).__name__}: it {' and '.join(parts)}")
+        raise UsageError(f"{path} does not fit {type(model).__name__}: it {' and '.join(parts)}{_deciding(model)}")
     for key, value in wanted.items():
         if isinstance(value, Tensor) and value.shape != state[key].shape:
             found, needed = list(state[key].shape), list(value.shape)
-            raise UsageError(f"{path}: {key!r} has shape {found}, but {type(model).__name__} needs {needed}")
+            raise UsageError(
+                f"{path}: {key!r} has shape {found}, but {type(model).__name__} needs {needed}{_deciding(model)}"
+            )
     _or_usage_error(model.load_state_dict, state)
+
+
+def _deciding(model: nn.Module) -> str:
+    """The settings of one of the project's models that its keys and shapes follow from, as the end of a message."""
+    arch = getattr(model, "architecture", None)
+    if arch not in ARCHITECTURES:
+        return ""
+    config: dict[str, Any] = model.config  # type: ignore[assignment]
+    seen = [f"{n}={v}" for n, v in config.items() if n in ("k", "activation") or n not in unseen_settings(arch, {})]
+    return f"; here {arch} has {' '.join(seen)}: --set what the file was trained with".replace(", ", ",")
 
 
 def _module_inputs(

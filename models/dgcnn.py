@@ -77,8 +77,11 @@ class PointCloudNet(nn.Module):
 
     def _pool(self, x: Tensor) -> Tensor:
         """`[B, E, N]` to `[B, 2E]`: the maximum over the points, then the mean; or one of them, `[B, E]`."""
-        pools = {"max": F.adaptive_max_pool1d, "mean": F.adaptive_avg_pool1d}
-        return torch.cat([pools[kind](x, 1).view(x.shape[0], -1) for kind in self.config["pool"].split("+")], dim=1)
+        pooled = []
+        for kind in self.config["pool"].split("+"):
+            one = F.adaptive_max_pool1d(x, 1) if kind == "max" else F.adaptive_avg_pool1d(x, 1)
+            pooled.append(one.view(x.shape[0], -1))
+        return torch.cat(pooled, dim=1)
 
     @property
     def _pooled(self) -> int:
@@ -320,7 +323,9 @@ class _BinaryNet(PointCloudNet):
 
     def _check_points(self, points: int) -> None:
         if points != self.config["num_points"] and (self.config["rescale_h"] or self.config["rescale_l"]):
-            raise ValueError(f"{points} points; {self.architecture}'s rescaling was made for {self.config['num_points']}")
+            raise ValueError(
+                f"{points} points; {self.architecture}'s rescaling was made for {self.config['num_points']}"
+            )
 
     def _block(
         self,
@@ -376,8 +381,9 @@ class RF(_BinaryNet):
         **config: Any,
     ) -> None:
         _one_of("first_inputs", first_inputs, ("real", "tanh"))
-        factors = {"rescale_h": rescale_h, "rescale_w": rescale_w, "rescale_l": rescale_l}
-        super().__init__(**factors, first_inputs=first_inputs, **config)
+        super().__init__(
+            rescale_h=rescale_h, rescale_w=rescale_w, rescale_l=rescale_l, first_inputs=first_inputs, **config
+        )
 
     def _make_convolutions(self) -> None:
         if self.config["knn"] != "l2":
@@ -456,7 +462,9 @@ class _BinaryFeatures(_BinaryNet):
             (self.conv4, self.bn4),
         ):
             idx = self._neighbours(x.transpose(1, 2), first=not outputs)
-            x = self._aggregate(norm, conv(edge_features(x, idx, "xor" if outputs and self.stage > 1 else "difference")))
+            x = self._aggregate(
+                norm, conv(edge_features(x, idx, "xor" if outputs and self.stage > 1 else "difference"))
+            )
             x = self.quantizer(self._balance_edges(x))
             outputs.append(x)
         x = self.bn5(self.conv5(torch.cat(outputs, dim=1)))
@@ -500,7 +508,9 @@ class BF1Balanced(BF2):
     architecture = "bf1_bal"
 
     def _first_hidden(self, inputs: int, outputs: int) -> BinaryBlock:
-        return self._block(inputs, outputs, 0, kind=_UnusedNormBlock)
+        block = self._block(inputs, outputs, 0, kind=_UnusedNormBlock)
+        block.center.requires_grad_(False)
+        return block
 
 
 #: Architecture name, as checkpoints and `--arch` state it, to class.

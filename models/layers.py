@@ -87,8 +87,8 @@ class BinaryDot(nn.Module):
     """Dot product over channels with weights sign(weights_real), or the real weights where `binary` is False.
 
     `dims` = 0: a linear layer on `[B, in]`; 1 or 2: a 1x1 convolution on `[B, in, N]` or `[B, in, N, k]`.
-    No bias. Input and output float32. `zero`: as of `sign`. `weights_real` is the latent weight: the optimiser moves it, and
-    `optim.clip_and_center` keeps it in range; the forward pass never changes it.
+    No bias. Input and output float32. `zero`: as of `sign`. `weights_real` is the latent weight: the optimiser moves
+    it, and `optim.clip_and_center` keeps it in range; the forward pass never changes it.
     """
 
     def __init__(self, inputs: int, outputs: int, dims: int, binary: bool, zero: str = "plus") -> None:
