@@ -108,8 +108,8 @@ def convert_graph(
             graph_stages.mark_codes(gm)
         elif stage == "semantic":
             graph_stages.name_layers(gm)
-        check_ops(gm, graph_stages.SPECS[stage])
-        _check_open(gm)
+        check_ops(gm, graph_stages.SPECS[stage], target)
+        _check_open(gm, target)
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
@@ -165,12 +165,12 @@ def _uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
             vars(module).update(values)
 
 
-def _check_open(gm: fx.GraphModule) -> None:
+def _check_open(gm: fx.GraphModule, target: str) -> None:
     """`check_open`; an op that is not supported is the likelier reason, and is named first."""
     try:
         check_open(gm)
     except ConversionError:
-        check_ops(gm, [*(graph_stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
+        check_ops(gm, [*(graph_stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm], target)
         raise
 
 
