@@ -9,7 +9,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, cast
 from unittest import mock
 
@@ -117,7 +117,8 @@ def _not_exported(first: Exception, second: Exception) -> str:
 def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Within the block the model is as in inference; after it, each module is in the mode it was in."""
     before = {module: module.training for module in model.modules()}
-    model.eval()
+    with suppress(NotImplementedError):  # a program's own module, which is what it is
+        model.eval()
     try:
         yield
     finally:
@@ -324,6 +325,8 @@ def _freeze(
                 kind = "a NaN" if torch.isnan(tensor).any() else "an infinite"
                 name = node.meta.get("source", node.target)
                 raise ConversionError(f"{name} holds {kind} value: mend the checkpoint (training diverged?)")
+        if node.target is aten.view.default:  # possible with the strides that export foresaw, not with all real ones
+            node.target = aten.reshape.default
         value = node.meta.get("val")
         if value is not None:
             node.meta["val"] = as_meta(value)
