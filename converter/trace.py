@@ -276,11 +276,21 @@ def _refuse_what_changes(node: fx.Node) -> None:
             "them as an input, or keep fixed ones in a buffer"
         )
     real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
-    if real and node.users and is_call(node, aten.item, aten._local_scalar_dense):
+    if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
         raise ConversionError(
             f"{named} makes a Python number of a tensor's values, which differ in each run: keep it a tensor of one "
             "element (leave out .item(), float() or bool())"
         )
+
+
+def _reads_an_input(node: fx.Node) -> bool:
+    """Whether a node's value depends on the model's inputs, and not on its own tensors alone."""
+    waiting, seen = [node], {node}
+    while waiting:
+        new = [source for source in waiting.pop().all_input_nodes if source not in seen]
+        seen.update(new)
+        waiting += new
+    return any(source.op == "placeholder" for source in seen)
 
 
 def _by_name(node: fx.Node) -> dict[str, Any]:
