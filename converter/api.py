@@ -27,7 +27,7 @@ from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
 from bgnn.converter.tflite.emit import emit as emit_tflite
-from bgnn.converter.trace import trace
+from bgnn.converter.trace import refuse_numbers, trace
 from bgnn.converter.verify import Check, Reference, TieRule, exact_decisions, run_with_taps
 from bgnn.passes import user_code
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
@@ -121,6 +121,7 @@ def convert(
         raise UsageError("--calibrate quantises graph networks, forward(x, edge_index, ...): this model has no edges")
     say("tracing the model")
     gm = trace(model, inputs, keep_outputs)
+    refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
     plain_outputs = _outputs(TieRule(gm), inputs) if verify else []

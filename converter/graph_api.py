@@ -27,7 +27,7 @@ from bgnn.converter.onnx.emit import emit, run_file
 from bgnn.converter.report import Report
 from bgnn.converter.sizes import check_open, graph_axes, is_edges
 from bgnn.converter.stages import STAGES, check_ops
-from bgnn.converter.trace import trace
+from bgnn.converter.trace import refuse_numbers, trace
 from bgnn.converter.verify import Settled
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.passes import accumulators
@@ -86,6 +86,7 @@ def convert_graph(
     say("tracing the model")
     with _uncached(model):
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
+    refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, dump, "exported")
     plain = _outputs(Settled(gm), inputs) if verify else []

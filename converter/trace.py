@@ -258,7 +258,7 @@ def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
 
 
 def _refuse_what_changes(node: fx.Node) -> None:
-    """Raises ConversionError for random numbers, and for Python numbers that a run makes of a tensor's values."""
+    """Raises ConversionError for random numbers: no run repeats another's."""
     if node.op != "call_function":
         return
     named = f"{user_code.called(node)}{user_code.where(node)}"
@@ -275,12 +275,17 @@ def _refuse_what_changes(node: fx.Node) -> None:
             f"{named} draws random numbers in forward, which no file can repeat: draw them before the model and give "
             "them as an input, or keep fixed ones in a buffer"
         )
-    real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
-    if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
-        raise ConversionError(
-            f"{named} makes a Python number of a tensor's values, which differ in each run: keep it a tensor of one "
-            "element (leave out .item(), float() or bool())"
-        )
+
+
+def refuse_numbers(gm: fx.GraphModule) -> None:
+    """Raises ConversionError for real Python numbers that forward makes of its inputs: a file has tensors alone."""
+    for node in gm.graph.nodes:
+        real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
+        if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
+            raise ConversionError(
+                f"{user_code.called(node)}{user_code.where(node)} makes a Python number of a tensor's values, which "
+                "differ in each run: keep it a tensor of one element (leave out .item(), float() or bool())"
+            )
 
 
 def _reads_an_input(node: fx.Node) -> bool:

@@ -245,7 +245,7 @@ def test_wrong_input_shape(refused: Check, shape: str) -> None:
 
 
 def test_wrong_input_type(refused: Check) -> None:
-    assert "float" in refused("model.pt", *TARGET, "--input", "points=1x20x3:float64", code=1).lower()
+    assert "cast the input with .float()" in refused("model.pt", *TARGET, "--input", "points=1x20x3:float64", code=2)
 
 
 def test_wrong_shape_for_a_program(refused: Check) -> None:
