@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
-from bgnn.converter.eager import EagerModel, kinds, refuse_random
+from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.example_inputs import check_tensors, refuse_nan
@@ -126,7 +126,6 @@ def convert(
     refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
-    refuse_random(gm)
     ops = kinds(gm)
     eager = EagerModel(model, keep_outputs) if verify else None
     plain = [] if eager is None else eager.outputs(inputs)

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import calibrate, stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
-from bgnn.converter.eager import EagerModel, kinds, refuse_random
+from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
@@ -91,7 +91,6 @@ def convert_graph(
     refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, dump, "exported")
-    refuse_random(gm)
     ops = kinds(gm)
     examples = _examples(gm, inputs, EagerModel(model, keep_outputs, partial(_uncached, model))) if verify else []
     if verify:
