@@ -19,9 +19,9 @@ from bgnn.converter.emitted_file import results_of
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import read_npz
 from bgnn.converter.ranges import Range, choose, squares, values
-from bgnn.converter.stages import where
 from bgnn.passes import insert_fake_quant, roundings
 from bgnn.passes.graph import snapshot
+from bgnn.passes.user_code import where
 
 LARGE = 0.1  # a file's relative error beside the float model, beyond which it warns
 LABELS, MASKS = "y", ("test_mask", "mask")
