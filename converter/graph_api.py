@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import calibrate, stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
-from bgnn.converter.eager import EagerModel, kinds, refuse_random
+from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
@@ -28,7 +28,7 @@ from bgnn.converter.onnx.emit import emit, index_rows, run_file, saturated_share
 from bgnn.converter.report import Report
 from bgnn.converter.second_graph import second_graphs
 from bgnn.converter.sizes import check_open, graph_axes, is_edges
-from bgnn.converter.trace import trace
+from bgnn.converter.trace import refuse_numbers, trace
 from bgnn.converter.verify import check_sums
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.converter.verify_layers import prove_on_runtime, prove_tables
@@ -86,10 +86,10 @@ def convert_graph(
     say("tracing the model")
     with _uncached(model):
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
+    refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, dump, "exported")
     _check_indices(gm, inputs)
-    refuse_random(gm)
     ops = kinds(gm)
     examples = _examples(gm, inputs, EagerModel(model, keep_outputs, partial(_uncached, model))) if verify else []
     if verify:
@@ -113,8 +113,8 @@ def convert_graph(
             stages.mark_codes(gm)
         elif stage == "semantic":
             stages.name_layers(gm)
-        stages.check_ops(gm, stages.SPECS[stage])
-        _check_open(gm)
+        stages.check_ops(gm, stages.SPECS[stage], target)
+        _check_open(gm, target)
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
@@ -191,12 +191,12 @@ def _uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
             vars(module).update(values)
 
 
-def _check_open(gm: fx.GraphModule) -> None:
+def _check_open(gm: fx.GraphModule, target: str) -> None:
     """`check_open`; an op that is not supported is the likelier reason, and is named first."""
     try:
         check_open(gm)
     except ConversionError:
-        stages.check_ops(gm, [*(stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
+        stages.check_ops(gm, [*(stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm], target)
         raise
 
 
