@@ -183,10 +183,11 @@ def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
 
     Raises UsageError for names that no layer has.
     """
-    names = insert_fake_quant.layer_names(gm)
+    named = [n for n in gm.graph.nodes if "layer" in n.meta]
     for name in calibration.keep_float:
-        if not any(label == name or label.startswith(f"{name}.") for label in names):
-            raise UsageError(f"--keep-float {name}: there is no such layer; the layers are {', '.join(names)}")
+        if not any(insert_fake_quant.is_kept(node, [name]) for node in named):
+            known = ", ".join(insert_fake_quant.layer_names(gm))
+            raise UsageError(f"--keep-float {name}: there is no such layer; the layers are {known}")
     samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
     sites = insert_fake_quant.sites(gm, calibration.keep_float)
     places = [insert_fake_quant.place(site) for site in sites]
