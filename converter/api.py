@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +27,7 @@ from bgnn.converter.trace import trace
 from bgnn.converter.verify import Check, Reference, TieRule, exact_decisions, run_with_taps
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.outputs import write_files
 
 TARGETS = stages.TARGETS
 STAGES = stages.STAGES
@@ -91,7 +90,7 @@ def convert(
         path = None
         if output is not None and data is not None:
             path = Path(output)
-            write_atomically(path, data)
+            write_files({path: data})
         return Conversion(data, graph_report, path, gm)
     if calibration is not None:
         raise UsageError("--calibrate quantises graph networks, forward(x, edge_index, ...): this model has no edges")
@@ -136,7 +135,7 @@ def convert(
     path = None
     if output is not None:
         path = Path(output)
-        write_atomically(path, data)
+        write_files({path: data})
     return Conversion(data, report, path, gm)
 
 
@@ -222,21 +221,3 @@ def _version() -> str:
         return version("bgnn-convert")
     except PackageNotFoundError:
         return "unknown"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes the whole file or nothing: a temporary file beside it takes its place at the end."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error

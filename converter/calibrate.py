@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import read_npz
 from bgnn.converter.sizes import is_edges
+from bgnn.converter.untrusted import read_torch
 from bgnn.passes import insert_fake_quant
 from bgnn.passes.graph import is_call
 from bgnn.passes.recognise_fake_quant import FAKE
@@ -87,8 +88,9 @@ def read_samples(path: Path, keep_float: Sequence[str] = ()) -> Calibration:
     except ImportError as error:
         raise UsageError("--calibrate with a PyG dataset needs torch-geometric: pip install torch-geometric") from error
     try:
-        with torch.serialization.safe_globals([Data]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch(path, [Data])
+    except UsageError as error:
+        raise UsageError(f"--calibrate {path}: {error}") from error
     except Exception as error:  # pickle, zipfile and torch each have their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(

@@ -84,7 +84,7 @@ class Report:
         for check in self.checks:
             table.add_row(check.what, _check_line(check))
         if not self.checks:
-            table.add_row("verification", "[bold]not verified[/bold] (--no-verify)")
+            table.add_row("verification", "not verified (--no-verify)")
         console.print(table)
         layers = Table(title="what each dot product became, and why", title_justify="left")
         for heading in ("layer", "was", "became", "M MACs", "why"):

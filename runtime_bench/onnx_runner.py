@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bgnn.converter.errors import BgnnError, UsageError
-from bgnn.runtime_bench import graphs
+from bgnn.runtime_bench import graphs, limits
 
 _OWN_DOMAIN = b"bgnn"
 
@@ -30,8 +30,16 @@ class OnnxModel:
         if "bgnn.inputs" not in properties:
             raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
         self.properties: dict[str, str] = properties
-        self.inputs: list[dict[str, Any]] = json.loads(properties["bgnn.inputs"])
-        self.tables: list[dict[str, Any]] = json.loads(properties.get("bgnn.tables", "[]"))
+        self._fed = {one.name for one in self.session.get_inputs()}
+        try:
+            self.inputs: list[dict[str, Any]] = json.loads(properties["bgnn.inputs"])
+            self.tables: list[dict[str, Any]] = json.loads(properties.get("bgnn.tables", "[]"))
+            _check_inputs(self.inputs)
+            _check_tables(self.tables, {one["name"]: one for one in self.inputs}, self._fed)
+            int(properties.get("bgnn.max_degree", "0"))
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+            raise BgnnError(f"the file's properties bgnn.* are damaged ({reason}): convert the model again") from error
         self.input_names = [one["name"] for one in self.inputs]
         self.output_names = [one.name for one in self.session.get_outputs()]
         # of each output, the number of rows if it is fixed
@@ -39,7 +47,6 @@ class OnnxModel:
             one.name: one.shape[0] if one.shape and isinstance(one.shape[0], int) else None
             for one in self.session.get_outputs()
         }
-        self._fed = {one.name for one in self.session.get_inputs()}
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Runs the model on one graph, or one batch of them; returns the outputs by name.
@@ -108,9 +115,7 @@ class OnnxModel:
                 if isinstance(dim, str) and sizes.setdefault(dim, (size, name))[0] != size:
                     before = sizes[dim]
                     raise UsageError(f"input {name} has {size} {dim}, but input {before[1]} has {before[0]}")
-            if array.dtype == np.float32 and np.isnan(array).any():
-                count = int(np.isnan(array).sum())
-                raise UsageError(f"input {name} holds {count} NaN: replace missing values before running the model")
+            limits.check_numbers(name, array)
             arrays[name] = np.ascontiguousarray(array)
         for one in self.inputs:
             if one["index"] and "nodes" in sizes:
@@ -129,6 +134,61 @@ class OnnxModel:
                     f"input {name} names one node {int(np.bincount(row).max())} times: the file's 32-bit sums hold for "
                     f"fewer than {limit} edges of a node"
                 )
+
+
+_DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
+_FIELDS = ("position", "counts", "widths", "order", "list"), ("rows", "items", "others", "places")
+
+
+def _check_inputs(inputs: Any) -> None:
+    """Raises KeyError, TypeError or ValueError unless this is what emit.py writes as "bgnn.inputs"."""
+    _require(isinstance(inputs, list) and all(isinstance(one, dict) for one in inputs), "bgnn.inputs is no list")
+    for one in inputs:
+        _require(isinstance(one["name"], str) and one["dtype"] in _DTYPES, "an input without a name or a known type")
+        _require(isinstance(one["index"], bool) and isinstance(one["shape"], list), "an input without a shape")
+        _require(all(isinstance(dim, str) or _is_size(dim) for dim in one["shape"]), "a shape that is none")
+    _require(len({one["name"] for one in inputs}) == len(inputs), "two inputs of one name")
+
+
+def _check_tables(tables: Any, inputs: dict[str, dict[str, Any]], fed: set[str]) -> None:
+    """The same for "bgnn.tables": what the host makes must be what the file takes, so its inputs bound the buckets."""
+    _require(isinstance(tables, list) and all(isinstance(one, dict) for one in tables), "bgnn.tables is no list")
+    for one in tables:
+        index, row, size, fields = inputs[one["index"]], one["row"], one["size"], one["fields"]
+        _require(index["dtype"] == "int64", "an index that is not int64")
+        edges = len(index["shape"]) == 2 and index["shape"][0] == 2
+        _require(edges if row is not None else len(index["shape"]) == 1, "an index of another rank")
+        _require(row in (None, 0, 1) and not isinstance(row, bool), "a row that is neither 0 nor 1")
+        _require(one["self_loops"] in (None, "one", "more", "none"), "unknown self-loops")
+        _require(isinstance(one["powers_of_two"], bool), "powers_of_two is neither true nor false")
+        _require(_is_size(one["buckets"]) and _is_size(one["block"]) and one["block"] >= 1, "sizes that are none")
+        _require(isinstance(fields, list) and bool(fields), "a table without fields")
+        _require(one["buckets"] >= 1, "a table without buckets")
+        for field in fields:
+            _require(isinstance(field, str) and field in (*_FIELDS[0], *_FIELDS[1]), "a field that is unknown")
+            _require(row is not None or field not in ("list", "order", "others", "places"), "edges of no graph")
+            places = [""] if field in _FIELDS[0] else (f".{number}" for number in range(one["buckets"]))
+            for place in places:
+                _require(f"{one['name']}{place}.{field}" in fed, f"a {field} that the file does not take")
+        _require(
+            isinstance(size, dict) and len(size.keys() & {"value", "input", "maximum"}) == 1, "a size that is none"
+        )
+        if "value" in size:
+            _require(_is_size(size["value"]), "a size that is none")
+        elif "input" in size:
+            rank = len(inputs[size["input"]]["shape"])
+            _require(_is_size(size["axis"]) and size["axis"] < rank, "an axis that the input does not have")
+        else:
+            _require(inputs[size["maximum"]]["dtype"] == "int64", "an index that is not int64")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
 
 
 def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
@@ -168,10 +228,13 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
 
 def _size(how: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
     if "value" in how:
-        return int(how["value"])
-    if "input" in how:
-        return int(arrays[how["input"]].shape[how["axis"]])
-    return int(arrays[how["maximum"]].max(initial=-1)) + 1
+        size = int(how["value"])
+    elif "input" in how:
+        size = int(arrays[how["input"]].shape[how["axis"]])
+    else:
+        size = int(arrays[how["maximum"]].max(initial=-1)) + 1
+    limits.check_bytes(f"a table of {size} nodes", 8 * size)
+    return size
 
 
 def _session(model: Path | str | bytes, threads: int) -> Any:
@@ -225,6 +288,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     number = shift = 0
     while at < len(data):
         byte = data[at]
+        if shift > 63:  # no number of a protobuf is longer; ONNX Runtime says so
+            return 0, len(data)
         number, at, shift = number | (byte & 0x7F) << shift, at + 1, shift + 7
         if byte < 0x80:
             break
