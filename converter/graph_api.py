@@ -27,6 +27,7 @@ from bgnn.converter.report import Report
 from bgnn.converter.sizes import check_open, graph_axes, is_edges
 from bgnn.converter.stages import STAGES, check_ops
 from bgnn.converter.trace import trace
+from bgnn.converter.verify import Settled
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, snapshot
@@ -86,7 +87,7 @@ def convert_graph(
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
     if dump is not None:
         dump_stage(gm, dump, "exported")
-    plain = _outputs(gm, inputs) if verify else []
+    plain = _outputs(Settled(gm), inputs) if verify else []
     reference: CodeReference | None = None
     checks: list[CodeCheck] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
@@ -173,9 +174,9 @@ def _check_open(gm: fx.GraphModule) -> None:
         raise
 
 
-def _outputs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _outputs(runner: fx.Interpreter, inputs: Sequence[Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        return [t.clone() for t in fx.Interpreter(gm).run(*inputs)]
+        return [t.clone() for t in runner.run(*inputs)]
 
 
 def _completed(before: fx.GraphModule, inputs: Sequence[Tensor], codes: Mapping[str, Seen]) -> Mapping[str, Seen]:

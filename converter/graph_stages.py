@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from bgnn.passes import (
+    cancel_opposites,
     canonicalise,
     decompose,
     fold_batch_norm,
@@ -84,8 +85,9 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     naive = optimize == 0
     if stage == "traced":
         return _steps(
-            canonicalise, decompose, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes,
-            recognise_self_loops, recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
+            cancel_opposites, canonicalise, decompose, recognise_fake_quant, fold_constants, canonicalise,
+            merge_equal_nodes, recognise_self_loops, recognise_aggregation, hoist_fake_quant, merge_equal_nodes,
+            canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(graph_norms, *([] if naive else [split_heads]), canonicalise, merge_equal_nodes)

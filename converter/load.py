@@ -106,7 +106,7 @@ def load(path: Path | str, options: LoadOptions | None = None) -> Loaded:
         state = _state_dict(path, content)
         if options.arch:
             with torch.device("meta"):  # sizes are compared before there is memory for them
-                _check_fits(path, _build_arch(options), state)
+                _fill(path, _build_arch(options), state)
         model = _build_arch(options) if options.arch else _build_factory(path, options)
         _fill(path, model, state)
     model.eval()
@@ -242,26 +242,51 @@ def _build_factory(path: Path, options: LoadOptions) -> nn.Module:
 
 
 def _fill(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Loads the tensors; every key and shape must match."""
-    _check_fits(path, model, state)
-    _or_usage_error(model.load_state_dict, state)
+    """Loads the tensors as the model's own `load_state_dict` does: every key and shape must match.
+
+    Tensors of the model without elements, `register_buffer("scale", torch.tensor([]))`, take the file's shape: any
+    in place of [0], else one that agrees in the other axes.
+    """
+    for key, value in _tensors(model).items():
+        if key in state and _is_open(value.shape, state[key].shape):
+            owner, _, name = key.rpartition(".")
+            _take_shape(model.get_submodule(owner), name, state[key])
+    for key, value in _tensors(model).items():
+        if key in state and not keeps_values(state[key], value.dtype):
+            raise UsageError(f"{path}: {key!r} holds {state[key].dtype} values that the model's {value.dtype} cannot")
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError) as error:
+        wanted, kind = _tensors(model), type(model).__name__
+        missing, extra = [key for key in wanted if key not in state], [k for k in state if k not in model.state_dict()]
+        if missing or extra:
+            parts = [f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has unknown", extra)) if keys]
+            raise UsageError(f"{path} does not fit {kind}: it {' and '.join(parts)}") from error
+        for key, value in wanted.items():
+            if value.shape != state[key].shape:
+                found, needed = list(state[key].shape), list(value.shape)
+                raise UsageError(f"{path}: {key!r} has shape {found}, but {kind} needs {needed}") from error
+        raise UsageError(f"{path} does not fit {kind}: {_one_line(error, with_type=False)}") from error
 
 
-def _check_fits(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
-    wanted = model.state_dict()
-    missing = [key for key in wanted if key not in state]
-    extra = [key for key in state if key not in wanted]
-    if missing or extra:
-        parts = [f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has unknown", extra)) if keys]
-        raise UsageError(f"{path} does not fit {type(model).__name__}: it {' and '.join(parts)}")
-    for key, value in wanted.items():
-        if isinstance(value, Tensor) and value.shape != state[key].shape:
-            found, needed = list(state[key].shape), list(value.shape)
-            raise UsageError(f"{path}: {key!r} has shape {found}, but {type(model).__name__} needs {needed}")
-        if isinstance(value, Tensor) and not keeps_values(state[key], value.dtype):
-            raise UsageError(
-                f"{path}: {key!r} holds {state[key].dtype} values that {type(model).__name__}'s {value.dtype} cannot"
-            )
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors by name, but for those whose shape its first input decides."""
+    return {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor) and not nn.parameter.is_lazy(v)}
+
+
+def _is_open(shape: torch.Size, found: torch.Size) -> bool:
+    return shape == (0,) or (
+        0 in shape and len(shape) == len(found) and all(map(lambda a, b: a in (0, b), shape, found))
+    )
+
+
+def _take_shape(module: nn.Module, name: str, like: Tensor) -> None:
+    """Gives a parameter or buffer of a module another shape, and a memory of its own; its dtype stays."""
+    tensor = getattr(module, name, None)
+    if isinstance(tensor, nn.Parameter):
+        setattr(module, name, nn.Parameter(tensor.detach().new_empty(like.shape), tensor.requires_grad))
+    elif isinstance(tensor, Tensor):
+        setattr(module, name, tensor.new_empty(like.shape))
 
 
 def _module_inputs(

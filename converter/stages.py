@@ -22,6 +22,7 @@ from torch import fx
 
 from bgnn.converter.errors import ConversionError
 from bgnn.passes import (
+    cancel_opposites,
     canonicalise,
     channels_last,
     fold_batch_norm,
@@ -104,7 +105,9 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     own, naive = plan.kernels == "bgnn", plan.optimize == 0
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
-        return _steps(canonicalise, recognise_binarize, fold_constants, canonicalise, merge_equal_nodes)
+        return _steps(
+            cancel_opposites, canonicalise, recognise_binarize, fold_constants, canonicalise, merge_equal_nodes
+        )
     if stage == "semantic":
         return _steps(
             recognise_knn, recognise_gather, canonicalise, channels_last, fold_constants, canonicalise,

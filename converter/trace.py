@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import logging
@@ -9,9 +10,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
+from torch._export.utils import _fakify_params_buffers
+from torch._subclasses import fake_tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
@@ -24,6 +28,8 @@ aten = torch.ops.aten
 
 # Composites that are easier to match taken apart; all others stay whole.
 TAKEN_APART = ["einsum", "tensordot", "outer", "inner", "pairwise_distance", "cosine_similarity", "group_norm"]
+
+LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
 
 
 def trace(
@@ -44,8 +50,8 @@ def trace(
     if isinstance(model, ExportedProgram):
         program = model
     else:
-        model.eval()
-        program = _export(model, inputs, open_axes)
+        with _in_eval_mode(model):
+            program = _export(model, inputs, open_axes)
     program = _functionalise(program)
     return _freeze(program, inputs, keep_outputs, open_axes is not None)
 
@@ -55,7 +61,7 @@ def _export(
 ) -> ExportedProgram:
     """Exports without Dynamo; where that fails, with it, and mends in-place weight updates in forward."""
     dynamic = None if open_axes is None else _as_arguments(model, open_axes)
-    with torch.no_grad(), warnings.catch_warnings(), _without_logs():
+    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values():
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
@@ -68,6 +74,47 @@ def _export(
             mended = _undo_weight_updates(program)
             return torch.export.export(mended, inputs, dynamic_shapes=dynamic, strict=False)
         return program
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is as in inference; after it, each module is in the mode it was in."""
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+@contextmanager
+def _known_values() -> Iterator[None]:
+    """Within the block, `float(self.scale)`, `if self.flag:` and their like see the values that the model holds.
+
+    PyTorch exports a model by running forward on tensors without values ("fake" ones). It lets those that are made
+    from literals keep their value, as well as what is computed from such ones alone, until an operation writes to them
+    what is not known. In inference the model's own tensors are such literals, too: here they get their values, as
+    copies, which forward may write to. PyTorch keeps values of one element, here as many as a weight has.
+    """
+
+    def with_values(mode: fake_tensor.FakeTensorMode, model: nn.Module) -> dict[str, Any]:
+        fakes = _fakify_params_buffers(mode, model)
+        own = [*model.named_parameters(), *model.named_buffers()]
+        plain = {name: t.detach() for name, t in own if not nn.parameter.is_lazy(t) and t.layout is torch.strided}
+        values = copy.deepcopy(plain)  # all at once: those that share memory go on sharing it
+        for name, value in values.items():
+            fake = cast(fake_tensor.FakeTensor, fakes[name])
+            fake.constant = value
+            mode.fake_tensor_converter.add_constant_storage_mapping(fake)
+        return fakes
+
+    with (
+        mock.patch("torch.export._trace._fakify_params_buffers", with_values),
+        mock.patch("torch.export.exported_program._fakify_params_buffers", with_values),
+        mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", LARGEST_VALUE),
+    ):
+        yield
 
 
 def _as_arguments(model: nn.Module, axes: Sequence[Any]) -> tuple[Any, ...]:
@@ -127,7 +174,7 @@ def _leaves(node: fx.Node) -> list[fx.Node]:
 def _functionalise(program: ExportedProgram) -> ExportedProgram:
     """No in-place ops after this; composites mostly stay whole (cdist, linear, conv, prelu: easier to match)."""
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _known_values():
             warnings.simplefilter("ignore")
             known = torch.export.default_decompositions()
             apart = [getattr(aten, name).default for name in TAKEN_APART]

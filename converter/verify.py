@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError
+from bgnn.passes.cancel_opposites import remainders
 from bgnn.passes.graph import Tap, all_taps, getitem, is_call, snapshot
 
 bgnn = torch.ops.bgnn
@@ -238,7 +239,45 @@ def exact_decisions(gm: fx.GraphModule) -> set[str]:
     return {tap.name for _, tap in all_taps(gm) if tap.exact}
 
 
-class TieRule(fx.Interpreter):
+class Settled(fx.Interpreter):
+    """Runs a graph as PyTorch would, but with sums that have opposite terms settled (passes/cancel_opposites.py).
+
+    Each such sum is compared with what is left of it where it stands, and the run goes on with that: `(f - g) + g`
+    misses f by its rounding, on which no sign or code after it may hang. Raises ConversionError where they differ by
+    more than rounding.
+    """
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.remainders = remainders(gm)
+        read = {n for r in self.remainders.values() for n in [*(term.node for term in r.terms), *r.gone]}
+        self.user_to_last_uses = {  # what is read once more stays
+            user: [n for n in nodes if n not in read] for user, nodes in self.user_to_last_uses.items()
+        }
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The value of a node; of such a sum, its remainder's."""
+        value = super().run_node(n)
+        remainder = self.remainders.get(n)
+        if remainder is None:
+            return value
+
+        def of(term: Any) -> Tensor:
+            return cast(Tensor, self.env[term]) if isinstance(term, fx.Node) else torch.tensor(term)
+
+        first, *others = [of(term.node) * term.sign for term in remainder.terms]
+        rest = sum(others, start=first).to(value.dtype)
+        known = torch.isfinite(value)  # infinity minus infinity stays what it is: no number
+        rest = torch.where(known, rest, value)
+        parts = [value, *(of(term.node) for term in remainder.terms), *(of(node) for node in remainder.gone)]
+        largest = max(_finite_scale(part.double()) for part in parts)
+        eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+        if bool(((value - rest)[known].abs() > 16 * len(parts) * eps * largest).any()):
+            raise ConversionError(f"stage traced: {n.name} differs from what is left of its sum by more than rounding")
+        return rest
+
+
+class TieRule(Settled):
     """Runs a graph as PyTorch would, but with the tie and zero rules that the emitted file follows.
 
     It stands between the model and the traced stage: the model's own `topk` and `sign(0)` leave open what

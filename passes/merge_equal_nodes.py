@@ -20,7 +20,7 @@ def run(gm: fx.GraphModule) -> PassResult:
             value = value_of(node)
             key: Any = ("constant", tuple(value.shape), value.dtype, value.numpy().tobytes())
         elif node.op == "call_function":
-            key = (node.target, _frozen(node.args), _frozen(node.kwargs))
+            key = (node.target, frozen(node.args), frozen(node.kwargs))
         else:
             continue
         first = seen.setdefault(key, node)
@@ -37,11 +37,12 @@ def run(gm: fx.GraphModule) -> PassResult:
     return result
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
+    """An op's arguments as a key: equal where they are."""
     if isinstance(value, (list, tuple)):
-        return ("sequence", *(_frozen(v) for v in value))
+        return ("sequence", *(frozen(v) for v in value))
     if isinstance(value, dict):
-        return tuple(sorted((k, _frozen(v)) for k, v in value.items()))
+        return tuple(sorted((k, frozen(v)) for k, v in value.items()))
     if isinstance(value, torch.SymInt):  # an open size, which has no hash
         return ("size", str(value))
     return (type(value).__name__, value)

@@ -183,6 +183,51 @@ def test_the_users_own_class(user: Any, tmp_path: Path, factory: str) -> None:
     assert same(loaded.model, model, *loaded.example_inputs)
 
 
+EMPTY = """
+import torch
+from torch import nn
+class Observer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("top", torch.tensor([]))
+        self.step = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.register_buffer("rows", torch.empty(0, 3))
+    def forward(self, x):
+        return x * self.top + self.step + self.rows.sum(0)
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Observer()
+    def forward(self, x):
+        return self.inner(x)
+class Counted(Outer):  # modules may say themselves what they take, as torch.ao's do
+    def _load_from_state_dict(self, state, *args):
+        state.pop("old", None)
+        super()._load_from_state_dict(state, *args)
+"""
+FILLED = {"inner.top": torch.tensor(2.0), "inner.step": torch.tensor([1.0, 2.0, 3.0]), "inner.rows": torch.ones(4, 3)}
+
+
+@pytest.mark.parametrize("kind", ["Outer", "Counted"])
+def test_tensors_made_empty_take_the_files_shape(user: Any, kind: str) -> None:
+    Path("empty_models.py").write_text(EMPTY)
+    torch.save(FILLED | ({"old": torch.ones(1)} if kind == "Counted" else {}), "weights.pt")
+    model = load("weights.pt", LoadOptions(model=f"empty_models:{kind}", inputs=("x=2x3",))).model
+    assert isinstance(model, nn.Module)
+    assert {key: value.tolist() for key, value in model.state_dict().items()} == {
+        k: v.tolist() for k, v in FILLED.items()
+    }
+    assert [name for name, _ in model.named_parameters()] == ["inner.step"]
+    assert torch.equal(model(torch.zeros(1, 3)), torch.tensor([[5.0, 6.0, 7.0]]))
+
+
+def test_shapes_that_a_model_states_must_match(user: Any) -> None:
+    Path("empty_models.py").write_text(EMPTY)
+    torch.save(FILLED | {"inner.rows": torch.ones(4, 2)}, "weights.pt")
+    with pytest.raises(UsageError, match=r"'inner.rows' has shape \[4, 2\], but Outer needs \[0, 3\]"):
+        load("weights.pt", LoadOptions(model="empty_models:Outer", inputs=("x=2x3",)))
+
+
 def test_the_current_folder_is_importable(user: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.save(user.Net().state_dict(), "weights.pt")
     sys.modules.pop("user_models")

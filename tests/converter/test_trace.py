@@ -33,7 +33,6 @@ def test_the_graph_computes_what_the_model_computes() -> None:
     gm = trace(model, (X,))
     check_meta(gm, X)
     assert torch.equal(outputs(gm, X)[0], model.eval()(X))
-    assert not model.training
     assert not list(gm.parameters()), "weights are constants"
     sources = {n.meta["source"] for n in gm.graph.nodes if n.op == "get_attr"}
     assert {"0.weight", "0.bias", "1.running_mean", "2.weight", "4.bias"} <= sources
@@ -64,6 +63,60 @@ def test_weights_clamped_in_forward() -> None:
     gm = trace(model, (X,))
     assert torch.equal(outputs(gm, X)[0], F.linear(X, before.clamp(-1, 1)))
     assert count(gm, aten.set_) == 0
+
+
+READS_ITS_TENSORS = {
+    "a number": lambda m, x: x * float(m.scale) + m.scale.item(),
+    "computed": lambda m, x: (x / ((m.high - m.low).item() / 255)).round() + int(-m.low / m.scale),
+    "of a weight": lambda m, x: x / m.weight.detach().abs().amax().item(),
+    "a list": lambda m, x: torch.cat([x * v for v in m.weight.amax(0).tolist()]),
+    "a branch": lambda m, x: x * 2 if m.high > 1 and not torch.equal(m.low, m.high) else x,
+    "a loop": lambda m, x: sum((x + i for i in range(int(m.levels) - 1)), start=x),
+    "a mask": lambda m, x: x[:, m.mask] + m.mask.nonzero()[0],
+    "a made-up tensor": lambda m, x: x * torch.max(m.low, torch.zeros(1)).add(3).item(),
+    "a copy written to": lambda m, x: x * m.weight.clone().mul_(3).fill_diagonal_(0).sum().item(),
+    "a counter": lambda m, x: x * m.steps.add_(1).item(),
+}
+
+
+@pytest.mark.parametrize("habit", READS_ITS_TENSORS)
+def test_forward_may_look_at_the_values_of_its_own_tensors(habit: str) -> None:
+    tensors = {
+        "scale": torch.tensor(0.3),
+        "high": torch.tensor(3.0),
+        "low": torch.tensor([-1.7]),
+        "weight": randn(5, 3),
+    }
+    tensors |= {"levels": torch.tensor(4), "mask": torch.tensor([True, False, True]), "steps": torch.tensor(1)}
+    model = Wrapped(READS_ITS_TENSORS[habit], tensors).eval()
+    gm = trace(model, (X,))
+    assert all(torch.equal(t, tensors[name]) for name, t in model.named_buffers()), "the caller's model is as it was"
+    for x in (X, randn(2, 3, seed=1)):
+        expected = Wrapped(READS_ITS_TENSORS[habit], {k: v.clone() for k, v in tensors.items()})(x)
+        assert torch.equal(outputs(gm, x)[0], expected)
+
+
+def test_a_buffer_that_the_input_is_written_to_is_not_a_constant() -> None:
+    def function(m: Any, x: Tensor) -> Tensor:
+        seen = m.scale.clone()
+        first = seen[0]
+        seen.copy_(x[0, :2])
+        return x * first.item()
+
+    model = Wrapped(function, {"scale": torch.tensor([2.0, 3.0])})
+    gm = trace(model, (X,))
+    other = randn(2, 3, seed=1)
+    assert torch.equal(outputs(gm, other)[0], other * other[0, 0])
+
+
+def test_every_module_is_left_in_the_mode_it_was_in() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3)))
+    model.train()[1][1].eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    gm = trace(model, (X,))
+    assert [m.training for m in model.modules()] == [True, True, True, True, False]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(outputs(gm, X)[0], model.eval()(X))
 
 
 def test_straight_through_estimators_disappear() -> None:
