@@ -80,6 +80,7 @@ def convert(
         raise UsageError(f"--calibrate goes with --target onnx-int8-x86, not {target}")
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
+    _check_dtypes(model, inputs)
     if target.startswith("onnx-") and check_graph(model, inputs):
         data, graph_report, gm = convert_graph(
             model, inputs, target=target, optimize=optimize, kernels=kernels, name=name,
@@ -162,6 +163,20 @@ def _check_arguments(
             "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"
         )
     return stages.Plan(target, optimize, kernels)
+
+
+def _check_dtypes(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) -> None:
+    """Files compute in float32 where they do not in bits or codes."""
+    for number, value in enumerate(inputs):
+        if value.is_complex() or (value.is_floating_point() and value.dtype != torch.float32):
+            raise ConversionError(f"input {number} is {_kind(value)}, and files compute in float32: cast it to float32")
+    weights = [value for _, value in model.named_parameters() if value.is_floating_point()]
+    if weights and all(value.dtype != torch.float32 for value in weights):
+        raise ConversionError(f"the model is {_kind(weights[0])}, and files compute in float32: convert model.float()")
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _outputs(runner: fx.Interpreter, inputs: Sequence[Tensor]) -> list[Tensor]:

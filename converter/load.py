@@ -14,6 +14,7 @@ import importlib
 import os
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,7 +106,8 @@ def load(path: Path | str, options: LoadOptions | None = None) -> Loaded:
     else:
         state = _state_dict(path, content)
         if options.arch:
-            with torch.device("meta"):  # sizes are compared before there is memory for them
+            # sizes are compared before there is memory for them; torch warns that nothing is copied then
+            with torch.device("meta"), warnings.catch_warnings(action="ignore"):
                 _fill(path, _build_arch(options), state)
         model = _build_arch(options) if options.arch else _build_factory(path, options)
         _fill(path, model, state)

@@ -64,10 +64,10 @@ def _check_pickles(file: IO[bytes]) -> None:
     """Raises UsageError for containers that hold one another so often that they stand for more values than any file
     has: hashing or printing such a one would take for ever."""
     if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                if name.endswith("/data.pkl"):
-                    _check_pickle(io.BytesIO(archive.read(name)))
+        file.seek(0)
+        reader = torch._C.PyTorchFileReader(file)  # the reader that torch.load has: it sees the same records
+        if reader.has_record("data.pkl"):
+            _check_pickle(io.BytesIO(reader.get_record("data.pkl")))
         return
     file.seek(0)
     for _ in range(_LEGACY_PICKLES):
