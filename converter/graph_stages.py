@@ -33,6 +33,7 @@ from bgnn.passes import (
     recognise_self_loops,
     split_heads,
     tabulate,
+    unpack_edges,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, is_call, shape_of
 
@@ -86,8 +87,8 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     if stage == "traced":
         return _steps(
             cancel_opposites, canonicalise, decompose, recognise_fake_quant, fold_constants, canonicalise,
-            merge_equal_nodes, recognise_self_loops, recognise_aggregation, hoist_fake_quant, merge_equal_nodes,
-            canonicalise,
+            merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
+            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(graph_norms, *([] if naive else [split_heads]), canonicalise, merge_equal_nodes)

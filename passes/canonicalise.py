@@ -94,7 +94,7 @@ def _view(node: fx.Node) -> fx.Node | None:
     if literal(shape_of(node)) is None:
         return None
     new = reshape(node, cast(fx.Node, node.args[0]), shape_of(node), like=node)
-    same = is_call(node, aten.reshape) and new is not node.args[0] and new.args[0] is node.args[0]
+    same = is_call(node, aten.reshape) and is_call(new, aten.reshape) and new.args[0] is node.args[0]
     if same and list(cast(list[int], node.args[1])) == literal(shape_of(node)):
         new.graph.erase_node(new)
         return None
