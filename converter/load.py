@@ -107,7 +107,8 @@ def load(path: Path | str, options: LoadOptions | None = None) -> Loaded:
         state = _state_dict(path, content)
         if options.arch:
             # sizes are compared before there is memory for them; torch warns that nothing is copied then
-            with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 _fill(path, _build_arch(options), state)
         model = _build_arch(options) if options.arch else _build_factory(path, options)
         _fill(path, model, state)

@@ -65,7 +65,7 @@ def _check_pickles(file: IO[bytes]) -> None:
     has: hashing or printing such a one would take for ever."""
     if zipfile.is_zipfile(file):
         file.seek(0)
-        reader = torch._C.PyTorchFileReader(file)  # the reader that torch.load has: it sees the same records
+        reader: Any = torch._C.PyTorchFileReader(file)  # the reader that torch.load has: it sees the same records
         if reader.has_record("data.pkl"):
             _check_pickle(io.BytesIO(reader.get_record("data.pkl")))
         return
