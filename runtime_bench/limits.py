@@ -21,6 +21,7 @@ from bgnn.converter.errors import UsageError
 
 VARIABLE = "BGNN_MEMORY"
 DEFAULT = 2 << 30
+MOST_THREADS = 1024
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _HEADER = 1 << 16  # bytes; numpy itself refuses headers of more than 10,000
 
@@ -49,6 +50,12 @@ def check_numbers(name: str, array: np.ndarray) -> None:
     """Raises UsageError for an input with NaN: every comparison with one is false, and bits hide it."""
     if array.dtype.kind == "f" and (count := int(np.isnan(array).sum())):
         raise UsageError(f"input {name} holds {count} NaN: replace missing values before running the model")
+
+
+def check_threads(name: str, threads: int) -> None:
+    """Raises UsageError unless a runtime can be asked for so many: each costs memory before it has work."""
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"{name} = {threads}: at least one thread is needed, and {MOST_THREADS} are the most")
 
 
 def _readable(size: int) -> str:

@@ -238,8 +238,7 @@ def _size(how: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
 
 
 def _session(model: Path | str | bytes, threads: int) -> Any:
-    if threads < 1:
-        raise UsageError(f"threads = {threads}: at least one thread is needed")
+    limits.check_threads("threads", threads)
     if isinstance(model, bytes):
         data = model
     else:

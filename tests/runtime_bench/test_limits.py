@@ -88,3 +88,10 @@ def test_nan_is_counted() -> None:
     limits.check_numbers("x", np.array([1.0, np.inf], np.float32))
     with pytest.raises(UsageError, match="input x holds 2 NaN: replace missing values"):
         limits.check_numbers("x", np.array([np.nan, 1.0, np.nan], np.float16))
+
+
+def test_threads() -> None:
+    limits.check_threads("threads", limits.MOST_THREADS)
+    for threads in (0, -1, limits.MOST_THREADS + 1, 10**9):
+        with pytest.raises(UsageError, match=f"threads = {threads}: at least one thread"):
+            limits.check_threads("threads", threads)
