@@ -22,6 +22,7 @@ from bgnn.converter.graph_api import check_graph, convert_graph
 from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
+from bgnn.converter.targets import KERNELS
 from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.trace import trace
 from bgnn.converter.verify import Check, Reference, TieRule, exact_decisions, run_with_taps
@@ -146,7 +147,7 @@ def _check_arguments(
     for what, value, allowed in (
         ("target", target, TARGETS),
         ("optimisation level", optimize, (0, 1)),
-        ("set of kernels", kernels, stages.KERNELS),
+        ("set of kernels", kernels, KERNELS),
         ("k-NN lowering", knn, (None, "matmul", "popcount")),
         ("sign-zero policy", sign_zero, ("plus", "error")),
         ("stage", stop_after, (None, *STAGES)),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.converter.targets import STAGES, TARGETS
 from bgnn.runtime_bench import streams
 from bgnn.runtime_bench.outputs import Stopped, check_output, stops_as_errors, write_files
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
     from bgnn.converter.api import Conversion
 
-# Said here and in api.py (a test compares them): importing api.py takes seconds, --help should not.
-TARGETS = ("lce-arm64", "tflite-arm64", "onnx-x86", "onnx-int8-x86")
-STAGES = ("traced", "semantic", "integer", "target")
 
 _EXAMPLES = """\
 examples:

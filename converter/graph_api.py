@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.ao.quantization import FakeQuantizeBase
 from torch.export import ExportedProgram
 
-from bgnn.converter import calibrate, graph_stages
+from bgnn.converter import calibrate, stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.emitted_file import io_names, run_with_probes
@@ -26,7 +26,6 @@ from bgnn.converter.graph_report import build_graph_report
 from bgnn.converter.onnx.emit import emit, run_file
 from bgnn.converter.report import Report
 from bgnn.converter.sizes import check_open, graph_axes, is_edges
-from bgnn.converter.stages import STAGES, check_ops
 from bgnn.converter.trace import trace
 from bgnn.converter.verify import Settled
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
@@ -94,22 +93,22 @@ def convert_graph(
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
     before = gm
     calibrated: calibrate.CalibrationReport | None = None
-    for stage in STAGES:
+    for stage in stages.STAGES:
         if stage == "target":
             before = snapshot(gm)  # the last graph that makes every code
-        results = [(step, run(gm)) for step, run in graph_stages.passes_to(stage, target, optimize, kernels)]
+        results = [(step, run(gm)) for step, run in stages.passes_to(stage, stages.Plan(target, optimize, kernels))]
         if stage == "traced":
             if calibration is not None:
-                results += [(step, run(gm)) for step, run in graph_stages.BEFORE_CALIBRATION]
+                results += [(step, run(gm)) for step, run in stages.BEFORE_CALIBRATION]
                 if verify:  # from here on, the quantised network is the reference: the float one is compared now
                     checks.append(CodeReference(gm, inputs).compare("float network", {}, plain))
                 say("observing ranges on the samples")
-                graph_stages.name_layers(gm)
+                stages.name_layers(gm)
                 calibrated = calibrate.quantise(gm, calibration)
-            graph_stages.mark_codes(gm)
+            stages.mark_codes(gm)
         elif stage == "semantic":
-            graph_stages.name_layers(gm)
-        check_ops(gm, graph_stages.SPECS[stage])
+            stages.name_layers(gm)
+        stages.check_ops(gm, stages.SPECS[stage])
         _check_open(gm)
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
@@ -180,7 +179,7 @@ def _check_open(gm: fx.GraphModule) -> None:
     try:
         check_open(gm)
     except ConversionError:
-        check_ops(gm, [*(graph_stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
+        stages.check_ops(gm, [*(stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
         raise
 
 
