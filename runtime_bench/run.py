@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from bgnn.converter.errors import BgnnError, UsageError
 from bgnn.runtime_bench import limits, streams
 from bgnn.runtime_bench.delegate import load_interpreter
 from bgnn.runtime_bench.outputs import Stopped, check_output, stops_as_errors, write_files
+from bgnn.runtime_bench.saturation import SaturationWarning
 
 
 def read_inputs(path: Path) -> dict[str, np.ndarray]:
@@ -107,7 +109,11 @@ def _run(options: argparse.Namespace) -> None:
         check_output(options.output, {"the model itself": options.file, "the input": options.input})
     inputs = read_inputs(options.input)
     if options.file.suffix == ".onnx":
-        outputs = run_onnx(options.file, inputs, options.threads)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SaturationWarning)
+            outputs = run_onnx(options.file, inputs, options.threads)
+        for one in caught:
+            streams.complain(f"bgnn-run: warning: {one.message}")
     else:
         outputs = run(load_interpreter(options.file, options.threads), inputs)
 

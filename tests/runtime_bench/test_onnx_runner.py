@@ -152,7 +152,11 @@ def damaged(data: bytes, key: str, value: str | None) -> bytes:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *((key, text) for key in ("bgnn.inputs", "bgnn.tables") for text in ("", "{", "3", "[3]", "[{}]", "[" * 9999)),
+        *(
+            (key, text)
+            for key in ("bgnn.inputs", "bgnn.neighbour_tables")
+            for text in ("", "{", "3", "[3]", "[{}]", "[" * 9999)
+        ),
         ("bgnn.inputs", '[{"name": "in0", "dtype": "O", "shape": [], "index": false}]'),
         ("bgnn.inputs", '[{"name": "in0", "dtype": "float32", "shape": [-1], "index": false}]'),
         ("bgnn.max_degree", "many"),
@@ -177,20 +181,20 @@ def test_damaged_properties(key: str, value: str) -> None:
 )  # fmt: skip
 def test_damaged_tables(field: str, value: object) -> None:
     data = file_of(open_graph(layer, *example()))
-    (properties,) = [p for p in onnx.load_from_string(data).metadata_props if p.key == "bgnn.tables"]
+    (properties,) = [p for p in onnx.load_from_string(data).metadata_props if p.key == "bgnn.neighbour_tables"]
     tables = json.loads(properties.value)
     tables[0][field] = value
     with pytest.raises(BgnnError, match=r"properties bgnn\.\* are damaged"):
-        OnnxModel(damaged(data, "bgnn.tables", json.dumps(tables)))
+        OnnxModel(damaged(data, "bgnn.neighbour_tables", json.dumps(tables)))
 
 
 def test_a_size_that_takes_the_machine() -> None:
     data = file_of(open_graph(layer, *example()))
-    (properties,) = [p for p in onnx.load_from_string(data).metadata_props if p.key == "bgnn.tables"]
+    (properties,) = [p for p in onnx.load_from_string(data).metadata_props if p.key == "bgnn.neighbour_tables"]
     tables = json.loads(properties.value)
     tables[0]["size"] = {"value": 10**12}
     with pytest.raises(UsageError, match="more than the budget"):
-        OnnxModel(damaged(data, "bgnn.tables", json.dumps(tables))).run(**arrays())
+        OnnxModel(damaged(data, "bgnn.neighbour_tables", json.dumps(tables))).run(**arrays())
 
 
 def test_a_file_of_one_endless_number() -> None:
