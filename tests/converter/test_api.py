@@ -159,7 +159,7 @@ def test_a_failed_conversion_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(b"old")
     net = Wrapped(lambda m, x: torch.erfinv(x.clamp(-0.5, 0.5)), {})
-    with pytest.raises(ConversionError, match=r"aten\.erfinv is not supported"):
+    with pytest.raises(ConversionError, match=r"torch\.erfinv is not supported by "):
         convert(net, (X,), target="lce-arm64", output=path)
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
@@ -223,7 +223,7 @@ def test_exit_codes() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floats_are_refused_by_name(dtype: torch.dtype) -> None:
     for name in ("tflite-arm64", "onnx-x86"):
-        with pytest.raises(ConversionError, match=f"input 0 is {str(dtype)[6:]}, .* cast it to float32"):
+        with pytest.raises(BgnnError, match=f"is {str(dtype)[6:]}, and files take float32"):
             convert(model(), (X.to(dtype),), target=name)
     with pytest.raises(ConversionError, match=r"the model is .*model\.float\(\)"):
         convert(torch.nn.Linear(3, 4).to(dtype), (X,), target="tflite-arm64")
