@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import calibrate, stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
-from bgnn.converter.eager import EagerModel, kinds, refuse_random
+from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
@@ -28,7 +28,7 @@ from bgnn.converter.onnx.emit import emit, index_rows, run_file, saturated_share
 from bgnn.converter.report import Report
 from bgnn.converter.second_graph import second_graphs
 from bgnn.converter.sizes import check_open, graph_axes, is_edges
-from bgnn.converter.trace import trace
+from bgnn.converter.trace import refuse_numbers, trace
 from bgnn.converter.verify import check_sums
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.converter.verify_layers import prove_on_runtime, prove_tables
@@ -86,12 +86,17 @@ def convert_graph(
     say("tracing the model")
     with _uncached(model):
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
+    refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, dump, "exported")
+    samples: list[tuple[Tensor, ...]] = []
+    if calibration is not None:
+        calibrate.check_float(gm)
+        samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
     _check_indices(gm, inputs)
-    refuse_random(gm)
     ops = kinds(gm)
-    examples = _examples(gm, inputs, EagerModel(model, keep_outputs, partial(_uncached, model))) if verify else []
+    eager = EagerModel(model, keep_outputs, partial(_uncached, model))
+    examples = _examples(gm, inputs, eager) if verify else []
     if verify:
         check_sums(gm, inputs)
     checks: list[CodeCheck] = []
@@ -107,14 +112,14 @@ def convert_graph(
                 results += [(step, run(gm)) for step, run in stages.BEFORE_CALIBRATION]
                 # From here on, the quantised network is the reference: the float one is compared now.
                 checks += [example.compare_traced("float network", gm, ops) for example in examples]
-                say("observing ranges on the samples")
+                say("choosing ranges on the samples")
                 stages.name_layers(gm)
                 calibrated = calibrate.quantise(gm, calibration)
             stages.mark_codes(gm)
         elif stage == "semantic":
             stages.name_layers(gm)
-        stages.check_ops(gm, stages.SPECS[stage])
-        _check_open(gm)
+        stages.check_ops(gm, stages.SPECS[stage], target)
+        _check_open(gm, target)
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
@@ -157,6 +162,11 @@ def convert_graph(
     else:
         properties["verification"] = "not verified (--no-verify)"
     data = written()
+    if calibrated is not None and verify:
+        expected = [eager.outputs(sample)[0] for sample in samples]
+        calibrated = dataclasses.replace(calibrated, file=calibrate.compare_file(data, samples, expected))
+        if warning := calibrated.warning():
+            say(f"warning: {warning}")
     report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data)
     return data, dataclasses.replace(report, calibration=calibrated), gm
 
@@ -191,12 +201,12 @@ def _uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
             vars(module).update(values)
 
 
-def _check_open(gm: fx.GraphModule) -> None:
+def _check_open(gm: fx.GraphModule, target: str) -> None:
     """`check_open`; an op that is not supported is the likelier reason, and is named first."""
     try:
         check_open(gm)
     except ConversionError:
-        stages.check_ops(gm, [*(stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
+        stages.check_ops(gm, [*(stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm], target)
         raise
 
 
