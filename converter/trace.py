@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.sizes import open_sizes
+from bgnn.passes import masked_writes
 from bgnn.passes.graph import as_meta, is_static, remove_dead_code
 
 aten = torch.ops.aten
@@ -261,7 +262,9 @@ def _freeze(
         value = node.meta.get("val")
         if value is not None:
             node.meta["val"] = as_meta(value)
-        if isinstance(value, Tensor) and not may_be_open and not is_static(node):
-            raise ConversionError(f"{node.name} has a size that depends on the data: export with static shapes")
     open_sizes(gm)
+    masked_writes.run(gm)
+    for node in gm.graph.nodes:
+        if isinstance(node.meta.get("val"), Tensor) and not may_be_open and not is_static(node):
+            raise ConversionError(f"{node.name} has a size that depends on the data: export with static shapes")
     return gm

@@ -8,6 +8,7 @@ order in which a product is summed, and for `topk` and `sort`, whose open tie or
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, cast
@@ -195,8 +196,10 @@ def _getitem(node: fx.Node) -> fx.Node | None:
     source, index = cast(tuple[fx.Node, int], getitem(node))
     if is_call(source, aten._native_batch_norm_legit_no_training):
         return _batch_norm(node)
-    if source.target in REDUCTIONS and index == 0:
+    if source.target in REDUCTIONS:
         x, dim = source.args[0], source.args[1]
+        if index == 1:
+            return _first_extreme(node, cast(fx.Node, x), cast(int, dim), source.target is aten.max.dim, source)
         return call(node, REDUCTIONS[source.target], x, [dim], arg(source, 2, "keepdim", False), like=source)
     if is_call(source, aten.adaptive_max_pool1d, aten.adaptive_max_pool2d) and index == 0:
         return _global_pool(node, source, aten.amax.default)
@@ -222,6 +225,20 @@ def _topk(node: fx.Node, like: fx.Node, x: fx.Node, k: int, dim: int, largest: b
     else:
         twin = call(node, bgnn.topk_lowest.default, x, k, dim, largest, like=like)
     return call(node, operator.getitem, twin, index, like=like)
+
+
+def _first_extreme(node: fx.Node, x: fx.Node, dim: int, largest: bool, like: fx.Node) -> fx.Node | None:
+    """The index of the first of the largest values along an axis, in the shape of `node`: a topk of one."""
+    if not is_static(x) or not shape_of(x):
+        return None
+    return reshape(node, _topk(node, like, x, 1, dim % len(shape_of(x)), largest, 1), shape_of(node), like=like)
+
+
+def _argmax(node: fx.Node) -> fx.Node | None:
+    x, dim = cast(fx.Node, node.args[0]), arg(node, 1, "dim")
+    if dim is None and is_static(x):
+        x, dim = reshape(node, x, (x.meta["val"].numel(),), like=node), 0
+    return None if dim is None else _first_extreme(node, x, cast(int, dim), is_call(node, aten.argmax), node)
 
 
 def _sort(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
@@ -307,7 +324,12 @@ def _stack(node: fx.Node) -> fx.Node:
 
 def _cat(node: fx.Node) -> fx.Node | None:
     parts = cast(list[fx.Node], node.args[0])
-    return parts[0] if len(parts) == 1 else None
+    full = [p for p in parts if not is_static(p) or p.meta["val"].numel()]
+    if len(full) == 1 and shape_of(full[0]) == shape_of(node) and full[0].meta["val"].dtype == node.meta["val"].dtype:
+        return full[0]
+    if 1 < len(full) < len(parts):  # `torch.tensor([])` may stand beside any shape
+        return call(node, aten.cat.default, full, arg(node, 1, "dim", 0), like=node)
+    return None
 
 
 def _global_pool(node: fx.Node, source: fx.Node, reduce: Any) -> fx.Node | None:
@@ -580,6 +602,8 @@ def _index(node: fx.Node) -> fx.Node | None:
     else:
         x, indices = cast(tuple[fx.Node, list[Any]], node.args[:2])
         used = [(d, i) for d, i in enumerate(indices) if i is not None]
+        if len(used) > 1 and all(is_constant(i) for _, i in used):
+            return _known_places(node, x, used)
         if len(used) != 1 or used[0][1].meta["val"].dtype == torch.bool:
             return None
         dim, index = used[0]
@@ -593,6 +617,22 @@ def _index(node: fx.Node) -> fx.Node | None:
     rows = index if len(shape_of(index)) == 1 else reshape(node, index, (index.meta["val"].numel(),), like=node)
     picked = call(node, aten.index_select.default, x, dim, rows, like=node)
     return reshape(node, picked, shape_of(node), like=node)
+
+
+def _known_places(node: fx.Node, x: fx.Node, used: list[tuple[int, Any]]) -> fx.Node | None:
+    """`x[i, j]` with constants: rows of `x` with its first axes as one."""
+    values, first = [value_of(index) for _, index in used], len(used)
+    if [axis for axis, _ in used] != list(range(first)) or any(v.dtype == torch.bool for v in values):
+        return None
+    sizes = shape_of(x)[:first]
+    if not is_static(x) or 0 in sizes:
+        return None
+    rows = torch.zeros((), dtype=torch.int64)
+    for value, size in zip(values, sizes, strict=True):
+        rows = rows * size + value % size
+    flat = reshape(node, x, (math.prod(sizes), *shape_of(x)[first:]), like=node)
+    places = constant(node, rows.flatten(), "places")
+    return reshape(node, call(node, aten.index_select.default, flat, 0, places, like=node), shape_of(node), like=node)
 
 
 def _mean(node: fx.Node) -> fx.Node | None:
@@ -613,6 +653,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.repeat, aten.tile], _repeat),
     ([operator.getitem], _getitem),
     ([aten.argsort], lambda n: _sort(n, n, 1)),
+    ([aten.argmax, aten.argmin], _argmax),
     ([aten.slice], _slice),
     ([aten.select], _select),
     ([aten.stack], _stack),

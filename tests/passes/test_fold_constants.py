@@ -52,3 +52,9 @@ def test_a_table_grown_from_little_stays_an_op() -> None:
     small = graph(lambda m, x: x.sum() + m.c[:, None].expand(3, 4), X, c=randn(3))
     apply(fold_constants.run, small, X)
     assert count(small, aten.expand) == 0
+
+
+def test_what_is_made_of_numbers_is_a_constant_of_any_size() -> None:
+    gm = graph(lambda m, x: x + torch.eye(100, 300)[:, :3].sum(0) + torch.eye(300)[0, 0] * 1e10, X)
+    apply(fold_constants.run, gm, X)
+    assert count(gm, aten.eye, aten.sum, aten.mul) == 0
