@@ -80,6 +80,12 @@ def convert(
     if calibration is not None and target != "onnx-int8-x86":
         raise UsageError(f"--calibrate goes with --target onnx-int8-x86, not {target}")
     say = progress or (lambda line: None)
+    for number, value in enumerate(example_inputs):
+        if value.layout is not torch.strided:
+            raise UsageError(
+                f"input {number} is sparse ({value.layout}): give edges as edge_index, int64 [2, E], which a graph "
+                "network takes, or the whole matrix, .to_dense()"
+            )
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     if target.startswith("onnx-") and check_graph(model, inputs):
         data, graph_report, gm = convert_graph(

@@ -407,8 +407,14 @@ def _linear(node: fx.Node) -> fx.Node | None:
     return call(node, aten.linear.default, x, turned, bias, like=node)
 
 
+ROOTS = {0.5: aten.sqrt.default, -0.5: aten.rsqrt.default}
+
+
 def _square(node: fx.Node) -> fx.Node | None:
-    if is_call(node, aten.pow) and node.args[1] != 2:
+    power = node.args[1] if is_call(node, aten.pow) else 2
+    if power in ROOTS and is_static(node):
+        return call(node, ROOTS[cast(float, power)], node.args[0], like=node)
+    if power != 2:
         return None
     return call(node, aten.mul.Tensor, node.args[0], node.args[0], like=node)
 
