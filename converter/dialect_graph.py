@@ -103,16 +103,6 @@ def fake_quant_codes(x: Tensor, scale: float, zero_point: int, low: int, high: i
     return torch.clamp(torch.round(x / scale + zero_point), low, high)
 
 
-def fake_quant_after(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
-    """`fake_quant` as torch.ao does it: f32 `[...]` -> f32 `[...]`.
-
-    `(clamp(round(x * (1 / scale)) + zero_point, low, high) - zero_point) * scale`: multiplied by the reciprocal, and
-    the zero point added *after* rounding. It differs from `fake_quant` where x / scale rounds otherwise in float32,
-    and at exact ties if the zero point is odd.
-    """
-    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high)
-
-
 def fake_quant_channel(x: Tensor, scales: Tensor, zero_points: Tensor, axis: int, low: int, high: int) -> Tensor:
     """`fake_quant` with a scale f32 `[C]` and a zero point (whole, f32 `[C]`) for each index of `axis`: f32 `[...]`."""
     shape = [1] * x.dim()
@@ -178,11 +168,6 @@ for _schema, _reference, _fake in (
         lambda values, edge_index, base: torch.empty_like(base),
     ),
     ("fake_quant(Tensor x, float scale, int zero_point, int low, int high) -> Tensor", fake_quant, _like_first),
-    (
-        "fake_quant_after(Tensor x, float scale, int zero_point, int low, int high) -> Tensor",
-        fake_quant_after,
-        _like_first,
-    ),
     (
         "fake_quant_channel(Tensor x, Tensor scales, Tensor zero_points, int axis, int low, int high) -> Tensor",
         fake_quant_channel,

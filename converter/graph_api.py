@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
+from torch.ao.quantization import FakeQuantizeBase
 from torch.export import ExportedProgram
 
 from bgnn.converter import calibrate, graph_stages
@@ -146,8 +147,12 @@ def convert_graph(
 
 @contextlib.contextmanager
 def _uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
-    """Within the block, PyG's layers with `cached=True` do not keep the first graph they meet: a file takes any."""
-    modules = model.modules() if isinstance(model, nn.Module) else []
+    """Within the block no forward leaves a trace in the model, of which a file could know nothing.
+
+    PyG's layers with `cached=True` do not keep the first graph they meet: a file takes any. torch.ao's observers, which
+    `eval()` leaves on, do not move their ranges: a file has those that are stored.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
     before = [
         (
             module,
@@ -158,9 +163,14 @@ def _uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
     ]
     for module, values in before:
         vars(module).update({name: False if name == "cached" else None for name in values})
+    observing = [m for m in modules if isinstance(m, FakeQuantizeBase) and bool(m.observer_enabled.any())]
+    for observer in observing:
+        observer.disable_observer()
     try:
         yield
     finally:
+        for observer in observing:
+            observer.enable_observer()
         for module, values in before:
             vars(module).update(values)
 

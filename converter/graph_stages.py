@@ -28,12 +28,14 @@ from bgnn.passes import (
     legalise,
     lower_int8,
     merge_equal_nodes,
+    quantised_weights,
     recognise_aggregation,
     recognise_fake_quant,
     recognise_self_loops,
     split_heads,
     tabulate,
     unpack_edges,
+    write_out_quantisers,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, is_call, shape_of
 
@@ -58,7 +60,7 @@ SIZES = [
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 GRAPH = [
     bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops,
-    bgnn.loop_rows, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel,
+    bgnn.loop_rows, bgnn.fake_quant, bgnn.fake_quant_channel,
 ]  # fmt: skip
 INTEGER = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
@@ -86,8 +88,9 @@ def passes_to(stage: str, target: str, optimize: int, kernels: str) -> list[Step
     naive = optimize == 0
     if stage == "traced":
         return _steps(
-            cancel_opposites, canonicalise, decompose, recognise_fake_quant, fold_constants, canonicalise,
-            merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
+            cancel_opposites, canonicalise, decompose, write_out_quantisers, quantised_weights, fold_constants,
+            recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops, unpack_edges,
+            canonicalise, merge_equal_nodes,
             recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
@@ -111,7 +114,7 @@ BEFORE_CALIBRATION = _steps(graph_norms, fold_batch_norm, merge_equal_nodes)
 
 def mark_codes(gm: fx.GraphModule) -> None:
     """Taps the tensors that verification compares: the codes of every activation's quantiser."""
-    for node in calls(gm.graph, bgnn.fake_quant, bgnn.fake_quant_after):
+    for node in calls(gm.graph, bgnn.fake_quant):
         if not recognise_fake_quant.is_weight(node):
             node.meta["tap"] = Tap(node.name)
 
@@ -126,7 +129,7 @@ def name_layers(gm: fx.GraphModule) -> None:
                 node.meta["layer"] = f"aggregation {sums}"
             continue
         weight: Any = node.args[1] if len(node.args) > 1 else None
-        if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel):
+        if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_channel):
             weight = weight.args[0]
         source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
         node.meta["layer"] = source or node.name

@@ -25,6 +25,7 @@ from bgnn.passes import (
     cancel_opposites,
     canonicalise,
     channels_last,
+    decompose,
     fold_batch_norm,
     fold_constants,
     fold_sign,
@@ -46,6 +47,7 @@ from bgnn.passes import (
     recognise_prelu,
     reduce_before_elementwise,
     sink_reshapes,
+    sink_scales,
     split_edge_linear,
     split_xor_edge,
 )
@@ -106,7 +108,13 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
-            cancel_opposites, canonicalise, recognise_binarize, fold_constants, canonicalise, merge_equal_nodes
+            cancel_opposites,
+            canonicalise,
+            decompose,
+            recognise_binarize,
+            fold_constants,
+            canonicalise,
+            merge_equal_nodes,
         )
     if stage == "semantic":
         return _steps(
@@ -116,7 +124,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if stage == "integer":
         if naive:
             return [("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if lce else []
-        steps = _steps(fold_batch_norm, fuse_rescale)
+        steps = _steps(fold_batch_norm, *([sink_scales] if lce else []), fuse_rescale)
         if lce:
             steps += _steps(
                 fold_threshold, *([fuse_xor_edge_conv, fold_sign, fuse_bin_edge_conv] if own else [split_xor_edge])

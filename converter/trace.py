@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, cast
 from unittest import mock
 
@@ -81,7 +81,8 @@ def _export(
 def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Within the block the model is as in inference; after it, each module is in the mode it was in."""
     before = {module: module.training for module in model.modules()}
-    model.eval()
+    with suppress(NotImplementedError):  # a program's own module, which is what it is
+        model.eval()
     try:
         yield
     finally:

@@ -153,7 +153,8 @@ class _Decisions(fx.Interpreter):
             before = cast(Tensor, self.env[cast(fx.Node, n.args[0])])
             self.seen[tap.name] = value >= 0
             if n.meta.get("zero_was_zero"):
-                self.zeros[tap.name] = int((before == 0).sum())
+                width = float(n.meta.get("zero_width", 0.0))  # of numbers that become 0 before their sign is taken
+                self.zeros[tap.name] = int(((before >= 0) & (before <= width)).sum())
             if tap.name in self.forced:
                 return self._sign(tap.name, before, value)
         else:

@@ -19,15 +19,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from bgnn.converter.dialect_graph import fake_quant_codes
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.verify import Check, compare_output
 from bgnn.passes.graph import Tap, all_taps, is_call, snapshot
+from bgnn.passes.recognise_fake_quant import as_written
 
 bgnn = torch.ops.bgnn
 
 CODE_TOLERANCE = 1 / 32  # of a step
-FAKE = [bgnn.fake_quant, bgnn.fake_quant_after]
 
 
 @dataclasses.dataclass
@@ -42,7 +41,10 @@ class CodeCheck(Check):
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """The codes of one tensor: u8 values as stored, from `floor` up (below, a ReLU follows: not told apart)."""
+    """The codes of one tensor: u8 as stored, int32 as a fake-quantiser that stays tells them.
+
+    From `floor` up: below, a ReLU follows, and they are not told apart.
+    """
 
     codes: Tensor
     floor: int = 0
@@ -87,16 +89,14 @@ class _Forced(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         tap = cast("Tap | None", n.meta.get("tap"))
-        if tap is None or not is_call(n, *FAKE):
+        if tap is None or not is_call(n, bgnn.fake_quant):
             return value
         scale, zero, low, high = cast(tuple[float, int, int, int], n.args[1:])
         x = cast(Tensor, self.env[cast(fx.Node, n.args[0])])
         real = x.double() / scale + zero
-        if is_call(n, bgnn.fake_quant):
-            mine = fake_quant_codes(x, scale, zero, low, high)
-        else:
-            mine = torch.round(value / scale) + zero
-        self.seen[tap.name] = (mine - low).to(torch.uint8)
+        value = as_written(x, n)
+        mine = (torch.round(value / scale) + zero).clamp(low, high)
+        self.seen[tap.name] = (mine - low).to(torch.int32)
         theirs = self.theirs.get(tap.name)
         if theirs is None:
             return value
@@ -156,20 +156,20 @@ def tapped_codes(gm: fx.GraphModule) -> dict[str, tuple[fx.Node, Tap]]:
 def holds_codes(node: fx.Node) -> bool:
     """Whether a tapped node tells codes: as bytes, or as what they stand for (a fake-quantiser that stays)."""
     value = node.meta.get("val")
-    return isinstance(value, Tensor) and (value.dtype == torch.uint8 or is_call(node, *FAKE))
+    return isinstance(value, Tensor) and (value.dtype == torch.uint8 or is_call(node, bgnn.fake_quant))
 
 
 def as_codes(node: fx.Node, value: Tensor) -> Tensor:
-    """The codes that a tapped node's value tells, from 0: u8."""
+    """The codes that a tapped node's value tells, from 0: u8, or int32 of a fake-quantiser that stays."""
     if value.dtype == torch.uint8:
         return value
     scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
-    return (torch.round(value.double() / scale) + zero - low).clamp(0, high - low).to(torch.uint8)
+    return (torch.round(value.double() / scale) + zero - low).clamp(0, high - low).to(torch.int32)
 
 
 def from_codes(node: fx.Node, codes: Tensor) -> Tensor:
     """The value of a tapped node that tells these codes."""
-    if not is_call(node, *FAKE):
-        return codes
+    if not is_call(node, bgnn.fake_quant):
+        return codes.to(torch.uint8)
     scale, zero, low, _ = cast(tuple[float, int, int, int], node.args[1:])
     return (codes.to(torch.float32) + low - zero) * scale

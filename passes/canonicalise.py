@@ -420,13 +420,16 @@ def _square(node: fx.Node) -> fx.Node | None:
 
 
 def _norm(node: fx.Node) -> fx.Node | None:
-    """The Euclidean norm along axes: `sqrt(sum(x * x))`."""
+    """The Euclidean norm along axes, `sqrt(sum(x * x))`, and the sum of magnitudes, `sum(|x|)`."""
     x = cast(fx.Node, node.args[0])
     order, dims = (arg(node, 1, "ord", 2), arg(node, 2, "dim")) if is_call(node, aten.linalg_vector_norm) else (
         arg(node, 1, "p", 2), arg(node, 2, "dim"))  # fmt: skip
-    if order not in (2, 2.0) or arg(node, 4, "dtype") is not None:
+    if order not in (1, 2) or arg(node, 4, "dtype") is not None:
         return None
     axes = [dims] if isinstance(dims, int) else list(dims or range(len(shape_of(x))))
+    if order == 1:
+        size = call(node, aten.abs.default, x, like=node)
+        return call(node, aten.sum.dim_IntList, size, axes, arg(node, 3, "keepdim", False), like=node)
     squares = call(node, aten.mul.Tensor, x, x, like=node)
     total = call(node, aten.sum.dim_IntList, squares, axes, arg(node, 3, "keepdim", False), like=node)
     return call(node, aten.sqrt.default, total, like=node)

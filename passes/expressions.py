@@ -5,7 +5,8 @@ Recognisers take such a part as a function and evaluate it: what it computes say
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -37,9 +38,14 @@ def expressions(
         inside.add(last)
 
 
+def numbers_in(inside: set[fx.Node]) -> list[float]:
+    """The numbers in an expression's calls."""
+    return [float(a) for n in inside for a in n.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+
+
 def around_constants(inside: set[fx.Node]) -> list[Tensor]:
     """Points beside every number in an expression: where a function could turn that seems to be another."""
-    numbers = [float(a) for n in inside for a in n.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    numbers = numbers_in(inside)
     for n in inside:
         for constant in n.all_input_nodes:
             if constant.op == "get_attr" and value_of(constant).numel() <= LARGEST:
@@ -48,8 +54,10 @@ def around_constants(inside: set[fx.Node]) -> list[Tensor]:
     return [torch.tensor([p, -p]) for points in near for p in points if p != 0 and abs(p) < 1e6]
 
 
-def evaluate(node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
-    """The value of `node` when some tensors before it are given."""
+def evaluate(
+    node: fx.Node, known: dict[fx.Node, Tensor], instead: Mapping[Any, Callable[..., Tensor]] = MappingProxyType({})
+) -> Tensor:
+    """The value of `node` when some tensors before it are given; `instead`: what takes the place of some ops."""
     env: dict[fx.Node, Any] = dict(known)
     order: list[fx.Node] = []
     stack = [node]
@@ -72,7 +80,7 @@ def evaluate(node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
     with torch.no_grad():
         for current in order:
             args, kwargs = fx.node.map_arg((current.args, dict(current.kwargs)), lambda n: env[n])
-            env[current] = cast(Callable[..., Any], current.target)(*args, **kwargs)
+            env[current] = cast(Callable[..., Any], instead.get(current.target, current.target))(*args, **kwargs)
     return cast(Tensor, env[node])
 
 

@@ -5,7 +5,7 @@ Exact: the op itself is run. A result much larger than what it is made from (an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -17,8 +17,8 @@ bgnn = torch.ops.bgnn
 LARGEST_GROWTH = 1 << 12  # elements
 
 
-def run(gm: fx.GraphModule, keep: Container[fx.Node] = ()) -> PassResult:
-    """Replaces every call whose tensor arguments are all constants by its value, but for those in `keep`.
+def run(gm: fx.GraphModule) -> PassResult:
+    """Replaces every call whose tensor arguments are all constants by its value.
 
     Quantisers of weights stay: the constant beneath and the scale tell its codes.
     """
@@ -26,7 +26,7 @@ def run(gm: fx.GraphModule, keep: Container[fx.Node] = ()) -> PassResult:
     for node in list(gm.graph.nodes):
         if node.op != "call_function" or not all(is_constant(n) for n in node.all_input_nodes):
             continue
-        if node in keep or is_call(node, bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel):
+        if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
             continue
         if not isinstance(node.meta["val"], Tensor) or not is_static(node):
             continue

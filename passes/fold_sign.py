@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes.chains import data_of, evaluate, is_channel_op
+from bgnn.passes.float_order import number, order
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -74,12 +75,12 @@ def thresholds(chain: list[fx.Node], channels: int) -> tuple[Tensor, Tensor] | N
     at_low, at_high = positive(low), positive(high)
     falling = at_low & ~at_high
     # Bisection over the float32 numbers in their order: `high` is always on the far side, `low` never.
-    lo, hi = _order(low), _order(high)
+    lo, hi = order(low), order(high)
     while bool((hi - lo > 1).any()):
         middle = (lo + hi) // 2
-        beyond = positive(_number(middle)) == at_high
+        beyond = positive(number(middle)) == at_high
         lo, hi = torch.where(beyond, lo, middle), torch.where(beyond, middle, hi)
-    threshold = _number(hi)
+    threshold = number(hi)
     same = at_low == at_high  # one sign for every x
     threshold = torch.where(same, torch.where(at_high, -LARGEST, LARGEST), threshold)
     sign = torch.where(falling, -1.0, 1.0)
@@ -95,14 +96,3 @@ def _holds(positive: Callable[[Tensor], Tensor], threshold: Tensor, sign: Tensor
         if not torch.equal(positive(x), expected):
             return False
     return True
-
-
-def _order(x: Tensor) -> Tensor:
-    """float32 numbers as integers in the same order."""
-    bits = x.view(torch.int32).long()
-    return torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
-
-
-def _number(order: Tensor) -> Tensor:
-    """The inverse of `_order`."""
-    return torch.where(order >= 0, order, -(2**31) - order).to(torch.int32).view(torch.float32)

@@ -18,7 +18,6 @@ from bgnn.passes.graph import PassResult, aten, call, calls, is_call, is_constan
 bgnn = torch.ops.bgnn
 
 MOVES = [aten.index_select, aten.reshape, aten.permute]
-FAKE = [bgnn.fake_quant, bgnn.fake_quant_after]
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -27,7 +26,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     changed = True
     while changed:
         changed = False
-        for node in calls(gm.graph, *FAKE):
+        for node in calls(gm.graph, bgnn.fake_quant):
             new = _hoisted(node) or _repeated(node)
             if new is not None:
                 replace(node, new)
@@ -42,12 +41,14 @@ def _hoisted(node: fx.Node) -> fx.Node | None:
     if not is_call(move, *MOVES) or is_constant(move.args[0]):
         return None
     inner = call(node, node.target, move.args[0], *node.args[1:], like=node)
+    if "as_written" in node.meta:
+        inner.meta["as_written"] = node.meta["as_written"]
     return call(node, move.target, inner, *move.args[1:], like=move)
 
 
 def _repeated(node: fx.Node) -> fx.Node | None:
     source = cast(fx.Node, node.args[0])
-    if not is_call(source, *FAKE):
+    if not is_call(source, bgnn.fake_quant):
         return None
     values = every_value(source)
     same = torch.equal(cast(Any, node.target)(values, *node.args[1:]), values)

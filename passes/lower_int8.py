@@ -41,11 +41,10 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
-from bgnn.passes.recognise_fake_quant import is_weight
+from bgnn.passes.recognise_fake_quant import FAKE, is_weight, rounded_as_written
 
 bgnn = torch.ops.bgnn
 
-FAKE = [bgnn.fake_quant, bgnn.fake_quant_after]
 MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand]
 # Their last two arguments are the lowest and the highest code.
 MAKERS = [
@@ -81,20 +80,26 @@ def run(gm: fx.GraphModule, naive: bool = False) -> PassResult:
             remove_dead_code(gm)
         for layer in calls(gm.graph, aten.linear):
             result.refuse(layer, _why_float(layer))
+        for total in calls(gm.graph, bgnn.segment_sum, bgnn.segment_mean):
+            if codes_of(total.args[0]) is not None:
+                result.refuse(total, "it sums codes, but nothing quantises its sums: they stay real")
     _fold_weights(gm)
     remove_dead_code(gm)
     return result
 
 
 def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
-    for node in calls(gm.graph, *FAKE):
+    for node in calls(gm.graph, bgnn.fake_quant):
         if is_weight(node):
             continue
         x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
         if high - low > 255 or not 0 <= zero - low <= 255:
-            result.refuse(node, f"its codes {low}..{high} with zero point {zero} are not those of 8 bits: stays float")
+            result.refuse(
+                node,
+                f"its codes {low}..{high} are {high - low + 1}, zero point {zero}: not those of 8 bits",
+            )
             continue
-        each = len(shape_of(node)) == 1 and is_call(node, bgnn.fake_quant) and 0 <= -low <= 255
+        each = len(shape_of(node)) == 1 and 0 <= -low <= 255
         codes = _exactly(node) if each else None
         if codes is None:
             codes = call(node, bgnn.quantize.default, x, scale, zero - low, 0, high - low, like=node)
@@ -111,11 +116,13 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
 def _exactly(node: fx.Node) -> fx.Node:
     """A number for each edge or node quantised as the model does it, the zero point added before rounding.
 
-    `x / scale + zero_point` in float32, and that number quantised in steps of 1. It is cheap there, and where it shows:
-    a GCN's norms are 1 / sqrt(d_i d_j), which meet ties.
+    What the model rounds (`x / scale + zero_point`, or as it is written) in float32, and that number quantised in steps
+    of 1. It is cheap there, and where it shows: a GCN's norms are 1 / sqrt(d_i d_j), which meet ties.
     """
     x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
-    real = call(node, aten.add.Tensor, call(node, aten.div.Tensor, x, scale, like=node), float(zero), like=node)
+    real = rounded_as_written(node)
+    if real is None:
+        real = call(node, aten.add.Tensor, call(node, aten.div.Tensor, x, scale, like=node), float(zero), like=node)
     return call(node, bgnn.quantize.default, real, 1.0, -low, 0, high - low, like=node)
 
 
@@ -318,17 +325,36 @@ def _why_float(layer: fx.Node) -> str:
     """Why a dense layer stayed float."""
     weight = layer.args[1]
     if not is_weight(weight):
+        reason = cast(fx.Node, weight).meta.get("stays_float")
+        if reason is not None:
+            return f"its weights are rounded, but {reason}"
         return "its weights are not quantised: --calibrate does that for a float model"
     if weight_codes(cast(fx.Node, weight)) is None:
         return "its weights' codes do not fit int8 with one zero point"
     if codes_of(layer.args[0]) is None:
+        if _made_of_codes(cast(fx.Node, layer.args[0])):
+            return "its input is computed from codes with real arithmetic, and not quantised again"
         return "its input is not quantised"
     return "its 32-bit sums could overflow"
 
 
+def _made_of_codes(node: fx.Node) -> bool:
+    """Whether a real tensor is what arithmetic, moves and sums over edges make of codes."""
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if is_call(current, bgnn.dequantize):
+            return True
+        if current not in seen and not is_call(current, aten.linear, bgnn.q_linear_float):
+            seen.add(current)
+            stack += current.all_input_nodes
+    return False
+
+
 def _fold_weights(gm: fx.GraphModule) -> None:
     """Quantised weights of layers that stay float are constants again."""
-    for node in calls(gm.graph, *FAKE, bgnn.fake_quant_channel):
+    for node in calls(gm.graph, *FAKE):
         if is_weight(node):
             with torch.no_grad():
                 value = cast(Callable[..., Tensor], node.target)(*[_value(a) for a in node.args])

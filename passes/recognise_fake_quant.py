@@ -1,32 +1,37 @@
-"""Finds fake-quantisers, however they were written: what rounds to codes and back is `bgnn::fake_quant`.
+"""Finds fake-quantisers of activations, however they were written: any staircase is a `bgnn::fake_quant`.
 
-Degree-Quant's (section 2.2): `x / s + z`, round and clamp in either order, `- z`, `* s`; torch.ao's operators; a user's
-own. Each holds a `round` of an elementwise expression of one tensor, and is an elementwise expression of it in turn.
-The whole is evaluated where it matters (on both sides of every code's bounds, at ties, beyond both ends) and must give,
-bit for bit, what the op with the same scale and zero point gives. The scale is read off two neighbouring codes.
+An elementwise expression of one tensor that holds a rounding is evaluated, not read. What is rounded is, in some
+range, a straight line of the tensor: its slope is one over the scale. From there on each whole multiple of the scale,
+and points to both sides of it up to the ties, must give the same multiple of one height, from a lowest to a highest
+code, and the ends beyond: then the expression is
 
-The zero point may be added before rounding (`fake_quant`) or after it (`fake_quant_after`); the two differ at exact
-ties if the zero point is odd, and where float32 rounds x / s + z. Weights are found as well: they stay
-`fake_quant(constant)`, so that later passes know their codes.
+    fake_quant(x, scale, zero_point, low, high) * height / scale
+
+of which the factor is mostly 1. So clamps before or behind the rounding, `x * (1 / s)`, floor(x + .5), a ReLU, PACT's
+absolute values, DoReFa's `round(x * 255) / 255` are one. Where the expression is not the op bit for bit (a tie rounds
+otherwise, or the product by 1 / s), the node keeps it, as `meta["as_written"]`: verification takes the model's codes
+from there, and a layer that quantises one number an edge computes it as the model does.
+
+What stays is refused with its reason: no ends, levels of which none is 0, a scale for each channel, or a scale made
+from the activations themselves (dynamic quantisation).
 """
 
 from __future__ import annotations
 
-import operator
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes import fold_constants
+from bgnn.passes.expressions import attempt, expressions
 from bgnn.passes.graph import (
     PassResult,
     aten,
     call,
     calls,
     constant,
-    getitem,
     is_call,
     is_constant,
     remove_dead_code,
@@ -38,41 +43,57 @@ from bgnn.passes.graph import (
 bgnn = torch.ops.bgnn
 
 ELEMENTWISE = [
-    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.clamp, aten.clamp_min, aten.clamp_max, aten.minimum,
-    aten.maximum, aten.round, aten.floor, aten.reciprocal, aten._to_copy, aten.to,
+    aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.abs, aten.reciprocal, aten.clamp, aten.clamp_min,
+    aten.clamp_max, aten.hardtanh, aten.relu, aten.relu6, aten.minimum, aten.maximum, aten.round, aten.floor,
+    aten.ceil, aten.trunc, aten._to_copy, aten.to, aten.where, aten.ge, aten.gt, aten.le, aten.lt, aten.sign,
+    aten.zeros_like, aten.ones_like, aten.full_like, aten.masked_fill, aten.sgn,
 ]  # fmt: skip
-MOVES = [aten.reshape, aten.permute, aten.slice, aten.select, aten.index_select]
+LATER = [aten.relu, aten.relu6]  # behind a quantiser they are lower_int8's: codes are shared with what reads them plain
+ROUNDINGS = [aten.round, aten.floor, aten.ceil, aten.trunc]
+REDUCTIONS = [aten.amax, aten.amin, aten.max, aten.min, aten.mean, aten.sum, aten.std, aten.var, aten.aminmax]
 PRODUCTS = [aten.mm, aten.matmul]
-FAKE = [bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel]
-TORCH_AO = [
-    aten.fake_quantize_per_tensor_affine, aten.fake_quantize_per_tensor_affine_cachemask,
-    aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams, aten.fake_quantize_per_channel_affine,
-    aten.fake_quantize_per_channel_affine_cachemask,
-]  # fmt: skip
-LONGEST = 12  # nodes in one quantiser
-BITS = 16  # more codes than this is no quantiser that integers of 8 bits could follow
+FAKE = [bgnn.fake_quant, bgnn.fake_quant_channel]
+LONGEST = 48  # nodes in one quantiser
+REACH = 1 << 16  # codes to each side of 0 that are looked at
+SAME = 1e-3  # of a step: as far as a value may lie beside its level
+BESIDE = [0.0, 0.2, -0.2, 0.4, -0.4, 0.49, -0.49]  # of a step: no tie
+
+NO_QUANTISER = "rounds, but not as a quantiser with one scale and zero point does"
+DYNAMIC = "its scale is computed from the activations themselves (dynamic quantisation): a file needs a constant one"
+CHANNELS = "it has a scale for each channel, where codes of activations have one"
+NO_ENDS = "its codes have no lowest or no highest: clamp them"
+NO_ZERO = "0 is none of its levels, which codes with a zero point need"
+NOT_NEAREST = "it does not round to the nearest of even steps"
+UNEVEN = "what it rounds is no straight line of the tensor"
+
+
+@dataclasses.dataclass(frozen=True)
+class Staircase:
+    """`fake_quant(x, scale, zero_point, low, high) * factor`."""
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+    factor: float
+
+    @property
+    def arguments(self) -> tuple[float, int, int, int]:
+        """The op's, behind x."""
+        return self.scale, self.zero_point, self.low, self.high
 
 
 def run(gm: fx.GraphModule) -> PassResult:
-    """Replaces every fake-quantiser; folds constants on the way, but for the codes of weights."""
+    """Replaces every fake-quantiser of an activation; a product with a quantised weight becomes a dense layer."""
     result = PassResult()
-    fold_constants.run(gm, keep=_roundings(gm))
-    for node in calls(gm.graph, *TORCH_AO, operator.getitem):
-        new = _torch_ao(node)
-        if new is not None:
-            replace(node, new)
-            result.rewrites += 1
-    for rounding in calls(gm.graph, aten.round):
-        found = _quantiser(rounding)
-        if found is not None:
-            last, source, target, arguments = found
-            replace(last, call(last, target, source, *arguments, like=last))
-            result.rewrites += 1
-    for node in calls(gm.graph, *MOVES, *PRODUCTS):
-        _beneath(node)
+    for rounding in calls(gm.graph, *ROUNDINGS):
+        if not rounding._erased and rounding.users:
+            _recognise(rounding, result)
+    for node in calls(gm.graph, *PRODUCTS):
+        _layer(node)
     remove_dead_code(gm)
-    for rounding in calls(gm.graph, aten.round):
-        result.refuse(rounding, "rounds, but not as a quantiser with one scale and zero point does")
+    for rounding in calls(gm.graph, *ROUNDINGS):
+        result.refuse(rounding, rounding.meta.get("stays_float", NO_QUANTISER))
     return result
 
 
@@ -81,226 +102,278 @@ def is_weight(node: Any) -> bool:
     return is_call(node, *FAKE) and is_constant(cast(fx.Node, node).args[0])
 
 
-def _beneath(node: fx.Node) -> None:
-    """What moves a quantised weight moves the weight; a product with one is a dense layer."""
-    if is_call(node, *PRODUCTS):
-        x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
-        if not is_weight(weight) or is_constant(x) or len(shape_of(weight)) != 2 or len(shape_of(x)) < 2:
-            return
-        turned = call(node, aten.permute.default, weight, [1, 0], like=node)
-        moved = _moved(turned, weight)
-        if moved is not None:
-            replace(node, call(node, aten.linear.default, x, moved, like=node))
+def as_written(x: Tensor, node: fx.Node) -> Tensor:
+    """What a `fake_quant` node gives for `x` in the model's own arithmetic."""
+    written = node.meta.get("as_written")
+    if written is None:
+        return cast(Callable[..., Tensor], node.target)(x, *node.args[1:])
+    with torch.no_grad():
+        return cast(Tensor, fx.Interpreter(written).run(x)[1])
+
+
+def rounded_as_written(node: fx.Node) -> fx.Node | None:
+    """What a `fake_quant` node's model rounds, codes of which are its nearest integers; None if the op tells it."""
+    written = node.meta.get("as_written")
+    if written is None:
+        return None
+    made: dict[fx.Node, fx.Node] = {}
+    for inner in written.graph.nodes:
+        if inner.op == "placeholder":
+            made[inner] = cast(fx.Node, node.args[0])
+        elif is_constant(inner):
+            made[inner] = constant(node, value_of(inner), str(inner.target))
+        elif inner.op == "call_function":
+            args, kwargs = fx.node.map_arg((inner.args, dict(inner.kwargs)), lambda n: made[n])
+            made[inner] = call(node, inner.target, *args, like=node, **kwargs)
+        else:
+            rounded = inner.args[0][0]
+    return None if rounded is None else made[rounded]
+
+
+def _layer(node: fx.Node) -> None:
+    x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    if not is_weight(weight) or is_constant(x) or len(shape_of(weight)) != 2 or len(shape_of(x)) < 2:
         return
-    weight = cast(fx.Node, node.args[0])
-    if is_weight(weight):
-        moved = _moved(node, weight)
-        if moved is not None:
-            replace(node, moved)
-
-
-def _moved(node: fx.Node, weight: fx.Node) -> fx.Node | None:
-    """The quantised weight `weight` after the move `node`."""
-    inner = cast(fx.Node, weight.args[0])
+    values = cast(fx.Node, weight.args[0])
+    turned = constant(node, value_of(values).t(), str(values.target))
+    turned.meta.update({k: v for k, v in values.meta.items() if k == "source"})
     rest = list(weight.args[1:])
     if is_call(weight, bgnn.fake_quant_channel):
-        if not is_call(node, aten.permute):
-            return None
-        rest[2] = [d % len(shape_of(node)) for d in cast(list[int], node.args[1])].index(cast(int, rest[2]))
-    with torch.no_grad():
-        value = cast(Callable[..., Tensor], node.target)(value_of(inner), *node.args[1:], **node.kwargs)
-    turned = constant(node, value, str(inner.target))
-    if "source" in inner.meta:
-        turned.meta["source"] = inner.meta["source"]
-    return call(node, weight.target, turned, *rest, like=weight)
+        rest[2] = 1 - cast(int, rest[2]) % 2
+    replace(node, call(node, aten.linear.default, x, call(node, weight.target, turned, *rest, like=weight), like=node))
 
 
-def _roundings(gm: fx.GraphModule) -> set[fx.Node]:
-    """The nodes of constants' quantisers: what rounds more than one number, what leads there, and what follows."""
-    kept: set[fx.Node] = set()
-    kept.update(calls(gm.graph, *TORCH_AO))
-    kept.update(n for n in calls(gm.graph, operator.getitem) if is_call(n.args[0], *TORCH_AO))
-    for rounding in calls(gm.graph, aten.round, *FAKE):
-        shape = shape_of(rounding)
-        if rounding.meta["val"].numel() <= 1:
-            continue
-        stack = [rounding]
-        while stack:
-            node = stack.pop()
-            if is_call(node, *ELEMENTWISE, *FAKE) and shape_of(node) == shape:
-                kept.add(node)
-                stack += node.all_input_nodes
-    return kept
-
-
-def _torch_ao(node: fx.Node) -> fx.Node | None:
-    """One of torch.ao's operators, plain or with the mask of its gradient."""
-    picked = getitem(node)
-    source = node if picked is None else picked[0]
-    if (picked is not None and picked[1] != 0) or not is_call(source, *TORCH_AO):
-        return None
-    x, scale, zero_point = source.args[:3]
-    last = cast(tuple[int, ...], source.args[3:])
-    if is_call(source, aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams):
-        enabled, *last_two = source.args[3:]
-        if _number(enabled) != 1:
-            return None
-        last = cast(tuple[int, ...], tuple(last_two))
-    if is_call(source, aten.fake_quantize_per_channel_affine, aten.fake_quantize_per_channel_affine_cachemask):
-        if not is_constant(scale) or not is_constant(zero_point):
-            return None
-        if is_constant(x):  # its codes as torch.ao finds them: from them on, both ways to round agree
-            plain = cast(fx.Node, x)
-            with torch.no_grad():
-                zeros = value_of(cast(fx.Node, zero_point)).to(torch.int32)
-                values = aten.fake_quantize_per_channel_affine(
-                    value_of(plain), value_of(cast(fx.Node, scale)), zeros, *last
-                )
-            x = constant(node, values, str(plain.target))
-            x.meta.update({k: v for k, v in plain.meta.items() if k == "source"})
-        points = constant(node, value_of(cast(fx.Node, zero_point)).float(), f"{node.name}_zero_points")
-        return call(node, bgnn.fake_quant_channel.default, x, scale, points, *last, like=source)
-    numbers = [_number(scale), _number(zero_point)]
-    if None in numbers:
-        return None
-    arguments = (cast(float, numbers[0]), int(cast(float, numbers[1])), *last)
-    return call(node, bgnn.fake_quant_after.default, x, *arguments, like=source)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, (int, float)):
-        return float(value)
-    if is_constant(value) and value_of(value).numel() == 1:
-        return float(value_of(value))
-    return None
-
-
-def _quantiser(rounding: fx.Node) -> tuple[fx.Node, fx.Node, Any, tuple[Any, ...]] | None:
-    """(last node, its tensor, op, the op's arguments) of the quantiser around a `round`."""
-    if shape_of(rounding) == ():
-        return None
+def _recognise(rounding: fx.Node, result: PassResult) -> None:
+    """Replaces the quantiser around `rounding`, or notes why there is none."""
     lasts = list(_after(rounding))
-    for source in _before(rounding):
-        for last in reversed(lasts):  # the longest first: it is the whole
-            found = _read(last, source)
-            if found is not None:
-                return last, source, *found
+    reasons: list[str] = []
+    for source, _ in reversed(
+        list(_expressions(cast(fx.Node, rounding.args[0])))
+    ):  # the farthest first: x before x / s
+        if shape_of(source) != shape_of(rounding) or not source.meta["val"].is_floating_point():
+            continue
+        for wanted in (True, False):  # one without a factor, if there is one
+            for last in reversed(lasts):  # the longest first: it is the whole
+                inside = next((inside for s, inside in _expressions(last) if s is source), None)
+                if inside is None or not last.meta["val"].is_floating_point():
+                    continue
+                found = _staircase(source, rounding, last)
+                if isinstance(found, str):
+                    reasons.append(found)
+                    continue
+                part = _part_of_a_larger(source, last)
+                if part is not None:
+                    rounding.meta["stays_float"] = part
+                    return
+                if not wanted or found.factor == 1:
+                    _replace(source, rounding, last, inside, found)
+                    result.rewrites += 1
+                    return
+    rounding.meta["stays_float"] = _reason(rounding, reasons)
+
+
+def _reason(rounding: fx.Node, reasons: list[str]) -> str:
+    """The reason why a rounding is no quantiser: that of the largest expression of which there is one."""
+    known = [r for r in reasons if r != UNEVEN] + reasons
+    return known[0] if known else NO_QUANTISER
+
+
+def _part_of_a_larger(source: fx.Node, last: fx.Node) -> str | None:
+    """Why what was found is only the codes within a quantiser: the same scales stand before it and behind it."""
+    for user in last.users:
+        if not is_call(source, aten.mul, aten.div) or not is_call(user, aten.mul, aten.div):
+            continue
+        behind = _scales([n for n in user.all_input_nodes if n is not last])
+        both = behind & _scales(source.all_input_nodes)
+        if any(is_call(n, *REDUCTIONS) for n in both):
+            return DYNAMIC
+        if any(_differs(n) for n in behind) and any(_differs(n) for n in _scales(source.all_input_nodes)):
+            return CHANNELS
     return None
+
+
+def _scales(nodes: list[fx.Node]) -> set[fx.Node]:
+    """Nodes, and what they are made of by arithmetic with numbers, up to reductions."""
+    seen: set[fx.Node] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack += node.all_input_nodes if is_call(node, *ELEMENTWISE, aten.reshape, aten.expand, aten.pow) else []
+    return seen
+
+
+def _differs(node: fx.Node) -> bool:
+    """Whether `node` is a constant of several numbers that are not all the same."""
+    return is_constant(node) and len(value_of(node).unique()) > 1
 
 
 def _after(rounding: fx.Node) -> Iterator[fx.Node]:
-    """The nodes that the rounding becomes, one operation after the other."""
-    node, steps = rounding, 0
-    while steps < LONGEST:
-        yield node
-        users = list(node.users)
-        if len(users) != 1 or not is_call(users[0], *ELEMENTWISE) or not _alone(users[0], node):
+    """The nodes that all that is made of the rounding comes together in, one after the other, itself first."""
+    inside, border = {rounding}, set(rounding.users)
+    yield rounding
+    while border and len(inside) < LONGEST:
+        node = min(border)  # the first of them: no other leads to it
+        if not is_call(node, *ELEMENTWISE) or is_call(node, *LATER):
             return
-        node, steps = users[0], steps + 1
-
-
-def _before(rounding: fx.Node) -> Iterator[fx.Node]:
-    """The tensors that the rounding is an expression of, farthest first: x before x / s."""
-    found: list[fx.Node] = []
-    node = rounding
-    while len(found) < LONGEST and is_call(node, *ELEMENTWISE):
-        data = [n for n in node.all_input_nodes if shape_of(n) == shape_of(rounding) and _alone(node, n)]
-        if len(data) != 1:
-            break
-        node = data[0]
-        found.append(node)
-    return reversed(found)
-
-
-def _alone(node: fx.Node, data: fx.Node) -> bool:
-    """Whether all operands of `node` but `data` are numbers."""
-    return all(n is data or (is_constant(n) and value_of(n).numel() == 1) for n in node.all_input_nodes)
-
-
-def _read(last: fx.Node, source: fx.Node) -> tuple[Any, tuple[Any, ...]] | None:
-    """(op, its arguments) if the expression from `source` to `last` is a fake-quantiser."""
-
-    def function(points: Tensor) -> Tensor:
-        env = {source: points}
-
-        def value(n: fx.Node) -> Any:
-            if n not in env:
-                if n.op == "get_attr":
-                    env[n] = value_of(n).flatten()[0]
-                else:
-                    args, kwargs = fx.node.map_arg((n.args, dict(n.kwargs)), value)
-                    env[n] = cast(Callable[..., Tensor], n.target)(*args, **kwargs)
-            return env[n]
-
-        with torch.no_grad():
-            return value(last)
-
-    try:
-        ends = function(torch.tensor([-torch.inf, torch.inf]))
-        lowest, highest = ends.tolist()
-        if not lowest <= 0 <= highest or lowest == highest or not torch.isfinite(ends).all():
-            return None
-        for scale in _scales(last, source):
-            low_steps, high_steps = round(lowest / scale), round(highest / scale)
-            if not 1 <= high_steps - low_steps < 2**BITS:
-                continue
-            found = _same_as(function, scale, low_steps, high_steps)
-            if found is not None:
-                return found
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    return None
-
-
-def _scales(last: fx.Node, source: fx.Node) -> Iterator[float]:
-    """Numbers in the expression that could be its scale: factors and divisors."""
-    seen: set[float] = set()
-    stack, inside = [last], set()
-    while stack:
-        node = stack.pop()
-        if node is source or node in inside:
-            continue
         inside.add(node)
-        for operand in node.args[:2]:
-            number = _number(operand)
-            if number is not None and number > 0 and number not in seen:
-                seen.add(number)
-                yield number
-        stack += [n for n in node.all_input_nodes if n.op == "call_function"]
+        border = (border | set(node.users)) - inside
+        if border == set(node.users):
+            yield node
 
 
-def _same_as(
-    function: Callable[[Tensor], Tensor], scale: float, low_steps: int, high_steps: int
-) -> tuple[Any, tuple[Any, ...]] | None:
-    """The op that is `function` on every probe: its zero point decides how ties round, if there is one.
-
-    The values of the ends are `(low - z) * scale`: of the zero point z only its place among the codes is fixed by
-    them, and its parity by the ties. So codes are numbered from 0, and both parities are tried.
-    """
-    points = probes(scale, low_steps, high_steps)
-    given = function(points)
-    count = high_steps - low_steps
-    for target in (bgnn.fake_quant, bgnn.fake_quant_after):
-        for shift in _shifts(count):
-            arguments = (scale, -low_steps + shift, shift, shift + count)
-            if torch.equal(target(points, *arguments), given):
-                return target.default, arguments
-    return None
+def _expressions(node: fx.Node) -> Iterator[tuple[fx.Node, set[fx.Node]]]:
+    """(source, nodes between) for each tensor that `node` is an expression of, itself first."""
+    yield node, set()
+    if not is_call(node, *ELEMENTWISE):
+        return
+    yield from expressions(
+        node,
+        LONGEST,
+        lambda n: is_call(n, *ELEMENTWISE),
+        lambda n: is_constant(n) or is_weight(n),
+    )
 
 
-def _shifts(count: int) -> list[int]:
-    """Where codes usually start: 0, the most negative of a signed type, and one more for symmetric weights."""
-    half = (count + 1) // 2
-    return list(dict.fromkeys([0, -half, -half + 1, -128, -127, -8, -7, 1]))
+def _staircase(source: fx.Node, rounding: fx.Node, last: fx.Node) -> Staircase | str:
+    """The quantiser that `last` is of `source`, or why it is none."""
+    rank = len(shape_of(source))
+
+    def of(node: fx.Node) -> Callable[[Tensor], Tensor | None]:
+        def evaluated(points: Tensor) -> Tensor | None:
+            shaped = points.reshape(-1, *[1] * (rank - 1)) if rank else points
+            value = attempt(node, {source: shaped})
+            return value.flatten() if value is not None and value.numel() == points.numel() else None
+
+        return evaluated
+
+    function, rounded = of(last), of(rounding)
+    slope = _slope(of(cast(fx.Node, rounding.args[0])))
+    if slope is None:
+        return CHANNELS if _by_channel(source, rounding) else UNEVEN
+    step = 1 / slope
+    codes = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
+    levels = function((codes * step).float())
+    first = rounded(torch.zeros(1))
+    if levels is None or first is None or not bool(torch.isfinite(levels).all()):
+        return CHANNELS if _by_channel(source, last) else UNEVEN
+    levels = levels.double()
+    moves = levels.diff()
+    height = float(moves.max())
+    if height <= 0 or bool((moves < -SAME * height).any()):
+        return UNEVEN
+    rising = (moves > height / 2).nonzero().flatten()
+    low, high = int(codes[rising[0]]), int(codes[rising[-1]]) + 1
+    if low == -REACH or high == REACH:
+        return NO_ENDS
+    if abs(float(levels[REACH])) > SAME * height or not low <= 0 <= high:
+        return NO_ZERO
+    inner = codes[REACH + low : REACH + high + 1]
+    height = float((levels[REACH + low : REACH + high + 1] * inner).sum() / (inner * inner).sum())
+    within = torch.arange(low - 2, high + 3, dtype=torch.float64)
+    points = torch.cat([(within + part) * step for part in BESIDE])
+    far = [float(sign * times * (high - low) * step) for times in (2, 16, 256) for sign in (-1, 1)]
+    points = torch.cat([points, torch.tensor(far, dtype=torch.float64)])
+    given = function(points.float())
+    expected = torch.round(points / step).clamp(low, high) * height
+    if given is None or not bool(((given.double() - expected).abs() <= SAME * height + 1e-6 * expected.abs()).all()):
+        return NOT_NEAREST
+    zero = int(first) if bool(first == torch.round(first)) and abs(float(first)) < REACH else 0
+    close = abs(height / step - 1) < 1e-5
+    return _exactest(
+        function, step if not close else height, zero, low + zero, high + zero, 1 if close else height / step
+    )
 
 
-def probes(scale: float, low_steps: int, high_steps: int) -> Tensor:
+def _exactest(
+    function: Callable[[Tensor], Tensor | None], scale: float, zero: int, low: int, high: int, factor: float
+) -> Staircase:
+    """The scale among neighbours in float32 with which the op agrees with the expression most often at ties."""
+    near = [torch.tensor(scale)]
+    for end in (torch.inf, -torch.inf):
+        near += [torch.nextafter(near[0], torch.tensor(end))]
+    best, most = None, -1
+    for candidate in near:
+        stairs = Staircase(float(candidate), zero, low, high, factor)
+        points = ties(stairs)
+        given = function(points)
+        assert given is not None
+        codes = torch.round(given.double() / (stairs.scale * factor))
+        count = int((codes == torch.round(bgnn.fake_quant(points, *stairs.arguments).double() / stairs.scale)).sum())
+        if count > most:
+            best, most = stairs, count
+    assert best is not None
+    return best
+
+
+def ties(stairs: Staircase) -> Tensor:
     """Points on and beside every tie between two codes, on the codes, and beyond both ends: f32 `[P]`."""
-    steps = torch.arange(low_steps - 2, high_steps + 3, dtype=torch.float64)
-    ties = ((steps + 0.5) * scale).float()
-    beside = [torch.nextafter(ties, torch.tensor(end)) for end in (-torch.inf, torch.inf)]
-    near = [(ties.double() * factor).float() for factor in (1 - 1e-6, 1 + 1e-6, 1 - 3e-5, 1 + 3e-5)]
-    generator = torch.Generator().manual_seed(0)
-    between = (torch.rand(4096, generator=generator) * (high_steps - low_steps + 8) + low_steps - 4) * scale
-    far = torch.tensor([-1e9, -1e4, 1e4, 1e9, 0.0, -0.0]) * scale
-    return torch.cat([ties, *beside, *near, (steps * scale).float(), between, far])
+    steps = torch.arange(stairs.low - 2, stairs.high + 3, dtype=torch.float64) - stairs.zero_point
+    between = ((steps + 0.5) * stairs.scale).float()
+    beside = [torch.nextafter(between, torch.tensor(end)) for end in (-torch.inf, torch.inf)]
+    near = [(between.double() * factor).float() for factor in (1 - 1e-6, 1 + 1e-6)]
+    return torch.cat([between, *beside, *near, (steps * stairs.scale).float(), torch.tensor([0.0, -0.0])])
+
+
+def _slope(function: Callable[[Tensor], Tensor | None]) -> float | None:
+    """The slope of a function that is a straight line, with a clamp at one or both ends; None if it is none."""
+    powers = torch.exp2(torch.arange(-24, 24, 1 / 32, dtype=torch.float64)).float()
+    sides = []
+    for points in (powers, -powers):
+        values = function(points)
+        if values is None:
+            return None
+        at, value = points.double(), values.double()
+        steep = (value.diff().abs() > 1e-3 * (1 + value[:-1].abs())) & value.diff().isfinite()
+        sides.append((at, value, steep))
+    slopes = torch.cat([(value.diff() / at.diff())[steep] for at, value, steep in sides])
+    if slopes.numel() < 8:
+        return None
+    rough = float(slopes.median())
+    best, longest = None, 0.0
+    for at, value, steep in sides:  # two points far apart on the line tell it to the last digits
+        on = (steep & ((value.diff() / at.diff() - rough).abs() < 0.01 * abs(rough))).nonzero().flatten()
+        on = on[value[on].abs() < REACH]
+        if len(on) > 1:
+            rise, run = float(value[on[-1]] - value[on[0]]), float(at[on[-1]] - at[on[0]])
+            if abs(run) > longest:
+                best, longest = rise / run, abs(run)
+    return best if best is not None and best > 0 else None
+
+
+def _by_channel(source: fx.Node, last: fx.Node) -> bool:
+    """Whether constants in the expression differ along an axis."""
+    inside = next((inside for s, inside in _expressions(last) if s is source), set())
+    return any(_differs(n) for member in inside | {last} for n in member.all_input_nodes)
+
+
+def _replace(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.Node], found: Staircase) -> None:
+    new = call(last, bgnn.fake_quant.default, source, *found.arguments, like=last)
+    points = ties(found).reshape(-1, *[1] * (len(shape_of(source)) - 1)) if shape_of(source) else ties(found)[0]
+    given = attempt(last, {source: points})
+    exact = given is not None and torch.equal(given, bgnn.fake_quant(points, *found.arguments) * found.factor)
+    if not exact:
+        new.meta["as_written"] = _copied(source, rounding, last, inside | {last}, found.factor)
+    name = last.name
+    replace(last, new if found.factor == 1 else call(last, aten.mul.Tensor, new, found.factor, like=last))
+    if found.factor == 1:
+        new.name = name
+
+
+def _copied(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.Node], factor: float) -> fx.GraphModule:
+    """The expression as a graph of its own: x -> (what is rounded to the nearest if it is, the value in units of x)."""
+    graph, constants = fx.Graph(), torch.nn.Module()
+    copies = {source: graph.placeholder("x")}
+    for node in source.graph.nodes:
+        if node is source:
+            continue
+        if is_constant(node) and any(user in inside for user in node.users):
+            constants.register_buffer(str(node.target), value_of(node))
+            copies[node] = graph.get_attr(str(node.target))
+        elif node in inside:
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+    value = copies[last] if factor == 1 else graph.call_function(aten.div.Tensor, (copies[last], factor))
+    argument = copies[cast(fx.Node, rounding.args[0])] if is_call(rounding, aten.round) else None
+    graph.output((argument, value))
+    return fx.GraphModule(constants, graph)

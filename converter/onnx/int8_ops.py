@@ -68,7 +68,7 @@ def dequantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int) -
 def _reaches_a_quantiser(node: fx.Node) -> bool:
     """Whether real values go to a quantiser or a dense layer with nothing but moves and clamps between."""
     for user in node.users:
-        if named(user, "quantize", "fake_quant", "fake_quant_after") or is_call(user, *_DENSE):
+        if named(user, "quantize", "fake_quant") or is_call(user, *_DENSE):
             return True
         if is_call(user, *_SEEN_THROUGH) and _reaches_a_quantiser(user):
             return True
@@ -98,14 +98,6 @@ def _faked(walk: Walk, value: Value, scale: Value, zero: Value, low: int, high: 
     bounds = [_scale(walk, low), _scale(walk, high)]
     codes = walk.op("Clip", [walk.op("Round", [shifted], FLOAT), *bounds], FLOAT)
     return walk.op("Mul", [walk.op("Sub", [codes, zero], FLOAT), scale], FLOAT)
-
-
-def fake_quant_after(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low: int, high: int) -> Value:
-    """The zero point added after rounding, as torch.ao has it."""
-    scaled = walk.op("Mul", [walk.value(x), walk.constant(np.float32(1) / np.float32(scale))], FLOAT)
-    codes = walk.op("Add", [walk.op("Round", [scaled], FLOAT), _scale(walk, zero)], FLOAT)
-    codes = walk.op("Clip", [codes, _scale(walk, low), _scale(walk, high)], FLOAT)
-    return walk.op("Mul", [walk.op("Sub", [codes, _scale(walk, zero)], FLOAT), _scale(walk, scale)], FLOAT)
 
 
 def requantize(
@@ -308,7 +300,6 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.quantize.default": quantize,
     "bgnn.dequantize.default": dequantize,
     "bgnn.fake_quant.default": fake_quant,
-    "bgnn.fake_quant_after.default": fake_quant_after,
     "bgnn.fake_quant_channel.default": fake_quant_channel,
     "bgnn.requantize.default": requantize,
     "bgnn.q_table.default": q_table,

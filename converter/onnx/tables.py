@@ -48,7 +48,7 @@ EDGEWISE = [
 ]  # fmt: skip
 FILLED = [aten.full, aten.ones, aten.zeros, aten.new_zeros, aten.new_ones, aten.new_full]
 _QUANTISED = (
-    "fake_quant", "fake_quant_after", "fake_quant_channel", "quantize", "dequantize", "requantize", "q_table",
+    "fake_quant", "fake_quant_channel", "quantize", "dequantize", "requantize", "q_table",
     "q_linear", "q_linear_float", "q_mul", "q_add",
 )  # fmt: skip
 _ZERO_STAYS = [

@@ -84,19 +84,11 @@ def test_what_edges_carry_goes_with_their_loops(name: str, trailing: tuple[int, 
         assert torch.equal(joined[len(kept) + node], last.get(node, base[node]))
 
 
-def test_fake_quant_adds_the_zero_point_before_rounding_and_torch_after() -> None:
+def test_fake_quant_adds_the_zero_point_before_rounding() -> None:
     x = torch.tensor([-9.0, -1.5, -0.5, 0.0, 0.5, 1.5, 2.5, 9.0])
     assert bgnn.fake_quant(x, 1.0, 1, -4, 4).tolist() == [-5, -1, -1, 0, 1, 1, 3, 3]
     assert bgnn.fake_quant(x, 1.0, 2, -4, 4).tolist() == [-6, -2, 0, 0, 0, 2, 2, 2]
-    assert bgnn.fake_quant_after(x, 1.0, 1, -4, 4).tolist() == [-5, -2, 0, 0, 0, 2, 2, 3]
     assert dg.fake_quant_codes(x, 1.0, 1, -4, 4).tolist() == [-4, 0, 0, 1, 2, 2, 4, 4]
-
-
-def test_fake_quant_after_is_the_formula_it_states() -> None:
-    x = randn(1000) * 3
-    scale = np.float32(0.037)
-    by_hand = np.clip(np.rint(x.numpy() * (np.float32(1) / scale)) + 5, -128, 127) - 5
-    assert np.array_equal(bgnn.fake_quant_after(x, float(scale), 5, -128, 127).numpy(), by_hand * scale)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -135,7 +127,6 @@ def test_shapes_are_known_without_values() -> None:
             n = x.shape[0]
             edges = bgnn.with_self_loops(edge_index, n)
             messages = bgnn.fake_quant(x.index_select(0, edges[0]), 0.1, 3, -128, 127)
-            messages = bgnn.fake_quant_after(messages, 0.1, 3, -128, 127)
             channels = bgnn.fake_quant_channel(messages, torch.ones(3), torch.zeros(3), 1, -128, 127)
             out = bgnn.segment_sum(bgnn.segment_softmax(channels, edges[1], n), edges[1], n)
             out = out + bgnn.segment_mean(messages, edges[1], n) + bgnn.segment_max(messages, edges[1], n)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from bgnn.passes import fold_sign
+from bgnn.passes import float_order, fold_sign
 from bgnn.passes.graph import all_taps
 
 b = bgnn.binarize
@@ -175,11 +175,11 @@ def test_any_norm_and_slope(weight: float, bias: float, mean: float, var: float,
 
 def test_orders_of_numbers() -> None:
     x = torch.tensor([-math.inf, -3e38, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, 3e38, math.inf])
-    order = fold_sign._order(x)
+    order = float_order.order(x)
     assert torch.equal(order, order.sort()[0])
     assert int(order[4]) == int(order[5]) == 0
     assert (int(order[3]), int(order[6])) == (-1, 1)
-    assert torch.equal(fold_sign._number(order), x)
+    assert torch.equal(float_order.number(order), x)
 
 
 ALONE: dict[str, Callable[..., Any]] = {

@@ -18,7 +18,7 @@ A, B, Y = (0.031, 5, -128, 127), (0.0173, -100, -128, 127), (0.047, -7, -128, 12
 INDEX, N = torch.tensor([0, 2, 2, 1, 2, 0]), 4
 X, X2 = randn(6, 5), randn(6, 5, seed=1)
 W, BIAS = randn(3, 5, seed=2), randn(3, seed=3)
-FAKE = [bgnn.fake_quant, bgnn.fake_quant_after, bgnn.fake_quant_channel]
+FAKE = [bgnn.fake_quant, bgnn.fake_quant_channel]
 
 
 def q(x: Tensor, quantiser: tuple[float, int, int, int]) -> Tensor:

@@ -1,0 +1,170 @@
+"""Finds quantised weights, however they were made: constants whose values are whole multiples of a step.
+
+A weight's quantiser has constants alone before it, so its values are known; what is asked is their step. Rounding
+tells it: where what was rounded is one more or one less, the value is a step more or less, whatever stands before the
+rounding (a learned offset, a scale from the weight's own largest value, tanh) and behind it (zero points, moves). A
+weight stored as int8 is as good as rounded. Found so, `values` become
+
+    fake_quant(values, step)  or  fake_quant_channel(values, steps, zeros, axis)
+
+which say which codes the values are, and change none of them. Where the levels lie half a step beside 0 (DoReFa's),
+the step is half of theirs. What does not fit 8 bits is a constant, with the reason in `meta["stays_float"]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.expressions import attempt
+from bgnn.passes.graph import (
+    PassResult,
+    aten,
+    call,
+    constant,
+    is_call,
+    is_constant,
+    is_static,
+    remove_dead_code,
+    replace,
+)
+
+bgnn = torch.ops.bgnn
+
+ROUNDINGS = [aten.round, aten.floor, aten.ceil, aten.trunc, aten.fix]
+FAKE = [bgnn.fake_quant, bgnn.fake_quant_channel]
+BYTES = [torch.int8, torch.uint8]
+SAME = 1e-3  # of a step: as far as a value may lie beside a multiple of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Steps f32 `[]` or, for each index of `axis`, `[C]`; the zero point that makes the codes fit int8."""
+
+    steps: Tensor
+    axis: int | None
+    zero: int
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Replaces every quantised weight by its values and the quantiser that leaves them as they are."""
+    result = PassResult()
+    known = _known(gm)
+    for node in list(gm.graph.nodes):
+        if node not in known or is_constant(node) or is_call(node, *FAKE) or all(user in known for user in node.users):
+            continue
+        roundings = _roundings(node, known)
+        value = node.meta["val"]
+        if not roundings or value.numel() <= 1 or not value.is_floating_point():
+            continue
+        values = attempt(node, {})
+        found = None if values is None else grid(node, values, roundings)
+        if values is None or found is None:
+            continue
+        origin = _origin(node, values)
+        made = constant(node, values, str(origin.target))
+        if "source" in origin.meta:
+            made.meta["source"] = origin.meta["source"]
+        if isinstance(found, str):
+            result.refuse(roundings[0], found)
+            made.meta["stays_float"] = found
+            replace(node, made)
+            continue
+        arguments = (found.zero, -128, 127)
+        if found.axis is None:
+            new = call(node, bgnn.fake_quant.default, made, float(found.steps), *arguments, like=node)
+        else:
+            steps = constant(node, found.steps, f"{made.target}_steps")
+            zeros = constant(node, torch.full_like(found.steps, found.zero), f"{made.target}_zeros")
+            new = call(node, bgnn.fake_quant_channel.default, made, steps, zeros, found.axis, *arguments[1:], like=node)
+        replace(node, new)
+        result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _known(gm: fx.GraphModule) -> set[fx.Node]:
+    """The nodes that constants alone decide."""
+    known: set[fx.Node] = set()
+    for node in gm.graph.nodes:
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if is_constant(node) or (
+            node.op == "call_function"
+            and all(n in known for n in node.all_input_nodes)
+            and isinstance(node.meta.get("val"), Tensor)
+            and is_static(node)
+            and not random
+        ):
+            known.add(node)
+    return known
+
+
+def _roundings(last: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
+    """What is rounded, or is stored in bytes, nearest to `last` on each way back from it."""
+    found, seen, stack = [], set(), [last]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_call(node, *ROUNDINGS) or node.meta["val"].dtype in BYTES:
+            found.append(node)
+        elif not is_call(node, *FAKE):
+            stack += node.all_input_nodes
+    return found
+
+
+def grid(last: fx.Node, values: Tensor, roundings: list[fx.Node]) -> Grid | str | None:
+    """The steps of a constant, or why it has none that int8 can hold; None where nothing was quantised."""
+    moved = torch.zeros_like(values, dtype=torch.float64)
+    for node in roundings:
+        rounded = attempt(node, {})
+        if rounded is None:
+            return None
+        wide = rounded if rounded.is_floating_point() else rounded.to(torch.int32)
+        for way in (1, -1):
+            other = attempt(last, {node: wide + way})
+            if other is None or other.shape != values.shape:
+                return None
+            moved = torch.maximum(moved, (other.double() - values.double()).abs())
+    real = values.double()
+    if not bool((moved > 0).any()):
+        return None
+    reason = "its levels are not whole multiples of one step"
+    for axis in (None, *range(values.dim())):
+        rest = [d for d in range(values.dim()) if d != axis]
+        steps = moved.amax() if axis is None else moved.amax(rest, keepdim=True) if rest else moved
+        if bool((steps <= 0).any()):  # a channel of zeros
+            steps = torch.where(steps > 0, steps, steps.amax())
+        for fraction in (1, 2):
+            codes = torch.round(real / (steps / fraction))
+            squares = (codes * codes).sum(rest, keepdim=True) if rest else codes * codes
+            products = (real * codes).sum(rest, keepdim=True) if rest else real * codes
+            # The values together tell the step more exactly than one difference does.
+            exact = torch.where(squares > 0, products / squares.clamp(min=1), steps / fraction)
+            if bool(((real / exact - codes).abs() > SAME).any()):
+                continue
+            low, high = int(codes.min()), int(codes.max())
+            if high - low > 255:
+                reason = f"its codes {low}..{high} are more than the 256 of 8 bits"
+                continue
+            zero = 0 if low >= -128 and high <= 127 else -128 - low
+            if not -128 <= zero <= 127:
+                reason = f"its codes {low}..{high} do not hold 0"
+                continue
+            return Grid(exact.flatten().float() if axis is not None else exact.float().reshape(()), axis, zero)
+    return reason
+
+
+def _origin(node: fx.Node, values: Tensor) -> fx.Node:
+    """The stored weight that a constant is made of."""
+    leaves, seen, stack = [], set(), [node]
+    while stack:
+        one = stack.pop()
+        if one not in seen:
+            seen.add(one)
+            stack += one.all_input_nodes
+            leaves += [one] if is_constant(one) else []
+    return max(leaves, key=lambda leaf: (leaf.meta["val"].numel() == values.numel(), leaf.meta["val"].numel()))
