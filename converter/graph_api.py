@@ -46,11 +46,11 @@ def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) ->
                 f"{name} is {list(value.shape)} {value.dtype}: edges are int64 [2, E], sources and targets"
             )
     edges = [(name, value) for name, value in zip(names, inputs, strict=True) if is_edges(value)]
-    features = next((value for value in inputs if value.is_floating_point() and value.dim()), None)
+    features = next((value for value in inputs if value.dim() and not is_edges(value)), None)  # or numbers of classes
     if not edges:
         return False
     if features is None:
-        raise UsageError("a graph network takes the features of nodes, float32 [N, F], beside its edges")
+        raise UsageError("a graph network takes the features of nodes, [N, ...], beside its edges")
     nodes = features.shape[0]
     for name, value in edges:
         if value.dtype != torch.int64:

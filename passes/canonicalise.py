@@ -500,7 +500,7 @@ def _mul(node: fx.Node) -> fx.Node | None:
 def _ones(node: fx.Node) -> fx.Node | None:
     """A tensor that depends on no data: `zeros_like(x)` and its kin."""
     if not is_static(node):
-        return None
+        return _like(node)
     shape, dtype = shape_of(node), node.meta["val"].dtype
     if is_call(node, aten.zeros_like, aten.new_zeros, aten.zeros):
         value = torch.zeros(shape, dtype=dtype)
@@ -511,6 +511,30 @@ def _ones(node: fx.Node) -> fx.Node | None:
             shape, cast(Any, arg(node, 2 if is_call(node, aten.new_full) else 1, "fill_value")), dtype=dtype
         )
     return constant(node, value, node.name)
+
+
+def _like(node: fx.Node) -> fx.Node | None:
+    """`zeros_like(x)` and its kin, of open sizes: a tensor made of the sizes of `x`."""
+    if not is_call(node, aten.zeros_like, aten.ones_like, aten.full_like):
+        return None
+    x = cast(fx.Node, node.args[0])
+    sizes = [
+        size if isinstance(size, int) else call(node, aten.sym_size.int, x, axis, like=node)
+        for axis, size in enumerate(shape_of(node))
+    ]
+    number = arg(node, 1, "fill_value") if is_call(node, aten.full_like) else int(is_call(node, aten.ones_like))
+    kind = node.meta["val"].dtype
+    return call(node, aten.full.default, sizes, number, dtype=kind, device=torch.device("cpu"), like=node)
+
+
+def _one_hot(node: fx.Node) -> fx.Node | None:
+    """Each class number compared with all."""
+    x, classes = cast(fx.Node, node.args[0]), arg(node, 1, "num_classes", -1)
+    if not isinstance(classes, int) or classes < 1 or literal(shape_of(x)) is None:
+        return None
+    column = reshape(node, x, (*shape_of(x), 1), like=node)
+    same = call(node, aten.eq.Tensor, column, constant(node, torch.arange(classes), "classes"), like=node)
+    return call(node, aten._to_copy.default, same, dtype=torch.int64, like=node)
 
 
 def _scatter(node: fx.Node) -> fx.Node | None:
@@ -679,6 +703,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.mul, aten.div], _mul),
     ([aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full,
       aten.zeros, aten.ones, aten.full], _ones),
+    ([aten.one_hot], _one_hot),
     ([aten.scatter_add, aten.scatter_reduce], _scatter),
     ([aten.index_select], _repeat_rows),
     ([aten.index, aten.embedding], _index),

@@ -41,7 +41,10 @@ def canonical(function: Callable[..., Any], *inputs: Tensor, tolerance: float = 
 
 RESHAPE, PERMUTE, EXPAND, SLICE = aten.reshape.default, aten.permute.default, aten.expand.default, aten.slice.Tensor
 RULES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
-    "roots": (lambda m, x: x.abs().pow(0.5) + x.exp() ** -0.5, [aten.abs.default, aten.sqrt.default, aten.exp.default, aten.rsqrt.default, aten.add.Tensor]),
+    "roots": (
+        lambda m, x: x.abs().pow(0.5) + x.exp() ** -0.5,
+        [aten.abs.default, aten.sqrt.default, aten.exp.default, aten.rsqrt.default, aten.add.Tensor],
+    ),
     "nothing beside it": (
         lambda m, x: torch.cat([x[0], torch.tensor([]), m.w, x[1, :0]]),
         [SLICE, RESHAPE, aten.cat.default],
