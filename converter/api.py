@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from bgnn.converter import stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
+from bgnn.converter.eager import EagerModel, kinds, refuse_random
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_api import check_graph, convert_graph
 from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
+from bgnn.converter.targets import KERNELS
 from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.trace import trace
-from bgnn.converter.verify import Check, Reference, TieRule, exact_decisions, run_with_taps
+from bgnn.converter.verify import Check, Reference, check_sums, exact_decisions, run_with_taps
+from bgnn.converter.verify_layers import prove_layers, prove_on_runtime
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.runtime_bench.interpreters import run_file
 
@@ -105,7 +107,12 @@ def convert(
     gm = trace(model, inputs, keep_outputs)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
-    plain_outputs = _outputs(TieRule(gm), inputs) if verify else []
+    refuse_random(gm)
+    ops = kinds(gm)
+    eager = EagerModel(model, keep_outputs) if verify else None
+    plain = [] if eager is None else eager.outputs(inputs)
+    if verify:
+        check_sums(gm, inputs)
     reference: Reference | None = None
     checks: list[Check] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
@@ -115,13 +122,14 @@ def convert(
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
             dump_stage(gm, Path(dump), stage)
-        if stage == "traced" and verify:
+        if stage == "traced" and eager is not None:
             reference = Reference(gm, inputs)
             _check_zeros(reference, sign_zero)
-            checks.append(reference.compare("stage traced", {}, plain_outputs, set()))
+            checks.append(_check_traced(reference, eager, inputs, plain, ops))
         elif reference is not None:
             taps, outputs = run_with_taps(gm, inputs, reference.shapes)
             checks.append(reference.compare(f"stage {stage}", taps, outputs, exact_decisions(gm)))
+            checks[-1].proof = prove_layers(reference.gm, gm, f"stage {stage}")
         if stage == "semantic":
             semantic = snapshot(gm)
         if stage == stop_after:
@@ -134,6 +142,7 @@ def convert(
         assert reference is not None
         say("running the file and comparing it with the model")
         checks.append(_check_file(gm, emit, run, reference, inputs))
+        checks[-1].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {})[0](), run)
         metadata["verification"] = _summary(checks[-1])
     else:
         metadata["verification"] = "not verified (--no-verify)"
@@ -152,7 +161,7 @@ def _check_arguments(
     for what, value, allowed in (
         ("target", target, TARGETS),
         ("optimisation level", optimize, (0, 1)),
-        ("set of kernels", kernels, stages.KERNELS),
+        ("set of kernels", kernels, KERNELS),
         ("k-NN lowering", knn, (None, "matmul", "popcount")),
         ("sign-zero policy", sign_zero, ("plus", "error")),
         ("stage", stop_after, (None, *STAGES)),
@@ -171,9 +180,14 @@ def _check_arguments(
     return stages.Plan(target, optimize, kernels)
 
 
-def _outputs(runner: fx.Interpreter, inputs: Sequence[Tensor]) -> list[Tensor]:
-    with torch.no_grad():
-        return [t.clone() for t in runner.run(*inputs)]
+def _check_traced(
+    reference: Reference, eager: EagerModel, inputs: Sequence[Tensor], plain: list[Tensor], ops: Mapping[str, str]
+) -> Check:
+    """The reference, which is the traced graph, against the model itself."""
+    ops = {name: ops[name] for name in reference.decisions if name in ops}
+    return eager.compare(
+        lambda taps, outputs: reference.compare("stage traced", taps, outputs, set()), inputs, plain, ops
+    )
 
 
 def _check_zeros(reference: Reference, sign_zero: str) -> None:
@@ -219,7 +233,7 @@ def _summary(check: Check) -> str:
     return (
         f"{check.signs} signs and {check.neighbours} neighbours compared, {check.exact} of them exact; "
         f"turned by rounding: {check.turned_signs} signs, {check.turned_rows} rows of neighbours; "
-        f"largest output difference {check.output_error:.3g}"
+        f"largest output difference {check.output_error:.3g}, {check.column_error:.2g} of its column"
     )
 
 

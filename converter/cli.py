@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.converter.targets import STAGES, TARGETS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bgnn.converter.api import Conversion
 
-# Said here and in api.py (a test compares them): importing api.py takes seconds, --help should not.
-TARGETS = ("lce-arm64", "tflite-arm64", "onnx-x86", "onnx-int8-x86")
-STAGES = ("traced", "semantic", "integer", "target")
 
 _EXAMPLES = """\
 examples:

@@ -17,19 +17,21 @@ from torch import Tensor, fx, nn
 from torch.ao.quantization import FakeQuantizeBase
 from torch.export import ExportedProgram
 
-from bgnn.converter import calibrate, graph_stages
+from bgnn.converter import calibrate, stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
+from bgnn.converter.eager import EagerModel, kinds, refuse_random
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
 from bgnn.converter.onnx.emit import emit, run_file
 from bgnn.converter.report import Report
+from bgnn.converter.second_graph import second_graphs
 from bgnn.converter.sizes import check_open, graph_axes, is_edges
-from bgnn.converter.stages import STAGES, check_ops
 from bgnn.converter.trace import trace
-from bgnn.converter.verify import Settled
+from bgnn.converter.verify import check_sums
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
+from bgnn.converter.verify_layers import prove_on_runtime, prove_tables
 from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, snapshot
 from bgnn.passes.insert_fake_quant import is_edge_tensor
@@ -88,41 +90,47 @@ def convert_graph(
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
     if dump is not None:
         dump_stage(gm, dump, "exported")
-    plain = _outputs(Settled(gm), inputs) if verify else []
-    reference: CodeReference | None = None
+    refuse_random(gm)
+    ops = kinds(gm)
+    examples = _examples(gm, inputs, EagerModel(model, keep_outputs, partial(_uncached, model))) if verify else []
+    if verify:
+        check_sums(gm, inputs)
     checks: list[CodeCheck] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
     before = gm
     calibrated: calibrate.CalibrationReport | None = None
-    for stage in STAGES:
+    for stage in stages.STAGES:
         if stage == "target":
             before = snapshot(gm)  # the last graph that makes every code
-        results = [(step, run(gm)) for step, run in graph_stages.passes_to(stage, target, optimize, kernels)]
+        results = [(step, run(gm)) for step, run in stages.passes_to(stage, stages.Plan(target, optimize, kernels))]
         if stage == "traced":
             if calibration is not None:
-                results += [(step, run(gm)) for step, run in graph_stages.BEFORE_CALIBRATION]
-                if verify:  # from here on, the quantised network is the reference: the float one is compared now
-                    checks.append(CodeReference(gm, inputs).compare("float network", {}, plain))
+                results += [(step, run(gm)) for step, run in stages.BEFORE_CALIBRATION]
+                # From here on, the quantised network is the reference: the float one is compared now.
+                checks += [example.compare_traced("float network", gm, ops) for example in examples]
                 say("observing ranges on the samples")
-                graph_stages.name_layers(gm)
+                stages.name_layers(gm)
                 calibrated = calibrate.quantise(gm, calibration)
-            graph_stages.mark_codes(gm)
+            stages.mark_codes(gm)
         elif stage == "semantic":
-            graph_stages.name_layers(gm)
-        check_ops(gm, graph_stages.SPECS[stage])
+            stages.name_layers(gm)
+        stages.check_ops(gm, stages.SPECS[stage])
         _check_open(gm)
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
             dump_stage(gm, dump, stage)
-        if verify:
-            if reference is None:
-                reference = CodeReference(gm, inputs)
+        for example in examples:
+            if example.reference is None:
+                example.reference = CodeReference(gm, example.inputs)
                 if calibration is None:
-                    checks.append(reference.compare(f"stage {stage}", {}, plain))
-            else:
-                codes, outputs = run_with_codes(gm, inputs)
-                checks.append(reference.compare(f"stage {stage}", _completed(before, inputs, codes), outputs))
+                    checks.append(example.compare_traced(f"stage {stage}", gm, ops))
+            elif example is examples[0] or stage == "target":
+                codes, outputs = run_with_codes(gm, example.inputs)
+                codes = dict(_completed(before, example.inputs, codes))
+                checks.append(example.reference.compare(example.named(f"stage {stage}"), codes, outputs))
+                if stage == "target" and example is examples[0]:
+                    checks[-1].proof = prove_tables(example.reference.gm, gm, before, f"stage {stage}")
         if stage == stop_after:
             report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, None)
             return None, dataclasses.replace(report, calibration=calibrated), gm
@@ -133,11 +141,19 @@ def convert_graph(
         emit, gm, name=name, input_names=names[0], output_names=names[1], metadata=properties, optimize=optimize,
         kernels=kernels,
     )  # fmt: skip
-    if reference is not None:
+    if examples:
         say("running the file and comparing it with the model")
         tables = optimize == 1 and kernels == "stock"
-        checks.append(_check_file(gm, before, written, tables, reference, inputs))
-        properties["verification"] = summary(checks[-1])
+        found = _check_file(gm, before, written, tables, examples)
+        if examples[0].alone:
+            note = f"none, so other graphs are not verified: {examples[0].alone}"
+            checks.append(CodeCheck("second graph", compared=False, note=note))
+        alone = partial(
+            emit, name=name, input_names=["x"], output_names=["output"], metadata={}, optimize=optimize, kernels=kernels
+        )
+        found[0].proof = prove_on_runtime(gm, alone, run_file)
+        checks += found[::-1]
+        properties["verification"] = "; on a second graph: ".join(summary(check) for check in found)
     else:
         properties["verification"] = "not verified (--no-verify)"
     data = written()
@@ -180,13 +196,55 @@ def _check_open(gm: fx.GraphModule) -> None:
     try:
         check_open(gm)
     except ConversionError:
-        check_ops(gm, [*(graph_stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
+        stages.check_ops(gm, [*(stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
         raise
 
 
-def _outputs(runner: fx.Interpreter, inputs: Sequence[Tensor]) -> list[Tensor]:
-    with torch.no_grad():
-        return [t.clone() for t in runner.run(*inputs)]
+@dataclasses.dataclass
+class _Example:
+    """A graph to verify on: what the model itself gives for it, and the reference once there is one."""
+
+    eager: EagerModel
+    inputs: tuple[Tensor, ...]
+    plain: list[Tensor]
+    second: str = ""  # the second graph, in words
+    alone: str = ""  # why there is none
+    reference: CodeReference | None = None
+
+    def named(self, what: str) -> str:
+        """What is compared, for the report."""
+        return f"{what}, second graph" if self.second else what
+
+    def compare_traced(self, what: str, gm: fx.GraphModule, ops: Mapping[str, str]) -> CodeCheck:
+        """The traced graph against the model itself."""
+        reference = self.reference or CodeReference(gm, self.inputs)
+        ops = {name: ops[name] for name in reference.codes if name in ops}
+        try:
+            check = self.eager.compare(partial(reference.compare, self.named(what)), self.inputs, self.plain, ops)
+        except ConversionError as error:
+            if not self.second:
+                raise
+            raise ConversionError(
+                f"{error}: on a graph that is not the example ({self.second}) the model's trace gives something else "
+                "than the model: it holds something of the example, or the model does otherwise while it is exported"
+            ) from error
+        check.note = self.second
+        return check
+
+
+def _examples(gm: fx.GraphModule, inputs: tuple[Tensor, ...], eager: EagerModel) -> list[_Example]:
+    """The user's graph, and the second one if the sizes are open and the model can take it."""
+    first = _Example(eager, inputs, eager.outputs(inputs))
+    for second in second_graphs(gm, inputs):
+        try:
+            plain = eager.outputs(second.inputs)
+        except ConversionError as error:
+            first.alone = first.alone or f"{error} (on a graph of {second.said})"
+            continue
+        if all(bool(torch.isfinite(t).all()) for t in plain if t.is_floating_point()):
+            return [dataclasses.replace(first, alone=""), _Example(eager, second.inputs, plain, second.said)]
+        first.alone = first.alone or f"the model gives infinities or NaN on a graph of {second.said}"
+    return [first]
 
 
 def _completed(before: fx.GraphModule, inputs: Sequence[Tensor], codes: Mapping[str, Seen]) -> Mapping[str, Seen]:
@@ -196,22 +254,27 @@ def _completed(before: fx.GraphModule, inputs: Sequence[Tensor], codes: Mapping[
 
 
 def _check_file(
-    gm: fx.GraphModule, before: fx.GraphModule, emit: Callable[..., bytes], tables: bool, reference: CodeReference,
-    inputs: Sequence[Tensor],
-) -> CodeCheck:  # fmt: skip
-    """Runs the file on ONNX Runtime, with its codes as extra outputs, and once more as it is."""
+    gm: fx.GraphModule, before: fx.GraphModule, emit: Callable[..., bytes], tables: bool, examples: list[_Example]
+) -> list[CodeCheck]:
+    """Runs the file on ONNX Runtime, with its codes as extra outputs, and once more as it is; on each graph."""
     tapped = tapped_codes(gm)
     if tables:  # there are no tensors of edges in the file: they follow from the others
         tapped = {key: (node, tap) for key, (node, tap) in tapped.items() if not is_edge_tensor(node)}
-    outputs, known = run_with_probes(emit, run_file, list(dict.fromkeys(node for node, _ in tapped.values())), inputs)
-    codes = {key: Seen(as_codes(node, known[node]), tap.floor) for key, (node, tap) in tapped.items()}
-    return reference.compare("emitted file", _completed(before, inputs, codes), outputs)
+    probes = list(dict.fromkeys(node for node, _ in tapped.values()))
+    checks = []
+    for example in examples:
+        assert example.reference is not None
+        outputs, known = run_with_probes(emit, run_file, probes, example.inputs)
+        codes = {key: Seen(as_codes(node, known[node]), tap.floor) for key, (node, tap) in tapped.items()}
+        codes = dict(_completed(before, example.inputs, codes))
+        checks.append(example.reference.compare(example.named("emitted file"), codes, outputs))
+    return checks
 
 
 def summary(check: CodeCheck) -> str:
     """One line for the file's properties."""
     return (
         f"{check.codes} codes compared, {check.stepped} of them one beside the model's at a tie; "
-        f"largest output difference {check.output_error:.3g}; "
+        f"largest output difference {check.output_error:.3g}, {check.column_error:.2g} of its column; "
         f"another class in {check.changed_rows} of {check.rows} rows"
     )

@@ -17,7 +17,7 @@ from bgnn.converter.calibrate import CalibrationReport
 from bgnn.converter.onnx import inspect as onnx_file
 from bgnn.converter.stages import Plan
 from bgnn.converter.tflite import inspect as tflite_file
-from bgnn.converter.verify import Check, Reference
+from bgnn.converter.verify import OUTPUT_TOLERANCE, Check, Reference
 from bgnn.converter.verify_codes import CodeCheck
 from bgnn.passes import domains as dm
 from bgnn.passes.graph import PassResult, aten, is_call, shape_of
@@ -112,7 +112,12 @@ def _print_calibration(found: CalibrationReport, console: Console) -> None:
 
 
 def _check_line(check: Check) -> str:
-    parts = [f"largest output difference {check.output_error:.2g} (of {check.output_scale:.3g})"]
+    if not check.compared:
+        return check.note
+    parts = [
+        f"largest output difference {check.output_error:.2g} (of {check.output_scale:.3g}), "
+        f"{check.column_error:.1g} of its column (tolerance {OUTPUT_TOLERANCE:g})"
+    ]
     if isinstance(check, CodeCheck):
         parts.append(f"{check.codes:,} codes compared, {check.stepped:,} of them one beside the model's at a tie")
         parts.append(f"another class in {check.changed_rows:,} of {check.rows:,} rows")
@@ -124,6 +129,14 @@ def _check_line(check: Check) -> str:
             f"({check.turned_rows} rows nearly tied)"
         )
         parts.append(f"{check.exact:,} of them exact")
+    if check.proof.layers:
+        parts.append(
+            f"{check.proof.layers} folded layers and tables right for all {check.proof.values:,} values there can be"
+        )
+    if check.proof.sampled:
+        parts.append(f"on the samples alone: {', '.join(check.proof.sampled)}")
+    if check.note:
+        parts.append(check.note)
     return "; ".join(parts)
 
 

@@ -21,6 +21,8 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
+from bgnn.converter.targets import STAGES
+from bgnn.converter.targets import TARGETS as TARGET_ROWS
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -30,6 +32,7 @@ from bgnn.passes import (
     fold_constants,
     fold_sign,
     fold_threshold,
+    fuse_aggregation,
     fuse_bin_edge_conv,
     fuse_edge_max,
     fuse_gather_max,
@@ -37,51 +40,73 @@ from bgnn.passes import (
     fuse_rescale,
     fuse_xor_edge_conv,
     hoist_binarize,
+    hoist_fake_quant,
     legalise,
+    lower_int8,
     lower_knn,
     merge_equal_nodes,
     pack_bits,
+    quantised_weights,
+    recognise_aggregation,
     recognise_binarize,
+    recognise_fake_quant,
     recognise_gather,
     recognise_knn,
     recognise_prelu,
+    recognise_self_loops,
     reduce_before_elementwise,
     sink_reshapes,
     sink_scales,
     split_edge_linear,
+    split_heads,
     split_xor_edge,
+    tabulate,
+    unpack_edges,
+    write_out_quantisers,
 )
-from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call
+from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
 
 bgnn = torch.ops.bgnn
 
-STAGES = ("traced", "semantic", "integer", "target")
-TARGETS = ("lce-arm64", "tflite-arm64", "onnx-x86", "onnx-int8-x86")
-KERNELS = ("stock", "bgnn")
+TARGETS = tuple(TARGET_ROWS)
 
 ARITHMETIC = [
-    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.sqrt, aten.rsqrt, aten.relu,
-    aten.leaky_relu, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum,
-    aten.ge, aten.gt, aten.le, aten.lt, aten.eq, aten.ne, aten.where, aten.softmax, aten.log_softmax, aten._softmax,
-    aten._log_softmax, aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to,
+    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.log, aten.sqrt, aten.rsqrt, aten.pow,
+    aten.reciprocal, aten.relu, aten.leaky_relu, aten.elu, aten.gelu, aten.silu, aten.softplus, aten.tanh, aten.sigmoid,
+    aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum, aten.ge, aten.gt, aten.le, aten.lt, aten.eq,
+    aten.ne, aten.where, aten.masked_fill, aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax,
+    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, bgnn.prelu,
 ]  # fmt: skip
 MOVES = [
-    aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.index_select, bgnn.topk_lowest,
-    operator.getitem,
+    aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.select, aten.index_select, aten.arange,
+    aten.ones, aten.zeros, aten.full, aten.new_ones, aten.new_zeros, aten.new_full, bgnn.topk_lowest, operator.getitem,
+]  # fmt: skip
+SIZES = [
+    aten.sym_size, aten.item, aten._local_scalar_dense, operator.add, operator.sub, operator.mul, operator.floordiv,
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
+SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
+GRAPH = [
+    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, bgnn.fake_quant,
+    bgnn.fake_quant_channel,
+]  # fmt: skip
+CODES = [
+    bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
+    bgnn.q_segment_sum, bgnn.q_segment_mean, bgnn.q_segment_max,
+]  # fmt: skip
 BITS = [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max, aten.bitwise_xor]
 OWN = [
     bgnn.hamming_knn, bgnn.real_knn, bgnn.gather_max, bgnn.edge_max, bgnn.xor_edge_conv, bgnn.bin_edge_conv,
-    bgnn.dense_pool,
+    bgnn.dense_pool, bgnn.q_table, bgnn.q_aggregate, bgnn.q_gat_aggregate, bgnn.aggregate, bgnn.gat_aggregate,
 ]  # fmt: skip
-MEANING = [bgnn.binarize, bgnn.knn, bgnn.gather_nodes, bgnn.batch_norm, bgnn.prelu]
+MEANING = [bgnn.binarize, bgnn.knn, bgnn.gather_nodes, bgnn.batch_norm]
 
+FLOAT = [*ARITHMETIC, *MOVES, *SIZES, *DENSE, *GRAPH]
 SPECS: dict[str, list[Any] | None] = {
     "traced": None,  # whatever torch.export gives
-    "semantic": [*ARITHMETIC, *MOVES, *DENSE, *MEANING, aten.cdist],
-    "integer": [*ARITHMETIC, *MOVES, *DENSE, *MEANING, *BITS, *OWN, aten.cdist],
-    "target": [*ARITHMETIC, *MOVES, *DENSE, *BITS, *OWN, bgnn.gather_nodes, bgnn.prelu],
+    "semantic": [*FLOAT, *MEANING, aten.cdist],
+    "integer": [*FLOAT, *MEANING, *CODES, *BITS, *OWN, aten.cdist],
+    "target": [*FLOAT, *CODES, *BITS, *OWN, bgnn.gather_nodes],
 }
 
 Pass = Callable[[fx.GraphModule], PassResult]
@@ -102,44 +127,49 @@ class Plan:
 
 
 def passes_to(stage: str, plan: Plan) -> list[Step]:
-    """The passes that lead from the stage before to `stage`."""
-    lce = plan.target in ("lce-arm64", "onnx-int8-x86")  # signs become bits (on x86 without our kernels: 8-bit codes)
+    """The passes that lead from the stage before to `stage`: one list for every model, which they leave if it has
+    nothing for them."""
+    target = TARGET_ROWS[plan.target]
     own, naive = plan.kernels == "bgnn", plan.optimize == 0
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
-            cancel_opposites,
+            cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
+            fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
+            unpack_edges, canonicalise, merge_equal_nodes, recognise_aggregation, hoist_fake_quant, merge_equal_nodes,
             canonicalise,
-            decompose,
-            recognise_binarize,
-            fold_constants,
-            canonicalise,
-            merge_equal_nodes,
-        )
+        )  # fmt: skip
     if stage == "semantic":
         return _steps(
-            recognise_knn, recognise_gather, canonicalise, channels_last, fold_constants, canonicalise,
-            merge_equal_nodes, sink_reshapes, canonicalise, recognise_prelu, merge_equal_nodes,
+            recognise_knn, recognise_gather, canonicalise, channels_last, *([] if naive else [split_heads]),
+            fold_constants, canonicalise, merge_equal_nodes, sink_reshapes, canonicalise, recognise_prelu,
+            merge_equal_nodes,
         )  # fmt: skip
     if stage == "integer":
+        steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)
+        if target.codes:
+            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
         if naive:
-            return [("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if lce else []
-        steps = _steps(fold_batch_norm, *([sink_scales] if lce else []), fuse_rescale)
-        if lce:
+            return [*steps, ("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if target.bits else steps
+        if target.bits:
             steps += _steps(
                 fold_threshold, *([fuse_xor_edge_conv, fold_sign, fuse_bin_edge_conv] if own else [split_xor_edge])
             )
         steps += _steps(split_edge_linear, reduce_before_elementwise, merge_equal_nodes)
-        if own and lce:
+        if own and target.bits:
             steps += _steps(fuse_pool)
-        if lce:
+        if target.bits:
             steps += _steps(
                 hoist_binarize, fold_sign, merge_equal_nodes, pack_bits, sink_reshapes, reduce_before_elementwise
             )
         return steps
-    knn: Step = ("lower_knn", lambda gm: lower_knn.run(gm, naive=naive, popcount=own))
-    fused = _steps(fuse_edge_max, fuse_gather_max) if own else []
-    return [knn, *fused, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
+    steps = [("lower_knn", lambda gm: lower_knn.run(gm, naive=naive, popcount=own))]
+    steps += _steps(fuse_edge_max, fuse_gather_max) if own else []
+    if target.codes and not naive:
+        steps.append(("tabulate", lambda gm: tabulate.run(gm, any_table=own)))
+    if own:
+        steps += _steps(fuse_aggregation)
+    return [*steps, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 
 def walk(gm: fx.GraphModule, plan: Plan) -> Iterator[tuple[str, list[tuple[str, PassResult]]]]:
@@ -152,8 +182,12 @@ def walk(gm: fx.GraphModule, plan: Plan) -> Iterator[tuple[str, list[tuple[str, 
             mark_decisions(gm)
         check_spec(gm, stage)
         if stage == "semantic":
-            _name_layers(gm)
+            name_layers(gm)
         yield stage, results
+
+
+# A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.
+BEFORE_CALIBRATION = _steps(channels_last, canonicalise, fold_batch_norm, merge_equal_nodes)
 
 
 def mark_decisions(gm: fx.GraphModule) -> None:
@@ -166,17 +200,30 @@ def mark_decisions(gm: fx.GraphModule) -> None:
             node.meta["tap"] = Tap(node.name)
 
 
-def _name_layers(gm: fx.GraphModule) -> None:
-    """Labels each dense layer, k-NN and edge op, so that the report can say what became of it."""
-    searches = 0
-    for node in calls(gm.graph, *DENSE, bgnn.knn):
+def mark_codes(gm: fx.GraphModule) -> None:
+    """Taps the tensors that verification compares: the codes of every activation's quantiser."""
+    for node in calls(gm.graph, bgnn.fake_quant):
+        if not recognise_fake_quant.is_weight(node):
+            node.meta["tap"] = Tap(node.name)
+
+
+def name_layers(gm: fx.GraphModule) -> None:
+    """Labels each dense layer, k-NN and sum over edges, so that the report can say what became of it."""
+    searches = sums = 0
+    for node in calls(gm.graph, *DENSE, *SUMS, bgnn.knn):
         if is_call(node, bgnn.knn):
             searches += 1
             node.meta["layer"] = f"k-NN {searches}"
-            continue
-        weight = node.args[1] if len(node.args) > 1 else None
-        label = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
-        node.meta["layer"] = label or node.name
+        elif is_call(node, *SUMS):
+            if len(shape_of(node)) > 1:
+                sums += 1
+                node.meta["layer"] = f"aggregation {sums}"
+        else:
+            weight: Any = node.args[1] if len(node.args) > 1 else None
+            if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_channel):
+                weight = weight.args[0]
+            source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
+            node.meta["layer"] = source or node.name
 
 
 def check_spec(gm: fx.GraphModule, stage: str) -> None:

@@ -7,34 +7,49 @@ The reference is the traced graph, run by PyTorch. Three kinds of tensor are com
   number is (nearly) 0 or the distances (nearly) tie. A decision may differ only within the stated tolerance; it is
   counted and reported, and the reference goes on with the file's decision, so that all after it is
   compared on equal terms;
-- outputs are real numbers, compared within the stated tolerance.
+- outputs are real numbers, each column compared within the stated tolerance of its own size (converter.rounding).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from bgnn.converter import rounding
 from bgnn.converter.errors import ConversionError
 from bgnn.passes.cancel_opposites import remainders
 from bgnn.passes.graph import Tap, all_taps, getitem, is_call, snapshot
 
 bgnn = torch.ops.bgnn
-aten = torch.ops.aten
 
-# Relative to the largest magnitude of the tensor compared. float32 sums of a few thousand terms in another order
-# differ by about 1e-6 of it; a wrong rewrite differs by far more than 1e-4.
+# Relative to an output's column (converter.rounding), and to the largest magnitude of what a decision is made of.
+# float32 sums of a few thousand terms in another order differ by about 1e-6 of it; a wrong rewrite by far more.
 OUTPUT_TOLERANCE = 1e-4
 DECISION_TOLERANCE = 1e-4
+
+Forced = Tensor | Sequence[Tensor]  # the other side's decision, or candidates for it
+
+
+@dataclasses.dataclass
+class Proof:
+    """How many layers and tables were compared for every integer there can be, `values` in all; which could not be."""
+
+    layers: int = 0
+    values: int = 0
+    sampled: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
 class Check:
-    """What one comparison found: all numbers are counts, but `output_error` (largest absolute difference)."""
+    """What one comparison found. Counts, and of the outputs the largest absolute difference (`output_error`), the
+    largest value (`output_scale`) and the largest difference relative to its column (`column_error`). `note`: what else
+    is to be said, or why nothing was `compared`. `proof`: what was proven beside it.
+    """
 
     what: str
     signs: int = 0
@@ -44,6 +59,10 @@ class Check:
     turned_rows: int = 0
     output_error: float = 0.0
     output_scale: float = 0.0
+    column_error: float = 0.0
+    compared: bool = True
+    note: str = ""
+    proof: Proof = dataclasses.field(default_factory=Proof)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for report.json."""
@@ -64,11 +83,11 @@ class Reference:
                 self.zeros[str(node.meta.get("source", node.name))] = node.meta["sign_zeros"]
         self.shapes = {name: tuple(value.shape) for name, value in self.decisions.items()}
 
-    def compare(self, what: str, taps: Mapping[str, Tensor], outputs: Sequence[Tensor], exact: set[str]) -> Check:
+    def compare(self, what: str, taps: Mapping[str, Forced], outputs: Sequence[Tensor], exact: set[str]) -> Check:
         """Compares decoded taps (by name) and outputs with the reference; raises at the first difference.
 
-        `exact`: the decisions that rounding cannot turn. The reference runs again only if a decision differs, since
-        all after it depends on it.
+        A tap may also be a list: tensors one of which is it. `exact`: the decisions that rounding cannot turn. The
+        reference runs again only if a decision differs, since all after it depends on it.
         """
         check = Check(what)
         same = all(_same(taps[name], self.decisions[name]) for name in self.decisions if name in taps)
@@ -81,9 +100,13 @@ class Reference:
                 counted = "neighbours" if value.dtype != torch.bool else "signs"
                 setattr(check, counted, getattr(check, counted) + value.numel())
                 check.exact += value.numel() if name in exact else 0
-        for position, (mine, theirs) in enumerate(zip(expected, outputs, strict=True)):
-            compare_output(check, position, mine, theirs)
+        compare_outputs(check, expected, outputs, lambda: self._magnitudes(taps, exact))
         return check
+
+    def _magnitudes(self, taps: Mapping[str, Forced], exact: set[str]) -> list[Tensor]:
+        run = _Decisions(self.gm, taps, exact, Check(""), rounding.needed(self.gm))
+        run.outputs(self.inputs)
+        return rounding.magnitudes(self.gm, run.kept)
 
 
 def _finite_scale(values: Tensor) -> float:
@@ -92,8 +115,15 @@ def _finite_scale(values: Tensor) -> float:
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-def _same(mine: Tensor, reference: Tensor) -> bool:
-    return torch.equal(_as_decision(mine, reference), reference)
+def _same(mine: Forced, reference: Tensor) -> bool:
+    return isinstance(mine, Tensor) and torch.equal(_as_decision(mine, reference), reference)
+
+
+def _nearest(forced: Forced, like: Tensor) -> Tensor:
+    """The other side's decision; of several candidates the one with the fewest differences, or `like` if none fits."""
+    candidates = [forced] if isinstance(forced, Tensor) else [c for c in forced if c.shape == like.shape]
+    decisions = [_as_decision(candidate, like) for candidate in candidates]
+    return min(decisions, key=lambda d: int((d != like).sum()), default=like)
 
 
 def _as_decision(value: Tensor, like: Tensor) -> Tensor:
@@ -101,26 +131,48 @@ def _as_decision(value: Tensor, like: Tensor) -> Tensor:
     return value >= 0 if like.dtype == torch.bool and value.dtype != torch.bool else value.to(like.dtype)
 
 
-def compare_output(check: Check, position: int, expected: Tensor, got: Tensor) -> None:
-    """Raises ConversionError unless an output is within OUTPUT_TOLERANCE; notes the largest difference."""
-    if tuple(expected.shape) != tuple(got.shape):
-        raise ConversionError(
-            f"{check.what}: output {position} has shape {tuple(got.shape)} instead of {tuple(expected.shape)}"
-        )
-    if not expected.is_floating_point():
-        if not torch.equal(expected, got.to(expected.dtype)):
-            count = int((expected != got).sum())
-            raise ConversionError(f"{check.what}: output {position} differs in {count} of {expected.numel()} integers")
-        return
+def compare_outputs(
+    check: Check, expected: Sequence[Tensor], got: Sequence[Tensor], magnitudes: Callable[[], Sequence[Tensor]]
+) -> None:
+    """Raises ConversionError unless all outputs are within tolerance; notes the largest differences.
+
+    `magnitudes()`: what each output's terms amount to, asked for only where a column fails by its own values.
+    """
+    for position, (mine, theirs) in enumerate(zip(expected, got, strict=True)):
+        if tuple(mine.shape) != tuple(theirs.shape):
+            raise ConversionError(
+                f"{check.what}: output {position} has shape {tuple(theirs.shape)} instead of {tuple(mine.shape)}"
+            )
+        if mine.is_floating_point():
+            _compare_real(check, position, mine, theirs, partial(_at, magnitudes, position))
+        elif not torch.equal(mine, theirs.to(mine.dtype)):
+            count = int((mine != theirs).sum())
+            raise ConversionError(f"{check.what}: output {position} differs in {count} of {mine.numel()} integers")
+
+
+def _at(values: Callable[[], Sequence[Tensor]], position: int) -> Tensor:
+    return values()[position]
+
+
+def _compare_real(
+    check: Check, position: int, expected: Tensor, got: Tensor, magnitude: Callable[[], Tensor]
+) -> None:  # fmt: skip
     if expected.numel() == 0:
         return
     apart = torch.where(expected == got, 0.0, (expected.double() - got.double()).abs())  # equal infinities too
-    error = float(apart.max())
-    scale = _finite_scale(expected)
-    check.output_error, check.output_scale = max(check.output_error, error), max(check.output_scale, scale)
-    if not error <= OUTPUT_TOLERANCE * max(scale, 1e-3):
+    scales = rounding.column_scales(expected)
+    if not bool((apart <= OUTPUT_TOLERANCE * scales).all()) and bool(torch.isfinite(apart).all()):
+        scales = rounding.column_scales(magnitude())
+    check.output_error = max(check.output_error, float(apart.max()))
+    check.output_scale = max(check.output_scale, _finite_scale(expected))
+    relative = apart / scales
+    check.column_error = max(check.column_error, float(relative.max()))
+    if not bool((relative <= OUTPUT_TOLERANCE).all()):
+        worst = int(relative.nan_to_num(float("inf")).argmax())
+        error, scale = float(apart.flatten()[worst]), float(scales.expand_as(apart).flatten()[worst])
+        at = "[" + ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(worst), expected.shape)) + "]"
         raise ConversionError(
-            f"{check.what}: output {position} differs by {error:.3g} (largest value {scale:.3g}, "
+            f"{check.what}: output {position} differs by {error:.3g} (at {at}, in a column of size {scale:.3g}; "
             f"tolerance {OUTPUT_TOLERANCE:g} of it)"
         )
 
@@ -129,10 +181,16 @@ class _Decisions(fx.Interpreter):
     """Runs the traced graph; at each decision it checks and takes over the other side's, if there is one."""
 
     def __init__(
-        self, gm: fx.GraphModule, forced: Mapping[str, Tensor], exact: set[str], check: Check | None = None
+        self,
+        gm: fx.GraphModule,
+        forced: Mapping[str, Forced],
+        exact: set[str],
+        check: Check | None = None,
+        keep: Collection[fx.Node] = (),
     ) -> None:
         super().__init__(gm)
-        self.forced, self.exact, self.check = forced, exact, check
+        self.forced, self.exact, self.check, self.keep = forced, exact, check, keep
+        self.kept: dict[fx.Node, Any] = {}
         self.seen: dict[str, Tensor] = {}
         self.zeros: dict[str, int] = {}
         self.scores: dict[fx.Node, Tensor] = {}  # what each topk chose from, until its indices are seen
@@ -143,7 +201,12 @@ class _Decisions(fx.Interpreter):
             return [t.clone() for t in self.run(*inputs)]
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
+        value = self._decided(n, super().run_node(n))
+        if n in self.keep:
+            self.kept[n] = value
+        return value
+
+    def _decided(self, n: fx.Node, value: Any) -> Any:
         if is_call(n, bgnn.topk_lowest):
             self.scores[n] = self.env[cast(fx.Node, n.args[0])]
         tap = cast("Tap | None", n.meta.get("tap"))
@@ -167,7 +230,7 @@ class _Decisions(fx.Interpreter):
         return value
 
     def _sign(self, name: str, before: Tensor, value: Tensor) -> Tensor:
-        theirs = torch.where(_as_decision(self.forced[name], self.seen[name]), 1.0, -1.0).to(value.dtype)
+        theirs = torch.where(_nearest(self.forced[name], self.seen[name]), 1.0, -1.0).to(value.dtype)
         differs = theirs != value
         count = int(differs.sum())
         if count == 0:
@@ -188,7 +251,7 @@ class _Decisions(fx.Interpreter):
         return theirs
 
     def _neighbours(self, name: str, scores: Tensor, topk: fx.Node, value: Tensor) -> Tensor:
-        theirs = self.forced[name].to(torch.int64)
+        theirs = _nearest(self.forced[name], value)
         if torch.equal(theirs, value):
             return value
         assert self.check is not None
@@ -240,6 +303,14 @@ def exact_decisions(gm: fx.GraphModule) -> set[str]:
     return {tap.name for _, tap in all_taps(gm) if tap.exact}
 
 
+def check_sums(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Checks the sums with opposite terms, if an exported graph has any; raises ConversionError."""
+    run = Settled(gm)
+    if run.remainders:
+        with torch.no_grad():
+            run.run(*inputs)
+
+
 class Settled(fx.Interpreter):
     """Runs a graph as PyTorch would, but with sums that have opposite terms settled (passes/cancel_opposites.py).
 
@@ -276,30 +347,3 @@ class Settled(fx.Interpreter):
         if bool(((value - rest)[known].abs() > 16 * len(parts) * eps * largest).any()):
             raise ConversionError(f"stage traced: {n.name} differs from what is left of its sum by more than rounding")
         return rest
-
-
-class TieRule(Settled):
-    """Runs a graph as PyTorch would, but with the tie and zero rules that the emitted file follows.
-
-    It stands between the model and the traced stage: the model's own `topk` and `sign(0)` leave open what
-    this settles.
-    """
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`topk` with the lowest index on ties; `sign` with +1 at 0."""
-        if target is aten.topk.default:
-            x, k = args[:2]
-            dim = args[2] if len(args) > 2 else kwargs.get("dim", -1)
-            largest = args[3] if len(args) > 3 else kwargs.get("largest", True)
-            return bgnn.topk_lowest(x, k, dim, largest)
-        if target is aten.sort.default:
-            dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
-            descending = args[2] if len(args) > 2 else kwargs.get("descending", False)
-            return torch.sort(args[0], dim=dim, descending=descending, stable=True)
-        if target is aten.argsort.default:
-            dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
-            descending = args[2] if len(args) > 2 else kwargs.get("descending", False)
-            return torch.argsort(args[0], dim=dim, descending=descending, stable=True)
-        if target in (aten.sign.default, aten.sgn.default):
-            return bgnn.binarize(args[0])
-        return super().call_function(target, args, kwargs)

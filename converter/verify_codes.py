@@ -13,14 +13,15 @@ Outputs are compared as real numbers within the tolerance of `converter.verify`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from bgnn.converter import rounding
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.verify import Check, compare_output
+from bgnn.converter.verify import Check, compare_outputs
 from bgnn.passes.graph import Tap, all_taps, is_call, snapshot
 from bgnn.passes.recognise_fake_quant import as_written
 
@@ -60,25 +61,39 @@ class CodeReference:
         self.outputs = run.outputs(self.inputs)
         self.codes = run.seen
 
-    def compare(self, what: str, taps: Mapping[str, Seen], outputs: Sequence[Tensor]) -> CodeCheck:
-        """Compares codes (by the traced name) and outputs with the reference; raises at the first that is wrong."""
+    def compare(self, what: str, taps: Mapping[str, Seen | Sequence[Tensor]], outputs: Sequence[Tensor]) -> CodeCheck:
+        """Compares codes (by the traced name) and outputs with the reference; raises at the first that is wrong.
+
+        A tap may also be a list: values of a quantiser, one of which is it.
+        """
         check = CodeCheck(what)
         expected = _Forced(self.gm, taps, check).outputs(self.inputs)
-        for position, (mine, theirs) in enumerate(zip(expected, outputs, strict=True)):
-            compare_output(check, position, mine, theirs)
+        compare_outputs(check, expected, outputs, lambda: self._magnitudes(taps))
         first, given = self.outputs[0], outputs[0]
         if first.dim() == 2 and first.shape[1] > 1 and first.is_floating_point():
             check.rows = first.shape[0]
             check.changed_rows = int((first.argmax(1) != given.argmax(1)).sum())
         return check
 
+    def _magnitudes(self, taps: Mapping[str, Seen | Sequence[Tensor]]) -> list[Tensor]:
+        run = _Forced(self.gm, taps, CodeCheck(""), rounding.needed(self.gm))
+        run.outputs(self.inputs)
+        return rounding.magnitudes(self.gm, run.kept)
+
 
 class _Forced(fx.Interpreter):
     """Runs the traced graph; at each quantiser it checks and takes over the other side's codes, if there are any."""
 
-    def __init__(self, gm: fx.GraphModule, theirs: Mapping[str, Seen], check: CodeCheck) -> None:
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        theirs: Mapping[str, Seen | Sequence[Tensor]],
+        check: CodeCheck,
+        keep: Collection[fx.Node] = (),
+    ) -> None:
         super().__init__(gm)
-        self.theirs, self.check = theirs, check
+        self.theirs, self.check, self.keep = theirs, check, keep
+        self.kept: dict[fx.Node, Any] = {}
         self.seen: dict[str, Tensor] = {}
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -87,7 +102,12 @@ class _Forced(fx.Interpreter):
             return [t.clone() for t in self.run(*inputs)]
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
+        value = self._decided(n, super().run_node(n))
+        if n in self.keep:
+            self.kept[n] = value
+        return value
+
+    def _decided(self, n: fx.Node, value: Any) -> Any:
         tap = cast("Tap | None", n.meta.get("tap"))
         if tap is None or not is_call(n, bgnn.fake_quant):
             return value
@@ -97,7 +117,7 @@ class _Forced(fx.Interpreter):
         value = as_written(x, n)
         mine = (torch.round(value / scale) + zero).clamp(low, high)
         self.seen[tap.name] = (mine - low).to(torch.int32)
-        theirs = self.theirs.get(tap.name)
+        theirs = self._seen(n, tap.name, mine - low)
         if theirs is None:
             return value
         self.check.codes += mine.numel()
@@ -121,6 +141,14 @@ class _Forced(fx.Interpreter):
         self.check.stepped += count
         taken = torch.where(differs, given, mine)
         return ((taken - zero) * scale).to(value.dtype)
+
+    def _seen(self, n: fx.Node, name: str, mine: Tensor) -> Seen | None:
+        """The other side's codes; of several candidates, values as the quantiser gives them, the nearest."""
+        theirs = self.theirs.get(name)
+        if theirs is None or isinstance(theirs, Seen):
+            return theirs
+        codes = [as_codes(n, value) for value in theirs if value.shape == mine.shape]
+        return Seen(min(codes, key=lambda c: int((c != mine).sum()))) if codes else None
 
 
 def run_with_codes(

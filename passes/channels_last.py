@@ -175,7 +175,7 @@ def _move(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -> Laid 
     if is_call(node, aten.expand):
         known = laid[x]
         sizes = shape_of(node)
-        if len(sizes) != len(known.order):
+        if len(sizes) != len(known.order) or not known.moved:
             return None
         grown = [sizes[i] for i in known.inverse()]
         return Laid(call(node, node.target, known.base, grown, like=node), known.order)
@@ -278,9 +278,9 @@ def _cat(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
 
 def _reshape(node: fx.Node, known: Laid) -> Laid | None:
     """Axes of size 1 come and go without disturbing the order; any other reshape needs the axes as they were."""
-    before, after = list(known.base.meta["val"].permute(known.order).shape), list(shape_of(node))
     if not known.moved:
         return None
+    before, after = [shape_of(known.base)[axis] for axis in known.order], list(shape_of(node))
     if [s for s in before if s != 1] != [s for s in after if s != 1]:
         big = [axis for axis in known.order if shape_of(known.base)[axis] != 1]
         if big == sorted(big):  # only axes of size 1 have moved: nothing is really out of place

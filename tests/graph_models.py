@@ -11,7 +11,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import add_self_loops
 
-from bgnn.converter import graph_stages
+from bgnn.converter import stages
 from bgnn.converter.sizes import check_open, graph_axes
 from bgnn.converter.trace import trace
 from bgnn.passes.graph import snapshot
@@ -131,19 +131,19 @@ def all_stages(
 ) -> dict[str, fx.GraphModule]:  # fmt: skip
     """The model at each stage, and "fused": the target with the project's own operators."""
     gm = trace(model.eval(), inputs, open_axes=graph_axes(inputs))
-    stages: dict[str, fx.GraphModule] = {}
+    made: dict[str, fx.GraphModule] = {}
     for stage in ("traced", "semantic", "integer", "target"):
         if stage == "target":
-            stages["fused"] = snapshot(gm)
-            for _, run in graph_stages.passes_to(stage, target, optimize, "bgnn"):
-                run(stages["fused"])
-        for _, run in graph_stages.passes_to(stage, target, optimize, kernels):
+            made["fused"] = snapshot(gm)
+            for _, run in stages.passes_to(stage, stages.Plan(target, optimize, "bgnn")):
+                run(made["fused"])
+        for _, run in stages.passes_to(stage, stages.Plan(target, optimize, kernels)):
             run(gm)
             check_open(gm)
         if stage == "traced":
-            graph_stages.mark_codes(gm)
-        stages[stage] = snapshot(gm)
-    return stages
+            stages.mark_codes(gm)
+        made[stage] = snapshot(gm)
+    return made
 
 
 def run(gm: fx.GraphModule, *inputs: Tensor) -> Tensor:

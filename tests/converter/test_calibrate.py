@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.nn import BatchNorm, GATConv, GCNConv, GINConv, SAGEConv
 
-from bgnn.converter import calibrate, cli, graph_stages
+from bgnn.converter import calibrate, cli, stages
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.calibrate import Calibration, read_samples
 from bgnn.converter.errors import ConversionError, UsageError
@@ -75,7 +75,7 @@ def test_the_float_network_is_compared_before_it_is_quantised(monkeypatch: pytes
         setattr(gm, str(node.target), getattr(gm, str(node.target)) * 1.1)
         return PassResult()
 
-    monkeypatch.setattr(graph_stages, "BEFORE_CALIBRATION", [*graph_stages.BEFORE_CALIBRATION, ("broken", broken)])
+    monkeypatch.setattr(stages, "BEFORE_CALIBRATION", [*stages.BEFORE_CALIBRATION, ("broken", broken)])
     with pytest.raises(ConversionError, match=r"^float network: output 0 differs by"):
         quantised(Net(), sample())
 

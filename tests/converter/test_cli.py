@@ -43,11 +43,6 @@ def files(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
 
-def test_choices_are_those_of_the_api() -> None:
-    assert cli.TARGETS == api.TARGETS
-    assert cli.STAGES == api.STAGES
-
-
 def test_help_needs_no_torch() -> None:
     """`--help` must be quick."""
     code = "import sys; from bgnn.converter.cli import main; main(['--help']); assert 'torch' not in sys.modules"

@@ -11,7 +11,7 @@ from graphs import bgnn, only
 from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.graph_stages import mark_codes
+from bgnn.converter.stages import mark_codes
 from bgnn.converter.verify_codes import CodeReference, Seen, run_with_codes, tapped_codes
 from bgnn.passes import lower_int8
 

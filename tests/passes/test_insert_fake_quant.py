@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, global_mean_pool
 
-from bgnn.converter import graph_stages
+from bgnn.converter import stages
 from bgnn.converter.sizes import graph_axes
 from bgnn.converter.trace import trace
 from bgnn.passes import insert_fake_quant
@@ -49,9 +49,9 @@ class Pooled(nn.Module):
 
 def traced(model: nn.Module, *inputs: Tensor) -> fx.GraphModule:
     gm = trace(model.eval(), inputs, open_axes=graph_axes(inputs))
-    for _, run in graph_stages.passes_to("traced", "onnx-int8-x86", 1, "stock"):
+    for _, run in stages.passes_to("traced", stages.Plan("onnx-int8-x86")):
         run(gm)
-    graph_stages.name_layers(gm)
+    stages.name_layers(gm)
     return gm
 
 

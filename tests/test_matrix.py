@@ -1,0 +1,188 @@
+"""The matrix: model family x target x kernels. Every cell converts, runs and agrees, or is refused with its reason.
+
+A cell that converts is run on inputs that were not seen at conversion, at other sizes where the file's sizes are open,
+and compared with PyTorch. A cell that is refused states the words that the user must find in the refusal. What a
+family is for is checked too: its binary layers are binary, its quantised ones INT8.
+
+The fast tests take one cell of each family; the slow one takes them all and prints the matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from graph_models import GCN as QuantisedGCN
+from graph_models import TorchQuantizer, random_graph
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.nn import DynamicEdgeConv, GCNConv, SAGEConv
+
+from bgnn.converter.api import convert
+from bgnn.converter.errors import BgnnError
+from bgnn.models.checkpoint import build_model
+from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+CELLS = [
+    ("lce-arm64", "stock"), ("lce-arm64", "bgnn"), ("tflite-arm64", "stock"),
+    ("onnx-x86", "stock"), ("onnx-x86", "bgnn"), ("onnx-int8-x86", "stock"), ("onnx-int8-x86", "bgnn"),
+]  # fmt: skip
+Inputs = tuple[Tensor, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of model. `inputs(size, seed)`: sizes are 0 (the example's) or 1 (another, for files of open sizes).
+
+    `kind`: what its layers must become where the target has it. `refused`: words of the refusal, by "target kernels".
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[int, int], Inputs]
+    kind: str = "float"
+    open: bool = False
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def clouds(size: int, seed: int) -> Inputs:
+    return (torch.randn(2, 24, 3, generator=torch.Generator().manual_seed(seed)),)
+
+
+def graph(size: int, seed: int) -> Inputs:
+    return random_graph(*((20, 70), (45, 260))[size], seed)
+
+
+def features(size: int, seed: int) -> Inputs:
+    return (torch.randn(10, 6, generator=torch.Generator().manual_seed(seed)),)
+
+
+def batched(size: int, seed: int) -> Inputs:
+    nodes = (24, 40)[size]
+    return torch.randn(nodes, 6, generator=torch.Generator().manual_seed(seed)), torch.arange(nodes) * 2 // nodes
+
+
+class PointNet(nn.Module):
+    """A shared MLP and a maximum over the points; `quantised`: torch.ao's quantisers around each layer."""
+
+    def __init__(self, quantised: bool = False, binary: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 32), nn.Linear(32, 40), nn.Linear(40, 5)
+        self.quantised, self.binary = quantised, binary
+
+    def _coded(self, x: Tensor, scale: float) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(x, scale, 3, -128, 127) if self.quantised else x
+
+    def _dense(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        return F.linear(x, self._coded(layer.weight, 0.005), layer.bias)
+
+    def forward(self, points: Tensor) -> Tensor:
+        x = self._coded(self._dense(self.first, self._coded(points, 0.03)).relu(), 0.02)
+        if self.binary:  # the middle layer of signs, as in networks that keep their ends in 8 bits
+            x = F.linear(torch.where(x - 0.4 >= 0, 1.0, -1.0), torch.where(self.second.weight >= 0, 1.0, -1.0)) / 8
+        else:
+            x = self._dense(self.second, x)
+        return self._dense(self.last, self._coded(x.relu().amax(1), 0.02))
+
+
+class BinarySAGE(nn.Module):
+    """Binary GraphSAGE (binary GNN paper, Eq. 14-15) on edges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm1d(12), nn.BatchNorm1d(32)])
+        self.weights = nn.ParameterList([torch.randn(16, 12), torch.randn(4, 32)])
+        self.scales = nn.ParameterList([torch.rand(16) / 4, torch.rand(4) / 4])
+        for norm in self.norms:
+            nn.init.normal_(norm.running_mean, 0, 0.3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        count = torch.zeros(x.size(0)).index_add_(0, edge_index[1], torch.ones(edge_index.size(1))).clamp(min=1)
+        for norm, weight, scale in zip(self.norms, self.weights, self.scales, strict=True):
+            sums = torch.zeros_like(x).index_add_(0, edge_index[1], x[edge_index[0]])
+            h = norm(torch.cat([x, sums / count[:, None]], 1))
+            x = F.linear(torch.sign(h), torch.sign(weight)) * scale
+        return x
+
+
+class OneGraph(nn.Module):
+    """A skeleton: the edges are a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("edges", random_graph(10, 30)[1])
+        self.first, self.second = GCNConv(6, 8), GCNConv(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x, self.edges).relu(), self.edges)
+
+
+class FloatGraph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = SAGEConv(6, 8), GCNConv(8, 3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.second(self.first(x, edge_index).relu(), edge_index)
+
+
+class Dynamic(nn.Module):
+    """k-NN within each graph of a batch, in a learned space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = DynamicEdgeConv(nn.Linear(12, 8), k=4)
+
+    def forward(self, x: Tensor, batch: Tensor) -> Tensor:
+        return self.conv(x, batch)
+
+
+def cloud_net(name: str, **settings: object) -> nn.Module:
+    return build_model(name, k=5, channels=[32, 32, 40, 32], embedding=64, classes=5, num_points=24, **settings)
+
+
+# What a refusal must say today; each is a piece of work in the issue "One compiler".
+NOT_TFLITE = "TODO"
+FAMILIES: dict[str, Family] = {
+    "float cloud": Family(lambda: cloud_net("dgcnn"), clouds),
+    "binary cloud": Family(lambda: cloud_net("bf2", stage=3, knn="hamming"), clouds, "binary"),
+    "INT8 cloud": Family(lambda: PointNet(quantised=True), clouds, "INT8"),
+    "mixed cloud": Family(lambda: PointNet(quantised=True, binary=True), clouds, "binary"),
+    "float graph": Family(FloatGraph, graph, open=True),
+    "binary graph": Family(BinarySAGE, graph, "binary", open=True),
+    "INT8 graph": Family(lambda: QuantisedGCN(TorchQuantizer), graph, "INT8", open=True),
+    "k-NN in a graph": Family(Dynamic, batched, open=True),
+    "graph in a buffer": Family(OneGraph, features),
+}
+
+
+def fresh(family: Family) -> nn.Module:
+    torch.manual_seed(0)
+    return family.make().eval()
+
+
+def cell(family: Family, target: str, kernels: str) -> str:
+    """Converts, runs on what was not seen, compares; returns what the layers became, or the refusal."""
+    model = fresh(family)
+    try:
+        done = convert(model, family.inputs(0, 0), target=target, kernels=kernels)
+    except BgnnError as refusal:
+        return f"refused: {refusal}"
+    assert done.model_bytes is not None
+    for size in (0, 1) if family.open else (0,):
+        inputs = family.inputs(size, 7)
+        arrays = [t.numpy() for t in inputs]
+        if target.startswith("onnx"):
+            file = OnnxModel(done.model_bytes)
+            (found,) = file.run(**dict(zip(file.input_names, arrays, strict=True))).values()
+        else:
+            (found,) = run_file(done.model_bytes, arrays)
+        with torch.no_grad():
+            expected = model(*inputs).numpy()
+        assert found.shape == expected.shape
+        # Decisions of real numbers may turn on rounding: rows that agree are what counts where there are any.
+        near = np.isclose(found, expected, rtol=1e-3, atol=2e-3 * np.abs(expected).max())
+        assert near.all(-1).mean() > (0.95 if family.kind == "float" else 0.7), np.abs(found - expected).max()
+    return ", ".join(dict.fromkeys(layer.became for layer in done.report.layers))
