@@ -126,6 +126,8 @@ def convert(
         if stage == "traced" and eager is not None:
             reference = Reference(gm, inputs)
             _check_zeros(reference, sign_zero)
+            if not plan.target.startswith("onnx-"):
+                _check_flushed(reference)
             checks.append(_check_traced(reference, eager, inputs, plain, ops))
         elif reference is not None:
             taps, outputs = run_with_taps(gm, inputs, reference.shapes)
@@ -198,6 +200,16 @@ def _check_zeros(reference: Reference, sign_zero: str) -> None:
         raise ConversionError(
             f"torch.sign meets {count} exact zeros (first at {name!r}), where it gives 0 and the file +1: "
             "accept that with --sign-zero plus, or write the model's sign as where(x >= 0, 1, -1)"
+        )
+
+
+def _check_flushed(reference: Reference) -> None:
+    count = sum(reference.flushed.values())
+    if count:
+        name = next(n for n, signs in reference.flushed.items() if signs)
+        raise ConversionError(
+            f"{count} signs (first at {name!r}) are of numbers nearer to 0 than 1.2e-38, which LiteRT takes for 0: "
+            "compare with a small number instead, as in x > 1e-30, or convert to onnx-x86"
         )
 
 

@@ -203,10 +203,12 @@ def _layers(gm: fx.GraphModule, semantic: fx.GraphModule, refusals: list[tuple[s
         parts = [n for n in gm.graph.nodes if n.meta.get("layer") == label and is_call(n, *BINARY, *SEARCH, *FLOAT)]
         binary = sum(_macs(n) for n in parts if is_call(n, *BINARY, bgnn.hamming_knn))
         real = sum(_macs(n) for n in parts if is_call(n, *FLOAT, bgnn.real_knn))
-        why = "; ".join(dict.fromkeys(f"{pass_name}: {reason}" for pass_name, at, reason in refusals if at == label))
-        layers.append(
-            Layer(label, _was(node, domains), _became(node, parts), binary, real, why or _reason(node, domains))
+        of_bits = binary > 0 and real == 0  # it needs no codes
+        why = "; ".join(
+            dict.fromkeys(f"{p}: {r}" for p, at, r in refusals if at == label and not (of_bits and p == "lower_int8"))
         )
+        reason = why or _reason(node, domains, scaled=of_bits)
+        layers.append(Layer(label, _was(node, domains), _became(node, parts), binary, real, reason))
     return layers
 
 
@@ -243,12 +245,15 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     return ", ".join(words) or "removed"
 
 
-def _reason(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
+def _reason(node: fx.Node, domains: dict[fx.Node, dm.Domain], scaled: bool) -> str:
+    """Why a layer became what it is; `scaled`: it is binary, though what it reads are not signs alone."""
     if is_call(node, bgnn.knn):
         return "features are signs: Hamming distance" if node.args[2] == "hamming" else "features are real"
     x, weight = (domains[cast(fx.Node, a)] for a in node.args[:2])
     if x.kind == weight.kind == "binary":
         return "inputs and weights are signs"
+    if scaled:
+        return "inputs and weights are signs, with scales"
     if x.kind != "binary":
         return f"its inputs are real{f' since {x.lost}' if x.lost else ''}"
     return "its weights are real"

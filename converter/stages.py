@@ -208,8 +208,12 @@ def mark_codes(gm: fx.GraphModule) -> None:
 
 
 def name_layers(gm: fx.GraphModule) -> None:
-    """Labels each dense layer, k-NN and sum over edges, so that the report can say what became of it."""
+    """Labels each dense layer, k-NN and sum over edges, so that the report can say what became of it.
+
+    Layers that share a weight, or have parts of one (a grouped convolution), are numbered.
+    """
     searches = sums = 0
+    named: dict[str, list[fx.Node]] = {}
     for node in calls(gm.graph, *DENSE, *SUMS, bgnn.knn):
         if is_call(node, bgnn.knn):
             searches += 1
@@ -223,7 +227,10 @@ def name_layers(gm: fx.GraphModule) -> None:
             if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_channel):
                 weight = weight.args[0]
             source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
-            node.meta["layer"] = source or node.name
+            named.setdefault(source or node.name, []).append(node)
+    for label, nodes in named.items():
+        for number, node in enumerate(nodes, start=1):
+            node.meta["layer"] = label if len(nodes) == 1 else f"{label} {number} of {len(nodes)}"
 
 
 def check_spec(gm: fx.GraphModule, stage: str) -> None:

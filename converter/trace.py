@@ -18,6 +18,7 @@ from torch._export.utils import _fakify_params_buffers
 from torch._subclasses import fake_tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.overrides import TorchFunctionMode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
@@ -60,21 +61,34 @@ def trace(
 def _export(
     model: nn.Module, inputs: tuple[Tensor, ...], open_axes: Sequence[dict[int, Any]] | None
 ) -> ExportedProgram:
-    """Exports without Dynamo; where that fails, with it, and mends in-place weight updates in forward."""
+    """Exports without Dynamo; where that fails, with it."""
     dynamic = None if open_axes is None else _as_arguments(model, open_axes)
-    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values():
+    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), _DataAsUpdates():
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
         except Exception as first:  # export raises whatever the model's forward raises
             try:
-                program = torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
+                return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception:
                 raise ConversionError(_first_line(first)) from first
-        if any(n.target is aten.set_.source_Tensor for n in program.graph.nodes):
-            mended = _undo_weight_updates(program)
-            return torch.export.export(mended, inputs, dynamic_shapes=dynamic, strict=False)
-        return program
+
+
+class _DataAsUpdates(TorchFunctionMode):
+    """Within it, `x.data` is `x.detach()`, and `x.data = y` writes y to x, as far as shapes and types allow.
+
+    Layers that binarise `input.data` and `weight.data` in forward (BinaryNet's) are traced so; what export makes of the
+    assignment itself drops y. Where x is a view, PyTorch leaves the tensor that it views alone, and this does not.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        data: Any = Tensor.data
+        if func == data.__get__:
+            return args[0].detach()
+        if func == data.__set__ and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
+            args[0].copy_(args[1])
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -146,31 +160,6 @@ def _first_line(error: Exception) -> str:
         f"torch.export cannot trace the model: {type(error).__name__}: {text[:300]} "
         "(make forward independent of tensor values, or give other example inputs; --debug shows where)"
     )
-
-
-def _undo_weight_updates(program: ExportedProgram) -> nn.Module:
-    """Turns `set_(p, f(c))` into `f(p)`.
-
-    `self.weight.data = clamp(self.weight.data)` inside forward is traced as an update of parameter p from a
-    copy c of its data that holds no values. The program reads the updated weight, so f(p) is what it computes.
-    """
-    gm = _with_attributes(program)
-    for node in list(gm.graph.nodes):
-        if node.target is aten.set_.source_Tensor:
-            parameter, new_value = node.args
-            for leaf in _leaves(new_value):
-                leaf.replace_all_uses_with(parameter)
-            # what ran between the old value and the new one must come after the parameter
-            node.replace_all_uses_with(new_value)
-            gm.graph.erase_node(node)
-    remove_dead_code(gm)
-    return gm
-
-
-def _leaves(node: fx.Node) -> list[fx.Node]:
-    if node.op == "get_attr":
-        return [node]
-    return [leaf for source in node.all_input_nodes for leaf in _leaves(source)]
 
 
 def _functionalise(program: ExportedProgram) -> ExportedProgram:

@@ -77,7 +77,7 @@ class Reference:
         self.inputs = list(inputs)
         run = _Decisions(self.gm, {}, set())
         self.outputs = run.outputs(self.inputs)
-        self.decisions, self.zeros = run.seen, run.zeros
+        self.decisions, self.zeros, self.flushed = run.seen, run.zeros, run.flushed
         for node in self.gm.graph.nodes:  # weights' signs were taken when constants were folded
             if node.meta.get("sign_zeros"):
                 self.zeros[str(node.meta.get("source", node.name))] = node.meta["sign_zeros"]
@@ -193,6 +193,7 @@ class _Decisions(fx.Interpreter):
         self.kept: dict[fx.Node, Any] = {}
         self.seen: dict[str, Tensor] = {}
         self.zeros: dict[str, int] = {}
+        self.flushed: dict[str, int] = {}  # signs that a runtime turns which takes denormal numbers for 0
         self.scores: dict[fx.Node, Tensor] = {}  # what each topk chose from, until its indices are seen
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -215,6 +216,7 @@ class _Decisions(fx.Interpreter):
         if is_call(n, bgnn.binarize):
             before = cast(Tensor, self.env[cast(fx.Node, n.args[0])])
             self.seen[tap.name] = value >= 0
+            self.flushed[tap.name] = int(((before < 0) & (before > -torch.finfo(torch.float32).tiny)).sum())
             if n.meta.get("zero_was_zero"):
                 width = float(n.meta.get("zero_width", 0.0))  # of numbers that become 0 before their sign is taken
                 self.zeros[tap.name] = int(((before >= 0) & (before <= width)).sum())

@@ -131,6 +131,16 @@ def _cast(node: fx.Node) -> fx.Node | None:
     return call(node, aten._to_copy.default, x, dtype=dtype, like=node) if is_call(node, aten.type_as) else None
 
 
+def _copy(node: fx.Node) -> fx.Node | None:
+    """`x.copy_(y)` is y, in the shape and type of x."""
+    x, y = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    if x.meta["val"].dtype != y.meta["val"].dtype:
+        y = call(node, aten._to_copy.default, y, dtype=x.meta["val"].dtype, like=node)
+    if shape_of(y) == shape_of(node):
+        return y
+    return call(node, aten.expand.default, y, list(shape_of(node)), like=node) if is_static(node) else None
+
+
 def _expand(node: fx.Node) -> fx.Node | None:
     x = cast(fx.Node, node.args[0])
     shape = shape_of(node)
@@ -682,6 +692,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     (PERMUTES, _permute),
     (NO_OPS, _no_op),
     ([aten._to_copy, aten.to, aten.type_as], _cast),
+    ([aten.copy], _copy),
     ([aten.expand, aten.expand_as, aten.broadcast_to], _expand),
     ([aten.repeat, aten.tile], _repeat),
     ([operator.getitem], _getitem),

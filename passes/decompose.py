@@ -4,6 +4,7 @@
     std(x), var(x)                          of the mean square of x - mean
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
     x[mask] = x[mask] - 1, x[mask] = 0      where(mask, x - 1, x), where(mask, 0, x)
+    conv(x, w, groups=g)                    g convolutions side by side; x * w if each has 1 channel, window 1
 
 In float32 as in PyTorch up to the order of sums; the last is exact.
 """
@@ -38,6 +39,8 @@ ELEMENTWISE = [
     aten.zeros_like, aten.ones_like, aten.full_like, aten.clamp, aten.pow, aten.sqrt, aten.sigmoid, aten.tanh,
 ]  # fmt: skip
 
+CONVOLUTION = [(3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)]
+
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Takes apart what it knows; what it cannot stays, and is refused by name later."""
@@ -47,6 +50,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.std, aten.var], _spread),
         ([aten.addmm], _addmm),
         ([aten.index_put], _masked_update),
+        ([aten.conv1d, aten.conv2d], _grouped),
     ):
         for node in calls(gm.graph, *targets):
             new = rule(node)
@@ -134,3 +138,26 @@ def _masked_update(node: fx.Node) -> fx.Node | None:
     if extra:
         mask = _op(node, aten.reshape.default, mask, [-1, *shape_of(mask)[1:], *[1] * extra])
     return _op(node, aten.where.self, mask, new, x)
+
+
+def _grouped(node: fx.Node) -> fx.Node | None:
+    x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    groups, window = cast(int, arg(node, 6, "groups", 1)), shape_of(weight)[2:]
+    if groups == 1 or len(shape_of(x)) != len(window) + 2:
+        return None
+    bias = arg(node, 2, "bias")
+    outputs, inputs = shape_of(weight)[0] // groups, shape_of(weight)[1]
+    one = [-1, *(1 for _ in window)]
+    if inputs == outputs == 1 and shape_of(node) == shape_of(x) and all(size == 1 for size in window):
+        made = _op(node, aten.mul.Tensor, x, _op(node, aten.reshape.default, weight, one))
+        return made if bias is None else _op(node, aten.add.Tensor, made, _op(node, aten.reshape.default, bias, one))
+    parts = []
+    for group in range(groups):
+        channels = _op(node, aten.slice.Tensor, x, 1, group * inputs, (group + 1) * inputs)
+        rows = [
+            None if t is None else _op(node, aten.slice.Tensor, t, 0, group * outputs, (group + 1) * outputs)
+            for t in (weight, bias)
+        ]
+        rest = [arg(node, place, name, default) for place, name, default in CONVOLUTION]
+        parts.append(_op(node, node.target, channels, *rows, *rest, 1))
+    return _op(node, aten.cat.default, parts, 1)

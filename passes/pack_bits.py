@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from bgnn.converter.dialect import WORD
 from bgnn.passes import domains as dm
-from bgnn.passes.binary_rows import binary_rows
+from bgnn.passes.binary_rows import binary_rows, why_not
 from bgnn.passes.canonicalise import reshape
 from bgnn.passes.chains import affine_of
 from bgnn.passes.fuse_xor_edge_conv import packed_weight
@@ -271,7 +271,7 @@ def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_
     x, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
     rows = binary_rows(value_of(weight))
     if rows is None:
-        result.refuse(node, "binary input, but real weights")
+        result.refuse(node, f"binary input, but {why_not(value_of(weight))}")
         return
     signs, multiplier = rows
     bias = torch.zeros(len(multiplier))

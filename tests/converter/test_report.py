@@ -72,9 +72,9 @@ def test_each_layer_what_it_was_what_it_became_and_why() -> None:
 
 
 def test_where_a_tensor_stopped_being_binary_is_said() -> None:
-    model = Wrapped(lambda m, x: F.linear(bgnn.binarize(x).tanh(), m.w), {"w": signs(4, 3)})
+    model = Wrapped(lambda m, x: F.linear((bgnn.binarize(x) * x).tanh(), m.w), {"w": signs(4, 3)})
     (layer,) = api.convert(model, (X,), target="lce-arm64").report.layers
-    assert layer.why == "its inputs are real since tanh"
+    assert layer.why == "its inputs are real since mul"
 
 
 def test_refusals_reach_the_layer() -> None:

@@ -65,6 +65,40 @@ def test_weights_clamped_in_forward() -> None:
     assert count(gm, aten.set_) == 0
 
 
+class InPlaceBinary(torch.nn.Linear):
+    """A layer that binarises its input's and its weight's data in place, and keeps the real weight beside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.data = x.data.sign()
+        if not hasattr(self.weight, "real"):
+            self.weight.real = self.weight.data.clone()
+        self.weight.data = torch.where(self.weight.real.data >= 0, 1.0, -1.0)
+        return F.linear(x, self.weight, self.bias)
+
+
+def test_data_written_in_forward() -> None:
+    """The sign of the input holds for all who read it after, and the caller's tensors stay."""
+    layer = InPlaceBinary(3, 4)
+    before = layer.weight.detach().clone()
+
+    def function(m: Any, x: Tensor) -> Tensor:
+        h = x * 2
+        return torch.cat([layer(h), h], 1)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return function(self, x)
+
+    gm = trace(Net(), (X,))
+    assert torch.equal(layer.weight, before)
+    assert count(gm, aten.sign) == 1
+    assert torch.equal(outputs(gm, X)[0], Net()(X.clone()))
+
+
 READS_ITS_TENSORS = {
     "a number": lambda m, x: x * float(m.scale) + m.scale.item(),
     "computed": lambda m, x: (x / ((m.high - m.low).item() / 255)).round() + int(-m.low / m.scale),

@@ -404,3 +404,12 @@ def test_nothing_is_left_unverified_by_accident() -> None:
         names = found if stage == "traced" else names
         assert found == names, stage
     assert any(is_call(n, aten.linear, bgnn.bconv) for n in gm.graph.nodes)
+
+
+def test_signs_of_denormal_numbers_are_refused_on_litert() -> None:
+    """LiteRT takes them for 0: `-exp(-9 x) >= 0` is no comparison that it decides as PyTorch does."""
+    x = torch.linspace(0, 20, 320).reshape(10, 32)
+    model = Wrapped(lambda m, v: F.linear(torch.where(-torch.exp(-9 * v) >= 0, 1.0, -1.0), m.w), {"w": signs(8, 32)})
+    with pytest.raises(ConversionError, match=r"signs \(first at .*\) are of numbers nearer to 0 than 1.2e-38"):
+        api.convert(model, (x,), target="lce-arm64")
+    assert api.convert(model, (x,), target="onnx-int8-x86").model_bytes

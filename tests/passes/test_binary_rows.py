@@ -6,7 +6,7 @@ import pytest
 import torch
 from graphs import randn, signs
 
-from bgnn.passes.binary_rows import binary_rows
+from bgnn.passes.binary_rows import binary_rows, why_not
 
 
 @pytest.mark.parametrize("channels", [1, 31, 32, 33])
@@ -46,3 +46,21 @@ def test_rounding_of_a_rescaled_row_is_no_difference() -> None:
 )
 def test_other_weights_are_not(weight: torch.Tensor) -> None:
     assert binary_rows(weight) is None
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [
+        (torch.where(randn(5, 9).abs() < 0.4, 0.0, signs(5, 9) * 0.7), "ternary"),
+        (signs(5, 9) * randn(9).abs(), "a scale for each input channel"),
+        (signs(5, 9) * randn(9).abs() * randn(5, 1), "a scale for each input channel"),
+        (
+            signs(5, 9) * 0.5 + signs(5, 9, seed=1) * torch.tensor([[0.2], [0.1], [0.3], [0.7], [0.25]]),
+            "two magnitudes",
+        ),
+        (randn(5, 9), "real weights"),
+    ],
+)
+def test_why_others_are_not(weight: torch.Tensor, reason: str) -> None:
+    assert binary_rows(weight) is None
+    assert reason in why_not(weight)

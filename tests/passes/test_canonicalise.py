@@ -144,6 +144,7 @@ RULES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "linear": (lambda m, x: F.linear(x, m.w), [aten.linear.default]),
     "clamp_min": (lambda m, x: x.clamp_min(0.1), [aten.clamp.default]),
     "norm": (lambda m, x: x.norm(dim=-1), [aten.mul.Tensor, aten.sum.dim_IntList, aten.sqrt.default]),
+    "norm of magnitudes": (lambda m, x: x.norm(1, -1, True), [aten.abs.default, aten.sum.dim_IntList]),
 }
 # The same sum in another order, or one rounding more.
 ROUNDS = ("norm", "product", "addmm", "scaled addition")
@@ -181,7 +182,7 @@ LEFT: dict[str, tuple[Callable[..., Any], Any]] = {
     "sum of booleans": (lambda m, x: (x[:, :1] > 0).sum(1), aten.sum),
     "mean of three": (lambda m, x: x.mean(1), aten.mean),
     "cast": (lambda m, x: x.double(), aten._to_copy),
-    "norm of another order": (lambda m, x: x.norm(p=1, dim=-1), None),
+    "norm of another order": (lambda m, x: x.norm(p=3, dim=-1), None),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import Wrapped, aten, count, outputs, randn, same
+from graphs import Wrapped, apply, aten, count, exported, outputs, randn, same
 from torch import Tensor, fx
 from torch.nn import functional as F
 
@@ -67,3 +67,31 @@ def test_what_is_no_update_of_the_masked_rows_stays() -> None:
         gm = graph(function)
         assert decompose.run(gm).rewrites == 0
         assert count(gm, aten.index_put) == 1
+
+
+GROUPED = {
+    "two": (lambda m, x: F.conv1d(x, m.two, m.bias, groups=2), 2),
+    "with a window": (lambda m, x: F.conv1d(x, m.wide, groups=2, padding=1), 2),
+    "of computed weights": (lambda m, x: F.conv1d(x, m.two.sign(), groups=2), 2),
+    "depthwise": (lambda m, x: F.conv1d(x, m.one, m.bias, groups=6), 0),
+    "a multiplier": (lambda m, x: F.conv1d(x, m.more, groups=6), 6),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+def test_grouped_convolutions(kind: str) -> None:
+    function, left = GROUPED[kind]
+    x = randn(2, 6, 5)
+    constants = {
+        "two": randn(6, 3, 1), "wide": randn(8, 3, 3), "one": randn(6, 1, 1), "more": randn(12, 1, 1), "bias": randn(6),
+    }  # fmt: skip
+    gm = exported(function, x, **constants)
+    assert apply(decompose.run, gm, x, tolerance=1e-6).rewrites == 1
+    assert count(gm, aten.conv1d) == left
+    assert apply(decompose.run, gm, x).rewrites == 0
+
+
+def test_a_plain_convolution_stays() -> None:
+    x = randn(2, 6, 5)
+    gm = exported(lambda m, v: F.conv1d(v, m.w), x, w=randn(4, 6, 1))
+    assert apply(decompose.run, gm, x).rewrites == 0
