@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import read_npz
-from bgnn.converter.sizes import is_edges
+from bgnn.converter.sizes import features_of, is_edges
 from bgnn.passes import insert_fake_quant
 from bgnn.passes.graph import is_call
 from bgnn.passes.recognise_fake_quant import FAKE
@@ -208,7 +208,7 @@ def _lost(values: np.ndarray, low: float, high: float) -> float:
 def in_degrees(sample: Sequence[Tensor]) -> Tensor | None:
     """How many edges end at each node; None without edges or features."""
     edges = next((t for t in sample if is_edges(t)), None)
-    features = next((t for t in sample if t.is_floating_point() and t.dim()), None)
+    features = features_of(sample)
     if edges is None or features is None:
         return None
     return torch.bincount(edges[1], minlength=len(features))

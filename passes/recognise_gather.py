@@ -17,7 +17,17 @@ from torch import Tensor, fx
 
 from bgnn.passes.canonicalise import permute, reshape
 from bgnn.passes.expressions import attempt
-from bgnn.passes.graph import PassResult, aten, call, is_call, is_constant, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import (
+    PassResult,
+    aten,
+    call,
+    is_call,
+    is_constant,
+    is_static,
+    remove_dead_code,
+    replace,
+    shape_of,
+)
 
 bgnn = torch.ops.bgnn
 LOOKUPS = [aten.index, aten.index_select, aten.gather]
@@ -87,7 +97,7 @@ def _sources(node: fx.Node, nearest: bool, chosen: bool) -> tuple[fx.Node, fx.No
 def _as_gather(node: fx.Node, features: fx.Node, index: fx.Node) -> fx.Node | None:
     if not isinstance(index.meta["val"], Tensor) or index.meta["val"].dtype not in (torch.int64, torch.int32):
         return None
-    if len(shape_of(features)) not in (2, 3):
+    if len(shape_of(features)) not in (2, 3) or not all(is_static(n) for n in (node, features, index)):
         return None
     for form in _forms(shape_of(index)):
         new = _of_form(node, features, index, form)
