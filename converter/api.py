@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +19,20 @@ from torch.export import ExportedProgram
 from bgnn.converter import stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
-from bgnn.converter.eager import EagerModel, kinds, refuse_random
+from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
-from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.errors import BgnnError, ConversionError, UsageError
+from bgnn.converter.example_inputs import check_tensors, refuse_nan
 from bgnn.converter.graph_api import check_graph, convert_graph
 from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
 from bgnn.converter.targets import KERNELS
 from bgnn.converter.tflite.emit import emit as emit_tflite
-from bgnn.converter.trace import trace
+from bgnn.converter.trace import refuse_numbers, trace
 from bgnn.converter.verify import Check, Reference, check_sums, exact_decisions, run_with_taps
 from bgnn.converter.verify_layers import prove_layers, prove_on_runtime
+from bgnn.passes import user_code
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.runtime_bench.interpreters import run_file
 
@@ -47,6 +50,26 @@ class Conversion:
     graph: fx.GraphModule
 
 
+def _refuse_in_words(function: Callable[..., Conversion]) -> Callable[..., Conversion]:
+    """`function`, with a ConversionError in place of any raw exception: what PyTorch runs is refused in words."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Conversion:
+        try:
+            return function(*args, **kwargs)
+        except (BgnnError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            at = user_code.raised_at(error, others=False)
+            raise ConversionError(
+                f"bgnn-convert cannot take this model{f' (at {at})' if at else ''}, which is a fault of its own: "
+                f"{user_code.reason(error)}: report it with the lines of --debug, or leave that part out of the model"
+            ) from error
+
+    return wrapped
+
+
+@_refuse_in_words
 def convert(
     model: nn.Module | ExportedProgram,
     example_inputs: tuple[Tensor, ...],
@@ -82,6 +105,7 @@ def convert(
     plan = _check_arguments(target, optimize, kernels, knn, sign_zero, stop_after)
     if calibration is not None and target != "onnx-int8-x86":
         raise UsageError(f"--calibrate goes with --target onnx-int8-x86, not {target}")
+    check_tensors(model, example_inputs)
     say = progress or (lambda line: None)
     for number, value in enumerate(example_inputs):
         if value.layout is not torch.strided:
@@ -106,12 +130,13 @@ def convert(
         raise UsageError("--calibrate quantises graph networks, forward(x, edge_index, ...): this model has no edges")
     say("tracing the model")
     gm = trace(model, inputs, keep_outputs)
+    refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
-    refuse_random(gm)
     ops = kinds(gm)
     eager = EagerModel(model, keep_outputs) if verify else None
     plain = [] if eager is None else eager.outputs(inputs)
+    refuse_nan(plain)
     if verify:
         check_sums(gm, inputs)
     reference: Reference | None = None

@@ -37,7 +37,7 @@ examples:
   bgnn-convert weights.pt --target lce-arm64 --model my_models:make_net --set k=20 --input points=8x1024x3
       your own class (my_models.py is in this folder) and its state_dict
   bgnn-convert weights.pt --target lce-arm64 --arch bf2 --set k=20 stage=3 knn=hamming activation=prelu ...
-      a bare state_dict of one of the papers' models
+      a bare state_dict of one of the papers' models; without --set it says what to state, and the authors' values
   bgnn-convert models/trained/cora_gcn_dq8.pt --target onnx-int8-x86
       a Degree-Quant network with an example graph in it; else --input graph.npz, which holds x and edge_index
   bgnn-convert weights.pt --model my_models:make_net --target onnx-int8-x86 --calibrate graph.npz
@@ -104,7 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     source = parser.add_argument_group("what the model is")
-    source.add_argument("--arch", metavar="NAME", help="for a bare state_dict: the architecture, dgcnn, rf, bf1 or bf2")
+    source.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="for a bare state_dict: the architecture, dgcnn, rf, bf1, bf2, bf1_bal or dq; "
+        "what a state_dict does not show is asked for, with the values of the papers' code",
+    )
     source.add_argument(
         "--model",
         metavar="PACKAGE.MODULE:FACTORY",

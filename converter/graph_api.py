@@ -20,21 +20,22 @@ from torch.export import ExportedProgram
 from bgnn.converter import calibrate, stages
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.dump import dump_stage
-from bgnn.converter.eager import EagerModel, kinds, refuse_random
+from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.graph_report import build_graph_report
-from bgnn.converter.onnx.emit import emit, run_file
+from bgnn.converter.onnx.emit import emit, index_rows, run_file, saturated_shares
 from bgnn.converter.report import Report
 from bgnn.converter.second_graph import second_graphs
 from bgnn.converter.sizes import check_open, features_of, graph_axes, is_edges
-from bgnn.converter.trace import trace
+from bgnn.converter.trace import refuse_numbers, trace
 from bgnn.converter.verify import check_sums
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
 from bgnn.converter.verify_layers import prove_on_runtime, prove_tables
 from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, snapshot
 from bgnn.passes.insert_fake_quant import is_edge_tensor
+from bgnn.runtime_bench.onnx_runner import check_rows
 
 
 def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) -> bool:
@@ -57,9 +58,6 @@ def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) ->
     for name, value in edges:
         if value.dtype != torch.int64:
             raise UsageError(f"{name} is {value.dtype}: indices are int64; cast them with .long()")
-        if value.numel() and (int(value.min()) < 0 or int(value.max()) >= nodes):
-            bad = int(value[(value < 0) | (value >= nodes)][0])
-            raise UsageError(f"{name} holds {bad}, but there are {nodes} nodes: indices go from 0 to {nodes - 1}")
         if value.shape[1] < 2 or nodes < 2:
             raise UsageError(f"the example graph has {nodes} nodes and {value.shape[1]} edges: give one with 2 or more")
     for name, value in zip(names, inputs, strict=True):
@@ -88,9 +86,10 @@ def convert_graph(
     say("tracing the model")
     with _uncached(model):
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs))
+    refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, dump, "exported")
-    refuse_random(gm)
+    _check_indices(gm, inputs)
     ops = kinds(gm)
     examples = _examples(gm, inputs, EagerModel(model, keep_outputs, partial(_uncached, model))) if verify else []
     if verify:
@@ -114,8 +113,8 @@ def convert_graph(
             stages.mark_codes(gm)
         elif stage == "semantic":
             stages.name_layers(gm)
-        stages.check_ops(gm, stages.SPECS[stage])
-        _check_open(gm)
+        stages.check_ops(gm, stages.SPECS[stage], target)
+        _check_open(gm, target)
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
@@ -154,6 +153,7 @@ def convert_graph(
         found[0].proof = prove_on_runtime(gm, alone, run_file)
         checks += found[::-1]
         properties["verification"] = "; on a second graph: ".join(summary(check) for check in found)
+        written = partial(written, seen=saturated_shares(written(), inputs))
     else:
         properties["verification"] = "not verified (--no-verify)"
     data = written()
@@ -191,13 +191,21 @@ def _uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
             vars(module).update(values)
 
 
-def _check_open(gm: fx.GraphModule) -> None:
+def _check_open(gm: fx.GraphModule, target: str) -> None:
     """`check_open`; an op that is not supported is the likelier reason, and is named first."""
     try:
         check_open(gm)
     except ConversionError:
-        stages.check_ops(gm, [*(stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm])
+        stages.check_ops(gm, [*(stages.SPECS["semantic"] or []), torch.ops.aten.batch_norm], target)
         raise
+
+
+def _check_indices(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Raises UsageError where an example's index names a row that is not there."""
+    names = {node: node.name for node in gm.graph.nodes if node.op == "placeholder"}
+    arrays = {name: value.numpy() for name, value in zip(names.values(), inputs, strict=True)}
+    for one in index_rows(gm, names):
+        check_rows(arrays, **one)
 
 
 @dataclasses.dataclass

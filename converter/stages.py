@@ -21,6 +21,7 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
+from bgnn.converter.sizes import is_edges
 from bgnn.converter.targets import STAGES
 from bgnn.converter.targets import TARGETS as TARGET_ROWS
 from bgnn.passes import (
@@ -62,6 +63,7 @@ from bgnn.passes import (
     split_xor_edge,
     tabulate,
     unpack_edges,
+    user_code,
     write_out_quantisers,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
@@ -83,6 +85,7 @@ MOVES = [
 ]  # fmt: skip
 SIZES = [
     aten.sym_size, aten.item, aten._local_scalar_dense, operator.add, operator.sub, operator.mul, operator.floordiv,
+    torch.sym_min, torch.sym_max,
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
@@ -180,7 +183,7 @@ def walk(gm: fx.GraphModule, plan: Plan) -> Iterator[tuple[str, list[tuple[str, 
             results.append((name, run(gm)))
         if stage == "traced":
             mark_decisions(gm)
-        check_spec(gm, stage)
+        check_spec(gm, stage, plan.target)
         if stage == "semantic":
             name_layers(gm)
         yield stage, results
@@ -233,37 +236,40 @@ def name_layers(gm: fx.GraphModule) -> None:
             node.meta["layer"] = label if len(nodes) == 1 else f"{label} {number} of {len(nodes)}"
 
 
-def check_spec(gm: fx.GraphModule, stage: str) -> None:
+def check_spec(gm: fx.GraphModule, stage: str, target: str = "") -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
-    check_ops(gm, SPECS[stage])
+    check_ops(gm, SPECS[stage], target)
 
 
-def check_ops(gm: fx.GraphModule, allowed: list[Any] | None) -> None:
+def check_ops(gm: fx.GraphModule, allowed: list[Any] | None, target: str = "") -> None:
     """Raises ConversionError for the first op that is not in the list."""
     if allowed is None:
         return
     for node in gm.graph.nodes:
         if node.op == "call_function" and not is_call(node, *allowed):
-            raise ConversionError(unsupported(node))
+            raise ConversionError(unsupported(node, target))
 
 
-def unsupported(node: fx.Node) -> str:
-    """One line on an op that cannot be converted: its name, its place in the user's model, what to do."""
-    op = str(node.target).removesuffix(".default")
-    return f"{op} is not supported{where(node)}: rewrite it with the ops of docs/ops.md, or take it out of the model"
+def unsupported(node: fx.Node, target: str = "") -> str:
+    """One line on an op that cannot be converted: the user's call, its place in their model, what to do."""
+    by = f" by {target}" if target else ""
+    return f"{user_code.called(node)} is not supported{by}{user_code.where(node)}: {way_out(node, target)}"
 
 
-def where(node: fx.Node) -> str:
-    """` (file, line, code)` of the user's model that made the node, if it is known."""
-    trace = node.meta.get("stack_trace")
-    if not trace:
-        return ""
-    lines = [line.strip() for line in str(trace).strip().splitlines()]
-    frames = [(i, line) for i, line in enumerate(lines) if line.startswith("File ")]
-    own = [f for f in frames if "/torch/" not in f[1] and "torch_geometric" not in f[1]] or frames
-    if not own:
-        return ""
-    index, place = own[-1]
-    code = lines[index + 1] if index + 1 < len(lines) and not lines[index + 1].startswith("File ") else ""
-    parts = place.replace('"', "").removeprefix("File ").split(", ")
-    return f" (at {parts[0]}:{parts[1].removeprefix('line ')}{': ' + code if code else ''})"
+def way_out(node: fx.Node, target: str) -> str:
+    """What a user can do about an op that the target has not: another target, or other words."""
+    over_edges = [
+        aten.scatter_add,
+        aten.scatter_reduce,
+        aten.index_add,
+        aten.scatter,
+        bgnn.segment_sum,
+        aten.index_reduce,
+    ]
+    edges = any(is_edges(n.meta["val"]) for n in node.graph.nodes if n.op == "placeholder")
+    if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
+        given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
+        return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"
+    if is_call(node, *over_edges) and not edges:
+        return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
+    return "rewrite this line with the operations of docs/ops.md, or do it before the model"
