@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
@@ -107,12 +106,6 @@ def convert(
         raise UsageError(f"--calibrate goes with --target onnx-int8-x86, not {target}")
     check_tensors(model, example_inputs)
     say = progress or (lambda line: None)
-    for number, value in enumerate(example_inputs):
-        if value.layout is not torch.strided:
-            raise UsageError(
-                f"input {number} is sparse ({value.layout}): give edges as edge_index, int64 [2, E], which a graph "
-                "network takes, or the whole matrix, .to_dense()"
-            )
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     if target.startswith("onnx-") and check_graph(model, inputs):
         data, graph_report, gm = convert_graph(

@@ -95,8 +95,6 @@ def test_features_may_be_numbers_of_classes(kernels: str) -> None:
         np.testing.assert_allclose(ran(done.model_bytes, *graph(*sizes)), expected, atol=1e-5)
     with pytest.raises(UsageError, match=r"edge_index holds 2[0-2], but there are 20 nodes"):
         convert(model, (graph(20, 50)[0], graph(23, 50)[1], graph(20, 50)[2]), target="onnx-x86")
-    with pytest.raises(UsageError, match=r"input 0 is sparse.*edge_index.*to_dense"):
-        convert(model, (torch.eye(3).to_sparse(), torch.ones(3, 3)), target="onnx-x86")
 
 
 def test_the_file_says_what_was_verified_and_its_largest_degree() -> None:
