@@ -175,6 +175,36 @@ def test_a_file_that_is_far_from_the_float_model_is_warned_of(capsys: pytest.Cap
     assert "beside the float model" in printed
 
 
+def test_a_warning_names_what_to_keep_float_and_what_that_gives() -> None:
+    """One node has all others for neighbours: its sums take the range, and few codes are left to the others."""
+    one = sample()
+    hub = torch.stack([torch.arange(60), torch.zeros(60, dtype=torch.int64)])
+    one["edge_index"] = torch.cat([one["edge_index"], *[hub] * 40], 1)
+    model = Net("gin")
+    report = quantised(model, one).report.calibration
+    assert report is not None
+    assert report.file is not None
+    assert report.file.is_large
+    assert report.relief is not None
+    assert report.relief.module in ("first", "second", "first.nn", "second.nn")
+    assert f"--keep-float {report.relief.module} leaves a part float" in str(report.warning())
+    kept = quantised(model, one, keep=(report.relief.module,)).report.calibration
+    assert kept is not None
+    assert kept.file is not None
+    assert kept.file.changed_rows < report.file.changed_rows
+    assert abs(kept.file.changed_rows - report.relief.gap.changed_rows) <= 1
+    assert kept.file.error == pytest.approx(report.relief.gap.error, rel=0.3)
+
+
+def test_the_quantised_network_is_what_a_calibrated_file_is_checked_against(capsys: pytest.CaptureFixture[str]) -> None:
+    quantised(Net(), sample()).report.print(Console(width=400))
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if "emitted file " in line and "second" not in line]
+    assert "another class than the quantised network's in 0 of 60 rows" in line
+    (line,) = [line for line in printed.splitlines() if "float network " in line and "second" not in line]
+    assert "another class in 0 of 60 rows" in line
+
+
 def test_layers_have_the_users_names() -> None:
     report = quantised(Net("gin"), sample()).report.calibration
     assert report is not None
