@@ -86,9 +86,14 @@ class FileGap:
     changed_rows: int
 
     @property
+    def excess(self) -> float:
+        """Above 1 it is worth a warning."""
+        return max(self.error / LARGE, self.changed_rows / (CLASSES * self.rows) if self.rows else 0.0)
+
+    @property
     def is_large(self) -> bool:
-        """Whether it is worth a warning."""
-        return not (self.error <= LARGE and self.changed_rows <= CLASSES * self.rows)
+        """Whether it is worth a warning; NaN is."""
+        return not self.excess <= 1
 
     def __str__(self) -> str:
         rows = f" and the class of {self.changed_rows:,} of {self.rows:,} rows" if self.changed_rows else ""
@@ -245,19 +250,21 @@ def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
     float_accuracy, accuracy = (
         _accuracy(graph, out, samples, calibration) for graph, out in zip((plain, gm), outputs, strict=True)
     )
-    relief = None
-    if _gap(plain, gm, samples).is_large:
-        relief = _relief(plain, {site.name: ranges[site] for site in sites}, samples, calibration.keep_float)
+    relief = _relief(plain, gm, {site.name: ranges[site] for site in sites}, samples, calibration.keep_float)
     return CalibrationReport(rows, gaps, output_error, float_accuracy, accuracy, relief=relief)
 
 
 def _relief(
-    plain: fx.GraphModule, ranges: Mapping[str, Range], samples: Sequence[Sequence[Tensor]], kept: Sequence[str]
-) -> Relief | None:
-    """The smallest module that, kept float, leaves a small gap; else that which leaves the least. None if none helps.
+    plain: fx.GraphModule, coded: fx.GraphModule, ranges: Mapping[str, Range], samples: Sequence[Sequence[Tensor]],
+    kept: Sequence[str],
+) -> Relief | None:  # fmt: skip
+    """The smallest module that, kept float, leaves a small gap where `coded` has a large one; else that of the least.
 
     `ranges`: by the names of the nodes. Modules that hold all layers, or none that is not float yet, are left out.
     """
+    least = _gap(plain, coded, samples).excess
+    if least <= 1:
+        return None
     layers = [n for n in plain.graph.nodes if "layer" in n.meta and not insert_fake_quant.is_kept(n, kept)]
     paths = [insert_fake_quant.module_of(n).split(".") for n in layers]
     names = dict.fromkeys(".".join(path[:end]) for path in paths for end in range(1, len(path) + 1))
@@ -270,8 +277,8 @@ def _relief(
         found = Relief(name, _gap(plain, gm, samples))
         if not found.gap.is_large:
             return found
-        if best is None or (found.gap.changed_rows, found.gap.error) < (best.gap.changed_rows, best.gap.error):
-            best = found
+        if found.gap.excess < least:
+            best, least = found, found.gap.excess
     return best
 
 

@@ -5,7 +5,8 @@ read it next (through gathers, sums over edges, activations) and at the network'
 the least and the largest value of the samples. From there both ends, then each, move inwards in steps, as long as less
 error arrives at *every one* of these places: at the outputs alone, a small sample favours ranges by luck, and at the
 next layer alone, what that layer does not pass on counts as much as the rest. What few nodes hold (hubs, nodes without
-edges, the rows of a sparse matrix) stays in the range until finer codes gain more than clipping it costs.
+edges, the rows of a sparse matrix) stays in the range until finer codes gain more than clipping it costs. Values that
+are multiples of one step, as counts and their sums over edges are, have a code each, if 256 are enough.
 """
 
 from __future__ import annotations
@@ -109,13 +110,13 @@ def of_multiples(every: Tensor) -> tuple[float, float] | None:
         value = abs(value)
         while value > EQUAL * size:  # Euclid's algorithm
             step, value = value, abs(math.remainder(step, value))
-        if 0 < step < size / CODES:
+        if 0 < step < 0.999 * size / CODES:
             return None
     low, high = min(float(every.min()), 0.0), max(float(every.max()), 0.0)
     levels = round((high - low) / step)
     if levels > CODES:
         return None
-    return low, low + step / (CODES // levels) * CODES
+    return low, max(high, low + step / (CODES // levels) * CODES)
 
 
 def narrowed(errors: Callable[[float, float], Sequence[float]], low: float, high: float) -> tuple[float, float]:
