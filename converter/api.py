@@ -24,6 +24,7 @@ from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.examples import Example, examples_of
 from bgnn.converter.onnx.emit import emit as emit_onnx
+from bgnn.converter.onnx.emit import index_rows, saturated_shares
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
 from bgnn.converter.sizes import check_graph, graph_axes
@@ -36,6 +37,7 @@ from bgnn.passes import accumulators
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.onnx_runner import check_rows
 
 
 @dataclasses.dataclass
@@ -92,6 +94,8 @@ def convert(
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs) if is_open else None)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
+    if is_open:
+        _check_indices(gm, inputs)
     refuse_random(gm)
     ops = kinds(gm)
     examples: list[Example] = []
@@ -153,7 +157,7 @@ def convert(
         metadata["verification"] = "; on a second graph: ".join(_summary(check) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
-    data = emit()
+    data = emit(seen=saturated_shares(emit(), inputs)) if is_open and examples else emit()
     path = None
     if output is not None:
         path = Path(output)
@@ -186,6 +190,14 @@ def _check_arguments(
     return stages.Plan(target, optimize, kernels)
 
 
+def _check_indices(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Raises UsageError where an example's index names a row that is not there."""
+    names = {node: node.name for node in gm.graph.nodes if node.op == "placeholder"}
+    arrays = {name: value.numpy() for name, value in zip(names.values(), inputs, strict=True)}
+    for one in index_rows(gm, names):
+        check_rows(arrays, **one)
+
+
 def _check_zeros(reference: Reference, sign_zero: str) -> None:
     count = sum(reference.zeros.values())
     if count and sign_zero == "error":
@@ -214,8 +226,8 @@ def _writer_and_runtime(
     options: dict[str, Any] = {"name": name, "input_names": inputs, "output_names": outputs, "metadata": metadata}
     if TARGETS[plan.target].format == "onnx":
         options |= {"optimize": plan.optimize, "kernels": plan.kernels}
-        return lambda **probes: emit_onnx(gm, **options, **probes), run_onnx
-    return lambda **probes: emit_tflite(gm, **options, **probes), run_file
+        return lambda **more: emit_onnx(gm, **options, **more), run_onnx
+    return lambda **more: emit_tflite(gm, **options, **more), run_file
 
 
 def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.GraphModule) -> Check:

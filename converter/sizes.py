@@ -8,7 +8,8 @@ prime that no model has, and shapes are equal only if they are meant to be.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import sympy
@@ -17,10 +18,12 @@ from torch import Tensor, fx, nn
 from torch._dynamo.source import ConstantSource
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils._sympy.functions import Max, Min
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.passes.graph import aten, is_call
 
 FIRST = 1_000_003  # sums and small multiples of the primes from here on do not meet
 
@@ -50,9 +53,6 @@ def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) ->
     for name, value in edges:
         if value.dtype != torch.int64:
             raise UsageError(f"{name} is {value.dtype}: indices are int64; cast them with .long()")
-        if value.numel() and (int(value.min()) < 0 or int(value.max()) >= nodes):
-            bad = int(value[(value < 0) | (value >= nodes)][0])
-            raise UsageError(f"{name} holds {bad}, but there are {nodes} nodes: indices go from 0 to {nodes - 1}")
         if value.shape[1] < 2 or nodes < 2:
             raise UsageError(f"the example graph has {nodes} nodes and {value.shape[1]} edges: give one with 2 or more")
     for name, value in zip(names, inputs, strict=True):
@@ -96,6 +96,74 @@ def open_sizes(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         if "val" in node.meta:
             node.meta["val"] = exchanged(node.meta["val"])
+
+
+Terms = list[list[Any]]
+"""A size as the host computes it: a sum of products, [[factor, what, what, ...], ...]. Each `what` is one of
+{"input": name, "axis": axis}, {"maximum": name} (the largest element of an input, -1 without any), {"number": name} (an
+input that is one number), {"least": [terms, ...]} and {"largest": [terms, ...]}."""
+
+
+def host_size(size: Any, names: Mapping[fx.Node, str]) -> Terms | None:
+    """How a size, a number, symbol or node, follows from the inputs, whose names are given; None where it does not."""
+    value = size.meta.get("val") if isinstance(size, fx.Node) else size
+    if isinstance(value, int):
+        return [[value]]
+    if not isinstance(value, torch.SymInt):
+        return None
+    graph = next(iter(names)).graph
+    atoms: dict[sympy.Symbol, Terms] = {}
+    for node in graph.nodes:
+        known = node.meta.get("val")
+        if node in names and isinstance(known, Tensor):
+            for axis, dim in enumerate(known.shape):
+                if isinstance(dim, torch.SymInt) and isinstance(dim.node.expr, sympy.Symbol):
+                    atoms.setdefault(dim.node.expr, [[1, {"input": names[node], "axis": axis}]])
+        elif is_call(node, aten.item, aten._local_scalar_dense) and isinstance(known, torch.SymInt):
+            terms = _element(node, names)
+            if terms is not None and isinstance(known.node.expr, sympy.Symbol):
+                atoms.setdefault(known.node.expr, terms)
+    return _terms(sympy.expand(value.node.expr), atoms)
+
+
+def _terms(expression: Any, atoms: Mapping[sympy.Symbol, Terms]) -> Terms | None:
+    if isinstance(expression, sympy.Symbol):
+        return atoms.get(expression)
+    if expression.is_Integer:
+        return [[int(expression)]]
+    parts = [_terms(part, atoms) for part in expression.args]
+    if not parts or any(part is None for part in parts):
+        return None
+    known = cast(list[Terms], parts)
+    if isinstance(expression, sympy.Add):
+        return [term for part in known for term in part]
+    if isinstance(expression, sympy.Mul):
+        product: Terms = [[1]]
+        for part in known:
+            product = [[a[0] * b[0], *a[1:], *b[1:]] for a in product for b in part]
+        return product
+    if isinstance(expression, (sympy.Min, Min)):
+        return [[1, {"least": known}]]
+    if isinstance(expression, (sympy.Max, Max)):
+        return [[1, {"largest": known}]]
+    return None
+
+
+def _element(node: Any, names: Mapping[fx.Node, str]) -> Terms | None:
+    """How the one element of a tensor follows from the inputs."""
+    if isinstance(node, (int, float)):
+        return [[int(node)]] if int(node) == node else None
+    if node in names:
+        return [[1, {"number": names[node]}]] if node.meta["val"].dim() == 0 else None
+    if is_call(node, aten.amax, aten.max) and (node.meta["val"].dim() == 0):
+        x = node.args[0]
+        return [[1, {"maximum": names[x]}]] if x in names and not x.meta["val"].is_floating_point() else None
+    if is_call(node, aten.item, aten._local_scalar_dense, aten._to_copy, aten.reshape, aten.view):
+        return _element(node.args[0], names)
+    if is_call(node, aten.add, operator.add) and not node.kwargs:
+        a, b = (_element(one, names) for one in node.args[:2])
+        return [*a, *b] if a is not None and b is not None else None
+    return None
 
 
 def check_open(gm: fx.GraphModule) -> None:

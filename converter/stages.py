@@ -82,6 +82,7 @@ MOVES = [
 ]  # fmt: skip
 SIZES = [
     aten.sym_size, aten.item, aten._local_scalar_dense, operator.add, operator.sub, operator.mul, operator.floordiv,
+    torch.sym_min, torch.sym_max,
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]

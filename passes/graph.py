@@ -137,7 +137,18 @@ def as_meta(value: Any) -> Any:
 
 
 def compute_meta(node: fx.Node) -> None:
-    """Fills `meta["val"]` of a call from its arguments', by running the op on meta tensors."""
+    """Fills `meta["val"]` of a call from its arguments', by running the op on meta tensors.
+
+    How long a slice with an open bound is, the run would decide by the example's sizes: its traced size stays.
+    """
+    if is_call(node, aten.slice) and "val" in node.meta:
+        x, dim = cast(fx.Node, node.args[0]).meta["val"], cast(int, arg(node, 1, "dim", 0))
+        bounds = [arg(node, 2, "start"), arg(node, 3, "end")]
+        if any(isinstance(bound, fx.Node) for bound in bounds):
+            sizes = list(x.shape)
+            sizes[dim] = node.meta["val"].shape[dim]
+            node.meta["val"] = torch.empty(sizes, dtype=x.dtype, device="meta")
+            return
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
     if kwargs.get("device") is not None:  # a tensor made of sizes
         kwargs = {**kwargs, "device": "meta"}

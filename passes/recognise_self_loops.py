@@ -204,6 +204,14 @@ def _edges_behind(node: fx.Node) -> fx.Node | None:
     return edges
 
 
+def _counts_edges(size: fx.Node) -> bool:
+    """Whether a size depends on how many edges there are. The number of nodes may be the smaller of two."""
+    if is_call(size, aten.sym_size):
+        value = cast(fx.Node, size.args[0]).meta["val"]
+        return value.dim() == 2 and not value.is_floating_point()
+    return any(_counts_edges(source) for source in size.all_input_nodes)
+
+
 def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """(edges, number of nodes) if `node` is made of these alone."""
     edges: fx.Node | None = None
@@ -215,13 +223,11 @@ def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
         if current in seen:
             continue
         seen.add(current)
-        if is_call(current, aten.sym_size):
-            tensor = cast(fx.Node, current.args[0])
-            if tensor.meta["val"].is_floating_point() or tensor.meta["val"].dim() != 2:
-                if number is not None and number is not current:
-                    return None
-                number = current
-                continue
+        if isinstance(current.meta.get("val"), torch.SymInt) and not _counts_edges(current):
+            if number is not None and number is not current:
+                return None
+            number = current
+            continue
         if current.op == "placeholder":
             if edges is not None and edges is not current:
                 return None

@@ -2,9 +2,10 @@
 
 Files written with -O1 for ONNX Runtime do not scatter. They gather rows of neighbours from a *table* and reduce it
 along an axis. The nodes are sorted into *buckets* by their number of neighbours; a bucket of width w has a row of w
-entries for every node in it, the free ones pointing at a row of neutral values behind the last node. The widths are
-chosen for each graph, so that few entries are free; the file only fixes how many buckets there are. A bucket comes
-in blocks of about the size of the processor's cache.
+entries for every node in it. The free ones are -1, which names the last row of whatever is gathered, and there the
+file keeps neutral values: no row of sources or of edges, however many there are. The widths are chosen for each
+graph, so that few entries are free; the file only fixes how many buckets there are. A bucket comes in blocks of about
+the size of the processor's cache.
 
 `bgnn.runtime_bench.onnx_runner.OnnxModel` calls this by itself. NumPy alone, no loop over nodes or edges:
 `tables(edge_index, num_nodes)` of 2 million edges takes about 0.1 s.
@@ -18,6 +19,7 @@ import numpy as np
 
 from bgnn.converter.errors import UsageError
 
+FREE = -1  # the last row of what is gathered: a row of its own
 _POWERS = [2**k for k in range(31)]
 _WIDTHS = np.array(sorted(_POWERS + [3 * power for power in _POWERS[:-2]]), dtype=np.int64)
 
@@ -26,9 +28,9 @@ _WIDTHS = np.array(sorted(_POWERS + [3 * power for power in _POWERS[:-2]]), dtyp
 class Bucket:
     """Nodes with at most `width` neighbours: B blocks of R rows.
 
-    `items` int32 [B, R, width]: positions in the list of edges, the number of edges where free. `others` int32
-    [B, R, width]: the nodes at the edges' other ends, the number of nodes where free (None without edges). `rows`
-    int32 [B, R]: the node that a row belongs to, the number of nodes for rows that only fill a block.
+    `items` int32 [B, R, width]: positions in the list of edges. `others` int32 [B, R, width]: the nodes at the edges'
+    other ends (None without edges). `rows` int32 [B, R]: the node that a row belongs to. All are -1 where free, `rows`
+    where a row only fills its block.
     """
 
     width: int
@@ -61,11 +63,12 @@ def with_self_loops(edge_index: np.ndarray, num_nodes: int, loops: str = "one") 
     return np.concatenate([kept, np.stack([every, every])], axis=1)
 
 
-def check_index(index: np.ndarray, size: int, name: str) -> None:
-    """Raises UsageError unless all of the int64 `index` is in 0..size-1."""
+def check_index(index: np.ndarray, size: int, name: str, counted: str = "") -> None:
+    """Raises UsageError unless all of the int64 `index` is in 0..size-1; `counted` says what there are `size` of."""
     if index.size and (index.min() < 0 or index.max() >= size):
         bad = int(index[(index < 0) | (index >= size)][0])
-        raise UsageError(f"{name} holds {bad}, but there are {size} nodes: indices go from 0 to {size - 1}")
+        counted = counted or f"there are {size} nodes"
+        raise UsageError(f"{name} holds {bad}, but {counted}: indices go from 0 to {size - 1}")
 
 
 def tables(
@@ -76,17 +79,19 @@ def tables(
     buckets: int = 12,
     block: int = 4096,
     powers_of_two: bool = False,
+    num_others: int | None = None,
 ) -> Tables:
     """The tables of a graph: for each node, the edges that end at it and the nodes they come from.
 
     `edge_index`: int64 [2, E]; row `target` holds the nodes that aggregate (1 for PyG's default flow). `buckets`: how
     many there are, as the file says; unused ones hold one free row. `block`: entries in a block, about.
-    `powers_of_two`: no widths of 3 * 2^k. The order of a node's edges is kept. Raises UsageError for an index out of
-    range.
+    `powers_of_two`: no widths of 3 * 2^k. `num_others`: how many nodes the other row tells apart, where they are of
+    another kind. The order of a node's edges is kept. Raises UsageError for an index out of range.
     """
-    check_index(edge_index, num_nodes, "edge_index")
+    check_index(edge_index[target], num_nodes, "edge_index")
+    check_index(edge_index[1 - target], num_nodes if num_others is None else num_others, "edge_index")
     made = segments(edge_index[target], num_nodes, buckets=buckets, block=block, powers_of_two=powers_of_two)
-    others = np.append(edge_index[1 - target].astype(np.int32), np.int32(num_nodes))
+    others = np.append(edge_index[1 - target].astype(np.int32), np.int32(FREE))
     full = [Bucket(b.width, b.items, others[b.items], b.rows) for b in made.buckets]
     return Tables(full, made.position, made.counts)
 
@@ -112,7 +117,7 @@ def segments(
 
     position = np.full(size, row_start[-1], dtype=np.int32)
     first_cell = np.zeros(size, dtype=np.int64)  # where each node's entries begin
-    row_nodes = np.full(row_start[-1], size, dtype=np.int32)
+    row_nodes = np.full(row_start[-1], FREE, dtype=np.int32)
     for number, width in enumerate(widths):
         nodes = by_level[ends[number] : ends[number + 1]]
         place = np.arange(len(nodes))
@@ -120,7 +125,7 @@ def segments(
         first_cell[nodes] = cell_start[number] + place * width
         row_nodes[row_start[number] : row_start[number] + len(nodes)] = nodes
 
-    cells = np.full(cell_start[-1], len(index), dtype=np.int32)
+    cells = np.full(cell_start[-1], FREE, dtype=np.int32)
     before = np.cumsum(counts) - counts  # edges of the nodes before
     cells[np.repeat(first_cell - before, counts) + np.arange(len(index))] = order
     made = [
@@ -135,15 +140,15 @@ def segments(
     return Tables(made, position, counts.astype(np.int32))
 
 
-def in_order(made: Tables, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The `count` edges in the order in which the tables name them, and the tables' entries as places in that order.
+def in_order(made: Tables) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The edges in the order in which the tables name them, and the tables' entries as places in that order.
 
-    int32 [count], positions in the list of edges; for each bucket int32 [B, R, width], `count` where free. What is
+    int32 [edges], positions in the list of edges; for each bucket int32 [B, R, width], -1 where free. What is
     computed for the edges in this order is read from front to back, bucket by bucket.
     """
     entries = np.concatenate([bucket.items.ravel() for bucket in made.buckets])
-    taken = entries < count
-    places = np.where(taken, np.cumsum(taken, dtype=np.int32) - 1, count).astype(np.int32)
+    taken = entries != FREE
+    places = np.where(taken, np.cumsum(taken, dtype=np.int32) - 1, FREE).astype(np.int32)
     ends = np.cumsum([bucket.items.size for bucket in made.buckets])[:-1]
     shapes = [bucket.items.shape for bucket in made.buckets]
     parts = [part.reshape(shape) for part, shape in zip(np.split(places, ends), shapes, strict=True)]

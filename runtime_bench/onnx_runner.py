@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bgnn.converter.errors import BgnnError, UsageError
-from bgnn.runtime_bench import graphs
+from bgnn.runtime_bench import graphs, saturation
+from bgnn.runtime_bench.saturation import Saturation
 
 _OWN_DOMAIN = b"bgnn"
 
@@ -25,15 +28,22 @@ class OnnxModel:
     """
 
     def __init__(self, model: Path | str | bytes, threads: int = 1) -> None:
-        self.session = _session(model, threads)
+        data = _read(model)
+        self.sums: list[dict[str, Any]] = json.loads(_property(data, "bgnn.sums") or "[]")
+        self.saturation: list[Saturation] = []
+        """Of the last `run`: the codes of each sum at an end of their range."""
+        self.session = _session(saturation.with_outputs(data, [one["tensor"] for one in self.sums]), threads)
         properties = self.session.get_modelmeta().custom_metadata_map
         if "bgnn.inputs" not in properties:
             raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
         self.properties: dict[str, str] = properties
         self.inputs: list[dict[str, Any]] = json.loads(properties["bgnn.inputs"])
-        self.tables: list[dict[str, Any]] = json.loads(properties.get("bgnn.tables", "[]"))
+        self.tables: list[dict[str, Any]] = json.loads(properties.get("bgnn.neighbour_tables", "[]"))
+        if "bgnn.tables" in properties:
+            raise BgnnError("the file's neighbour tables are those of an earlier bgnn-convert: convert the model again")
         self.input_names = [one["name"] for one in self.inputs]
-        self.output_names = [one.name for one in self.session.get_outputs()]
+        outputs = self.session.get_outputs()
+        self.output_names = [one.name for one in outputs[: len(outputs) - len(self.sums)]]
         # of each output, the number of rows if it is fixed
         self._rows = {
             one.name: one.shape[0] if one.shape and isinstance(one.shape[0], int) else None
@@ -46,11 +56,17 @@ class OnnxModel:
 
         `inputs`: by the file's input names, such as x float32 [nodes, features] and edge_index int64 [2, edges].
         Raises UsageError for a missing input or one of another dtype or shape, an index out of range, or NaN, and
-        BgnnError where ONNX Runtime fails.
+        BgnnError where ONNX Runtime fails. Where more sums saturate than on the example graph it warns
+        (`SaturationWarning`); `saturation` then holds the counts.
         """
         arrays = self._checked(inputs)
         if self._nodes(arrays) != 0:
-            return self.run_feeds(self._laid_out(arrays))
+            names = [*self.output_names, *(one["tensor"] for one in self.sums)]
+            found = self._results(names, self._laid_out(arrays))
+            self.saturation = saturation.count(self.sums, found[len(self.output_names) :])
+            saturation.warn(self.saturation)
+            return dict(zip(self.output_names, found, strict=False))
+        self.saturation = []
         # ONNX Runtime's convolutions refuse tensors without rows: one node takes their place, and goes again.
         dims = {one["name"]: one["shape"] for one in self.inputs}
         one_node = {
@@ -74,12 +90,14 @@ class OnnxModel:
         return feeds
 
     def run_feeds(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the model on what `feeds` gave."""
+        """Runs the model on what `feeds` gave; nothing is counted."""
+        return dict(zip(self.output_names, self._results(self.output_names, feeds), strict=True))
+
+    def _results(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:
-            results = self.session.run(None, feeds)
+            return list(self.session.run(list(names), feeds))
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise BgnnError(f"ONNX Runtime failed: {' '.join(str(error).split())}") from error
-        return dict(zip(self.output_names, results, strict=True))
 
     def _nodes(self, arrays: dict[str, np.ndarray]) -> int | None:
         for one in self.inputs:
@@ -113,8 +131,8 @@ class OnnxModel:
                 raise UsageError(f"input {name} holds {count} NaN: replace missing values before running the model")
             arrays[name] = np.ascontiguousarray(array)
         for one in self.inputs:
-            if one["index"] and "nodes" in sizes:
-                graphs.check_index(arrays[one["name"]], sizes["nodes"][0], f"input {one['name']}")
+            for index in one["indices"]:
+                check_rows(arrays, one["name"], index["row"], index["below"])
         for name, array in arrays.items():
             if array.dtype == np.int64:
                 self._check_degrees(name, array)
@@ -131,6 +149,24 @@ class OnnxModel:
                 )
 
 
+def check_rows(arrays: Mapping[str, np.ndarray], name: str, row: int | None, below: Sequence[Any]) -> None:
+    """Raises UsageError unless the values of an index input, or of one row of it, are those of rows that are there.
+
+    `below`: how many rows each tensor has that they name rows of, as terms (`converter.sizes.Terms`).
+    """
+    values = arrays[name] if row is None else arrays[name][row]
+    if values.size and values.min() < 0:
+        bad = int(values[values < 0][0])
+        raise UsageError(f"input {name} holds {bad}: indices are numbers of rows, from 0")
+    for terms in below:
+        size, where = size_of(terms, arrays), f"input {name}" if row is None else f"row {row} of input {name}"
+        source = terms[0][1] if len(terms) == 1 and len(terms[0]) == 2 else {}
+        counted = f"there are {size} rows"
+        if source.get("axis") == 0:
+            counted = f"there are {size} nodes" if row is None else f"{source['input']} has {size} rows"
+        graphs.check_index(values, size, where, counted)
+
+
 def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
     if wanted == np.int64 and array.dtype.kind in "iuf":
         return ": indices are int64; cast them with .astype('int64')"
@@ -138,22 +174,24 @@ def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
 
 
 def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tables that one entry of the property "bgnn.tables" describes, by the names of the file's inputs."""
-    index, size = arrays[wanted["index"]], _size(wanted["size"], arrays)
+    """The tables that an entry of the property "bgnn.neighbour_tables" describes, by the names of the file's inputs."""
+    index, size = arrays[wanted["index"]], size_of(wanted["size"], arrays)
     settings = {key: wanted[key] for key in ("buckets", "block", "powers_of_two")}
     edges = index
     if wanted["row"] is None:
         made = graphs.segments(index, size, **settings)
     else:
-        graphs.check_index(index, size, f"input {wanted['index']}")
         loops = wanted["self_loops"]
-        edges = index if loops is None else graphs.with_self_loops(index, size, loops)
-        made = graphs.tables(edges, size, target=wanted["row"], **settings)
+        edges = (
+            index if loops is None else graphs.with_self_loops(index, size_of(loops["nodes"], arrays), loops["kind"])
+        )
+        others = int(edges[1 - wanted["row"]].max(initial=-1)) + 1  # checked against the rows there are
+        made = graphs.tables(edges, size, target=wanted["row"], num_others=others, **settings)
     whole: dict[str, np.ndarray] = {"position": made.position, "counts": made.counts}
     whole["widths"] = np.array([bucket.width for bucket in made.buckets], np.float32)
     parts: dict[str, list[np.ndarray]] = {}
     if "places" in wanted["fields"]:
-        whole["order"], parts["places"] = graphs.in_order(made, edges.shape[1])
+        whole["order"], parts["places"] = graphs.in_order(made)
         whole["list"] = edges[:, whole["order"]].astype(np.int32)
     feeds: dict[str, np.ndarray] = {}
     for field in wanted["fields"]:
@@ -166,24 +204,37 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
     return feeds
 
 
-def _size(how: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
-    if "value" in how:
-        return int(how["value"])
-    if "input" in how:
-        return int(arrays[how["input"]].shape[how["axis"]])
-    return int(arrays[how["maximum"]].max(initial=-1)) + 1
+def size_of(terms: Sequence[Sequence[Any]], arrays: Mapping[str, np.ndarray]) -> int:
+    """A size, as `converter.sizes.Terms` say how the inputs give it."""
+    return sum(int(factor) * math.prod(_factor(one, arrays) for one in what) for factor, *what in terms)
 
 
-def _session(model: Path | str | bytes, threads: int) -> Any:
+def _factor(what: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:
+    if "input" in what:
+        return int(arrays[what["input"]].shape[what["axis"]])
+    if "maximum" in what:
+        return int(arrays[what["maximum"]].max(initial=-1))
+    if "number" in what:
+        return int(arrays[what["number"]])
+    return (
+        min(size_of(t, arrays) for t in what["least"])
+        if "least" in what
+        else max(size_of(t, arrays) for t in what["largest"])
+    )
+
+
+def _read(model: Path | str | bytes) -> bytes:
+    if isinstance(model, bytes):
+        return model
+    try:
+        return Path(model).read_bytes()
+    except OSError as error:
+        raise BgnnError(f"cannot read {model}: {error.strerror or error}") from error
+
+
+def _session(data: bytes, threads: int) -> Any:
     if threads < 1:
         raise UsageError(f"threads = {threads}: at least one thread is needed")
-    if isinstance(model, bytes):
-        data = model
-    else:
-        try:
-            data = Path(model).read_bytes()
-        except OSError as error:
-            raise BgnnError(f"cannot read {model}: {error.strerror or error}") from error
     try:
         import onnxruntime
     except ImportError as error:
@@ -203,21 +254,36 @@ def _session(model: Path | str | bytes, threads: int) -> Any:
 
 
 def _has_own_operators(model: bytes) -> bool:
-    """Whether the file imports the domain `bgnn`, read from the protobuf's outermost fields alone."""
+    """Whether the file imports the domain `bgnn`."""
+    # opset_import is field 8 of a ModelProto; its domain is field 1
+    wanted = bytes([0x0A, len(_OWN_DOMAIN)]) + _OWN_DOMAIN
+    return any(number == 8 and wanted in content for number, content in _messages(model))
+
+
+def _property(model: bytes, key: str) -> str | None:
+    """One of the model's properties, before ONNX Runtime has read it."""
+    # metadata_props is field 14 of a ModelProto; its entries' key is field 1, the value field 2
+    for number, content in _messages(model):
+        if number == 14:
+            entry = dict(_messages(content))
+            if entry.get(1) == key.encode():
+                return entry.get(2, b"").decode(errors="replace")
+    return None
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The outermost fields of a protobuf that have a length: (number, content)."""
     at = 0
-    while at < len(model):
-        tag, at = _varint(model, at)
+    while at < len(data):
+        tag, at = _varint(data, at)
         if tag & 7 == 0:
-            _, at = _varint(model, at)
+            _, at = _varint(data, at)
         elif tag & 7 == 2:
-            length, at = _varint(model, at)
-            # opset_import is field 8 of a ModelProto; its domain is field 1
-            if tag >> 3 == 8 and bytes([0x0A, len(_OWN_DOMAIN)]) + _OWN_DOMAIN in model[at : at + length]:
-                return True
+            length, at = _varint(data, at)
+            yield tag >> 3, data[at : at + length]
             at += length
         else:
-            return False  # not an ONNX file; ONNX Runtime says so
-    return False
+            return  # not an ONNX file; ONNX Runtime says so
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

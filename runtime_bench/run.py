@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from bgnn.converter.errors import BgnnError, UsageError
 from bgnn.runtime_bench.delegate import load_interpreter
+from bgnn.runtime_bench.saturation import SaturationWarning
 
 
 def read_inputs(path: Path) -> dict[str, np.ndarray]:
@@ -92,7 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         outputs: dict[str, Any]
         if options.file.suffix == ".onnx":
-            outputs = run_onnx(options.file, read_inputs(options.input), options.threads)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", SaturationWarning)
+                outputs = run_onnx(options.file, read_inputs(options.input), options.threads)
+            for one in caught:
+                print(f"bgnn-run: warning: {one.message}", file=sys.stderr)
         else:
             outputs = run(load_interpreter(options.file, options.threads), read_inputs(options.input))
         if options.output is not None:

@@ -175,6 +175,10 @@ class ModelBuilder:
         onnx.checker.check_model(model)
         return model.SerializeToString(deterministic=True)
 
+    def made(self, outputs: Collection[Value]) -> set[str]:
+        """The names of the tensors that operators give on the way to some outputs."""
+        return {name for node in _needed(self._scopes[0], {v.name for v in outputs}) for name in node.output}
+
     def _unique(self, name: str) -> str:
         unique, count = name, 0
         while unique in self._taken:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -14,8 +15,12 @@ from torch import fx
 from bgnn.converter.emitted_file import named_ends
 from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, own_sign_ops, sign_ops
 from bgnn.converter.onnx.builder import ModelBuilder
-from bgnn.converter.onnx.tables import TableForm, index_of
+from bgnn.converter.onnx.tables import TableForm
 from bgnn.converter.onnx.walk import Walk
+from bgnn.converter.sizes import host_size
+from bgnn.passes import code_ranges, index_limits
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.saturation import SaturationWarning
 
 _LOWERINGS: dict[str, Callable[..., Any]] = {
     **float_ops.LOWERINGS,
@@ -41,17 +46,19 @@ def emit(
     probes: Mapping[str, fx.Node] | None = None,
     optimize: int = 1,
     kernels: str = "stock",
+    seen: Mapping[str, float] | None = None,
 ) -> bytes:
     """The ONNX file of a target-stage graph.
 
     `gm`: placeholders, get_attr constants, calls of `supported_ops()`, one output of a node or a tuple of nodes;
     every node's `meta["val"]` gives dtype and shape, a dimension that is no int being dynamic. With `optimize` 1
-    edges enter as neighbour tables (tables.py); the property "bgnn.tables" tells the host how to make them, and
-    "bgnn.inputs" what the user gives (runtime_bench/onnx_runner.py does both). With 0 they enter as they are, and with
-    `kernels` "bgnn", which takes this project's operators for whatever works on edges.
+    edges enter as neighbour tables (tables.py); the property "bgnn.neighbour_tables" tells the host how to make them,
+    and "bgnn.inputs" what the user gives (runtime_bench/onnx_runner.py does both). With 0 they enter as they are, and
+    with `kernels` "bgnn", which takes this project's operators for whatever works on edges.
     `input_names` and `output_names` name inputs and outputs in the graph's order; `metadata` becomes the model's
     properties. `probes`: more nodes whose tensors the file returns after the outputs, in this order, under the keys
-    as names.
+    as names. `seen`: by name, the share of a sum's codes at the ends of their range on the example graph
+    (runtime_bench/saturation.py).
 
     Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that the file cannot
     hold, and UsageError where the names do not fit the graph.
@@ -79,12 +86,25 @@ def emit(
             value = sign_ops.words(walk, value, walk.rank(node))
         # A name of its own, also for an input, a constant or a tensor returned twice; the runtime drops the copy.
         made.append((builder.op("Identity", [value], value.dtype, name=output_name), _dims(node, symbols)))
-    properties = {**metadata, "bgnn.inputs": json.dumps(_describe(names, symbols))}
+    results = [value for value, _ in made]
+    properties = {**metadata, "bgnn.sums": json.dumps(_sums(gm, walk, builder.made(results), seen))}
+    properties |= {"bgnn.inputs": json.dumps(_describe(gm, names, symbols))}
     edges: set[str] = set()
     if walk.tables is not None:
-        properties["bgnn.tables"] = json.dumps(walk.tables.describe())
+        properties["bgnn.neighbour_tables"] = json.dumps(walk.tables.describe())
         edges = {tables.host["index"] for tables in walk.tables.sets.values()}
     return builder.finish(made, properties, kept_inputs=[n for n in input_names if n not in edges])
+
+
+def _sums(
+    gm: fx.GraphModule, walk: Walk, made: Collection[str], seen: Mapping[str, float] | None
+) -> list[dict[str, Any]]:
+    """The property "bgnn.sums": what the file holds of `code_ranges.of_sums`."""
+    return [
+        {"tensor": walk.values[node].name, "name": name, "ends": ends, "seen": (seen or {}).get(name)}
+        for node, name, ends in code_ranges.of_sums(gm.graph)
+        if node in walk.values and walk.values[node].name in made
+    ]
 
 
 def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
@@ -113,30 +133,46 @@ def _dims(node: fx.Node, symbols: Mapping[str, str]) -> list[int | str]:
     return [dim if type(dim) is int else symbols.get(str(dim), f"{node.name}_{axis}") for axis, dim in enumerate(shape)]
 
 
-def _describe(names: Mapping[fx.Node, str], symbols: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What the user gives: name, dtype and shape; and whose values are indices, below what."""
-    indices: dict[fx.Node, str] = {}
-    for node in names:
-        for user in node.users:
-            found = index_of(user) if user.op == "call_function" else None
-            if found is not None and found.source is node:
-                indices[node] = "nodes"
-            if "with_self_loops" in str(user.target):
-                indices[node] = "nodes"
+def _describe(gm: fx.GraphModule, names: Mapping[fx.Node, str], symbols: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the user gives: name, dtype and shape; and whose values are indices, of which row, below which sizes."""
+    indices: dict[str, list[dict[str, Any]]] = {}
+    for one in index_rows(gm, names):
+        indices.setdefault(one["name"], []).append({"row": one["row"], "below": one["below"]})
     return [
         {
             "name": name,
             "dtype": str(node.meta["val"].dtype).removeprefix("torch."),
             "shape": _dims(node, symbols),
-            "index": node in indices,
+            "indices": indices.get(name, []),
         }
         for node, name in names.items()
     ]
 
 
+def index_rows(gm: fx.GraphModule, names: Mapping[fx.Node, str]) -> list[dict[str, Any]]:
+    """The inputs that are indices, and how many rows their values name: arguments of the runner's `check_rows`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (node, row), sizes in index_limits.limits(gm.graph).items():
+        below = [terms for terms in (host_size(size, names) for size in sizes) if terms is not None]
+        found.setdefault(names[node], []).append({"name": names[node], "row": row, "below": below})
+    for rows in found.values():
+        if len(rows) == 2 and rows[0]["below"] == rows[1]["below"]:  # both ends of the edges are the same nodes
+            rows[:] = [{**rows[0], "row": None}]
+    return [one for rows in found.values() for one in rows]
+
+
 def run_file(data: bytes, inputs: Sequence[np.ndarray], threads: int = 1) -> list[np.ndarray]:
     """Runs a file once on ONNX Runtime; inputs and outputs in its own order, the tables made on the way."""
-    from bgnn.runtime_bench.onnx_runner import OnnxModel
+    return list(_run(data, inputs, threads)[1].values())
 
+
+def saturated_shares(data: bytes, inputs: Sequence[torch.Tensor]) -> dict[str, float]:
+    """The share of each sum's codes that an example graph brings to the ends of their range: `seen`, for `emit`."""
+    return {one.name: one.share for one in _run(data, [value.numpy() for value in inputs])[0].saturation}
+
+
+def _run(data: bytes, inputs: Sequence[np.ndarray], threads: int = 1) -> tuple[OnnxModel, dict[str, np.ndarray]]:
     model = OnnxModel(data, threads)
-    return list(model.run(**dict(zip(model.input_names, inputs, strict=True))).values())
+    with warnings.catch_warnings():  # what the example shows is what later graphs are compared with
+        warnings.simplefilter("ignore", SaturationWarning)
+        return model, model.run(**dict(zip(model.input_names, inputs, strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import fx
 from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.walk import BOOL, FLOAT, I64, Walk
 from bgnn.converter.tflite.walk import op_name
+from bgnn.passes.insert_fake_quant import is_edge_tensor
 
 Lowering = Callable[..., Any]
 Scalar = float | bool
@@ -329,13 +331,27 @@ def _axes(walk: Walk, x: fx.Node, dims: int | Sequence[int] | None) -> list[int]
 def _reduction(op: str) -> Lowering:
     def lower(walk: Walk, node: fx.Node, x: fx.Node, dims: Any = None, keep: bool = False, *_: Any) -> Value:
         axes, shape = _axes(walk, x, dims), walk.dims(node)
-        made = reduce(walk, op, walk.operand(x, walk.dtype(node)), axes, keep)
+        value = walk.operand(x, walk.dtype(node))
+        if walk.lead == 1 and -walk.rank(x) in axes and op in ("ReduceSum", "ReduceMean") and is_edge_tensor(x):
+            return _over_edges(walk, x, value, op, axes, keep)
+        made = reduce(walk, op, value, axes, keep)
         rows_stay = walk.lead == 1 and walk.dims(x)[:1] == (None,) and -walk.rank(x) not in axes
         if rows_stay and None not in shape[1:]:  # ONNX Runtime leaves a tensor without rows (no edges) unreduced
             made = walk.reshape(made, [0, *(dim for dim in shape[1:] if dim is not None)])
         return made
 
     return lower
+
+
+def _over_edges(walk: Walk, x: fx.Node, value: Value, op: str, axes: Sequence[int], keep: bool) -> Value:
+    """A sum or mean over all edges, of which there may be none: ONNX Runtime would leave such a tensor unreduced."""
+    row = walk.constant(np.zeros([1, *walk.trailing(x)], value.dtype))
+    total = reduce(walk, "ReduceSum", walk.op("Concat", [value, row], value.dtype, axis=0), axes, keep)
+    if op == "ReduceSum":
+        return total
+    others = math.prod(dim for i, dim in enumerate(walk.dims(x)) if dim is not None and i - walk.rank(x) not in axes)
+    count = walk.op("Div", [walk.op("Size", [value], I64), walk.constant(np.array(others))], I64)
+    return walk.op("Div", [total, walk.cast(count, value.dtype)], value.dtype)
 
 
 def reduce(walk: Walk, op: str, value: Value, axes: Sequence[int], keep: bool = False) -> Value:
@@ -474,7 +490,9 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.sym_size.int": _sym_size,
     **{
         name: _size_math(op)
-        for name, op in (("add", "Add"), ("sub", "Sub"), ("mul", "Mul"), ("floordiv", "Div"))
+        for name, op in (
+            ("add", "Add"), ("sub", "Sub"), ("mul", "Mul"), ("floordiv", "Div"), ("sym_min", "Min"), ("sym_max", "Max"),
+        )
     },
     "aten.full.default": _full,
     "aten.ones.default": _of_sizes(1),

@@ -17,9 +17,10 @@ from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.float_ops import reduce
 from bgnn.converter.onnx.graph_ops import counts, empty_row, scatter, zeros
 from bgnn.converter.onnx.tables import Bucket, named
-from bgnn.converter.onnx.walk import FLOAT, I8, I32, I64, U8, Walk
+from bgnn.converter.onnx.walk import BOOL, FLOAT, I8, I32, I64, U8, Walk
 from bgnn.passes.depthwise import depthwise
 from bgnn.passes.graph import is_call
+from bgnn.passes.insert_fake_quant import is_edge_tensor
 
 aten = torch.ops.aten
 
@@ -144,7 +145,7 @@ def _depthwise(walk: Walk, node: fx.Node, x: fx.Node, tables: np.ndarray) -> Val
         walk.reshape(walk.value(x), [1, -1, channels]), one, zero, walk.constant(each[0][:, None, None]),
         walk.constant(each[1]), walk.constant(np.zeros(channels, I8)), one, zero, walk.constant(each[2]),
     ]  # fmt: skip
-    codes = walk.contrib("QLinearConv", inputs, U8, channels_last=1, kernel_shape=[1], group=channels)
+    codes = _layer(walk, x, inputs, channels, group=channels)
     return _clamped(walk, _as_rows_of(walk, node, x, codes), layer.low, layer.high)
 
 
@@ -170,8 +171,24 @@ def q_linear(
     ]  # fmt: skip
     if bias is not None:
         inputs.append(walk.operand(bias, I32))
-    codes = walk.contrib("QLinearConv", inputs, U8, channels_last=1, kernel_shape=[1])
+    codes = _layer(walk, x, inputs, walk.trailing(node)[-1])
     return _clamped(walk, _as_rows_of(walk, node, x, codes), low, high)
+
+
+def _layer(walk: Walk, x: fx.Node, inputs: list[Value], channels: int, **attributes: int) -> Value:
+    """QLinearConv over [1, rows, C], which refuses no rows: a graph may have nodes and no edges."""
+    if walk.bucket is not None or not is_edge_tensor(x):  # a bucket has rows
+        return walk.contrib("QLinearConv", inputs, U8, channels_last=1, kernel_shape=[1], **attributes)
+    builder, branches = walk.builder, {}
+    rows = walk.op("Size", [inputs[0]], I64)
+    for branch in ("then_branch", "else_branch"):
+        with builder.body() as nodes:
+            if branch == "then_branch":
+                made = walk.contrib("QLinearConv", inputs, U8, channels_last=1, kernel_shape=[1], **attributes)
+            else:
+                made = walk.op("Identity", [walk.constant(np.zeros((1, 0, channels), np.uint8))], U8)
+        branches[branch] = builder.graph(made.name, nodes, [], [made])
+    return walk.op("If", [walk.op("Greater", [rows, walk.constant(np.array(0))], BOOL)], U8, **branches)
 
 
 def _as_rows_of(walk: Walk, node: fx.Node, x: fx.Node, flat: Value) -> Value:

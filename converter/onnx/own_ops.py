@@ -37,7 +37,8 @@ def _csr(walk: Walk, edges: fx.Node, size: int | fx.Node) -> tuple[Value, Value,
     """A list of edges sorted by target: the rows' bounds, the sources, and each entry's place in the list."""
     key = ("csr", edges, size)
     if key not in walk.shared:
-        one_each = named(edges, "with_self_loops") and arg(edges, 2, "loops", "one") == "one"
+        looped = named(edges, "with_self_loops") and arg(edges, 2, "loops", "one") == "one"
+        one_each = looped and edges.args[1] is size  # in a bipartite layer only nodes that both sides have get a loop
         listed = cast(fx.Node, edges.args[0]) if one_each else edges
         inputs = [walk.value(listed), walk.size(size)]
         kind = "add_remaining" if one_each else "none"

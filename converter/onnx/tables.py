@@ -6,8 +6,8 @@ body of a Scan over the bucket's blocks, where an edge tensor is [rows, width, .
 reads the rows that the table names, a gather by their targets is one row for a whole row of the table,
 [rows, 1, ...], and the segment op is a reduction of axis 1. Each of these tensors fits the processor's cache.
 
-Free entries of a table point behind the last node, at a row that holds whatever is neutral. `pad` says what an edge
-tensor holds there: None is "anything", and then the reduction masks them.
+Free entries of a table are -1: the last row of what is gathered, which holds whatever is neutral. `pads` says what an
+edge tensor holds there, by the same ops run on these rows: None is "anything", and then the reduction masks them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from bgnn.converter.onnx.builder import ModelBuilder, Value
 from bgnn.converter.onnx.walk import FLOAT, I32, U8, Walk
+from bgnn.converter.sizes import host_size
 from bgnn.converter.tflite.walk import arguments
-from bgnn.passes.graph import arg, is_call
+from bgnn.passes.graph import arg, is_call, value_of
+from bgnn.runtime_bench.graphs import FREE
 
 aten = torch.ops.aten
 bgnn = torch.ops.bgnn
@@ -51,9 +53,9 @@ _QUANTISED = (
     "fake_quant", "fake_quant_channel", "quantize", "dequantize", "requantize", "q_table",
     "q_linear", "q_linear_float", "q_mul", "q_add",
 )  # fmt: skip
-_ZERO_STAYS = [
-    aten.neg, aten.abs, aten.relu, aten.leaky_relu, aten.tanh, aten.sqrt, aten.detach, aten.clone, aten.reshape,
-    aten.view, aten.unsqueeze, aten.squeeze, aten.expand, aten.alias, aten.contiguous,
+_MOVES = [
+    aten.reshape, aten.view, aten.unsqueeze, aten.squeeze, aten.expand, aten.permute, aten.detach, aten.clone,
+    aten.alias, aten.contiguous,
 ]  # fmt: skip
 _COPIES = [aten.clone, aten.contiguous, aten.alias, aten.detach, aten._to_copy]
 
@@ -89,7 +91,7 @@ def index_of(node: fx.Node) -> Index | None:
     list_input, value = source.args[0] if named(source, "with_self_loops") else source, source.meta["val"]
     if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or value.dim() != 2:
         return None
-    if value.dtype != torch.int64:
+    if value.dtype != torch.int64 or value.shape[0] != 2:
         return None
     return Index(source, row)
 
@@ -153,7 +155,6 @@ class TableForm:
 
     def __init__(self, walk: Walk, gm: fx.GraphModule, names: Mapping[fx.Node, str]) -> None:
         self.walk, self.names = walk, names  # names: of the inputs
-        self.placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
         self.list_of = _edge_tensors(gm)
         self.sets: dict[Index, TableSet] = {}
         self._padded: dict[tuple[fx.Node, float, TableSet | None], Value] = {}
@@ -162,13 +163,16 @@ class TableForm:
     def table_set(self, index: fx.Node, size: int | fx.Node) -> TableSet | None:
         """The tables for an index vector and a number of segments; None where the host could not make them."""
         found = index_of(index)
-        counted = self._host_size(size)
+        counted = host_size(size, self.names)
         if found is None or counted is None:
             return None
         if found not in self.sets:
             source, loops = found.source, None
             if named(source, "with_self_loops"):
-                source, loops = cast(fx.Node, source.args[0]), arg(source, 2, "loops", "one")
+                at = host_size(source.args[1], self.names)
+                if at is None:
+                    return None
+                source, loops = cast(fx.Node, source.args[0]), {"kind": arg(source, 2, "loops", "one"), "nodes": at}
             host = {"index": self.names[source], "row": found.row, "self_loops": loops, "size": counted}
             self.sets[found] = TableSet(self.walk.builder, f"table{len(self.sets)}", found, host)
         known = self.sets[found]
@@ -193,7 +197,7 @@ class TableForm:
         if tables.buckets is None:
             tables.buckets = BUCKETS_OF_CODES if empty.dtype == U8 else BUCKETS
         for number in range(tables.buckets):
-            bucket = Bucket(self, tables, number, size, values)
+            bucket = Bucket(self, tables, number)
             with builder.body() as nodes, bucket.here():
                 made = reduce(bucket, bucket.free_entries_hold(values, neutral))
             inner, outer = [v for _, v in bucket.fields.values()], [v for v, _ in bucket.fields.values()]
@@ -305,37 +309,15 @@ class TableForm:
             return bool(axes) and all(axis % rank != 0 for axis in axes)
         return False
 
-    def _host_size(self, size: int | fx.Node) -> dict[str, Any] | None:
-        """How the host finds a number of segments: a number, an input's dimension, or 1 + an input's maximum."""
-        if isinstance(size, int):
-            return {"value": size}
-        symbol = size.meta.get("val")
-        for node in self.placeholders if not isinstance(symbol, torch.Tensor) else ():
-            for axis, dim in enumerate(node.meta["val"].shape):
-                if str(dim) == str(symbol):
-                    return {"input": self.names[node], "axis": axis}
-        while is_call(size, aten._local_scalar_dense, aten.item, aten._to_copy, aten.reshape, aten.view):
-            size = cast(fx.Node, size.args[0])
-        if is_call(size, aten.add, operator.add) and 1 in size.args[:2]:
-            largest = size.args[0 if size.args[1] == 1 else 1]
-            while is_call(largest, aten._local_scalar_dense, aten.item):
-                largest = cast(fx.Node, largest).args[0]
-            if is_call(largest, aten.amax, aten.max):
-                source = cast(fx.Node, cast(fx.Node, largest).args[0])
-                if source.op == "placeholder":
-                    return {"maximum": self.names[source]}
-        return None
-
 
 class Bucket:
     """One bucket's body: edge tensors as [rows, width, ...]."""
 
-    def __init__(self, form: TableForm, tables: TableSet, number: int, size: int | fx.Node, values: fx.Node) -> None:
-        self.form, self.walk, self.tables, self.number, self.size = form, form.walk, tables, number, size
-        self.values = values
+    def __init__(self, form: TableForm, tables: TableSet, number: int) -> None:
+        self.form, self.walk, self.tables, self.number = form, form.walk, tables, number
         self.fields: dict[str, tuple[Value, Value]] = {}  # name: the graph's input, the body's input
         self.local: dict[fx.Node, Any] = {}
-        self.pads: dict[fx.Node, float | None] = {}
+        self.pads: dict[fx.Node, Tensor | None] = {}
         self.wanted: dict[fx.Node, float] = {}
         self._mask: Value | None = None
 
@@ -399,81 +381,88 @@ class Bucket:
         self.wanted.setdefault(node, pad)
         return self.walk.value(node)
 
-    def pad(self, node: Any) -> float | None:
-        """What the free entries of an edge tensor hold, once it is written."""
-        return self.pads.get(node)
+    def holds(self, node: fx.Node, number: float) -> bool:
+        """Whether the free entries of an edge tensor, once it is written, hold this number and nothing else."""
+        pad = self.pads.get(node)
+        return pad is not None and bool((pad == number).all())
 
     def mask(self, extra: int) -> Value:
         """True at free entries: [rows, width, 1, ...] with `extra` more axes."""
         walk = self.walk
         if self._mask is None:
-            by_node = self.tables.index.row is not None and ("items" not in self.fields or "others" in self.fields)
-            table = self.field("others" if by_node else "items")
-            with walk.outside():
-                count = walk.size(self.size) if by_node else self._items()
-                free = walk.cast(count, I32)
-            self._mask = walk.op("Equal", [table, free], np.dtype(np.bool_))
+            table = self.field(next((name for name in ("others", "items", "places") if name in self.fields), "items"))
+            self._mask = walk.op("Equal", [table, walk.constant(np.array(FREE, I32))], np.dtype(np.bool_))
         return walk.reshape(self._mask, [0, 0, *[1] * extra]) if extra else self._mask
 
     def free_entries_hold(self, node: fx.Node, neutral: float) -> Value:
         """An edge tensor [rows, width, ...] with `neutral` in its free entries."""
         if self.tables.index.row is None:
-            made, pad = self._gather(node, "items", neutral)
-            self.local[node], self.pads[node] = made, pad
-            return made
+            self.local[node], self.pads[node] = self._gather(node, "items", neutral)
+            return cast(Value, self.local[node])
         value = self.ask(node, neutral)
-        if self.pad(node) == neutral:
+        if self.holds(node, neutral):
             return value
         filler = self.walk.constant(np.array(neutral, dtype=value.dtype))
         return self.walk.op("Where", [self.mask(self.walk.rank(node) - 1), filler, value], value.dtype)
 
-    def _gather(
-        self, source: fx.Node, field: str, pad: float, on_list: TableSet | None = None
-    ) -> tuple[Value, float | None]:
+    def _gather(self, source: fx.Node, field: str, pad: float, on_list: TableSet | None = None) -> tuple[Value, Tensor]:
+        """Rows of a tensor with one more behind it, and that row."""
         self.tables.widest = max(self.tables.widest, _row_bytes(source))
         padded = self.form.padded(source, pad, on_list)
-        return self.walk.op("Gather", [padded, self.field(field)], padded.dtype, axis=0), pad
+        row = torch.full([1, *self.walk.trailing(source)], pad, dtype=source.meta["val"].dtype)
+        return self.walk.op("Gather", [padded, self.field(field)], padded.dtype, axis=0), row
 
-    def _items(self) -> Value:
-        """The number of edges, or of elements of the segments: where the free entries of `items` point."""
-        row, source = self.tables.index.row, self.tables.index.source
-        items = (
-            self.values
-            if row is None
-            else next(n for n in self.local if is_listed(n) and self.form.list_of[n] is source)
-        )
-        shape = self.walk.op("Shape", [self.walk.value(items)], np.dtype(np.int64))
-        return self.walk.op("Gather", [shape, self.walk.constant(np.array(0))], np.dtype(np.int64), axis=0)
+    def _pad(self, node: fx.Node) -> Tensor | None:
+        """What free entries of an op's result will hold, [1, ...]; writes the operands on the way.
 
-    def _pad(self, node: fx.Node) -> float | None:
-        """What free entries of an op's result will hold; writes the operands on the way."""
-        if is_call(node, *_ZERO_STAYS):
-            source = cast(fx.Node, node.args[0])
-            if source in self.form.list_of and is_call(node, aten.reshape, aten.view, aten.unsqueeze, aten.expand):
-                self.walk.value(source) if node not in self.wanted else self.ask(source, self.wanted[node])
-                return self.pad(source)
-            self.walk.any_value(source)
-            return 0.0 if self.pad(source) == 0 else None
-        if is_call(node, aten.mul):
-            edges = [a for a in node.args[:2] if isinstance(a, fx.Node) and a in self.form.list_of]
-            for operand in edges:
-                self.ask(operand, 0.0)
-            return 0.0 if any(self.pad(operand) == 0 for operand in edges) else None
-        if named(node, "q_mul"):
-            a, _, a_zero, b, _, b_zero, _, y_zero, low, high = arguments(node)
-            for operand, zero in ((a, a_zero), (b, b_zero)):
-                if operand in self.form.list_of:
-                    self.ask(operand, float(zero))
-            if self.pad(a) == a_zero or self.pad(b) == b_zero:
-                return float(min(max(y_zero, low), high))
-            return None
-        if named(node, "quantize"):
-            x, _, zero, low, high = arguments(node)
-            self.walk.value(x)
-            return float(min(max(zero, low), high)) if self.pad(x) == 0 else None
+        The op itself says so, run on what its operands hold there. None where one of them is not known: it may be
+        infinite, and a product with 0 is then no 0.
+        """
+        edges = _edges_of(node, self.form)
+        for operand, wish in self._wishes(node).items():
+            self.ask(operand, wish)
+        for operand in edges:
+            self.walk.any_value(operand)
         if named(node, "segment_softmax"):
-            return 0.0
-        return None
+            return torch.zeros([1, *self.walk.trailing(node)])  # it masks its values
+        known = {one: self.pads.get(one) for one in edges}
+        if named(node, "q_mul"):
+            # codes are finite, whatever they are
+            a, _, a_zero, b, _, b_zero, _, y_zero, low, high = arguments(node)
+            if any(one in known and self.holds(one, zero) for one, zero in ((a, a_zero), (b, b_zero))):
+                row = [1, *self.walk.trailing(node)]
+                return torch.full(row, min(max(y_zero, low), high), dtype=torch.uint8)
+        if any(pad is None for pad in known.values()):
+            return None
+        rows = node.meta["val"].shape[0]
+        for one in node.all_input_nodes:
+            if one not in known:
+                value = one.meta["val"]
+                if one.op == "get_attr":
+                    known[one] = value_of(one)
+                elif isinstance(value, torch.SymInt) and str(value) == str(rows):
+                    known[one] = cast(Any, 1)
+                else:
+                    return None
+        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda one: known[one])
+        with torch.no_grad():
+            made = cast(Callable[..., Any], node.target)(*args, **kwargs)
+        return made if isinstance(made, Tensor) and tuple(made.shape) == (1, *self.walk.trailing(node)) else None
+
+    def _wishes(self, node: fx.Node) -> dict[fx.Node, float]:
+        """What operands had best hold in free entries: what is wanted of a move's result, of factors a 0."""
+        if is_call(node, *_MOVES):
+            return {source: self.wanted[node] for source in _edges_of(node, self.form) if node in self.wanted}
+        if is_call(node, aten.mul):
+            return dict.fromkeys(_edges_of(node, self.form), 0.0)
+        if named(node, "q_mul"):
+            a, _, a_zero, b, _, b_zero, *_ = arguments(node)
+            return {one: float(zero) for one, zero in ((a, a_zero), (b, b_zero)) if one in self.form.list_of}
+        return {}
+
+
+def _edges_of(node: fx.Node, form: TableForm) -> list[fx.Node]:
+    return [one for one in node.all_input_nodes if one in form.list_of]
 
 
 def _has_rows(node: fx.Node) -> bool:

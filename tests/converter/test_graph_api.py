@@ -12,9 +12,10 @@ import torch
 from graph_models import GCN, LoopedGCN, OfficialQuantizer, TorchQuantizer, awkward_graphs, random_graph
 from onnx_graphs import FORMS, Form
 from torch import Tensor, nn
-from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, global_mean_pool
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, TransformerConv, global_mean_pool
 
 from bgnn.converter.api import convert
+from bgnn.converter.calibrate import Calibration
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.models.dq.networks import build
 from bgnn.runtime_bench.onnx_runner import OnnxModel
@@ -198,3 +199,70 @@ def test_a_float_network_stays_float_and_says_why() -> None:
     assert done.report.macs["INT8"] == 0
     whys = [layer.why for layer in done.report.layers]
     assert any("not quantised" in why for why in whys)
+
+
+class SeedNodes(nn.Module):
+    """NeighborLoader's pattern: only the first rows are the batch's; how many, an input says."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by, self.first, self.second = by, SAGEConv(6, 6), SAGEConv(6, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        out = self.second(self.first(x, edge_index).relu(), edge_index)
+        return {"number": lambda: out[:batch], "item": lambda: out[batch.item() :], "rows": lambda: out[: len(batch)]}[
+            self.by
+        ]().log_softmax(-1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("by", ["number", "item", "rows"])
+def test_a_slice_whose_end_is_an_input(by: str, form: Form) -> None:
+    model = SeedNodes(by).eval()
+
+    def sample(nodes: int, first: int) -> tuple[Tensor, ...]:
+        x, edge_index = random_graph(nodes, 3 * nodes, 6)
+        return x, edge_index, torch.zeros(first, 2) if by == "rows" else torch.tensor(first)
+
+    data = convert(model, sample(20, 5), target="onnx-x86", optimize=form[0], kernels=form[1]).model_bytes
+    assert data is not None
+    for nodes, first in ((30, 7), (9, 9), (9, 2)):
+        inputs = sample(nodes, first)
+        expected = model(*inputs).detach().numpy()
+        assert ran(data, *inputs).shape == expected.shape
+        np.testing.assert_allclose(ran(data, *inputs), expected, atol=1e-5)
+
+
+class OfEdges(nn.Module):
+    """Dense layers and a mean over all edges: of a molecule of one atom there are none."""
+
+    def __init__(self, mean: bool) -> None:
+        super().__init__()
+        self.mean, self.edge, self.out = mean, nn.Linear(3, 6), nn.Linear(6, 4)
+        self.attention = TransformerConv(6, 6, edge_dim=6)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
+        edges = self.edge(edge_attr).relu()
+        if self.mean:
+            edges = edges - edges.mean()
+        return self.out(self.attention(x, edge_index, edges).relu())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("target", ["onnx-x86", "onnx-int8-x86"])
+def test_no_edges_at_run_time(target: str, mean: bool, form: Form) -> None:
+    torch.manual_seed(0)
+    model = OfEdges(mean).eval()
+    inputs = (*random_graph(20, 60), torch.randn(60, 3))
+    names = ("x", "edge_index", "edge_attr")
+    calibration = Calibration((dict(zip(names, inputs, strict=True)),)) if "int8" in target else None
+    done = convert(model, inputs, target=target, optimize=form[0], kernels=form[1], calibration=calibration)
+    assert done.model_bytes is not None
+    for nodes in (1, 9):
+        alone = torch.randn(nodes, 6), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0, 3)
+        expected = model(*alone).detach().numpy()
+        assert np.isfinite(expected).all()
+        found = ran(done.model_bytes, *alone)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= (0.3 if calibration else 1e-5) * np.abs(expected).max()

@@ -28,8 +28,8 @@ def edges_in(tables: graphs.Tables, nodes: int, count: int) -> dict[int, list[in
         items, rows = bucket.items.reshape(-1, bucket.width), bucket.rows.reshape(-1)
         assert len(items) == len(rows)
         for entries, node in zip(items, rows, strict=True):
-            taken = [int(item) for item in entries if item != count]
-            if node == nodes:
+            taken = [int(item) for item in entries if item != graphs.FREE]
+            if node == graphs.FREE:
                 assert not taken
             else:
                 assert taken == [int(item) for item in entries[: len(taken)]]  # free entries come last
@@ -57,7 +57,7 @@ def test_every_edge_once(buckets, block, powers_of_two):
     assert len(tables.buckets) == buckets
     assert edges_in(tables, 200, 3000) == expected(edges[1])
     np.testing.assert_array_equal(tables.counts, np.bincount(edges[1], minlength=200))
-    sources = np.append(edges[0], 200)
+    sources = np.append(edges[0], graphs.FREE)
     for bucket in tables.buckets:
         np.testing.assert_array_equal(bucket.others, sources[bucket.items])
         assert {bucket.items.dtype, bucket.others.dtype, bucket.rows.dtype} == {np.dtype(np.int32)}
@@ -120,10 +120,10 @@ def test_indices_out_of_range(bad):
 def test_the_order_of_the_tables(size, values, buckets, block):
     index = np.array([value % size for value in values], dtype=np.int64)
     tables = graphs.segments(index, size, buckets=buckets, block=block)
-    order, places = graphs.in_order(tables, len(index))
+    order, places = graphs.in_order(tables)
     assert sorted(order.tolist()) == list(range(len(index)))
-    named = np.append(order, len(index))
+    named = np.append(order, graphs.FREE)
     for bucket, part in zip(tables.buckets, places, strict=True):
         np.testing.assert_array_equal(named[part], bucket.items)
     taken = np.concatenate([part.ravel() for part in places])
-    assert (np.diff(taken[taken < len(index)]) == 1).all()  # read from front to back
+    assert (np.diff(taken[taken != graphs.FREE]) == 1).all()  # read from front to back

@@ -4,7 +4,8 @@
 
 static const int64_t kMostEntries = INT32_MAX - 1; /* CSR is int32 */
 
-/* COO edges: source row, destination row. */
+/* COO edges: source row, destination row. Sources may be of another kind than the nodes that edges end at, and more:
+ * what gathers by them checks them against its own rows. */
 struct Coo {
   const int64_t *source, *target;
   int64_t edges, nodes;
@@ -25,23 +26,22 @@ static bool read_coo(Call* call, Coo* coo) {
   return true;
 }
 
-/* Names the first edge with an end outside of [0, nodes). */
-static bool report_bad_edge(Call* call, const Coo* coo) {
+/* Names the first edge with a target outside of [0, targets) or a source that is no int32. */
+static bool report_bad_edge(Call* call, const Coo* coo, int64_t targets) {
   for (int64_t e = 0; e < coo->edges; ++e) {
     for (int row = 0; row < 2; ++row) {
-      const int64_t node = row ? coo->target[e] : coo->source[e];
-      REQUIRE(node >= 0 && node < coo->nodes, "edge_index[%d, %lld] = %lld is not one of the %lld nodes", row,
-              (long long)e, (long long)node, (long long)coo->nodes);
+      const int64_t node = row ? coo->target[e] : coo->source[e], nodes = row ? targets : kMostEntries;
+      REQUIRE(node >= 0 && node < nodes, "edge_index[%d, %lld] = %lld is not one of the %lld nodes", row, (long long)e,
+              (long long)node, (long long)nodes);
     }
   }
   return fail(call, "edge_index changed while it was read");
 }
 
 static bool check_edges(Call* call, const Coo* coo) {
-  const uint64_t nodes = (uint64_t)coo->nodes;
   uint64_t bad = 0;
-  for (int64_t e = 0; e < 2 * coo->edges; ++e) bad |= (uint64_t)((uint64_t)coo->source[e] >= nodes);
-  return !bad || report_bad_edge(call, coo);
+  for (int64_t e = 0; e < 2 * coo->edges; ++e) bad |= (uint64_t)((uint64_t)coo->source[e] >= (uint64_t)kMostEntries);
+  return !bad || report_bad_edge(call, coo, kMostEntries);
 }
 
 static int64_t count_loops(const Coo* coo) {
@@ -50,7 +50,8 @@ static int64_t count_loops(const Coo* coo) {
   return loops;
 }
 
-/* PyG's add_remaining_self_loops without weights: loops go, one per node comes, at the end, in the nodes' order. */
+/* PyG's add_remaining_self_loops without weights: loops go, one per node comes, at the end, in the nodes' order. What
+ * reads the list checks it against the rows that it has. */
 bool with_self_loops(Call* call) {
   Coo coo;
   if (!read_coo(call, &coo) || !check_edges(call, &coo)) return false;
@@ -111,7 +112,7 @@ static void count_chunk(void* data, size_t chunk) {
   bool bad = false;
   for (int64_t e = chunk_start(s, (int64_t)chunk); e < chunk_start(s, (int64_t)chunk + 1); ++e) {
     const uint64_t source = (uint64_t)coo->source[e], target = (uint64_t)coo->target[e];
-    bad |= source >= nodes || target >= nodes;
+    bad |= source >= (uint64_t)kMostEntries || target >= nodes;
     const bool keep = !s->add_loops || source != target;
     count[target < nodes ? target >> s->shift : kMostBuckets] += keep;
     kept += keep;
@@ -195,7 +196,7 @@ static int64_t start_buckets(Sort* s) {
 static bool sort_edges(Call* call, Sort* s) {
   if (!parallel(call, s->chunks, count_chunk, s)) return false;
   for (int64_t c = 0; c < s->chunks; ++c) {
-    if (s->bad[c]) return report_bad_edge(call, &s->coo);
+    if (s->bad[c]) return report_bad_edge(call, &s->coo, s->coo.nodes);
   }
   const int64_t kept = start_buckets(s), total = kept + (s->add_loops ? s->coo.nodes : 0), rows = s->coo.nodes + 1;
   REQUIRE(total <= kMostEntries, "%lld edges with self loops are more than 2^31 - 2", (long long)total);

@@ -44,9 +44,10 @@ def test_a_valid_file(form):
     assert domains == ({"", "bgnn"} if form[1] == "bgnn" else {""})
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert properties["bgnn.test"] == "grün"
+    nodes = [[1, {"input": "in0", "axis": 0}]]
     assert json.loads(properties["bgnn.inputs"]) == [
-        {"name": "in0", "dtype": "float32", "shape": ["nodes", 8], "index": False},
-        {"name": "in1", "dtype": "int64", "shape": [2, "edges"], "index": True},
+        {"name": "in0", "dtype": "float32", "shape": ["nodes", 8], "indices": []},
+        {"name": "in1", "dtype": "int64", "shape": [2, "edges"], "indices": [{"row": None, "below": [nodes]}]},
     ]
     assert [d.dim_param or d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == ["nodes", 8]
 

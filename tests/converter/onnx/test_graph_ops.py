@@ -10,6 +10,7 @@ from onnx_graphs import FORMS, check, file_of, open_graph, random_edges, run, un
 from torch import Tensor
 from torch.nn import functional as F
 
+from bgnn.converter.errors import UsageError
 from bgnn.converter.onnx.inspect import operators
 from bgnn.passes import recognise_self_loops
 from bgnn.runtime_bench.onnx_runner import OnnxModel
@@ -252,3 +253,91 @@ def test_nothing_races(optimize):
     assert "ScatterND" not in operators(data)
     assert ("ScatterElements" in operators(data)) == (optimize == 0)
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+
+
+OTHER_SIZES = [(60, 50), (50, 60), (60, 7), (7, 60)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("op", SEGMENTS)
+def test_sources_and_targets_of_different_kinds(op, form):
+    """Both have 40 rows in the example, and other numbers in every graph after it; each has a row of its own for -1."""
+
+    def layer(m, x, y, edges, back):
+        forth = getattr(bgnn, op)(gathered(x, edges, 0), edges.select(0, 1), y.shape[0])
+        other = getattr(bgnn, op)(gathered(y, back, 0) + gathered(x, back, 1), back.select(0, 1), x.shape[0])
+        return forth, other
+
+    def sample(sources, targets, seed):
+        x, y = torch.randn(sources, 8), torch.randn(targets, 8)
+        generator = torch.Generator().manual_seed(seed)
+        ends = [torch.randint(0, n, (150,), generator=generator) for n in (sources, targets, targets, sources)]
+        return x, y, torch.stack(ends[:2]), torch.stack(ends[2:])
+
+    model = OnnxModel(file_of(open_graph(layer, *sample(40, 40, 0), outputs=2), form))
+    for sources, targets in OTHER_SIZES:
+        inputs = sample(sources, targets, sources)
+        for mine, theirs in zip(run(model, *inputs), layer(None, *inputs), strict=True):
+            np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5, rtol=1e-5)
+    x, y, edges, back = sample(60, 7, 0)
+    edges[1, 3] = 7
+    with pytest.raises(UsageError, match=r"row 1 of input in2 holds 7, but in1 has 7 rows: indices go from 0 to 6"):
+        run(model, x, y, edges, back)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_loops_at_the_nodes_that_both_sides_have(form):
+    def layer(m, x, y, edges):
+        looped = bgnn.with_self_loops(edges, torch.sym_min(x.shape[0], y.shape[0]))
+        return bgnn.segment_sum(gathered(x, looped, 0), looped.select(0, 1), y.shape[0])
+
+    def sample(sources, targets):
+        ends = torch.randint(0, min(sources, targets), (2, 90), generator=torch.Generator().manual_seed(targets))
+        return torch.randn(sources, 8), torch.randn(targets, 8), ends
+
+    model = OnnxModel(file_of(open_graph(layer, *sample(40, 40)), form))
+    for sizes in OTHER_SIZES:
+        inputs = sample(*sizes)
+        np.testing.assert_allclose(run(model, *inputs)[0], layer(None, *inputs).numpy(), atol=1e-5, rtol=1e-5)
+
+
+FACTORS = {
+    "over a sum": lambda w, d: w / d,
+    "log": lambda w, d: w.log(),
+    "power": lambda w, d: w.pow(-0.5),
+    "one over": lambda w, d: 1 / w,
+    "root": lambda w, d: w.rsqrt() * d.sqrt(),
+    "exp of one over": lambda w, d: (1 / w).clamp(max=9).exp() / w,
+    "no number": lambda w, d: (w - w) / w + d,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("how", FACTORS)
+def test_a_factor_that_is_not_finite_in_free_entries(how, form):
+    """0 times infinity is no 0: what free entries hold is computed, not assumed."""
+
+    def layer(m, x, edges, weight):
+        total = bgnn.segment_sum(weight, edges.select(0, 1), x.shape[0])
+        factor = FACTORS[how](weight, total.index_select(0, edges.select(0, 1)))
+        message = gathered(x, edges, 0) * factor.unsqueeze(-1)
+        return bgnn.segment_sum(message, edges.select(0, 1), x.shape[0])
+
+    gm = open_graph(layer, torch.randn(12, 8), random_edges(12, 40), torch.rand(40) + 0.1)
+    model = OnnxModel(file_of(gm, form))
+    for nodes, edges in ((30, random_edges(30, 100)), (9, random_edges(4, 50))):
+        inputs = torch.randn(nodes, 8), edges, torch.rand(edges.shape[1]) + 0.1
+        expected = layer(None, *inputs).numpy()
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(run(model, *inputs)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_known_to_be_0_is_not_masked():
+    """GCN's messages: a norm of each edge, and rows of sources; no pass over them is spent on free entries."""
+
+    def layer(m, x, edges, weight):
+        message = torch.nn.functional.leaky_relu(gathered(x, edges, 0)) * weight.unsqueeze(-1)
+        return bgnn.segment_sum(message, edges.select(0, 1), x.shape[0])
+
+    data = file_of(open_graph(layer, torch.randn(12, 8), random_edges(12, 40), torch.rand(40)), (1, "stock"))
+    assert "Where" not in operators(data)

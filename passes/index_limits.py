@@ -1,0 +1,158 @@
+"""How far the values of an index input may go: the number of rows of whatever they name rows of.
+
+Row 0 of a graph's edges may gather from one kind of nodes while row 1 scatters into another (a bipartite layer, a
+heterogeneous network). So nothing is taken from names or shapes: an index is followed from where it is used back to
+the input that its values are copied from, and each use says how many rows there are.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.passes.graph import arg, aten, is_call
+
+bgnn = torch.ops.bgnn
+
+_COPIES = [
+    aten.clone, aten.contiguous, aten.alias, aten.detach, aten.reshape, aten.view, aten.expand, aten.expand_as,
+    aten.unsqueeze, aten.squeeze, aten.repeat,
+]  # fmt: skip
+_SAME_AXES = [aten.clone, aten.contiguous, aten.alias, aten.detach, aten._to_copy]  # the whole tensor, as it was
+# (the op, where its index stands, where the tensor whose rows it names)
+_BY_AXIS = [
+    (aten.index_select, "index", "self"), (aten.gather, "index", "self"), (aten.scatter, "index", "self"),
+    (aten.scatter_add, "index", "self"), (aten.scatter_reduce, "index", "self"), (aten.index_add, "index", "self"),
+]  # fmt: skip
+_SEGMENTS = [
+    bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.q_segment_sum,
+    bgnn.q_segment_mean, bgnn.q_segment_max,
+]  # fmt: skip
+_FUSED = [bgnn.aggregate, bgnn.q_aggregate, bgnn.gat_aggregate, bgnn.q_gat_aggregate]
+
+Origin = tuple[fx.Node, int | None]
+"""An input and the row of it, None for all of a vector (or of more axes)."""
+
+
+def limits(graph: fx.Graph) -> dict[Origin, list[Any]]:
+    """For each index input, and row of edges, the numbers of rows that its values must stay below (may be open)."""
+    found: dict[Origin, list[Any]] = {}
+    for index, row, size in _uses(graph):
+        for origin in _origins(index, row):
+            known = found.setdefault(origin, [])
+            if not any(str(size) == str(one) for one in known):
+                known.append(size)
+    return found
+
+
+def _uses(graph: fx.Graph) -> Iterator[tuple[fx.Node, int | None, Any]]:
+    """(an index, which row of it if it is a list of edges, the number of rows that there are)."""
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        for op, index, named in _BY_AXIS:
+            if is_call(node, op):
+                x = cast(fx.Node, _named(node, named))
+                yield cast(fx.Node, _named(node, index)), None, x.meta["val"].shape[cast(int, _named(node, "dim"))]
+        if is_call(node, aten.embedding):
+            yield (
+                cast(fx.Node, _named(node, "indices")),
+                None,
+                cast(fx.Node, _named(node, "weight")).meta["val"].shape[0],
+            )
+        elif is_call(node, aten.index, aten.index_put):
+            shape = cast(fx.Node, node.args[0]).meta["val"].shape
+            for axis, index in enumerate(cast(list[Any], node.args[1])):
+                if isinstance(index, fx.Node) and index.meta["val"].dtype == torch.int64:
+                    yield index, None, shape[axis]
+        elif is_call(node, *_SEGMENTS):
+            yield cast(fx.Node, _named(node, "index")), None, _size(_named(node, "n"))
+        elif is_call(node, *_FUSED):
+            edges = cast(fx.Node, _named(node, "edge_index"))
+            yield edges, 0, cast(fx.Node, _named(node, "x")).meta["val"].shape[0]
+            yield edges, 1, _size(_named(node, "n"))
+
+
+def _named(node: fx.Node, name: str) -> Any:
+    """An argument by its name in the op's schema."""
+    given = cast(Any, node.target)._schema.arguments
+    position = next(i for i, one in enumerate(given) if one.name == name)
+    return arg(node, position, name, given[position].default_value)
+
+
+def _size(size: Any) -> Any:
+    return size.meta["val"] if isinstance(size, fx.Node) else size
+
+
+def _origins(index: fx.Node, row: int | None) -> list[Origin]:
+    """The inputs, and rows of them, that the values of `index` (of its `row`) are copied from."""
+    value = index.meta.get("val")
+    if not isinstance(value, Tensor) or value.dtype != torch.int64:
+        return []
+    if index.op == "placeholder":
+        return [(index, row)] if row is not None or not _is_list(index) else []
+    if index.op != "call_function":
+        return []
+    source = index.args[0] if index.args else None
+    if is_call(index, aten.select) and row is None:
+        x = cast(fx.Node, source)
+        axis, number = cast(int, index.args[1]) % x.meta["val"].dim(), index.args[2]
+        x, axis = _turned(x, axis)
+        if axis == 0 and _is_list(x):
+            return _origins(x, number % x.meta["val"].shape[0]) if isinstance(number, int) else []
+        return _origins(x, None)
+    if is_call(index, operator.getitem) and is_call(source, aten.unbind) and row is None:
+        list_ = cast(fx.Node, cast(fx.Node, source).args[0])
+        x, axis = _turned(list_, arg(cast(fx.Node, source), 1, "dim", 0) % list_.meta["val"].dim())
+        return _origins(x, cast(int, index.args[1])) if axis == 0 and _is_list(x) else []
+    if is_call(index, aten.cat):
+        along = arg(index, 1, "dim", 0) % value.dim()
+        if row is not None and along == 0:
+            return []
+        return [origin for part in cast(list[fx.Node], source) for origin in _origins(part, row)]
+    if is_call(index, bgnn.with_self_loops):
+        return _origins(cast(fx.Node, source), row)
+    if is_call(index, aten.index):
+        chosen = cast(list[Any], index.args[1])
+        if row is not None and chosen[0] is not None:
+            return []
+        return _origins(cast(fx.Node, source), row)
+    if is_call(index, aten.slice) and (row is None or cast(int, arg(index, 1, "dim", 0)) % value.dim() != 0):
+        return _origins(cast(fx.Node, source), row)
+    if is_call(index, *(_COPIES if row is None else _SAME_AXES), *_SAME_AXES):
+        return _origins(cast(fx.Node, source), row)
+    return []
+
+
+def _turned(x: fx.Node, axis: int) -> tuple[fx.Node, int]:
+    """The tensor and axis behind permuted ones."""
+    while True:
+        rank = x.meta["val"].dim()
+        if is_call(x, aten.permute):
+            axis = cast(list[int], x.args[1])[axis] % rank
+        elif is_call(x, aten.t):
+            axis = rank - 1 - axis
+        elif is_call(x, aten.transpose):
+            a, b = (cast(int, dim) % rank for dim in x.args[1:3])
+            axis = {a: b, b: a}.get(axis, axis)
+        elif not is_call(x, *_SAME_AXES) and not (is_call(x, aten.slice) and _keeps(x, axis)):
+            return x, axis
+        x = cast(fx.Node, x.args[0])
+
+
+def _keeps(piece: fx.Node, axis: int) -> bool:
+    """Whether a slice leaves an axis as it was."""
+    before, after = cast(fx.Node, piece.args[0]).meta["val"].shape, piece.meta["val"].shape
+    return cast(int, arg(piece, 1, "dim", 0)) % len(after) != axis or (
+        type(before[axis]) is int and before[axis] == after[axis]
+    )
+
+
+def _is_list(node: fx.Node) -> bool:
+    """Whether a tensor is a list of indices [R, E], such as edges: sources in its row 0, targets in row 1."""
+    value = node.meta["val"]
+    return value.dim() == 2 and type(value.shape[0]) is int

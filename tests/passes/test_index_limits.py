@@ -1,0 +1,61 @@
+"""What the values of index inputs name rows of: followed from each use, whatever the shapes are."""
+
+from __future__ import annotations
+
+import torch
+from onnx_graphs import open_graph
+
+from bgnn.passes.index_limits import limits
+
+bgnn = torch.ops.bgnn
+aten = torch.ops.aten
+EDGES = torch.zeros(2, 9, dtype=torch.int64)
+
+
+def named(gm):
+    """{(input, row): [an input that has so many rows, or the number]}."""
+    inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    rows = {str(node.meta["val"].shape[0]): node.name for node in reversed(inputs)}
+    found = limits(gm.graph).items()
+    return {(node.name, row): [rows.get(str(size), size) for size in sizes] for (node, row), sizes in found}
+
+
+def test_sources_and_targets_of_different_kinds():
+    def layer(m, x, y, edges):
+        source, target = edges.unbind(0)
+        return torch.zeros(y.shape[0], 4).index_add(0, target, x[source]) + y
+
+    gm = open_graph(layer, torch.ones(12, 4), torch.ones(12, 4), EDGES)
+    x, y, edges = (node.name for node in gm.graph.nodes if node.op == "placeholder")
+    assert named(gm) == {(edges, 0): [x], (edges, 1): [y]}
+
+
+def test_both_rows_gather_from_two_tensors_and_a_vector_has_one():
+    def layer(m, x, y, edges, kind):
+        pairs = edges.t()
+        both = x.index_select(0, pairs[:, 0]) * x.index_select(0, pairs[:, 1]) + y.index_select(0, edges[0])
+        return bgnn.segment_sum(both, edges[1], x.shape[0]) + torch.nn.functional.embedding(kind, m.table)
+
+    gm = open_graph(
+        layer, torch.ones(12, 4), torch.ones(7, 4), EDGES, torch.zeros(12, dtype=torch.int64), table=torch.ones(50, 4)
+    )
+    x, y, edges, kind = (node.name for node in gm.graph.nodes if node.op == "placeholder")
+    found = named(gm)
+    assert sorted(found[edges, 0]) == sorted([x, y])
+    assert found[edges, 1] == [x]
+    assert found[kind, None] == [50]
+
+
+def test_through_other_self_loops_and_fused_operators():
+    def layer(m, x, y, edges):
+        looped = bgnn.with_self_loops(edges, x.shape[0])
+        return bgnn.aggregate(x, looped, None, y.shape[0], "sum")
+
+    gm = open_graph(layer, torch.ones(12, 4), torch.ones(7, 4), EDGES)
+    x, y, edges = (node.name for node in gm.graph.nodes if node.op == "placeholder")
+    assert named(gm) == {(edges, 0): [x], (edges, 1): [y]}
+
+
+def test_what_is_computed_of_an_index_is_not_its_values():
+    gm = open_graph(lambda m, x, index: x.index_select(0, index // 2), torch.ones(12, 4), torch.zeros(9).long())
+    assert named(gm) == {}
