@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from bgnn.converter import stages
-from bgnn.converter.calibrate import Calibration, CalibrationReport, quantise
+from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
 from bgnn.converter.decisions import completed, exact_decisions, run_with_taps, told
 from bgnn.converter.dump import dump_stage
-from bgnn.converter.eager import EagerModel, kinds, refuse_random
+from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
-from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.errors import BgnnError, ConversionError, UsageError
+from bgnn.converter.example_inputs import check_tensors, refuse_nan
 from bgnn.converter.examples import Example, examples_of
 from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import index_rows, saturated_shares
@@ -30,10 +31,10 @@ from bgnn.converter.report import Report, build_report
 from bgnn.converter.sizes import check_graph, graph_axes
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS
 from bgnn.converter.tflite.emit import emit as emit_tflite
-from bgnn.converter.trace import trace, uncached
+from bgnn.converter.trace import refuse_numbers, trace, uncached
 from bgnn.converter.verify import Check, Reference, check_sums
 from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_tables
-from bgnn.passes import accumulators
+from bgnn.passes import accumulators, user_code
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.runtime_bench.interpreters import run_file
@@ -50,6 +51,26 @@ class Conversion:
     graph: fx.GraphModule
 
 
+def _refuse_in_words(function: Callable[..., Conversion]) -> Callable[..., Conversion]:
+    """`function`, with a ConversionError in place of any raw exception: what PyTorch runs is refused in words."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Conversion:
+        try:
+            return function(*args, **kwargs)
+        except (BgnnError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            at = user_code.raised_at(error, others=False)
+            raise ConversionError(
+                f"bgnn-convert cannot take this model{f' (at {at})' if at else ''}, which is a fault of its own: "
+                f"{user_code.reason(error)}: report it with the lines of --debug, or leave that part out of the model"
+            ) from error
+
+    return wrapped
+
+
+@_refuse_in_words
 def convert(
     model: nn.Module | ExportedProgram,
     example_inputs: tuple[Tensor, ...],
@@ -86,21 +107,27 @@ def convert(
     if calibration is not None and not TARGETS[target].codes:
         with_codes = ", ".join(name for name, row in TARGETS.items() if row.codes)
         raise UsageError(f"--calibrate makes 8-bit layers, which {target} does not have: --target {with_codes} does")
+    check_tensors(model, example_inputs)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     is_open = TARGETS[target].graphs and check_graph(model, inputs)
     say("tracing the model")
     with uncached(model):
         gm = trace(model, inputs, keep_outputs, graph_axes(inputs) if is_open else None)
+    refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
+    samples: list[tuple[Tensor, ...]] = []
+    if calibration is not None:
+        check_float(gm)
+        samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
     if is_open:
         _check_indices(gm, inputs)
-    refuse_random(gm)
     ops = kinds(gm)
-    examples: list[Example] = []
+    eager = EagerModel(model, keep_outputs, functools.partial(uncached, model))
+    examples = examples_of(gm, inputs, eager, is_open) if verify else []
     if verify:
-        examples = examples_of(gm, inputs, EagerModel(model, keep_outputs, partial(uncached, model)), is_open)
+        refuse_nan(examples[0].plain)
         check_sums(gm, inputs)
     checks: list[Check] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
@@ -112,7 +139,7 @@ def convert(
         nonlocal calibrated
         if calibration is not None:
             checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
-            say("observing ranges on the samples")
+            say("choosing ranges on the samples")
             calibrated = quantise(gm, calibration)
 
     def report(data: bytes | None) -> Report:
@@ -158,6 +185,11 @@ def convert(
     else:
         metadata["verification"] = "not verified (--no-verify)"
     data = emit(seen=saturated_shares(emit(), inputs)) if is_open and examples else emit()
+    if calibrated is not None and verify:
+        expected = [eager.outputs(sample)[0] for sample in samples]
+        calibrated = dataclasses.replace(calibrated, file=compare_file(data, samples, expected))
+        if warning := calibrated.warning():
+            say(f"warning: {warning}")
     path = None
     if output is not None:
         path = Path(output)

@@ -37,7 +37,7 @@ examples:
   bgnn-convert weights.pt --target lce-arm64 --model my_models:make_net --set k=20 --input points=8x1024x3
       your own class (my_models.py is in this folder) and its state_dict
   bgnn-convert weights.pt --target lce-arm64 --arch bf2 --set k=20 stage=3 knn=hamming activation=prelu ...
-      a bare state_dict of one of the papers' models
+      a bare state_dict of one of the papers' models; without --set it says what to state, and the authors' values
   bgnn-convert models/trained/cora_gcn_dq8.pt --target onnx-int8-x86
       a Degree-Quant network with an example graph in it; else --input graph.npz, which holds x and edge_index
   bgnn-convert weights.pt --model my_models:make_net --target onnx-int8-x86 --calibrate graph.npz
@@ -104,7 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     source = parser.add_argument_group("what the model is")
-    source.add_argument("--arch", metavar="NAME", help="for a bare state_dict: the architecture, dgcnn, rf, bf1 or bf2")
+    source.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="for a bare state_dict: the architecture, dgcnn, rf, bf1, bf2, bf1_bal or dq; "
+        "what a state_dict does not show is asked for, with the values of the papers' code",
+    )
     source.add_argument(
         "--model",
         metavar="PACKAGE.MODULE:FACTORY",
@@ -143,6 +148,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="with --calibrate: a layer (or a module with all its layers) that stays float; may be repeated",
+    )
+    source.add_argument(
+        "--percentile",
+        type=float,
+        metavar="P",
+        help="with --calibrate: each activation's range leaves out the P percent least and the P percent largest of "
+        "its values that are not 0; 0 is least to largest (default: each range is chosen, by the error at the output)",
     )
     source.add_argument("--batch", type=int, metavar="N", help="clouds in a batch, for bgnn's own models (default: 1)")
     source.add_argument(
@@ -228,7 +240,7 @@ def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str],
     if args.calibrate:
         from bgnn.converter.calibrate import read_samples
 
-        calibration = read_samples(Path(args.calibrate), args.keep_float)
+        calibration = read_samples(Path(args.calibrate), args.keep_float, args.percentile)
     loaded = load(
         args.file,
         LoadOptions(
@@ -271,6 +283,8 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
             raise UsageError(f"{what} {value}: there is no such thing; choose from {', '.join(allowed)}")
     if args.keep_float and not args.calibrate:
         raise UsageError("--keep-float goes with --calibrate: without it nothing is quantised that was float")
+    if args.percentile is not None and not args.calibrate:
+        raise UsageError("--percentile goes with --calibrate: it says how ranges are taken from the samples")
     for what, value in (("--batch", args.batch), ("--points", args.points)):
         if value is not None and value < 1:
             raise UsageError(f"{what} {value}: must be at least 1")

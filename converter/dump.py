@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.converter.errors import UsageError
-from bgnn.converter.stages import where
 from bgnn.passes import domains as dm
 from bgnn.passes.graph import value_of
+from bgnn.passes.user_code import where
 
 _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool",

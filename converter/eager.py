@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bgnn.converter.dialect
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.stages import where
 from bgnn.passes.graph import arg
 
 T = TypeVar("T")
@@ -181,14 +180,3 @@ def kinds(gm: fx.GraphModule) -> dict[str, str]:
             several = isinstance(source, fx.Node) and not isinstance(source.meta.get("val"), Tensor)
             found[node.name] = kind_of(source.target if several else node.target)
     return found
-
-
-def refuse_random(gm: fx.GraphModule) -> None:
-    """Raises ConversionError for an op that draws random numbers: neither a file nor a second run can agree with it."""
-    for node in gm.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            op = str(node.target).removesuffix(".default")
-            raise ConversionError(
-                f"{op} draws random numbers{where(node)}: a file gives the same every time; take it out of the model, "
-                "or for dropout use nn.Dropout, which does nothing in eval mode"
-            )

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bgnn.converter.errors import UsageError
+from bgnn.converter.errors import ConversionError, UsageError
 
 MAX_ELEMENTS = 2**31  # a TFLite tensor's byte offsets and shapes are 32-bit
 SEED = 0
+_TAKEN = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.int8, torch.bool)
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool")
 
 
@@ -55,6 +56,60 @@ def check_shape(name: str, shape: Sequence[int]) -> None:
         raise UsageError(f"input {name!r} has shape {_text(shape)}: every size must be at least 1")
     if math.prod(shape) > MAX_ELEMENTS:
         raise UsageError(f"input {name!r} has shape {_text(shape)}: more than 2^31 elements")
+
+
+def check_tensors(model: object, inputs: Sequence[object]) -> None:
+    """Raises UsageError for example inputs that no file takes: other things than plain tensors of the file's types."""
+    forward = getattr(model, "forward", None) if isinstance(model, nn.Module) else None
+    names = list(inspect.signature(forward).parameters) if forward is not None else []
+    for i, value in enumerate(inputs):
+        name = f"input {names[i]!r}" if i < len(names) else f"input {i}"
+        if not isinstance(value, Tensor):
+            raise UsageError(f"{name} is {_kind(value)}, and a file takes tensors: {_instead(value)}")
+        if value.layout is not torch.strided:
+            raise UsageError(
+                f"{name} is a sparse tensor ({str(value.layout).removeprefix('torch.')}), which files do not take: "
+                "give edge_index int64 [2, E] (and the values as edge_weight) in its place"
+            )
+        if value.dtype not in _TAKEN:
+            kind = str(value.dtype).removeprefix("torch.")
+            cast = ".float()" if value.dtype.is_floating_point else ".long()"
+            wanted = "float32" if value.dtype.is_floating_point else "int64, int32, uint8, int8 or bool"
+            raise UsageError(
+                f"{name} is {kind}, and files take {wanted}: cast the input with {cast}"
+                + (", and the model with model.float()" if value.dtype.is_floating_point else "")
+            )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def _instead(value: object) -> str:
+    """The way out for an input that is no tensor."""
+    if value is None:
+        return "leave it out (an argument of forward with a default needs no input)"
+    if isinstance(value, (bool, int, float, str)):
+        return f"fix it in a wrapper, def forward(self, x, ...): return self.net(x, ..., {value!r})"
+    if isinstance(value, dict):
+        return "wrap the model in one whose forward takes each of the dictionary's tensors and builds it"
+    if hasattr(value, "edge_index"):
+        return (
+            "wrap the model, def forward(self, x, edge_index, batch): return "
+            "self.net(Data(x=x, edge_index=edge_index, batch=batch)), and give the tensors"
+        )
+    return "wrap the model in one whose forward takes its tensors"
+
+
+def refuse_nan(outputs: Sequence[Tensor]) -> None:
+    """Raises ConversionError where the model's own outputs hold NaN, with which nothing can be compared."""
+    for i, output in enumerate(outputs):
+        if output.is_floating_point() and torch.isnan(output).any():
+            count = int(torch.isnan(output).sum())
+            raise ConversionError(
+                f"the model itself gives {count} NaN in output {i} on the example inputs, in PyTorch: give real "
+                "samples with --input FILE.npz (roots and logarithms of negative numbers make them, and 0/0)"
+            )
 
 
 def named_inputs(arguments: Sequence[str]) -> dict[str, Tensor]:

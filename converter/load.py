@@ -33,11 +33,9 @@ from bgnn.converter.example_inputs import (
     random_points,
 )
 from bgnn.converter.load_pt2 import is_pt2, load_pt2
-from bgnn.models.checkpoint import build_model, load_checkpoint, load_example, settings_of
+from bgnn.models.checkpoint import build_model, load_checkpoint, load_example, settings_of, unseen_settings
 from bgnn.models.dgcnn import ARCHITECTURES
 
-# Settings that change what an architecture computes and leave no mark on its keys and shapes.
-_UNSEEN = ("k", "activation", "stage", "knn", "edge_balance", "global_balance")
 # Where training scripts put the weights beside the epoch and the optimiser's state.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 # DataParallel and torch.compile put these before every key.
@@ -184,13 +182,19 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
 
 def _build_arch(options: LoadOptions) -> nn.Module:
     arch, settings = str(options.arch), dict(options.settings)
-    defaults = _or_usage_error(settings_of, arch)
-    missing = [name for name in _UNSEEN if name in defaults and name not in settings]
+    unseen = _or_usage_error(unseen_settings, arch, settings)
+    missing = {name: value for name, value in unseen.items() if name not in settings}
     if missing:
-        hint = " ".join(f"{name}={defaults[name]}" for name in missing)
+        hint = " ".join(f"{name}={value}" for name, value in missing.items())
+        own = {name: value for name, value in settings_of(arch).items() if name in missing and value != missing[name]}
         raise UsageError(
             f"a state_dict does not show these settings of {arch}: state what it was trained with; "
-            f"the usual values are --set {hint}"
+            + (
+                f"bgnn.models' defaults are --set {hint}"
+                if arch == "dq"
+                else f"the paper's authors' code has --set {hint}"
+            )
+            + (f"; bgnn.models' defaults are {' '.join(f'{n}={v}' for n, v in own.items())}" if own else "")
         )
     if options.points is not None:
         settings.setdefault("num_points", options.points)
@@ -240,11 +244,12 @@ def _fill(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
         missing, extra = [key for key in wanted if key not in state], [k for k in state if k not in model.state_dict()]
         if missing or extra:
             parts = [f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("has unknown", extra)) if keys]
-            raise UsageError(f"{path} does not fit {kind}: it {' and '.join(parts)}") from error
+            raise UsageError(f"{path} does not fit {kind}: it {' and '.join(parts)}{_deciding(model)}") from error
         for key, value in wanted.items():
             if value.shape != state[key].shape:
                 found, needed = list(state[key].shape), list(value.shape)
-                raise UsageError(f"{path}: {key!r} has shape {found}, but {kind} needs {needed}") from error
+                why = f"{key!r} has shape {found}, but {kind} needs {needed}{_deciding(model)}"
+                raise UsageError(f"{path}: {why}") from error
         raise UsageError(f"{path} does not fit {kind}: {_one_line(error, with_type=False)}") from error
 
 
@@ -266,6 +271,16 @@ def _take_shape(module: nn.Module, name: str, like: Tensor) -> None:
         setattr(module, name, nn.Parameter(tensor.detach().new_empty(like.shape), tensor.requires_grad))
     elif isinstance(tensor, Tensor):
         setattr(module, name, tensor.new_empty(like.shape))
+
+
+def _deciding(model: nn.Module) -> str:
+    """The settings of one of the project's models that its keys and shapes follow from, as the end of a message."""
+    arch = getattr(model, "architecture", None)
+    if arch not in ARCHITECTURES:
+        return ""
+    config: dict[str, Any] = model.config  # type: ignore[assignment]
+    seen = [f"{n}={v}" for n, v in config.items() if n in ("k", "activation") or n not in unseen_settings(arch, {})]
+    return f"; here {arch} has {' '.join(seen)}: --set what the file was trained with".replace(", ", ",")
 
 
 def _module_inputs(

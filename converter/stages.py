@@ -21,7 +21,7 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.sizes import check_open
+from bgnn.converter.sizes import check_open, is_edges
 from bgnn.converter.targets import STAGES, TARGETS
 from bgnn.passes import (
     cancel_opposites,
@@ -62,6 +62,7 @@ from bgnn.passes import (
     split_xor_edge,
     tabulate,
     unpack_edges,
+    user_code,
     write_out_quantisers,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
@@ -187,8 +188,8 @@ def walk(
                 name_layers(gm)
                 calibrate(gm)
             mark_decisions(gm)
-        check_spec(gm, stage)
-        check_sizes(gm)
+        check_spec(gm, stage, plan.target)
+        check_sizes(gm, plan.target)
         if stage == "semantic":
             name_layers(gm)
         yield stage, results
@@ -236,46 +237,49 @@ def name_layers(gm: fx.GraphModule) -> None:
             node.meta["layer"] = label if len(nodes) == 1 else f"{label} {number} of {len(nodes)}"
 
 
-def check_spec(gm: fx.GraphModule, stage: str) -> None:
+def check_spec(gm: fx.GraphModule, stage: str, target: str = "") -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
-    check_ops(gm, SPECS[stage])
+    check_ops(gm, SPECS[stage], target)
 
 
-def check_sizes(gm: fx.GraphModule) -> None:
+def check_sizes(gm: fx.GraphModule, target: str = "") -> None:
     """Raises ConversionError if an open size was fixed; an op that is not supported is the likelier reason."""
     try:
         check_open(gm)
     except ConversionError:
-        check_ops(gm, [*(SPECS["semantic"] or []), aten.batch_norm])
+        check_ops(gm, [*(SPECS["semantic"] or []), aten.batch_norm], target)
         raise
 
 
-def check_ops(gm: fx.GraphModule, allowed: list[Any] | None) -> None:
+def check_ops(gm: fx.GraphModule, allowed: list[Any] | None, target: str = "") -> None:
     """Raises ConversionError for the first op that is not in the list."""
     if allowed is None:
         return
     for node in gm.graph.nodes:
         if node.op == "call_function" and not is_call(node, *allowed):
-            raise ConversionError(unsupported(node))
+            raise ConversionError(unsupported(node, target))
 
 
-def unsupported(node: fx.Node) -> str:
-    """One line on an op that cannot be converted: its name, its place in the user's model, what to do."""
-    op = str(node.target).removesuffix(".default")
-    return f"{op} is not supported{where(node)}: rewrite it with the ops of docs/ops.md, or take it out of the model"
+def unsupported(node: fx.Node, target: str = "") -> str:
+    """One line on an op that cannot be converted: the user's call, its place in their model, what to do."""
+    by = f" by {target}" if target else ""
+    return f"{user_code.called(node)} is not supported{by}{user_code.where(node)}: {way_out(node, target)}"
 
 
-def where(node: fx.Node) -> str:
-    """` (file, line, code)` of the user's model that made the node, if it is known."""
-    trace = node.meta.get("stack_trace")
-    if not trace:
-        return ""
-    lines = [line.strip() for line in str(trace).strip().splitlines()]
-    frames = [(i, line) for i, line in enumerate(lines) if line.startswith("File ")]
-    own = [f for f in frames if "/torch/" not in f[1] and "torch_geometric" not in f[1]] or frames
-    if not own:
-        return ""
-    index, place = own[-1]
-    code = lines[index + 1] if index + 1 < len(lines) and not lines[index + 1].startswith("File ") else ""
-    parts = place.replace('"', "").removeprefix("File ").split(", ")
-    return f" (at {parts[0]}:{parts[1].removeprefix('line ')}{': ' + code if code else ''})"
+def way_out(node: fx.Node, target: str) -> str:
+    """What a user can do about an op that the target has not: another target, or other words."""
+    over_edges = [
+        aten.scatter_add,
+        aten.scatter_reduce,
+        aten.index_add,
+        aten.scatter,
+        bgnn.segment_sum,
+        aten.index_reduce,
+    ]
+    edges = any(is_edges(n.meta["val"]) for n in node.graph.nodes if n.op == "placeholder")
+    if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
+        given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
+        return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"
+    if is_call(node, *over_edges) and not edges:
+        return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
+    return "rewrite this line with the operations of docs/ops.md, or do it before the model"

@@ -6,6 +6,7 @@ import copy
 import inspect
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -24,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.sizes import open_sizes
-from bgnn.passes.graph import as_meta, is_static, remove_dead_code
+from bgnn.passes import user_code
+from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
 
 aten = torch.ops.aten
 
@@ -66,12 +68,14 @@ def _export(
     with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), _DataAsUpdates():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
+            with user_code.recorded():
+                return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
         except Exception as first:  # export raises whatever the model's forward raises
+            _run_eagerly(model, inputs)
             try:
                 return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
-            except Exception:
-                raise ConversionError(_first_line(first)) from first
+            except Exception as second:
+                raise ConversionError(_not_exported(first, second)) from first
 
 
 class _DataAsUpdates(TorchFunctionMode):
@@ -89,6 +93,39 @@ class _DataAsUpdates(TorchFunctionMode):
             args[0].copy_(args[1])
             return None
         return func(*args, **(kwargs or {}))
+
+
+def _run_eagerly(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raises ConversionError where forward fails without any export: then the model or its inputs are to blame."""
+    try:
+        model(*inputs)
+    except Exception as error:
+        given = ", ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
+        raise ConversionError(
+            f"the model's forward fails eagerly, in PyTorch itself (on {given}) at {user_code.raised_at(error)}: "
+            f"{user_code.reason(error)}: mend the model, or give inputs that it takes"
+        ) from error
+
+
+def _not_exported(first: Exception, second: Exception) -> str:
+    """Why neither way of torch.export went through, each with the user's line; `first` is the one without Dynamo."""
+    at, also = user_code.raised_at(first, others=False), user_code.raised_at(second, others=False)
+    text = f"torch.export cannot trace the model{f', at {at}' if at else ''}: {user_code.reason(first)}"
+    if fixed := re.search(r"(\S+) was inferred to be a constant \((\d+)\)", str(first)):
+        return (
+            f"{text}: forward fixes {fixed[1]} to {fixed[2]}, and a graph's numbers of nodes and edges stay open: take "
+            "sizes from the tensors (x.size(0)), and no slices or tables of that length"
+        )
+    if user_code.reason(second) != user_code.reason(first):
+        text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
+    if "data-dependent" in str(first).lower() or "DataDependent" in type(first).__name__:
+        way_out = (
+            "a number or a condition is made there of a tensor's values: use torch.where for a condition, and give "
+            "sizes as numbers (PyG's pooling: size=, its layers: num_nodes or dim_size)"
+        )
+    else:
+        way_out = "write that line with tensors alone, or do it before the model"
+    return f"{text}: {way_out}"
 
 
 @contextmanager
@@ -184,14 +221,6 @@ def _without_logs() -> Iterator[None]:
         logging.disable(before)
 
 
-def _first_line(error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (
-        f"torch.export cannot trace the model: {type(error).__name__}: {text[:300]} "
-        "(make forward independent of tensor values, or give other example inputs; --debug shows where)"
-    )
-
-
 def _functionalise(program: ExportedProgram) -> ExportedProgram:
     """No in-place ops after this; composites mostly stay whole (cdist, linear, conv, prelu: easier to match)."""
     try:
@@ -201,7 +230,9 @@ def _functionalise(program: ExportedProgram) -> ExportedProgram:
             apart = [getattr(aten, name).default for name in TAKEN_APART]
             return program.run_decompositions({op: known[op] for op in apart if op in known})
     except Exception as error:
-        raise ConversionError(_first_line(error)) from error
+        raise ConversionError(
+            f"torch.export cannot take the model's in-place updates apart: {user_code.reason(error)}"
+        ) from error
 
 
 def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
@@ -246,6 +277,57 @@ def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
     return gm
 
 
+def _refuse_what_changes(node: fx.Node) -> None:
+    """Raises ConversionError for random numbers: no run repeats another's."""
+    if node.op != "call_function":
+        return
+    named = f"{user_code.called(node)}{user_code.where(node)}"
+    given = _by_name(node)
+    share = next((name for name in ("dropout_p", "dropout", "p") if name in given), None)
+    dropout = share is not None and (share != "p" or "dropout" in str(node.target))
+    if dropout and given[str(share)] and given.get("train", True) is not False:
+        raise ConversionError(
+            f"{named} is a dropout that stays on in eval mode, and its output random: write "
+            "F.dropout(x, p, training=self.training), or use nn.Dropout"
+        )
+    if not dropout and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        raise ConversionError(
+            f"{named} draws random numbers in forward, which no file can repeat: draw them before the model and give "
+            "them as an input, or keep fixed ones in a buffer"
+        )
+
+
+def refuse_numbers(gm: fx.GraphModule) -> None:
+    """Raises ConversionError for real Python numbers that forward makes of its inputs: a file has tensors alone."""
+    for node in gm.graph.nodes:
+        real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
+        if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
+            raise ConversionError(
+                f"{user_code.called(node)}{user_code.where(node)} makes a Python number of a tensor's values, which "
+                "differ in each run: keep it a tensor of one element (leave out .item(), float() or bool())"
+            )
+
+
+def _reads_an_input(node: fx.Node) -> bool:
+    """Whether a node's value depends on the model's inputs, and not on its own tensors alone."""
+    waiting, seen = [node], {node}
+    while waiting:
+        new = [source for source in waiting.pop().all_input_nodes if source not in seen]
+        seen.update(new)
+        waiting += new
+    return any(source.op == "placeholder" for source in seen)
+
+
+def _by_name(node: fx.Node) -> dict[str, Any]:
+    """A call's arguments by the names of its op's schema, defaults filled in; none of other calls."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {}
+    names = [argument.name for argument in schema.arguments]
+    defaults = {argument.name: argument.default_value for argument in schema.arguments}
+    return defaults | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
 def _freeze(
     program: ExportedProgram, inputs: Sequence[Tensor], keep: Sequence[int], may_be_open: bool = False
 ) -> fx.GraphModule:
@@ -271,6 +353,7 @@ def _freeze(
     output.args = (tuple(results[i] for i in keep),)
     remove_dead_code(gm)
     for node in gm.graph.nodes:
+        _refuse_what_changes(node)
         if node.op == "get_attr":
             tensor = getattr(gm, node.target)
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -283,6 +366,9 @@ def _freeze(
         if value is not None:
             node.meta["val"] = as_meta(value)
         if isinstance(value, Tensor) and not may_be_open and not is_static(node):
-            raise ConversionError(f"{node.name} has a size that depends on the data: export with static shapes")
+            raise ConversionError(
+                f"{user_code.called(node)}{user_code.where(node)} gives a size that depends on the data, and the "
+                "file's sizes are fixed: keep all rows and mask them (torch.where), or choose a fixed number (topk)"
+            )
     open_sizes(gm)
     return gm

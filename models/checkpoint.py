@@ -14,7 +14,6 @@ Inference only ever sees their signs, so it computes exactly the same; further t
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bgnn.models import dgcnn
 from bgnn.models.dgcnn import ARCHITECTURES, PointCloudNet
 from bgnn.models.layers import BinaryDot, sign
 
@@ -40,7 +40,15 @@ def settings_of(architecture: str) -> dict[str, Any]:
         return _dq().build({}).config
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}, dq")
-    return {name: p.default for name, p in inspect.signature(ARCHITECTURES[architecture]).parameters.items()}
+    return dgcnn.settings_of(ARCHITECTURES[architecture])
+
+
+def unseen_settings(architecture: str, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a state_dict does not show, with usual values. Raises ValueError on an unknown name."""
+    if architecture == "dq":
+        return {name: settings_of("dq")[name] for name in ("bits", "symmetric", "signed_input")}
+    settings_of(architecture)
+    return dgcnn.unseen_settings(architecture, stated)
 
 
 def build_model(architecture: str, **config: Any) -> PointCloudNet | DegreeQuantNet:
@@ -55,7 +63,7 @@ def build_model(architecture: str, **config: Any) -> PointCloudNet | DegreeQuant
         if name not in known:
             raise ValueError(f"{architecture} has no setting {name!r}; it has {', '.join(known)}")
         kinds = {tuple: (tuple, list), float: (float, int)}.get(type(known[name]), type(known[name]))
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
             raise ValueError(f"setting {name!r} is {value!r}; the default is {known[name]!r}")
     return ARCHITECTURES[architecture](**config)
 
@@ -80,7 +88,7 @@ def save_checkpoint(
         for name, module in model.named_modules():
             if isinstance(module, BinaryDot) and module.binary:
                 key = f"{name}.weights_real"
-                state[key] = sign(state[key]).to(torch.int8)
+                state[key] = sign(state[key], module.zero).to(torch.int8)
     whole = {
         "format_version": FORMAT_VERSION,
         "architecture": str(model.architecture),

@@ -11,6 +11,8 @@ weights from: DGCNN's (`conv1.0.weight`, `bn1`, `linear1`, ...) for the baseline
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,8 +22,9 @@ from torch import Tensor, nn
 from bgnn.models.layers import BinaryDot, Rescale, activation, center, edge_features, knn, sign
 
 ACTIVATIONS = ("prelu", "relu", "leaky_relu", "none")
-METRICS = ("l2", "hamming")
-BALANCES = ("none", "mean", "median")
+METRICS = ("l2", "hamming", "l1")
+BALANCES = ("none", "mean", "median", "first_mean")
+POOLS = ("max+mean", "max", "mean")
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -54,6 +57,7 @@ class PointCloudNet(nn.Module):
         if not 0 <= config["dropout"] < 1:
             raise ValueError(f"dropout is {config['dropout']}; it must be in [0, 1)")
         _one_of("activation", config["activation"], ACTIVATIONS)
+        _one_of("pool", config["pool"], POOLS)
         #: The constructor's arguments as plain values: what a checkpoint stores.
         self.config: dict[str, Any] = config
         self.k: int = config["k"]
@@ -72,10 +76,17 @@ class PointCloudNet(nn.Module):
         return points.transpose(1, 2).contiguous()
 
     def _pool(self, x: Tensor) -> Tensor:
-        """`[B, E, N]` to `[B, 2E]`: the maximum over the points, then the mean."""
-        batch = x.shape[0]
-        largest = F.adaptive_max_pool1d(x, 1).view(batch, -1)
-        return torch.cat((largest, F.adaptive_avg_pool1d(x, 1).view(batch, -1)), dim=1)
+        """`[B, E, N]` to `[B, 2E]`: the maximum over the points, then the mean; or one of them, `[B, E]`."""
+        pooled = []
+        for kind in self.config["pool"].split("+"):
+            one = F.adaptive_max_pool1d(x, 1) if kind == "max" else F.adaptive_avg_pool1d(x, 1)
+            pooled.append(one.view(x.shape[0], -1))
+        return torch.cat(pooled, dim=1)
+
+    @property
+    def _pooled(self) -> int:
+        """How many values `_pool` gives for a cloud."""
+        return self.config["embedding"] * len(self.config["pool"].split("+"))
 
 
 class DGCNN(PointCloudNet):
@@ -101,6 +112,7 @@ class DGCNN(PointCloudNet):
         mlp: tuple[int, ...] | list[int] = (512, 256),
         dropout: float = 0.5,
         activation: str = "relu",
+        pool: str = "max+mean",
     ) -> None:
         super().__init__(
             classes=classes,
@@ -111,6 +123,7 @@ class DGCNN(PointCloudNet):
             mlp=mlp,
             dropout=dropout,
             activation=activation,
+            pool=pool,
         )
         (in1, c1), (in2, c2), (in3, c3), (in4, c4) = self.edge_widths
         m1, m2 = mlp
@@ -123,7 +136,7 @@ class DGCNN(PointCloudNet):
         self.conv4 = self._edge_conv(in4, c4, self.bn4)
         embed = nn.Conv1d(c1 + c2 + c3 + c4, embedding, 1, bias=False)
         self.conv5 = nn.Sequential(embed, self.bn5, self._activation())
-        self.linear1 = nn.Linear(2 * embedding, m1, bias=False)
+        self.linear1 = nn.Linear(self._pooled, m1, bias=False)
         self.bn6 = nn.BatchNorm1d(m1)
         self.linear2 = nn.Linear(m1, m2)
         self.bn7 = nn.BatchNorm1d(m2)
@@ -167,12 +180,13 @@ class BinaryBlock(nn.Module):
         activation: nn.Module,
         sizes: tuple[int, ...] = (),
         norm: bool = True,
+        zero: str = "plus",
     ) -> None:
         super().__init__()
         batch_norm = nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d
         self.center = batch_norm(inputs) if norm else nn.Identity()
         self.quantizer = quantizer
-        self.core_op = BinaryDot(inputs, outputs, dims, binary_weights)
+        self.core_op = BinaryDot(inputs, outputs, dims, binary_weights, zero)
         self.rescale = Rescale(outputs, sizes)
         self.activ = activation
 
@@ -180,11 +194,22 @@ class BinaryBlock(nn.Module):
         return self.activ(self.rescale(self.core_op(self.quantizer(self.center(x)))))
 
 
+class _UnusedNormBlock(BinaryBlock):
+    """A block that has a BatchNorm among its parameters and does not use it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activ(self.rescale(self.core_op(self.quantizer(x))))
+
+
 class Sign(nn.Module):
     """`layers.sign` as a module: the quantiser of stages 2 and 3."""
 
+    def __init__(self, zero: str = "plus") -> None:
+        super().__init__()
+        self.zero = zero
+
     def forward(self, x: Tensor) -> Tensor:
-        return sign(x)
+        return sign(x, self.zero)
 
 
 class _BinaryNet(PointCloudNet):
@@ -193,13 +218,18 @@ class _BinaryNet(PointCloudNet):
     Args beyond the baseline's:
         activation: "prelu", "relu" or "none", in every block but the last.
         stage: of the cascade (section 3). 1: tanh in place of sign, real weights; 2: sign on the features,
-            real weights; 3: sign on the weights too. The last layer's weights stay real, its inputs do not
-            (section 5.2).
-        knn: "l2", or "hamming" for BF1 and BF2. The first graph is that of the 3-D coordinates, and stage 1
-            has no +-1 features: both use l2.
-        edge_balance: centres, for each channel over the points, what the sign after the max aggregation sees.
-        global_balance: centres, for each cloud over the channels, the pooled embedding; it takes the place
-            of the first BatchNorm of the classifier.
+            real weights; 3: sign on the weights too. The last layer is a matter of its own.
+        knn: "l2", or for BF1 and BF2 "hamming" or "l1". The first graph is that of the 3-D coordinates, and uses
+            l2. On the real features of stage 1 "hamming" is the authors' formula for it, C - xy.
+        edge_balance: centres what the sign after the max aggregation sees, along axis `edge_balance_axis` of
+            `[B, C, N]`: 2, over the points, unless said (the authors' code: 0, over the batch).
+        global_balance: centres the pooled embedding, along axis `global_balance_axis` of `[B, 2E]`: 1, over the
+            channels, unless said (the authors' code: 0); it takes the place of the first BatchNorm of the classifier.
+        rescale_h, rescale_w, rescale_l: whether the rescaling has a factor over the points and over the neighbours
+            in the EdgeConvs, and over the points in the embedding.
+        last_inputs: of the last layer: "quantised" (as those of the other layers), "tanh" or "real".
+        last_weights: "real" or "sign".
+        sign_zero: "plus" has sign(0) = +1 (Eq. 8), "zero" is torch.sign, as in the authors' code.
     """
 
     def __init__(
@@ -217,6 +247,16 @@ class _BinaryNet(PointCloudNet):
         knn: str = "l2",
         edge_balance: str = "none",
         global_balance: str = "none",
+        edge_balance_axis: int = 2,
+        global_balance_axis: int = 1,
+        rescale_h: bool = False,
+        rescale_w: bool = False,
+        rescale_l: bool = False,
+        pool: str = "max+mean",
+        last_inputs: str = "quantised",
+        last_weights: str = "real",
+        sign_zero: str = "plus",
+        **own: Any,
     ) -> None:
         super().__init__(
             classes=classes,
@@ -231,53 +271,91 @@ class _BinaryNet(PointCloudNet):
             knn=knn,
             edge_balance=edge_balance,
             global_balance=global_balance,
+            edge_balance_axis=edge_balance_axis,
+            global_balance_axis=global_balance_axis,
+            rescale_h=rescale_h,
+            rescale_w=rescale_w,
+            rescale_l=rescale_l,
+            pool=pool,
+            last_inputs=last_inputs,
+            last_weights=last_weights,
+            sign_zero=sign_zero,
+            **own,
         )
         _one_of("stage", stage, (1, 2, 3))
         _one_of("knn", knn, METRICS)
         _one_of("edge_balance", edge_balance, BALANCES)
         _one_of("global_balance", global_balance, BALANCES)
+        _one_of("edge_balance_axis", edge_balance_axis, (0, 1, 2))
+        _one_of("global_balance_axis", global_balance_axis, (0, 1))
+        _one_of("last_inputs", last_inputs, ("quantised", "tanh", "real"))
+        _one_of("last_weights", last_weights, ("real", "sign"))
+        _one_of("sign_zero", sign_zero, ("plus", "zero"))
         self.stage = stage
-        self.edge_balance = edge_balance
-        self.global_balance = global_balance
-        self.quantizer: nn.Module = nn.Tanh() if stage == 1 else Sign()
+        self.quantizer: nn.Module = nn.Tanh() if stage == 1 else Sign(sign_zero)
         self._make_convolutions()
         m1, m2 = mlp
-        self.linear1 = self._block(2 * embedding, m1, 0, norm=global_balance == "none")
+        self.linear1 = self._first_hidden(self._pooled, m1)
         self.linear2 = self._block(m1, m2, 0)
         self.linear3 = BinaryBlock(
-            m2, classes, dims=0, quantizer=self.quantizer, binary_weights=False, activation=nn.Identity()
+            m2,
+            classes,
+            dims=0,
+            quantizer={"quantised": self.quantizer, "tanh": nn.Tanh(), "real": nn.Identity()}[last_inputs],
+            binary_weights=last_weights == "sign",
+            activation=nn.Identity(),
+            zero=sign_zero,
         )
 
     def _make_convolutions(self) -> None:
         """Sets `conv1` to `conv5` and what stands between them."""
         raise NotImplementedError
 
-    def _activation(self) -> nn.Module:
-        return activation(self.config["activation"])
+    def _first_hidden(self, inputs: int, outputs: int) -> BinaryBlock:
+        return self._block(inputs, outputs, 0, norm=self.config["global_balance"] == "none")
+
+    def _sizes(self, dims: int) -> tuple[int, ...]:
+        """The lengths of the rescaling's further factors, in a layer of so many axes after the channels."""
+        points, k = self.config["num_points"], self.k
+        if dims == 1:
+            return (points if self.config["rescale_l"] else 1,)
+        return (points if self.config["rescale_h"] else 1, k if self.config["rescale_w"] else 1)[:dims]
+
+    def _check_points(self, points: int) -> None:
+        if points != self.config["num_points"] and (self.config["rescale_h"] or self.config["rescale_l"]):
+            raise ValueError(
+                f"{points} points; {self.architecture}'s rescaling was made for {self.config['num_points']}"
+            )
 
     def _block(
         self,
         inputs: int,
         outputs: int,
         dims: int,
-        sizes: tuple[int, ...] = (),
         norm: bool = True,
-        real: bool = False,
+        quantizer: nn.Module | None = None,
+        kind: type[BinaryBlock] = BinaryBlock,
     ) -> BinaryBlock:
-        return BinaryBlock(
+        chosen = self.config.get("mlp_activation", "same") if dims == 0 else "same"
+        return kind(
             inputs,
             outputs,
             dims=dims,
-            quantizer=nn.Identity() if real else self.quantizer,
+            quantizer=quantizer or self.quantizer,
             binary_weights=self.stage == 3,
-            activation=self._activation(),
-            sizes=sizes,
+            activation=activation(self.config["activation"] if chosen == "same" else chosen),
+            sizes=self._sizes(dims),
             norm=norm,
+            zero=self.config["sign_zero"],
         )
+
+    def _balance_edges(self, x: Tensor) -> Tensor:
+        """What the max aggregation gives, `[B, C, N]`, centred."""
+        return center(x, self.config["edge_balance"], self.config["edge_balance_axis"])
 
     def _classify(self, x: Tensor) -> Tensor:
         """Logits `[B, classes]` from the pooled embedding `[B, 2E]`."""
-        x = center(x, self.global_balance, dim=1)
+        x = center(x, self.config["global_balance"], self.config["global_balance_axis"])
         x = self.dp1(self.linear1(x))
         x = self.dp2(self.linear2(x))
         return self.linear3(x)
@@ -287,33 +365,46 @@ class RF(_BinaryNet):
     """Real graph features: BinEdgeConv (Eq. 12-13), rank-1 rescaling (Eq. 11).
 
     The rescaling has one factor each over channels, points and neighbours. The first layer's BatchNorm sees
-    the real coordinates, and its input is not quantised.
+    the real coordinates, and its input is not quantised; `first_inputs` is "real" or "tanh" (the authors' stage 1).
     Parameters with the default sizes at stage 3: 15,243 fp32 and 1,804,672 binary (Table 5).
     """
 
     architecture = "rf"
 
+    def __init__(
+        self,
+        *,
+        rescale_h: bool = True,
+        rescale_w: bool = True,
+        rescale_l: bool = True,
+        first_inputs: str = "real",
+        **config: Any,
+    ) -> None:
+        _one_of("first_inputs", first_inputs, ("real", "tanh"))
+        super().__init__(
+            rescale_h=rescale_h, rescale_w=rescale_w, rescale_l=rescale_l, first_inputs=first_inputs, **config
+        )
+
     def _make_convolutions(self) -> None:
         if self.config["knn"] != "l2":
             raise ValueError("rf has real node features, which have no Hamming distance: set knn to 'l2'")
-        points, k, embedding = self.config["num_points"], self.k, self.config["embedding"]
         edge1, edge2, edge3, edge4 = self.edge_widths
-        self.conv1 = self._block(*edge1, 2, (points, k), real=True)
-        self.conv2 = self._block(*edge2, 2, (points, k))
-        self.conv3 = self._block(*edge3, 2, (points, k))
-        self.conv4 = self._block(*edge4, 2, (points, k))
-        self.conv5 = self._block(sum(self.config["channels"]), embedding, 1, (points,))
+        first = nn.Tanh() if self.config["first_inputs"] == "tanh" else nn.Identity()
+        self.conv1 = self._block(*edge1, 2, quantizer=first)
+        self.conv2 = self._block(*edge2, 2)
+        self.conv3 = self._block(*edge3, 2)
+        self.conv4 = self._block(*edge4, 2)
+        self.conv5 = self._block(sum(self.config["channels"]), self.config["embedding"], 1)
 
     def forward(self, points: Tensor) -> Tensor:
-        """Logits `[B, classes]` of clouds `[B, num_points, 3]`, float32: the rescaling fixes num_points."""
+        """Logits `[B, classes]` of clouds `[B, N, 3]`, float32: a rescaling over the points fixes N."""
         x = self._node_features(points)
-        if x.shape[2] != self.config["num_points"]:
-            raise ValueError(f"{x.shape[2]} points; rf's rescaling was made for {self.config['num_points']}")
+        self._check_points(x.shape[2])
         outputs = []
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             idx = knn(x.transpose(1, 2), self.k, "l2", fast=self.training)
             x = conv(edge_features(x, idx, "difference")).max(dim=-1)[0]
-            x = center(x, self.edge_balance, dim=2)
+            x = self._balance_edges(x)
             outputs.append(x)
         x = self.conv5(torch.cat(outputs, dim=1))
         return self._classify(self._pool(x))
@@ -322,8 +413,13 @@ class RF(_BinaryNet):
 class _BinaryFeatures(_BinaryNet):
     """What BF1 and BF2 share: binary node features, XorEdgeConv (Eq. 17), channel-wise rescaling (Eq. 10).
 
+    `mlp_activation`: that of the classifier's hidden layers, where it is another ("same": `activation`).
     Parameters with the default sizes at stage 3: 11,064 fp32 and 1,804,672 binary (Table 5).
     """
+
+    def __init__(self, *, mlp_activation: str = "same", **config: Any) -> None:
+        _one_of("mlp_activation", mlp_activation, ("same", *ACTIVATIONS))
+        super().__init__(mlp_activation=mlp_activation, **config)
 
     def _make_convolutions(self) -> None:
         embedding = self.config["embedding"]
@@ -339,13 +435,16 @@ class _BinaryFeatures(_BinaryNet):
         raise NotImplementedError
 
     def _conv(self, inputs: int, outputs: int, dims: int) -> nn.Sequential:
-        dot = BinaryDot(inputs, outputs, dims, self.stage == 3)
-        return nn.Sequential(dot, Rescale(outputs, (1,) * dims), self._activation())
+        dot = BinaryDot(inputs, outputs, dims, self.stage == 3, self.config["sign_zero"])
+        return nn.Sequential(dot, Rescale(outputs, self._sizes(dims)), activation(self.config["activation"]))
 
-    def _neighbours(self, nodes: Tensor, binary: bool) -> Tensor:
-        if self.training:  # +-1 features rank alike in both metrics, and "hamming" is fast and exact
-            return knn(nodes, self.k, "hamming" if binary else "l2", fast=True)
-        return knn(nodes, self.k, self.config["knn"] if binary else "l2")
+    def _neighbours(self, nodes: Tensor, first: bool) -> Tensor:
+        metric = "l2" if first else self.config["knn"]
+        if not first and self.stage > 1:  # +-1 features rank alike in all metrics, and "hamming" is fast and exact
+            metric = "hamming" if self.training or metric == "l1" else metric
+        elif metric == "hamming":
+            metric = "inner"
+        return knn(nodes, self.k, metric, fast=self.training)
 
     def _aggregate(self, norm: nn.Module, messages: Tensor) -> Tensor:
         """`[B, C, N, k]` edge messages to real `[B, C, N]` node features, normalised."""
@@ -354,19 +453,20 @@ class _BinaryFeatures(_BinaryNet):
     def forward(self, points: Tensor) -> Tensor:
         """Logits `[B, classes]` of clouds `[B, N, 3]`, float32."""
         x = self._node_features(points)
-        binary = False
-        outputs = []
+        self._check_points(x.shape[2])
+        outputs: list[Tensor] = []
         for conv, norm in (
             (self.conv1, self.bn1),
             (self.conv2, self.bn2),
             (self.conv3, self.bn3),
             (self.conv4, self.bn4),
         ):
-            idx = self._neighbours(x.transpose(1, 2), binary)
-            x = self._aggregate(norm, conv(edge_features(x, idx, "xor" if binary else "difference")))
-            x = self.quantizer(center(x, self.edge_balance, dim=2))
+            idx = self._neighbours(x.transpose(1, 2), first=not outputs)
+            x = self._aggregate(
+                norm, conv(edge_features(x, idx, "xor" if outputs and self.stage > 1 else "difference"))
+            )
+            x = self.quantizer(self._balance_edges(x))
             outputs.append(x)
-            binary = self.stage > 1
         x = self.bn5(self.conv5(torch.cat(outputs, dim=1)))
         return self._classify(self._pool(x))
 
@@ -399,8 +499,59 @@ class BF2(_BinaryFeatures):
         return norm(messages).max(dim=-1)[0]
 
 
+class BF1Balanced(BF2):
+    """The authors' `bin_bf1_bal`, which Table 1's balance functions were measured with: BF2's BatchNorms.
+
+    Its classifier has no BatchNorm before the first sign, balanced or not, and yet one among its parameters.
+    """
+
+    architecture = "bf1_bal"
+
+    def _first_hidden(self, inputs: int, outputs: int) -> BinaryBlock:
+        block = self._block(inputs, outputs, 0, kind=_UnusedNormBlock)
+        block.center.requires_grad_(False)
+        return block
+
+
 #: Architecture name, as checkpoints and `--arch` state it, to class.
-ARCHITECTURES: dict[str, type[PointCloudNet]] = {cls.architecture: cls for cls in (DGCNN, RF, BF1, BF2)}
+ARCHITECTURES: dict[str, type[PointCloudNet]] = {cls.architecture: cls for cls in (DGCNN, RF, BF1, BF2, BF1Balanced)}
+
+#: Settings that change what a network computes and leave no mark on the keys and shapes of its state_dict, with the
+#: values of the authors' code: the last stage of its script, its command line's defaults otherwise.
+_UNSEEN: dict[str, Any] = {
+    "k": 20, "activation": "prelu", "mlp_activation": "prelu", "stage": 3, "knn": "l2", "edge_balance": "none",
+    "edge_balance_axis": 0, "global_balance": "none", "global_balance_axis": 0, "first_inputs": "real",
+    "last_inputs": "real", "last_weights": "real", "sign_zero": "zero",
+}  # fmt: skip
+
+
+def unseen_settings(architecture: str, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an architecture that a state_dict does not show, with their values in the authors' code.
+
+    `stated`: what is known already, which some depend on: without a balance function it has no axis.
+    """
+    names = settings_of(ARCHITECTURES[architecture])
+    unseen = {name: value for name, value in _UNSEEN.items() if name in names}
+    for balance in ("edge_balance", "global_balance"):
+        if stated.get(balance, "none") == "none":
+            unseen.pop(f"{balance}_axis", None)
+    if architecture == "dgcnn":
+        unseen["activation"] = "leaky_relu"
+    elif architecture == "rf":
+        unseen.pop("knn")  # l2, and nothing else
+        if stated.get("stage") == 1:
+            unseen["first_inputs"] = "tanh"
+    return unseen
+
+
+def settings_of(model: type[PointCloudNet]) -> dict[str, Any]:
+    """The keyword arguments of a class and of those it is made from, with their defaults."""
+    settings: dict[str, Any] = {}
+    for one in reversed(model.__mro__):
+        if "__init__" in vars(one) and issubclass(one, PointCloudNet):
+            parameters = inspect.signature(one.__init__).parameters.values()
+            settings |= {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return settings
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:

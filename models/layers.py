@@ -14,39 +14,43 @@ from torch import Tensor, nn
 
 
 class _SignSTE(torch.autograd.Function):
-    """Sign with sign(0) = +1 (Eq. 8); the gradient passes where |x| <= 1 (straight-through estimator)."""
+    """Sign as of `sign`; the gradient passes where |x| <= 1 (straight-through estimator)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, zero: str) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.where(x >= 0, 1.0, -1.0)
+        return torch.where(x >= 0, 1.0, -1.0) if zero == "plus" else torch.sign(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Tensor:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return torch.where(x.abs() <= 1, grads[0], 0.0)
+        return torch.where(x.abs() <= 1, grads[0], 0.0), None
 
 
-def sign(x: Tensor) -> Tensor:
-    """Sign of a float32 tensor of any shape as +-1.0, sign(0) = +1 (Eq. 8), with a straight-through gradient.
+def sign(x: Tensor, zero: str = "plus") -> Tensor:
+    """Sign of a float32 tensor of any shape as +-1.0, with a straight-through gradient.
 
-    A NaN gives -1: a comparison with NaN is false.
+    `zero`: "plus" has sign(0) = +1 (Eq. 8), where a NaN gives -1 (a comparison with NaN is false); "zero" is
+    `torch.sign`, as in the authors' code, where sign(0) = 0.
     """
-    return _SignSTE.apply(x)
+    return _SignSTE.apply(x, zero)
 
 
 def center(x: Tensor, kind: str, dim: int) -> Tensor:
     """Balance function (section 5): `x` minus its mean or median along `dim`; "none" returns `x`.
 
     The median of an even count is the lower one of the middle two (`torch.median`), so at least half of the
-    centred values are >= 0.
+    centred values are >= 0. "first_mean" takes the mean of the first cloud from every cloud of a batch, as the
+    authors' code does.
     """
+    if kind == "first_mean":
+        return x - x.mean(dim, keepdim=True)[0]
     if kind == "mean":
         return x - x.mean(dim, keepdim=True)
     if kind == "median":
         return x - x.median(dim, keepdim=True)[0]
     if kind != "none":
-        raise ValueError(f"balance function {kind!r}; known are 'none', 'mean' and 'median'")
+        raise ValueError(f"balance function {kind!r}; known are 'none', 'mean', 'median' and 'first_mean'")
     return x
 
 
@@ -83,19 +87,20 @@ class BinaryDot(nn.Module):
     """Dot product over channels with weights sign(weights_real), or the real weights where `binary` is False.
 
     `dims` = 0: a linear layer on `[B, in]`; 1 or 2: a 1x1 convolution on `[B, in, N]` or `[B, in, N, k]`.
-    No bias. Input and output float32. `weights_real` is the latent weight: the optimiser moves it, and
-    `optim.clip_and_center` keeps it in range; the forward pass never changes it.
+    No bias. Input and output float32. `zero`: as of `sign`. `weights_real` is the latent weight: the optimiser moves
+    it, and `optim.clip_and_center` keeps it in range; the forward pass never changes it.
     """
 
-    def __init__(self, inputs: int, outputs: int, dims: int, binary: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, dims: int, binary: bool, zero: str = "plus") -> None:
         super().__init__()
         self.dims = dims
         self.binary = binary
+        self.zero = zero
         self.weights_real = nn.Parameter(torch.empty(outputs, inputs, *[1] * dims))
         nn.init.kaiming_normal_(self.weights_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = sign(self.weights_real) if self.binary else self.weights_real
+        weight = sign(self.weights_real, self.zero) if self.binary else self.weights_real
         product = (F.linear, F.conv1d, F.conv2d)[self.dims]
         return product(x, weight)
 
@@ -105,23 +110,25 @@ def knn(x: Tensor, k: int, metric: str, *, fast: bool = False) -> Tensor:
 
     Args: `x` float32 `[B, N, C]`; for "hamming" every value is +-1. Returns int64 `[B, N, k]`, values in
     [0, N). "l2" is the squared distance |x|^2 + |y|^2 - 2xy, exact on +-1 values; "hamming" is Eq. 21,
-    C - xy = twice the Hamming distance.
+    C - xy = twice the Hamming distance. "inner" is the same expression on real values, "l1" the sum of |x - y|.
 
     `torch.topk` leaves the order of equal values open, and +-1 features tie nearly always, so the rule is a
     stable sort. topk is several times faster: "hamming" uses it on distance * N + index, an exact integer
     without ties and so the same result, except while exporting, where the plain form is easier to recognise.
-    `fast` lets "l2" use it too, for training: doubled points may then come in any order.
+    `fast` lets the others use it too, for training: doubled points may then come in any order.
     """
     count, channels = x.shape[1], x.shape[2]
     inner = torch.matmul(x, x.transpose(1, 2))
-    if metric == "hamming":
+    if metric in ("hamming", "inner"):
         distance = channels - inner
+    elif metric == "l1":
+        distance = torch.cdist(x, x, p=1.0)
     elif metric == "l2":
         square = (x * x).sum(dim=2, keepdim=True)
         distance = square - 2 * inner + square.transpose(1, 2)
     else:
-        raise ValueError(f"k-NN metric {metric!r}; known are 'l2' and 'hamming'")
-    if torch.compiler.is_exporting() or (metric == "l2" and not fast):
+        raise ValueError(f"k-NN metric {metric!r}; known are 'l2', 'l1', 'inner' and 'hamming'")
+    if torch.compiler.is_exporting() or (metric != "hamming" and not fast):
         return torch.sort(distance, dim=-1, stable=True)[1][:, :, :k]
     if metric == "hamming":
         if (2 * channels + 1) * count > 2**24:  # float32 holds integers up to here

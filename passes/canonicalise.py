@@ -317,7 +317,13 @@ def _stack(node: fx.Node) -> fx.Node:
 
 def _cat(node: fx.Node) -> fx.Node | None:
     parts = cast(list[fx.Node], node.args[0])
-    return parts[0] if len(parts) == 1 else None
+    if len(parts) == 1:
+        return parts[0]
+    # PyTorch leaves out parts of shape [0] (`torch.tensor([])`), whatever the others' shapes
+    full = [part for part in parts if shape_of(part) != (0,)]
+    if full and len(full) < len(parts):
+        return call(node, aten.cat.default, full, arg(node, 1, "dim", 0), like=node)
+    return None
 
 
 def _global_pool(node: fx.Node, source: fx.Node, reduce: Any) -> fx.Node | None:

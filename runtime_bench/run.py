@@ -33,30 +33,24 @@ def read_inputs(path: Path) -> dict[str, np.ndarray]:
 def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Runs the file once. `inputs`: by the file's input names, or `arr_0`, `arr_1`, ... in its order.
 
-    An input of another shape than the file's resizes the graph. Returns the outputs by name, in the file's
-    order. Raises UsageError where names, ranks or dtypes do not fit, BgnnError where the runtime fails.
+    A file is made for the shapes that it was converted with, and holds constants of these sizes (the rows of a batch,
+    for one): resized it may answer, wrongly, so another shape is refused. Returns the outputs by name, in the file's
+    order. Raises UsageError where names, shapes or dtypes do not fit, BgnnError where the runtime fails.
     """
     details = interpreter.get_input_details()
-    names = [detail["name"] for detail in details]
-    positional = [f"arr_{i}" for i in range(len(names))]
-    keys = positional if set(inputs) == set(positional) else names
-    if set(inputs) != set(keys):
-        raise UsageError(f"the file's inputs are {', '.join(names)}; the arrays are {', '.join(inputs) or 'none'}")
-    arrays = [inputs[key] for key in keys]
-    resized = False
+    arrays = _in_order(inputs, [detail["name"] for detail in details])
     for array, detail in zip(arrays, details, strict=True):
-        wanted = tuple(int(n) for n in detail["shape"])
-        if array.dtype != detail["dtype"] or array.ndim != len(wanted):
-            raise UsageError(
-                f"input {detail['name']} must be {np.dtype(detail['dtype'])} {list(wanted)}, "
-                f"got {array.dtype} {list(array.shape)}"
+        wanted, dtype = tuple(int(n) for n in detail["shape"]), np.dtype(detail["dtype"])
+        if array.dtype != dtype or array.shape != wanted:
+            way_out = (
+                f": cast it with .astype('{dtype}')"
+                if array.shape == wanted
+                else ": the file is for this shape; convert the model for another one (--input, or --batch, --points)"
             )
-        if array.shape != wanted:
-            interpreter.resize_tensor_input(detail["index"], array.shape)
-            resized = True
+            raise UsageError(
+                f"input {detail['name']} must be {dtype} {list(wanted)}, got {array.dtype} {list(array.shape)}{way_out}"
+            )
     try:
-        if resized:
-            interpreter.allocate_tensors()
         for array, detail in zip(arrays, details, strict=True):
             interpreter.set_tensor(detail["index"], np.ascontiguousarray(array))
         interpreter.invoke()
@@ -71,9 +65,18 @@ def run_onnx(path: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[st
     from bgnn.runtime_bench.onnx_runner import OnnxModel
 
     model = OnnxModel(path, threads)
-    if set(inputs) == {f"arr_{i}" for i in range(len(model.input_names))}:
-        inputs = {name: inputs[f"arr_{i}"] for i, name in enumerate(model.input_names)}
-    return model.run(**inputs)
+    return model.run(**dict(zip(model.input_names, _in_order(inputs, model.input_names), strict=True)))
+
+
+def _in_order(inputs: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+    """The arrays in the order of the file's input `names`. Raises UsageError that names each missing or unknown one."""
+    positional = [f"arr_{i}" for i in range(len(names))]
+    keys = positional if set(inputs) == set(positional) else list(names)
+    missing, unknown = [key for key in keys if key not in inputs], [key for key in inputs if key not in keys]
+    if missing or unknown:
+        parts = [f"{what} {', '.join(found)}" for what, found in (("missing", missing), ("unknown", unknown)) if found]
+        raise UsageError(f"the file's inputs are {', '.join(names)}; in the arrays given: {'; '.join(parts)}")
+    return [inputs[key] for key in keys]
 
 
 def _summary(name: str, array: np.ndarray) -> str:

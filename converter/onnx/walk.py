@@ -22,7 +22,8 @@ from torch import fx
 from bgnn.converter.dialect import WORD
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.builder import CONTRIB, ModelBuilder, Value
-from bgnn.converter.tflite.walk import arguments, op_name, source_line
+from bgnn.converter.tflite.walk import arguments, op_name
+from bgnn.passes import user_code
 
 if TYPE_CHECKING:
     from bgnn.converter.onnx.tables import Bucket, TableForm
@@ -206,4 +207,4 @@ class Walk:
 
     def refuse(self, node: fx.Node, what: str, way_out: str) -> NoReturn:
         """Raises the one-line error: the op, where the user wrote it, what is wrong, the way out."""
-        raise ConversionError(f"{op_name(node)}{source_line(node)} {what}: {way_out} (see docs/ops.md)")
+        raise ConversionError(f"{user_code.called(node)}{user_code.where(node)} {what}: {way_out} (see docs/ops.md)")

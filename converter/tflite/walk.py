@@ -6,7 +6,6 @@ in the order of the op's schema, defaults filled in. It adds TFLite operators th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from torch import fx
 
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.tflite.builder import FileBuilder, Value, numel
+from bgnn.passes import user_code
 
 # The file's dtype for each of PyTorch's. int64 tensors are indices, and TFLite's indices are int32.
 _DTYPES = {
@@ -167,7 +167,7 @@ class Walk:
 
     def refuse(self, node: fx.Node, what: str, way_out: str) -> NoReturn:
         """Raises the one-line error: the op, where the user wrote it, what is wrong, the way out."""
-        raise ConversionError(f"{op_name(node)}{source_line(node)} {what}: {way_out} (see docs/ops.md)")
+        raise ConversionError(f"{user_code.called(node)}{user_code.where(node)} {what}: {way_out} (see docs/ops.md)")
 
 
 def op_name(node: fx.Node) -> str:
@@ -178,15 +178,6 @@ def op_name(node: fx.Node) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return str(target)
     return getattr(target, "__name__", str(target))
-
-
-def source_line(node: fx.Node) -> str:
-    """` (model.py:12: y = torch.erf(x))`: the last line of the stack trace; empty where there is none."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)[^\n]*(?:\n([^\n]*))?', node.meta.get("stack_trace") or "")
-    if not frames:
-        return ""
-    path, line, code = frames[-1]
-    return f" ({path}:{line}: {code.strip()})" if code.strip() else f" ({path}:{line})"
 
 
 def arguments(node: fx.Node) -> list[Any]:

@@ -27,6 +27,10 @@ SMALL: dict[str, Any] = {
     "mlp": [8, 8],
 }
 UNSEEN: dict[str, Any] = {
+    "mlp_activation": "prelu",
+    "last_inputs": "quantised",
+    "last_weights": "real",
+    "sign_zero": "plus",
     "k": 4,
     "activation": "prelu",
     "stage": 3,
@@ -152,7 +156,8 @@ def test_settings_that_leave_no_mark_must_be_stated(tmp_path: Path, bf2: nn.Modu
         ("bf2", {"stage": 4}, "stage"),
         ("bf2", {"k": "many"}, "'k' is 'many'"),
         ("bf2", {"classes": 6}, r"'linear3.*' has shape \[5, 8\], but BF2 needs \[6, 8\]"),
-        ("rf", {}, "does not fit RF: it lacks"),
+        ("rf", {}, "these settings of rf"),
+        ("rf", {"first_inputs": "real"}, "has no setting 'mlp_activation'"),
     ],
 )
 def test_wrong_architecture(tmp_path: Path, bf2: nn.Module, arch: str, change: dict[str, Any], message: str) -> None:

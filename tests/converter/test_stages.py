@@ -12,6 +12,7 @@ from bgnn.converter import stages
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.trace import trace
 from bgnn.passes.graph import all_taps, is_call
+from bgnn.passes.user_code import where
 
 X = randn(2, 6, 3)
 
@@ -78,10 +79,10 @@ def test_an_unknown_op_is_named_with_its_line_and_the_way_out() -> None:
     with pytest.raises(ConversionError) as error:
         list(stages.walk(trace(Net(), (X,)), stages.Plan("lce-arm64")))
     line = str(error.value)
-    assert line.startswith("aten.erfinv is not supported (at ")
+    assert line.startswith("torch.erfinv is not supported by lce-arm64 (at ")
     assert "test_stages.py:" in line
     assert "torch.erfinv(x.clamp(-0.5, 0.5))" in line
-    assert line.endswith("rewrite it with the ops of docs/ops.md, or take it out of the model")
+    assert line.endswith("rewrite this line with the operations of docs/ops.md, or do it before the model")
     assert "\n" not in line
 
 
@@ -97,7 +98,7 @@ def test_the_users_line_and_not_torchs() -> None:
             return self.act(x)  # here
 
     gm = trace(Net(), (X,))
-    places = [stages.where(n) for n in gm.graph.nodes if n.op == "call_function"]
+    places = [where(n) for n in gm.graph.nodes if n.op == "call_function"]
     assert all("test_stages.py" in p and "self.act(x)" in p for p in places), places
 
 
@@ -105,8 +106,8 @@ def test_a_node_without_a_trace_has_no_place() -> None:
     gm = graph(lambda m, x: x.relu(), X)
     node = next(n for n in gm.graph.nodes if is_call(n, aten.relu))
     node.meta.pop("stack_trace", None)
-    assert stages.where(node) == ""
-    assert stages.unsupported(node).startswith("aten.relu is not supported: rewrite")
+    assert where(node) == ""
+    assert stages.unsupported(node).startswith("torch.relu is not supported: rewrite")
 
 
 def test_distances_of_another_order_are_refused_by_name() -> None:

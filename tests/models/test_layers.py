@@ -123,7 +123,7 @@ def test_balance_functions_center():
     assert center(x, "none", 1) is x
 
 
-@pytest.mark.parametrize("call", [lambda x: knn(x, 1, "l1"), lambda x: center(x, "mode", 1)])
+@pytest.mark.parametrize("call", [lambda x: knn(x, 1, "l3"), lambda x: center(x, "mode", 1)])
 def test_unknown_names_are_refused(call):
     with pytest.raises(ValueError, match="known are"):
         call(torch.zeros(1, 2, 3))

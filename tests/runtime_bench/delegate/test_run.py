@@ -34,14 +34,18 @@ def test_outputs_are_written(names: tuple[str, str], case, tmp_path: Path, capsy
     assert capsys.readouterr().out == "t4: int32 [2, 30, 2]\n"
 
 
-def test_another_number_of_points(tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("nodes", [10, 90])
+def test_another_shape_is_refused(nodes: int, tmp_path: Path, capsys) -> None:
+    """The same number of values in another shape too: what is constant in the file is of the file's shape."""
     tflite_files.build()
-    small, large = (hamming_knn(np.random.default_rng(0), nodes=nodes) for nodes in (20, 90))
+    small, other = (hamming_knn(np.random.default_rng(0), nodes=n) for n in (20, nodes))
     (tmp_path / "model.tflite").write_bytes(small.file())
-    np.savez(tmp_path / "in.npz", large.arrays()[0])
-    assert run(tmp_path, "--output", str(tmp_path / "out.npz")) == 0
-    with np.load(tmp_path / "out.npz") as out:
-        assert np.array_equal(out["t1"], large.expected)
+    np.savez(tmp_path / "in.npz", other.arrays()[0])
+    assert run(tmp_path, "--output", str(tmp_path / "out.npz")) == 2
+    wanted, given = list(small.arrays()[0].shape), list(other.arrays()[0].shape)
+    error = capsys.readouterr().err
+    assert f"input t0 must be int32 {wanted}, got int32 {given}: the file is for this shape" in error
+    assert not (tmp_path / "out.npz").exists()
 
 
 def test_errors_are_one_line(case, tmp_path: Path, capsys) -> None:
@@ -57,13 +61,15 @@ def test_errors_are_one_line(case, tmp_path: Path, capsys) -> None:
     np.savez(tmp_path / "in.npz", t0=np.array([None], object), t1=case.arrays()[1])
     fails(2, "not an .npz file of plain arrays")
     np.savez(tmp_path / "in.npz", t0=case.arrays()[0])
-    fails(2, "the file's inputs are t0, t1; the arrays are t0")
+    fails(2, "the file's inputs are t0, t1; in the arrays given: missing t1")
+    np.savez(tmp_path / "in.npz", t0=case.arrays()[0], t2=case.arrays()[1])
+    fails(2, "in the arrays given: missing t1; unknown t2")
     np.savez(tmp_path / "in.npz", t0=case.arrays()[0].astype(np.float32), t1=case.arrays()[1])
-    fails(2, "input t0 must be int32 [2, 30, 3], got float32")
+    fails(2, "input t0 must be int32 [2, 30, 3], got float32 [2, 30, 3]: cast it with .astype('int32')")
     np.savez(tmp_path / "in.npz", t0=case.arrays()[0], t1=case.arrays()[1] + 30)
     fails(1, "a neighbour's index is not one of the graph's nodes")
     np.savez(tmp_path / "in.npz", t0=case.arrays()[0][:, :, :1], t1=case.arrays()[1])
-    fails(1, "dimension 2 of x is 1")
+    fails(2, "input t0 must be int32 [2, 30, 3], got int32 [2, 30, 1]")
     np.savez(tmp_path / "in.npz", *case.arrays())
     fails(2, "cannot write", "--output", str(tmp_path / "nowhere" / "out.npz"))
     (tmp_path / "model.tflite").write_bytes(b"....TFL3....")

@@ -23,16 +23,16 @@ def large_graph(nodes: int) -> tuple[Tensor, Tensor]:
     hub = torch.stack(
         [torch.arange(0, nodes, nodes // 600), torch.full((len(range(0, nodes, nodes // 600)),), nodes - 1)]
     )
-    return x, torch.cat([edges, torch.stack([far, far.roll(3)]), torch.stack([far, far - 65_536]), hub], 1)
+    return x, torch.cat([edges, torch.stack([far, far.roll(3)]), torch.stack([far, (far - 65_536) % nodes]), hub], 1)
 
 
-@pytest.mark.parametrize("kernels", ["stock", "bgnn"])
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_node_gets_its_own_neighbours(name: str, kernels: str) -> None:
+def test_every_node_gets_its_own_neighbours(name: str) -> None:
     torch.manual_seed(0)
     kind, target = NETWORKS[name]
     model: nn.Module = (kind() if kind is GCN else kind(6, 4)).eval()
-    data = convert(model, random_graph(20, 70), target=target, kernels=kernels).model_bytes
+    data = convert(model, random_graph(20, 70), target=target, kernels="bgnn").model_bytes
     assert data is not None
     file = OnnxModel(data)
     for nodes in SIZES:

@@ -1,0 +1,130 @@
+"""Refusals name the operation as the user wrote it, their file and line, and a way out: never a fault of ours."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("torch_geometric")
+sys.path.insert(0, str(Path(__file__).parent))
+import users_refused as users
+from torch_geometric.data import Data
+
+from bgnn.converter.api import convert
+from bgnn.converter.errors import BgnnError, ConversionError, UsageError
+
+POINTS = (torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0)),)
+EDGES = (
+    torch.randn(30, 6, generator=torch.Generator().manual_seed(0)),
+    torch.randint(0, 30, (2, 90), generator=torch.Generator().manual_seed(1)),
+)
+WRONG = ("internal error", "fault of its own", "site-packages", "\n")
+
+
+def refusal(model: nn.Module, inputs: tuple[Any, ...], target: str) -> str:
+    with pytest.raises(BgnnError) as error:
+        convert(model.eval(), inputs, target=target)
+    message = str(error.value)
+    assert not any(text in message for text in WRONG), message
+    return message
+
+
+def line_of(code: Callable[..., Any] | type, mark: str = "# here") -> int:
+    lines, start = inspect.getsourcelines(code)
+    return start + next(i for i, line in enumerate(lines) if line.rstrip().endswith(mark))
+
+
+def check(message: str, words: tuple[str, str], line: int) -> None:
+    operation, way_out = words
+    assert operation in message, message
+    assert re.findall(r"users_refused\.py:(\d+)", message)[:1] == [str(line)], message
+    assert way_out in message.partition("users_refused.py")[2], message
+
+
+@pytest.mark.parametrize(("helper", "words"), users.CLOUDS.items(), ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize("target", ["tflite-arm64"])
+def test_clouds(helper: Callable[[Tensor], Tensor], words: tuple[str, str], target: str) -> None:
+    check(refusal(users.Cloud(helper), POINTS, target), words, line_of(helper))
+
+
+@pytest.mark.parametrize(("helper", "words"), users.GRAPHS.items(), ids=lambda v: getattr(v, "__name__", ""))
+def test_graphs(helper: Callable[[Tensor], Tensor], words: tuple[str, str]) -> None:
+    check(refusal(users.Graph(helper), EDGES, "onnx-x86"), words, line_of(helper))
+
+
+def test_graph_networks_go_to_onnx() -> None:
+    message = refusal(users.Graph(torch.relu), EDGES, "tflite-arm64")
+    words = ("Tensor.scatter_add_ in SAGEConv", "--target onnx-x86, or onnx-int8-x86")
+    check(message, words, line_of(users.Graph, "# here, on TFLite"))
+
+
+def test_a_layer_of_pyg_is_named_at_the_users_line() -> None:
+    message = refusal(users.Recurrent(), EDGES, "onnx-x86")
+    check(message, ("lstm in Set2Set", "docs/ops.md"), line_of(users.Recurrent))
+
+
+class Wrapped(nn.Module):
+    """A network that takes an object, and a wrapper that builds one: Dynamo refuses the object's class."""
+
+    def __init__(self, holder: Any) -> None:
+        super().__init__()
+        self.net, self.holder = users.Pooled(), holder
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        held = self.holder(x=x, edge_index=edge_index)
+        return self.net(held.x, held.edge_index)
+
+
+@pytest.mark.parametrize("holder", [types.SimpleNamespace, Data])
+def test_both_ways_of_export_say_why(holder: Any) -> None:
+    message = refusal(Wrapped(holder), EDGES, "onnx-x86")
+    check(message, ("torch.export cannot trace the model", "size="), line_of(users.Pooled))
+    assert "nor with Dynamo" in message
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (Data(x=EDGES[0], edge_index=EDGES[1]), "self.net(Data(x=x"),
+        (None, "leave it out"),
+        (10, "fix it in a wrapper"),
+        ({"a": EDGES[0]}, "each of the dictionary's tensors"),
+        (EDGES[0].double(), ".float()"),
+        (EDGES[0].bfloat16(), ".float()"),
+        (EDGES[0].to_sparse(), "give edge_index"),
+    ],
+    ids=["Data", "None", "int", "dict", "float64", "bfloat16", "sparse"],
+)
+def test_inputs_that_are_no_plain_tensors(value: Any, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        convert(users.Graph(torch.relu), (value, EDGES[1]), target="onnx-x86")
+    assert words in str(error.value)
+    assert "input 'x'" in str(error.value)
+
+
+def test_a_fault_of_ours_is_said_to_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise IndexError("tuple index out of range")
+
+    monkeypatch.setattr("bgnn.converter.api.trace", broken)
+    with pytest.raises(ConversionError, match=r"a fault of its own: IndexError: tuple index out of range"):
+        convert(users.Cloud(torch.relu), POINTS, target="tflite-arm64")
+
+
+def test_an_output_of_nan_is_the_models_own() -> None:
+    message = refusal(users.Cloud(lambda x: (x - 100).log()), POINTS, "tflite-arm64")
+    assert "the model itself gives 320 NaN in output 0" in message
+
+
+def test_cat_with_an_empty_tensor_converts() -> None:
+    net = users.Cloud(lambda x: torch.cat((x.amax(1), torch.as_tensor([])), 1))
+    assert convert(net.eval(), POINTS, target="tflite-arm64").model_bytes
