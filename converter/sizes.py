@@ -33,6 +33,11 @@ def is_edges(value: Tensor) -> bool:
     return value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point() and value.dtype != torch.bool
 
 
+def features_of(inputs: Sequence[Tensor]) -> Tensor | None:
+    """The features of a graph's nodes, `[N, ...]`: the first input with axes that is no list of edges."""
+    return next((value for value in inputs if value.dim() and not is_edges(value)), None)
+
+
 def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) -> bool:
     """Whether these are the inputs of a graph network; raises UsageError if they are, and are wrong."""
     names = [f"input {i}" for i in range(len(inputs))]
@@ -44,11 +49,11 @@ def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) ->
                 f"{name} is {list(value.shape)} {value.dtype}: edges are int64 [2, E], sources and targets"
             )
     edges = [(name, value) for name, value in zip(names, inputs, strict=True) if is_edges(value)]
-    features = next((value for value in inputs if value.is_floating_point() and value.dim()), None)
+    features = features_of(inputs)
     if not edges:
         return False
     if features is None:
-        raise UsageError("a graph network takes the features of nodes, float32 [N, F], beside its edges")
+        raise UsageError("a graph network takes the features of nodes, [N, ...], beside its edges")
     nodes = features.shape[0]
     for name, value in edges:
         if value.dtype != torch.int64:
