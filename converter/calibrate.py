@@ -1,10 +1,8 @@
 """Post-training quantisation: a float graph network and sample graphs in, the same network with fake-quantisers out.
 
-The samples run through the traced graph; the range of each activation lies between percentiles of what was seen, so
-that single large values do not widen it (Degree-Quant, 3.3); of several percentiles, those that lose least. Nodes of
-high in-degree aggregate the largest values and the noisiest: as in Degree-Quant's training (its Algorithm 1), they are
-left out of the observation with a probability that grows with the degree's rank. Everything after this is the same
-road as for a model that was trained with quantisers.
+The samples run through the traced graph; `converter.ranges` chooses the range of each activation. Everything after
+this is the same road as for a model that was trained with quantisers, but that the file is compared with the float
+model as well: how far 8 bits are from it is what a user wants to know.
 """
 
 from __future__ import annotations
@@ -14,22 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
+from bgnn.converter.emitted_file import results_of
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import read_npz
-from bgnn.converter.sizes import is_edges
-from bgnn.passes import insert_fake_quant
-from bgnn.passes.graph import is_call
-from bgnn.passes.recognise_fake_quant import FAKE
+from bgnn.converter.ranges import Range, choose, squares, values
+from bgnn.passes import insert_fake_quant, roundings
+from bgnn.passes.graph import snapshot
+from bgnn.passes.user_code import where
 
-PERCENTILES = (0.0, 0.001, 0.01, 0.1, 1.0)  # of the values, left out at either end: the one with the least error
-# Degrees are whole numbers: 1/4 would lie exactly between two codes of a range that ends at 1/2.
-WIDER = 1 + 2**-10
-PROTECTED = 0.2  # the probability that the node of the highest degree is left out of a range
-MOST_VALUES = 2**20  # of one tensor in one sample that are looked at
+LARGE = 0.1  # a file's relative error beside the float model, beyond which it warns
 LABELS, MASKS = "y", ("test_mask", "mask")
 
 
@@ -39,6 +33,12 @@ class Calibration:
 
     samples: tuple[Mapping[str, Tensor], ...]
     keep_float: tuple[str, ...] = ()
+    percentile: float | None = None
+    """Of each activation's values that are not 0, how many percent lie beyond its range at either end; None: chosen."""
+
+    def __post_init__(self) -> None:
+        if self.percentile is not None and not 0 <= self.percentile < 50:
+            raise UsageError(f"--percentile {self.percentile:g}: from 0 (no value is left out) to less than 50")
 
     def inputs(self, names: Sequence[str]) -> list[tuple[Tensor, ...]]:
         """Each sample's tensors in the order of the model's inputs `names`. Raises UsageError for a missing one."""
@@ -51,35 +51,75 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Quantised:
-    """What became of one activation: its range, and the error of the quantised network there, against the float one."""
+    """What became of one activation."""
 
-    name: str
+    layer: str
+    """The module of the user's model."""
+    what: str
     low: float
     high: float
     clipped: float
     """The share of the samples' values beyond the range."""
     error: float
-    """Root mean square of the difference over that of the values, all quantisers before it at work."""
+    """Against the float network, all quantisers at work: root mean square of the difference over that of the values."""
+    alone: float
+    """The same at the network's output, of this quantiser alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerGap:
+    """How far a layer's output is from the float network's, all quantisers at work."""
+
+    layer: str
+    what: str
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FileGap:
+    """The file on the samples, beside the float model: relative error; rows where another class is the largest."""
+
+    error: float
+    rows: int
+    changed_rows: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is worth a warning."""
+        return not self.error <= LARGE
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationReport:
-    """The table of activations; accuracies if there were labels."""
+    """The tables of activations and layers; accuracies if there were labels; the file's gap if it was run."""
 
     activations: list[Quantised]
+    layers: list[LayerGap]
     output_error: float
     float_accuracy: float | None = None
     quantised_accuracy: float | None = None
+    file: FileGap | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for report.json."""
         return dataclasses.asdict(self)
 
+    def warning(self) -> str | None:
+        """What to tell a user whose file is far from their model."""
+        if self.file is None or not self.file.is_large:
+            return None
+        worst = max(self.layers, key=lambda gap: gap.error, default=None)
+        where = "" if worst is None else f", most at {worst.layer or 'forward'} ({worst.what}: {worst.error:.1%})"
+        return (
+            f"8 bits change this model's output by {self.file.error:.1%} (relative rms error on the samples{where}): "
+            "--keep-float LAYER leaves a layer float, and samples should be like the graphs the file is for"
+        )
 
-def read_samples(path: Path, keep_float: Sequence[str] = ()) -> Calibration:
+
+def read_samples(path: Path, keep_float: Sequence[str] = (), percentile: float | None = None) -> Calibration:
     """`--calibrate FILE`: one graph in an .npz, or the graphs of a PyG dataset's processed .pt (`weights_only`)."""
     if path.suffix == ".npz":
-        return Calibration((read_npz(path, "--calibrate"),), tuple(keep_float))
+        return Calibration((read_npz(path, "--calibrate"),), tuple(keep_float), percentile)
     if not path.is_file():
         raise UsageError(f"--calibrate {path}: no such file")
     try:
@@ -97,7 +137,7 @@ def read_samples(path: Path, keep_float: Sequence[str] = ()) -> Calibration:
     samples = _pyg_samples(content)
     if not samples:
         raise UsageError(f"--calibrate {path}: holds no graph with x and edge_index")
-    return Calibration(tuple(samples), tuple(keep_float))
+    return Calibration(tuple(samples), tuple(keep_float), percentile)
 
 
 def _pyg_samples(content: Any) -> list[dict[str, Tensor]]:
@@ -127,107 +167,108 @@ def _pyg_samples(content: Any) -> list[dict[str, Tensor]]:
     return graphs
 
 
+def check_float(gm: fx.GraphModule) -> None:
+    """Raises ConversionError where a model, as traced, rounds values itself: it would be quantised twice."""
+    node = roundings.first(gm)
+    if node is not None:
+        raise ConversionError(
+            "the model has quantisers of its own, or rounds values as they do, with "
+            f"{str(node.target).removesuffix('.default')}{where(node)}: convert it without --calibrate, which is for "
+            "float models"
+        )
+
+
 def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
     """Inserts fake-quantisers into a traced graph, in place, with ranges from the samples; norms are folded already.
 
-    Raises ConversionError where the model is quantised already, UsageError for names that no layer has.
+    Raises UsageError for names that no layer has.
     """
-    if any(is_call(node, *FAKE) for node in gm.graph.nodes):
-        raise ConversionError(
-            "the model has quantisers of its own: convert it without --calibrate, which is for float models"
-        )
     names = insert_fake_quant.layer_names(gm)
     for name in calibration.keep_float:
         if not any(label == name or label.startswith(f"{name}.") for label in names):
             raise UsageError(f"--keep-float {name}: there is no such layer; the layers are {', '.join(names)}")
-    inputs = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
+    samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
     sites = insert_fake_quant.sites(gm, calibration.keep_float)
-    before = [_values(gm, sample, [n.name for n in sites]) for sample in inputs]
-    ranges = {node: _range([values[node.name] for values, _ in before], inputs, i) for i, node in enumerate(sites)}
-    insert_fake_quant.insert(gm, ranges, calibration.keep_float)
-    after = [_values(gm, sample, [f"{n.name}_codes" for n in sites]) for sample in inputs]
-    rows = []
-    for node in sites:
-        seen = torch.cat([values[node.name].flatten() for values, _ in before])
-        coded = torch.cat([values[f"{node.name}_codes"].flatten() for values, _ in after])
-        low, high = ranges[node]
-        clipped = float(((seen < low) | (seen > high)).float().mean()) if seen.numel() else 0.0
-        rows.append(Quantised(node.name, low, high, clipped, _relative(seen, coded)))
-    float_outputs, coded_outputs = [out for _, out in before], [out for _, out in after]
-    error = _relative(torch.cat([o.flatten() for o in float_outputs]), torch.cat([o.flatten() for o in coded_outputs]))
-    accuracies = (_accuracy(float_outputs, calibration.samples), _accuracy(coded_outputs, calibration.samples))
-    return CalibrationReport(rows, error, *accuracies)
+    places = [insert_fake_quant.place(site) for site in sites]
+    best: dict[fx.Node, Range] = {}
+    widest: dict[fx.Node, Range] = {}
+    for site in sites:
+        best[site], widest[site] = choose(gm, site, samples, calibration.percentile)
+    layers = {n: insert_fake_quant.place(n) for n in gm.graph.nodes if n.op == "call_function" and "layer" in n.meta}
+    plain = snapshot(gm)
+    before = {n.name: n for n in plain.graph.nodes}
+    insert_fake_quant.insert(gm, {site: (r.low, r.high) for site, r in best.items()}, calibration.keep_float)
+    coded = {site: next(iter(site.users)) for site in sites}
+
+    def set_ranges(ranges: Mapping[fx.Node, Range]) -> None:
+        for site, r in ranges.items():
+            scale, zero = insert_fake_quant.scale_and_zero(r.low, r.high)
+            coded[site].args = (site, scale, zero, *coded[site].args[3:])
+
+    outputs = results_of(plain)[0], results_of(gm)[0]
+    ranges = best
+    if calibration.percentile is None and best != widest:  # alone each was better; together they must be as well
+        error = _errors(plain, gm, samples, [outputs])
+        set_ranges(widest)
+        if error < _errors(plain, gm, samples, [outputs]):
+            set_ranges(best)
+        else:
+            ranges = widest
+    pairs = [(before[n.name], coded.get(n, n)) for n in [*sites, *layers]]
+    *errors, output_error = _errors(plain, gm, samples, [*pairs, outputs])
+    rows = [
+        Quantised(*place, r.low, r.high, r.clipped, error, r.alone)
+        for place, r, error in zip(places, ranges.values(), errors, strict=False)
+    ]
+    gaps = [LayerGap(*place, e) for place, e in zip(layers.values(), errors[len(sites) :], strict=True)]
+    float_accuracy, accuracy = (
+        _accuracy(graph, out, samples, calibration) for graph, out in zip((plain, gm), outputs, strict=True)
+    )
+    return CalibrationReport(rows, gaps, output_error, float_accuracy, accuracy)
 
 
-def _values(gm: fx.GraphModule, inputs: Sequence[Tensor], names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """(the values of the named nodes, the first output)."""
-    wanted, found = set(names), {}
-
-    class Collect(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if n.name in wanted:
-                found[n.name] = value
-            return value
-
-    with torch.no_grad():
-        outputs = Collect(gm).run(*inputs)
-    return found, outputs[0]
+def _errors(
+    plain: fx.GraphModule, gm: fx.GraphModule, samples: Sequence[Sequence[Tensor]],
+    pairs: Sequence[tuple[fx.Node, fx.Node]],
+) -> list[float]:  # fmt: skip
+    """The relative errors of nodes of `gm`, beside those of `plain`, over all samples."""
+    lost, size = [0.0] * len(pairs), [0.0] * len(pairs)
+    for inputs in samples:
+        expected, found = values(plain, inputs, {a for a, _ in pairs}), values(gm, inputs, {b for _, b in pairs})
+        for i, (mine, theirs) in enumerate(pairs):
+            lost[i] += squares(expected[mine], found[theirs])
+            size[i] += squares(expected[mine])
+    return [(a / b) ** 0.5 if b else 0.0 for a, b in zip(lost, size, strict=True)]
 
 
-def _range(seen: Sequence[Tensor], inputs: Sequence[tuple[Tensor, ...]], seed: int) -> tuple[float, float]:
-    """The percentiles of an activation's values, nodes of high degree left out at random."""
-    generator = torch.Generator().manual_seed(seed)
-    kept = []
-    for values, sample in zip(seen, inputs, strict=True):
-        degrees = in_degrees(sample)
-        if degrees is not None and len(values) == len(degrees):
-            rank = degrees.argsort(stable=True).argsort(stable=True).double() / max(len(degrees) - 1, 1)
-            chosen = values[torch.rand(len(degrees), generator=generator) >= PROTECTED * rank]
-            values = chosen if chosen.numel() else values
-        flat = values.flatten()
-        if flat.numel() > MOST_VALUES:
-            flat = flat[torch.randint(flat.numel(), (MOST_VALUES,), generator=generator)]
-        kept.append(flat)
-    every = torch.cat(kept).double().numpy()
-    if not every.size:
-        return 0.0, 0.0
-    found = [tuple(np.percentile(every, [p, 100 - p])) for p in PERCENTILES]
-    low, high = min(found, key=lambda ends: _lost(every, *ends))
-    return float(low) * WIDER, float(high) * WIDER
+def compare_file(data: bytes, samples: Sequence[Sequence[Tensor]], expected: Sequence[Tensor]) -> FileGap:
+    """Runs an emitted file on samples, its inputs in order; `expected`: the float model's first output of each."""
+    from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+    model = OnnxModel(data)
+    lost = size = 0.0
+    rows = changed = 0
+    for inputs, mine in zip(samples, expected, strict=True):
+        arrays = dict(zip(model.input_names, (t.numpy() for t in inputs), strict=True))
+        theirs = torch.from_numpy(next(iter(model.run(**arrays).values())))
+        lost, size = lost + squares(mine, theirs), size + squares(mine)
+        if mine.dim() == 2 and mine.shape[1] > 1:
+            rows += len(mine)
+            changed += int((mine.argmax(1) != theirs.argmax(1)).sum())
+    return FileGap((lost / size) ** 0.5 if size else 0.0, rows, changed)
 
 
-def _lost(values: np.ndarray, low: float, high: float) -> float:
-    """What 256 codes over a range lose: rounding inside, clipping outside."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / insert_fake_quant.CODES, 1e-12)
-    coded = np.clip(np.round((values - low) / scale), 0, insert_fake_quant.CODES) * scale + low
-    return float(np.abs(coded - values).sum())
-
-
-def in_degrees(sample: Sequence[Tensor]) -> Tensor | None:
-    """How many edges end at each node; None without edges or features."""
-    edges = next((t for t in sample if is_edges(t)), None)
-    features = next((t for t in sample if t.is_floating_point() and t.dim()), None)
-    if edges is None or features is None:
-        return None
-    return torch.bincount(edges[1], minlength=len(features))
-
-
-def _relative(expected: Tensor, found: Tensor) -> float:
-    size = float(expected.double().square().sum())
-    return (float((expected.double() - found.double()).square().sum()) / size) ** 0.5 if size else 0.0
-
-
-def _accuracy(outputs: Sequence[Tensor], samples: Sequence[Mapping[str, Tensor]]) -> float | None:
+def _accuracy(
+    gm: fx.GraphModule, output: fx.Node, samples: Sequence[Sequence[Tensor]], calibration: Calibration
+) -> float | None:
     """The share of rows whose largest output is the label, over those that a mask marks; None without labels."""
     right = total = 0
-    for output, sample in zip(outputs, samples, strict=True):
-        labels = sample.get(LABELS)
-        if labels is None or labels.is_floating_point() or output.dim() != 2 or labels.numel() != len(output):
+    for inputs, sample in zip(samples, calibration.samples, strict=True):
+        labels, found = sample.get(LABELS), values(gm, inputs, {output})[output]
+        if labels is None or labels.is_floating_point() or found.dim() != 2 or labels.numel() != len(found):
             return None
         mask = next((sample[name] for name in MASKS if name in sample), None)
-        mask = torch.ones(len(output), dtype=torch.bool) if mask is None else mask.bool()
-        right += int((output.argmax(1) == labels.flatten())[mask].sum())
+        mask = torch.ones(len(found), dtype=torch.bool) if mask is None else mask.bool()
+        right += int((found.argmax(1) == labels.flatten())[mask].sum())
         total += int(mask.sum())
     return right / total if total else None

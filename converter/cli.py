@@ -149,6 +149,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="with --calibrate: a layer (or a module with all its layers) that stays float; may be repeated",
     )
+    source.add_argument(
+        "--percentile",
+        type=float,
+        metavar="P",
+        help="with --calibrate: each activation's range leaves out the P percent least and the P percent largest of "
+        "its values that are not 0; 0 is least to largest (default: each range is chosen, by the error at the output)",
+    )
     source.add_argument("--batch", type=int, metavar="N", help="clouds in a batch, for bgnn's own models (default: 1)")
     source.add_argument(
         "--points",
@@ -233,7 +240,7 @@ def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str],
     if args.calibrate:
         from bgnn.converter.calibrate import read_samples
 
-        calibration = read_samples(Path(args.calibrate), args.keep_float)
+        calibration = read_samples(Path(args.calibrate), args.keep_float, args.percentile)
     loaded = load(
         args.file,
         LoadOptions(
@@ -276,6 +283,8 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
             raise UsageError(f"{what} {value}: there is no such thing; choose from {', '.join(allowed)}")
     if args.keep_float and not args.calibrate:
         raise UsageError("--keep-float goes with --calibrate: without it nothing is quantised that was float")
+    if args.percentile is not None and not args.calibrate:
+        raise UsageError("--percentile goes with --calibrate: it says how ranges are taken from the samples")
     for what, value in (("--batch", args.batch), ("--points", args.points)):
         if value is not None and value < 1:
             raise UsageError(f"{what} {value}: must be at least 1")

@@ -89,9 +89,14 @@ def convert_graph(
     refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, dump, "exported")
+    samples: list[tuple[Tensor, ...]] = []
+    if calibration is not None:
+        calibrate.check_float(gm)
+        samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
     _check_indices(gm, inputs)
     ops = kinds(gm)
-    examples = _examples(gm, inputs, EagerModel(model, keep_outputs, partial(_uncached, model))) if verify else []
+    eager = EagerModel(model, keep_outputs, partial(_uncached, model))
+    examples = _examples(gm, inputs, eager) if verify else []
     if verify:
         check_sums(gm, inputs)
     checks: list[CodeCheck] = []
@@ -107,7 +112,7 @@ def convert_graph(
                 results += [(step, run(gm)) for step, run in stages.BEFORE_CALIBRATION]
                 # From here on, the quantised network is the reference: the float one is compared now.
                 checks += [example.compare_traced("float network", gm, ops) for example in examples]
-                say("observing ranges on the samples")
+                say("choosing ranges on the samples")
                 stages.name_layers(gm)
                 calibrated = calibrate.quantise(gm, calibration)
             stages.mark_codes(gm)
@@ -157,6 +162,11 @@ def convert_graph(
     else:
         properties["verification"] = "not verified (--no-verify)"
     data = written()
+    if calibrated is not None and verify:
+        expected = [eager.outputs(sample)[0] for sample in samples]
+        calibrated = dataclasses.replace(calibrated, file=calibrate.compare_file(data, samples, expected))
+        if warning := calibrated.warning():
+            say(f"warning: {warning}")
     report = build_graph_report(gm, inputs, log, checks, target, optimize, kernels, name, data)
     return data, dataclasses.replace(report, calibration=calibrated), gm
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx
 
-from bgnn.converter.calibrate import CalibrationReport
+from bgnn.converter.calibrate import CalibrationReport, FileGap
 from bgnn.converter.onnx import inspect as onnx_file
 from bgnn.converter.stages import Plan
 from bgnn.converter.tflite import inspect as tflite_file
@@ -83,6 +83,8 @@ class Report:
             )
         for check in self.checks:
             table.add_row(check.what, _check_line(check))
+        if self.calibration is not None and self.calibration.file is not None:
+            table.add_row("beside the float model", _file_line(self.calibration.file))
         if not self.checks:
             table.add_row("verification", "[bold]not verified[/bold] (--no-verify)")
         console.print(table)
@@ -97,14 +99,38 @@ class Report:
             _print_calibration(self.calibration, console)
 
 
+def _file_line(file: FileGap) -> str:
+    rows = f", another class in {file.changed_rows:,} of {file.rows:,} rows" if file.rows else ""
+    return f"relative error of the file's output on the samples {file.error:.2%}{rows}"
+
+
 def _print_calibration(found: CalibrationReport, console: Console) -> None:
     table = Table(title="post-training quantisation: what each activation's 8 bits hold", title_justify="left")
-    for heading in ("activation", "least", "largest", "beyond the range", "relative error"):
-        table.add_column(heading, justify="left" if heading == "activation" else "right")
+    for heading in (
+        "layer",
+        "activation",
+        "least",
+        "largest",
+        "beyond\nthe range",
+        "error",
+        "by it alone,\nat the output",
+    ):
+        table.add_column(heading, justify="left" if heading in ("layer", "activation") else "right")
     for row in found.activations:
-        table.add_row(row.name, f"{row.low:.4g}", f"{row.high:.4g}", f"{row.clipped:.2%}", f"{row.error:.2%}")
-    table.add_row("the output", "", "", "", f"{found.output_error:.2%}")
+        table.add_row(
+            row.layer or "forward", row.what, f"{row.low:.4g}", f"{row.high:.4g}", f"{row.clipped:.2%}",
+            f"{row.error:.2%}", f"{row.alone:.2%}",
+        )  # fmt: skip
     console.print(table)
+    table = Table(title="relative error of each layer, beside the float model", title_justify="left")
+    for heading in ("layer", "", "error"):
+        table.add_column(heading, justify="right" if heading == "error" else "left")
+    for gap in found.layers:
+        table.add_row(gap.layer or "forward", gap.what, f"{gap.error:.2%}")
+    table.add_row("the output", "", f"{found.output_error:.2%}")
+    console.print(table)
+    if warning := found.warning():
+        console.print(f"[bold]warning:[/bold] {warning}")
     if found.float_accuracy is not None and found.quantised_accuracy is not None:
         console.print(
             f"accuracy on the samples: float {found.float_accuracy:.4f}, quantised {found.quantised_accuracy:.4f}"

@@ -42,7 +42,7 @@ class CodeCheck(Check):
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """The codes of one tensor: u8 as stored, int32 as a fake-quantiser that stays tells them.
+    """The codes of one tensor: u8 as stored, int64 as a fake-quantiser that stays tells them.
 
     From `floor` up: below, a ReLU follows, and they are not told apart.
     """
@@ -115,13 +115,13 @@ class _Forced(fx.Interpreter):
         x = cast(Tensor, self.env[cast(fx.Node, n.args[0])])
         real = x.double() / scale + zero
         value = as_written(x, n)
-        mine = (torch.round(value / scale) + zero).clamp(low, high)
-        self.seen[tap.name] = (mine - low).to(torch.int32)
+        mine = (torch.round(value.double() / scale) + zero).clamp(low, high)
+        self.seen[tap.name] = (mine - low).to(torch.int64)
         theirs = self._seen(n, tap.name, mine - low)
         if theirs is None:
             return value
         self.check.codes += mine.numel()
-        given = theirs.codes.reshape(mine.shape).to(torch.float32) + low
+        given = theirs.codes.reshape(mine.shape).double() + low
         floor = theirs.floor + low
         apart = given - mine.clamp(min=floor)
         differs = apart != 0
@@ -188,11 +188,11 @@ def holds_codes(node: fx.Node) -> bool:
 
 
 def as_codes(node: fx.Node, value: Tensor) -> Tensor:
-    """The codes that a tapped node's value tells, from 0: u8, or int32 of a fake-quantiser that stays."""
+    """The codes that a tapped node's value tells, from 0: u8, or int64 of a fake-quantiser that stays."""
     if value.dtype == torch.uint8:
         return value
     scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
-    return (torch.round(value.double() / scale) + zero - low).clamp(0, high - low).to(torch.int32)
+    return (torch.round(value.double() / scale) + zero - low).clamp(0, high - low).to(torch.int64)
 
 
 def from_codes(node: fx.Node, codes: Tensor) -> Tensor:
@@ -200,4 +200,4 @@ def from_codes(node: fx.Node, codes: Tensor) -> Tensor:
     if not is_call(node, bgnn.fake_quant):
         return codes.to(torch.uint8)
     scale, zero, low, _ = cast(tuple[float, int, int, int], node.args[1:])
-    return (codes.to(torch.float32) + low - zero) * scale
+    return ((codes.double() + low - zero) * scale).to(torch.float32)

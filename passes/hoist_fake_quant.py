@@ -17,6 +17,7 @@ from bgnn.passes.graph import PassResult, aten, call, calls, is_call, is_constan
 
 bgnn = torch.ops.bgnn
 
+MOST = 1 << 16  # codes of which each is looked at
 MOVES = [aten.index_select, aten.reshape, aten.permute]
 
 
@@ -41,14 +42,13 @@ def _hoisted(node: fx.Node) -> fx.Node | None:
     if not is_call(move, *MOVES) or is_constant(move.args[0]):
         return None
     inner = call(node, node.target, move.args[0], *node.args[1:], like=node)
-    if "as_written" in node.meta:
-        inner.meta["as_written"] = node.meta["as_written"]
+    inner.meta.update({key: node.meta[key] for key in ("as_written", "stays_float") if key in node.meta})
     return call(node, move.target, inner, *move.args[1:], like=move)
 
 
 def _repeated(node: fx.Node) -> fx.Node | None:
     source = cast(fx.Node, node.args[0])
-    if not is_call(source, bgnn.fake_quant):
+    if not is_call(source, bgnn.fake_quant) or cast(int, source.args[4]) - cast(int, source.args[3]) > MOST:
         return None
     values = every_value(source)
     same = torch.equal(cast(Any, node.target)(values, *node.args[1:]), values)

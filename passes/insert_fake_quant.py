@@ -21,6 +21,7 @@ bgnn = torch.ops.bgnn
 
 MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand]
 SEGMENTS = [bgnn.segment_sum, bgnn.segment_mean]
+AGGREGATES = {bgnn.segment_sum: "sum", bgnn.segment_mean: "mean", bgnn.segment_max: "maximum"}
 CODES = 255  # of an activation: 0..255
 WEIGHT_CODES = 127  # of a weight: -127..127
 
@@ -62,6 +63,39 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]
     return [n for n in gm.graph.nodes if n in wanted and _is_real(n) and not is_constant(n)]
 
 
+def place(site: fx.Node) -> tuple[str, str]:
+    """(module of the user's model, what it is there) of an activation that is quantised."""
+    if is_call(site, *AGGREGATES):
+        return module_of(site), f"{AGGREGATES[site.target.overloadpacket]} over edges"  # type: ignore[union-attr]
+    if _is_layer(site):
+        return module_of(site), "output"
+    users = _readers(site)
+    for user in users:
+        if _is_layer(user):
+            return module_of(user), "input"
+    for user in users:
+        if is_call(user, *AGGREGATES):
+            return module_of(user), "messages"
+    return module_of(site), "factor" if users and all(is_call(user, aten.mul) for user in users) else "term"
+
+
+def module_of(node: fx.Node) -> str:
+    """The path of the module that a node belongs to; of PyG's layers, not their aggregation's own; "" for forward."""
+    if _is_layer(node) and "layer" in node.meta:
+        return str(node.meta["layer"]).removesuffix(".weight")
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, kind in stack.values() if not str(kind).startswith("torch_geometric.nn.aggr.")]
+    return str(paths[-1]).removeprefix("L['self']").removeprefix(".") if paths else ""
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """What reads a tensor's codes: its users, those of its moves, those of its products with one number."""
+    found: list[fx.Node] = []
+    for user in node.users:
+        found += _readers(user) if _origin(user) is not user else [user]
+    return found
+
+
 def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], keep_float: Collection[str] = ()) -> int:
     """Puts a quantiser behind every node of `ranges` (least and largest value) and on every layer's weight.
 
@@ -69,10 +103,8 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
     """
     count = 0
     for node in [n for n in gm.graph.nodes if n in ranges]:
-        low, high = min(ranges[node][0], 0.0), max(ranges[node][1], 0.0)
-        scale = max((high - low) / CODES, 1e-12)
         after = node.next
-        new = call(after, bgnn.fake_quant.default, node, scale, round(-low / scale), 0, CODES, like=node)
+        new = call(after, bgnn.fake_quant.default, node, *scale_and_zero(*ranges[node]), 0, CODES, like=node)
         node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
         new.name = f"{node.name}_codes"
         count += 1
@@ -90,6 +122,13 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
         count += 1
     remove_dead_code(gm)
     return count
+
+
+def scale_and_zero(low: float, high: float) -> tuple[float, int]:
+    """Step and zero point of the codes 0..255 over a range, widened to hold 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / CODES, 1e-12)
+    return scale, round(-low / scale)
 
 
 def is_edge_tensor(node: fx.Node) -> bool:

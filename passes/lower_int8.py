@@ -41,7 +41,7 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
-from bgnn.passes.recognise_fake_quant import FAKE, is_weight, rounded_as_written
+from bgnn.passes.recognise_fake_quant import FAKE, NO_END, is_weight, rounded_as_written
 
 bgnn = torch.ops.bgnn
 
@@ -94,10 +94,11 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
             continue
         x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
         if high - low > 255 or not 0 <= zero - low <= 255:
-            result.refuse(
-                node,
-                f"its codes {low}..{high} are {high - low + 1}, zero point {zero}: not those of 8 bits",
-            )
+            reason = f"its codes {low}..{high} are {high - low + 1}, zero point {zero}: not those of 8 bits"
+            if high - low >= NO_END:
+                reason = node.meta.get("stays_float", "its codes have no lowest or no highest: clamp them")
+            result.refuse(node, reason)
+            node.meta["stays_float"] = reason
             continue
         each = len(shape_of(node)) == 1 and 0 <= -low <= 255
         codes = _exactly(node) if each else None
@@ -332,24 +333,24 @@ def _why_float(layer: fx.Node) -> str:
     if weight_codes(cast(fx.Node, weight)) is None:
         return "its weights' codes do not fit int8 with one zero point"
     if codes_of(layer.args[0]) is None:
-        if _made_of_codes(cast(fx.Node, layer.args[0])):
-            return "its input is computed from codes with real arithmetic, and not quantised again"
-        return "its input is not quantised"
+        return _why_real(cast(fx.Node, layer.args[0]))
     return "its 32-bit sums could overflow"
 
 
-def _made_of_codes(node: fx.Node) -> bool:
-    """Whether a real tensor is what arithmetic, moves and sums over edges make of codes."""
+def _why_real(node: fx.Node) -> str:
+    """Why a tensor is no codes: arithmetic, moves and sums over edges made it of codes, or of what rounds otherwise."""
     seen: set[fx.Node] = set()
     stack = [node]
     while stack:
         current = stack.pop()
         if is_call(current, bgnn.dequantize):
-            return True
+            return "its input is computed from codes with real arithmetic, and not quantised again"
+        if "stays_float" in current.meta:
+            return f"its input is rounded, but {current.meta['stays_float']}"
         if current not in seen and not is_call(current, aten.linear, bgnn.q_linear_float):
             seen.add(current)
             stack += current.all_input_nodes
-    return False
+    return "its input is not quantised"
 
 
 def _fold_weights(gm: fx.GraphModule) -> None:

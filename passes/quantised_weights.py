@@ -18,6 +18,7 @@ import dataclasses
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.expressions import attempt
 from bgnn.passes.graph import (
     PassResult,
@@ -30,6 +31,7 @@ from bgnn.passes.graph import (
     remove_dead_code,
     replace,
 )
+from bgnn.passes.recognise_binarize import AFFINE, MOVES
 
 bgnn = torch.ops.bgnn
 
@@ -61,7 +63,7 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         values = attempt(node, {})
         found = None if values is None else grid(node, values, roundings)
-        if values is None or found is None:
+        if values is None or found is None or _is_of_signs(node, values):
             continue
         origin = _origin(node, values)
         made = constant(node, values, str(origin.target))
@@ -156,6 +158,22 @@ def grid(last: fx.Node, values: Tensor, roundings: list[fx.Node]) -> Grid | str 
                 continue
             return Grid(exact.flatten().float() if axis is not None else exact.float().reshape(()), axis, zero)
     return reason
+
+
+def _is_of_signs(node: fx.Node, values: Tensor) -> bool:
+    """Whether these are the weights of a binary layer, whose scales alone were rounded (IR-Net's powers of two)."""
+    if values.dim() < 2 or binary_rows(values.flatten(1)) is None:
+        return False
+    seen: set[fx.Node] = set()
+    pending = [n for user in node.users for n in user.all_input_nodes if n is not node]
+    while pending:
+        current = pending.pop()
+        if is_call(current, bgnn.binarize):
+            return True
+        if current not in seen and is_call(current, *MOVES, *AFFINE):
+            seen.add(current)
+            pending += current.all_input_nodes
+    return False
 
 
 def _origin(node: fx.Node, values: Tensor) -> fx.Node:

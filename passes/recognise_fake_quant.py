@@ -12,8 +12,9 @@ absolute values, DoReFa's `round(x * 255) / 255` are one. Where the expression i
 otherwise, or the product by 1 / s), the node keeps it, as `meta["as_written"]`: verification takes the model's codes
 from there, and a layer that quantises one number an edge computes it as the model does.
 
-What stays is refused with its reason: no ends, levels of which none is 0, a scale for each channel, or a scale made
-from the activations themselves (dynamic quantisation).
+What stays is refused with its reason: levels of which none is 0, a scale for each channel, or a scale made
+from the activations themselves (dynamic quantisation). Its rounding is then a quantiser in steps of 1 without ends, so
+that verification compares its decisions as well.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ PRODUCTS = [aten.mm, aten.matmul]
 FAKE = [bgnn.fake_quant, bgnn.fake_quant_channel]
 LONGEST = 48  # nodes in one quantiser
 REACH = 1 << 16  # codes to each side of 0 that are looked at
+NO_END = 1 << 31  # the lowest or highest code where there is none: no float32 beyond it has a fraction
 SAME = 1e-3  # of a step: as far as a value may lie beside its level
 BESIDE = [0.0, 0.2, -0.2, 0.4, -0.4, 0.49, -0.49]  # of a step: no tie
 
 NO_QUANTISER = "rounds, but not as a quantiser with one scale and zero point does"
-DYNAMIC = "its scale is computed from the activations themselves (dynamic quantisation): a file needs a constant one"
+DYNAMIC = "its scale is computed from the activations themselves (dynamic quantisation): codes need a constant one"
 CHANNELS = "it has a scale for each channel, where codes of activations have one"
-NO_ENDS = "its codes have no lowest or no highest: clamp them"
 NO_ZERO = "0 is none of its levels, which codes with a zero point need"
 NOT_NEAREST = "it does not round to the nearest of even steps"
 UNEVEN = "what it rounds is no straight line of the tensor"
@@ -93,7 +94,13 @@ def run(gm: fx.GraphModule) -> PassResult:
         _layer(node)
     remove_dead_code(gm)
     for rounding in calls(gm.graph, *ROUNDINGS):
-        result.refuse(rounding, rounding.meta.get("stays_float", NO_QUANTISER))
+        reason = rounding.meta.get("stays_float", NO_QUANTISER)
+        result.refuse(rounding, reason)
+        if rounding.target is aten.round.default and rounding.meta["val"].is_floating_point():
+            new = call(rounding, bgnn.fake_quant.default, rounding.args[0], 1.0, 0, -NO_END, NO_END, like=rounding)
+            new.meta["stays_float"] = reason
+            replace(rounding, new)
+    remove_dead_code(gm)
     return result
 
 
@@ -265,8 +272,6 @@ def _staircase(source: fx.Node, rounding: fx.Node, last: fx.Node) -> Staircase |
         return UNEVEN
     rising = (moves > height / 2).nonzero().flatten()
     low, high = int(codes[rising[0]]), int(codes[rising[-1]]) + 1
-    if low == -REACH or high == REACH:
-        return NO_ENDS
     if abs(float(levels[REACH])) > SAME * height or not low <= 0 <= high:
         return NO_ZERO
     inner = codes[REACH + low : REACH + high + 1]
@@ -276,6 +281,7 @@ def _staircase(source: fx.Node, rounding: fx.Node, last: fx.Node) -> Staircase |
     far = [float(sign * times * (high - low) * step) for times in (2, 16, 256) for sign in (-1, 1)]
     points = torch.cat([points, torch.tensor(far, dtype=torch.float64)])
     given = function(points.float())
+    low, high = (-NO_END if low == -REACH else low), (NO_END if high == REACH else high)
     expected = torch.round(points / step).clamp(low, high) * height
     if given is None or not bool(((given.double() - expected).abs() <= SAME * height + 1e-6 * expected.abs()).all()):
         return NOT_NEAREST
@@ -309,7 +315,8 @@ def _exactest(
 
 def ties(stairs: Staircase) -> Tensor:
     """Points on and beside every tie between two codes, on the codes, and beyond both ends: f32 `[P]`."""
-    steps = torch.arange(stairs.low - 2, stairs.high + 3, dtype=torch.float64) - stairs.zero_point
+    ends = max(stairs.low - stairs.zero_point, -REACH), min(stairs.high - stairs.zero_point, REACH)
+    steps = torch.arange(ends[0] - 2, ends[1] + 3, dtype=torch.float64)
     between = ((steps + 0.5) * stairs.scale).float()
     beside = [torch.nextafter(between, torch.tensor(end)) for end in (-torch.inf, torch.inf)]
     near = [(between.double() * factor).float() for factor in (1 - 1e-6, 1 + 1e-6)]

@@ -27,6 +27,7 @@ INPUTS = {  # of a layer: x [B, N, C] real, p the layer's parameters
 }
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "scale of the row": lambda w: torch.sign(w) * w.abs().mean(1, keepdim=True),
+    "power of two": lambda w: torch.sign(w) * 2 ** w.abs().mean(1, keepdim=True).log2().round(),
     "estimator": lambda w: w.clamp(-1, 1) + (0.3 * torch.sign(w) - w.clamp(-1, 1)).detach(),
 }
 
@@ -61,6 +62,7 @@ class Net(nn.Module):
 
 
 CASES = [(inputs, "scale of the row", "lce-arm64") for inputs in INPUTS]
+CASES += [("scale of the layer", "power of two", "lce-arm64"), ("steps", "power of two", "onnx-int8-x86")]
 CASES += [("steps", "estimator", "onnx-int8-x86"), ("magnitude of the row", "estimator", "onnx-int8-x86")]
 
 

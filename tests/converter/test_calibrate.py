@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from graph_models import GCN, awkward_graphs, random_graph
+from rich.console import Console
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.nn import BatchNorm, GATConv, GCNConv, GINConv, SAGEConv
 
-from bgnn.converter import calibrate, cli, stages
+from bgnn.converter import cli, stages
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.calibrate import Calibration, read_samples
 from bgnn.converter.errors import ConversionError, UsageError
@@ -43,11 +44,14 @@ def sample(seed: int = 0, **more: Tensor) -> dict[str, Tensor]:
     return {"x": x, "edge_index": edge_index, **more}
 
 
-def quantised(model: nn.Module, *samples: dict[str, Tensor], keep: tuple[str, ...] = (), **more: Any) -> Conversion:
+def quantised(
+    model: nn.Module, *samples: dict[str, Tensor], keep: tuple[str, ...] = (), percentile: float | None = None,
+    **more: Any,
+) -> Conversion:  # fmt: skip
     first = samples[0]
     return convert(
         model.eval(), (first["x"], first["edge_index"]), target="onnx-int8-x86",
-        calibration=Calibration(samples, keep), **more,
+        calibration=Calibration(samples, keep, percentile), **more,
     )  # fmt: skip
 
 
@@ -123,6 +127,81 @@ def test_a_model_with_quantisers_of_its_own() -> None:
         quantised(GCN(), sample())
 
 
+class Rounding(Net):
+    """A quantiser that stays unrecognised: each row has a step of its own."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        step = x.abs().amax(1, keepdim=True) / 127
+        return super().forward((x / step).round() * step, edge_index)
+
+
+def test_quantisers_that_are_not_understood_are_refused_with_their_line() -> None:
+    with pytest.raises(ConversionError, match=r"aten\.round \(at .*test_calibrate\.py:\d+: .*\.round\(\)"):
+        quantised(Rounding(), sample())
+
+
+def test_the_file_is_compared_with_the_float_model() -> None:
+    model, one, two = Net("gin"), sample(), sample(1)
+    said: list[str] = []
+    conversion = quantised(model, one, two, progress=said.append)
+    assert conversion.model_bytes is not None
+    runner, lost, size, changed = OnnxModel(conversion.model_bytes), 0.0, 0.0, 0
+    for graph in (one, two):
+        with torch.no_grad():
+            expected = model(graph["x"], graph["edge_index"]).numpy()
+        found = runner.run(x=graph["x"].numpy(), edge_index=graph["edge_index"].numpy())["output"]
+        lost, size = lost + ((found - expected) ** 2).sum(), size + (expected**2).sum()
+        changed += int((found.argmax(1) != expected.argmax(1)).sum())
+    report = conversion.report.calibration
+    assert report is not None
+    assert report.file is not None
+    assert report.file.error == pytest.approx((lost / size) ** 0.5, rel=1e-4)
+    assert (report.file.rows, report.file.changed_rows) == (120, changed)
+    assert report.warning() is None
+    assert not any("warning" in line for line in said)
+    assert conversion.report.to_json()["calibration"]["file"]["changed_rows"] == changed
+
+
+def test_a_file_that_is_far_from_the_float_model_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    report = quantised(Net("gin"), sample(), percentile=20.0, progress=said.append).report
+    assert report.calibration is not None
+    assert report.calibration.file is not None
+    assert report.calibration.file.error > 0.1
+    assert any(line.startswith("warning: 8 bits change this model's output by ") for line in said)
+    report.print(Console())
+    printed = capsys.readouterr().out
+    assert "warning: 8 bits change" in printed
+    assert "beside the float model" in printed
+
+
+def test_layers_have_the_users_names() -> None:
+    report = quantised(Net("gin"), sample()).report.calibration
+    assert report is not None
+    places = [(row.layer, row.what) for row in report.activations]
+    assert ("first", "messages") in places
+    assert ("first", "sum over edges") in places
+    assert ("first.nn.0", "input") in places
+    gaps = {(gap.layer, gap.what): gap.error for gap in report.layers}
+    assert [name for name, what in gaps if what == "output"] == [
+        "first.nn.0", "first.nn.2", "second.nn.0", "second.nn.2",
+    ]  # fmt: skip
+    assert gaps["second.nn.2", "output"] == pytest.approx(report.output_error)
+    assert all(0 < gap < 0.1 for gap in gaps.values())
+
+
+@pytest.mark.parametrize("percentile", [-1.0, 50.0, float("nan")])
+def test_percentiles_that_there_are_not(percentile: float) -> None:
+    with pytest.raises(UsageError, match="--percentile"):
+        Calibration((sample(),), (), percentile)
+
+
+def test_percentiles_are_as_given() -> None:
+    report = quantised(Net("sage"), sample(), percentile=5.0).report.calibration
+    assert report is not None
+    assert report.activations[0].clipped == pytest.approx(0.1, abs=0.01)
+
+
 @pytest.mark.parametrize("target", ["onnx-x86", "lce-arm64"])
 def test_other_targets(target: str) -> None:
     one = sample()
@@ -133,25 +212,6 @@ def test_other_targets(target: str) -> None:
 def test_models_without_edges() -> None:
     with pytest.raises(UsageError, match="no edges"):
         convert(nn.Linear(3, 2), (torch.randn(1, 3),), target="onnx-int8-x86", calibration=Calibration((sample(),)))
-
-
-def test_hubs_widen_no_range() -> None:
-    """A star's centre holds the largest value; over many draws it is left out about as often as it is said."""
-    edge_index = torch.stack([torch.arange(1, 101), torch.zeros(100, dtype=torch.int64)])
-    x = torch.zeros(101, 1)
-    x[0] = 100.0
-    with_hub = [calibrate._range([x], [(x, edge_index)], seed)[1] > 0 for seed in range(200)]
-    assert 0.7 < np.mean(with_hub) < 0.9
-
-
-@pytest.mark.parametrize("outliers", [0, 1])
-def test_the_percentile_that_loses_least(outliers: int) -> None:
-    values = torch.rand(100_000, 1, generator=torch.Generator().manual_seed(0))
-    if outliers:
-        values[0] = 3.0
-    low, high = calibrate._range([values], [(values,)], 0)
-    assert low < 0.01
-    assert 0.99 < high < 1.01, "one value in a hundred thousand is not worth two thirds of the codes"
 
 
 def test_npz_and_pyg_files(tmp_path: Path) -> None:
@@ -203,3 +263,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "accuracy on the samples" in printed
     assert Path("net.onnx").is_file()
     assert cli.main([*arguments, "--input", "graph.npz", "--keep-float", "conv"]) == 2
+    assert cli.main([*arguments, "--input", "graph.npz", "--percentile", "1"]) == 2
+    assert cli.main([*arguments, "--calibrate", "graph.npz", "--percentile", "50"]) == 2
+    assert cli.main([*arguments, "--calibrate", "graph.npz", "--percentile", "0.1"]) == 0

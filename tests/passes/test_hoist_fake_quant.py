@@ -35,6 +35,11 @@ def test_another_scale_or_a_narrower_range_stays() -> None:
         assert apply(hoist_fake_quant.run, gm, X).rewrites == 0
 
 
+def test_codes_without_end_are_not_looked_at_one_by_one() -> None:
+    gm = graph(lambda m, x: bgnn.fake_quant(bgnn.fake_quant(x, 0.05, 0, -(2**31), 2**31), *Q), X)
+    assert apply(hoist_fake_quant.run, gm, X).rewrites == 0
+
+
 def test_not_above_arithmetic() -> None:
     gm = graph(lambda m, x: bgnn.fake_quant(x.relu(), *Q), X)
     assert apply(hoist_fake_quant.run, gm, X).rewrites == 0

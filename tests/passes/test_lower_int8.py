@@ -158,6 +158,18 @@ STAYS: dict[str, tuple[str, Callable[..., Any]]] = {
     "weights not quantised": ("weights are not quantised", lambda m, x: q(F.linear(q(x, A), m.w), Y)),
     "input not quantised": ("input is not quantised", lambda m, x: q(F.linear(x, q(m.w, B)), Y)),
     "too many bits": ("not those of 8 bits", lambda m, x: q(x, (0.001, 0, -32768, 32767))),
+    "input of too many bits": (
+        "its input is rounded, but its codes",
+        lambda m, x: F.linear(q(x, (0.001, 0, -32768, 32767)), q(m.w, B)),
+    ),
+    "input made of codes": (
+        "computed from codes with real arithmetic",
+        lambda m, x: F.linear(q(x, A) * q(x, A), q(m.w, B)),
+    ),
+    "sums that nothing quantises": (
+        "nothing quantises its sums",
+        lambda m, x: bgnn.segment_sum(q(x, A), m.i, N),
+    ),
     "zero has no code": ("not those of 8 bits", lambda m, x: q(x, (0.1, -9, -8, 7))),
 }
 
@@ -165,7 +177,7 @@ STAYS: dict[str, tuple[str, Callable[..., Any]]] = {
 @pytest.mark.parametrize("name", STAYS)
 def test_what_stays_float_says_why(name: str) -> None:
     why, function = STAYS[name]
-    gm = graph(function, X, w=W)
+    gm = graph(function, X, w=W, i=INDEX)
     expected = outputs(gm, X)[0]
     result = lower_int8.run(gm)
     assert torch.allclose(outputs(gm, X)[0], expected)

@@ -21,7 +21,7 @@ from bgnn.passes import (
     write_out_quantisers,
 )
 from bgnn.passes.graph import PassResult
-from bgnn.passes.recognise_fake_quant import Staircase, as_written, ties
+from bgnn.passes.recognise_fake_quant import NO_END, Staircase, as_written, ties
 
 S, Z = 0.0371, 11.0
 X = randn(40, 5)
@@ -96,6 +96,8 @@ QUANTISERS: dict[str, tuple[float, int, int, Callable[..., Any]]] = {
     "ceil": (S, -128, 127, lambda m, x: torch.clamp(torch.ceil(x / S - 0.5), -128, 127) * S),
     "away from 0": (S, -128, 127, lambda m, x: (v := (x / S).clamp(-128, 127), torch.trunc(v + v.sign() * 0.5) * S)[1]),
     "integers between": (S, -128, 127, lambda m, x: torch.clamp(torch.round(x / S), -128, 127).to(torch.int8) * S),
+    "no ends": (S, -NO_END, NO_END, lambda m, x: torch.round(x / S) * S),
+    "one end": (S, 0, NO_END, lambda m, x: torch.round(x / S).clamp(min=0) * S),
     "torch.ao": (S, -139, 116, lambda m, x: torch.fake_quantize_per_tensor_affine(x, S, 11, -128, 127)),
     "torch.ao, of tensors": (
         S, -139, 116, lambda m, x: torch.fake_quantize_per_tensor_affine(x, m.s, m.z.to(torch.int32), -128, 127),
@@ -107,9 +109,6 @@ FACTORS: dict[str, tuple[float, Callable[..., Any]]] = {
     "another factor": (1.01, lambda m, x: (torch.clamp(torch.round(x / S + Z), -128, 127) - Z) * (S * 1.01)),
 }
 OTHERS: dict[str, tuple[str, Callable[..., Any]]] = {
-    "round": (recognise_fake_quant.NO_ENDS, lambda m, x: torch.round(x)),
-    "round to a step": (recognise_fake_quant.NO_ENDS, lambda m, x: torch.round(x / S) * S),
-    "clamped on one side": (recognise_fake_quant.NO_ENDS, lambda m, x: torch.round(x / S).clamp(min=0) * S),
     "floor": (recognise_fake_quant.NOT_NEAREST, lambda m, x: torch.clamp(torch.floor(x / S), -128, 127) * S),
     "channels": (recognise_fake_quant.CHANNELS, lambda m, x: torch.round(x / m.w).clamp(-128, 127) * m.w),
     "dynamic": (
@@ -164,7 +163,8 @@ def test_other_functions_stay_and_say_why(name: str) -> None:
     channels = torch.tensor([0.1, 0.2, 0.1, 0.3, 0.1])
     gm, result = found(function, w=channels)
     assert result.rewrites == 0
-    assert count(gm, bgnn.fake_quant) == 0
+    steps = [n.args[1:] for n in gm.graph.nodes if n.target == bgnn.fake_quant.default]
+    assert steps == ([] if name == "floor" else [(1.0, 0, -NO_END, NO_END)])  # a decision, for verification
     assert [why for _, why in result.refusals] == [reason]
     module = type("", (), {**CONSTANTS, "w": channels})
     assert torch.equal(outputs(gm, X)[0], function(module, X))

@@ -1,0 +1,48 @@
+"""Networks as Degree-Quant's authors write them, unpatched, become 8-bit integers, and agree on graphs not seen."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("torch_geometric")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import degree_quant_layers as theirs
+
+from bgnn.converter.api import convert
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernels"),
+    [
+        (theirs.GCN, "stock"),
+        (theirs.GAT, "bgnn"),
+        (theirs.GIN, "stock"),
+        pytest.param(theirs.GCN, "bgnn", marks=pytest.mark.slow),
+        pytest.param(theirs.GAT, "stock", marks=pytest.mark.slow),
+        pytest.param(theirs.GIN, "bgnn", marks=pytest.mark.slow),
+    ],
+)
+def test_whole_networks(kind: type[nn.Module], kernels: str, tmp_path: Path) -> None:
+    model, graphs = theirs.trained(kind), kind is theirs.GIN
+    inputs = theirs.sample(60, 0, graphs)
+    path = tmp_path / "model.onnx"
+    report = convert(model, inputs, target="onnx-int8-x86", kernels=kernels, output=path).report
+    share = report.macs["INT8"] / sum(report.macs.values())
+    assert share >= 0.99, [(layer.name, layer.became, layer.why) for layer in report.layers]
+    file = OnnxModel(path)
+    for nodes, seed in ((41, 7), (150, 8)):
+        new: tuple[Any, ...] = theirs.sample(nodes, seed, graphs)
+        with torch.no_grad():
+            expected = model(*new)
+        names = ("x", "edge_index", "batch")[: len(new)]
+        found = next(iter(file.run(**{n: v.numpy() for n, v in zip(names, new, strict=True)}).values()))
+        error = (torch.from_numpy(found) - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt()
+        assert float(error) < 0.01
