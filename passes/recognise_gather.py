@@ -17,7 +17,17 @@ from torch import Tensor, fx
 
 from bgnn.passes.canonicalise import permute, reshape
 from bgnn.passes.expressions import evaluate
-from bgnn.passes.graph import PassResult, aten, call, is_call, is_constant, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import (
+    PassResult,
+    aten,
+    call,
+    is_call,
+    is_constant,
+    is_static,
+    remove_dead_code,
+    replace,
+    shape_of,
+)
 
 bgnn = torch.ops.bgnn
 LOOKUPS = [aten.index, aten.index_select, aten.gather]
@@ -92,6 +102,8 @@ def _as_gather(node: fx.Node, features: fx.Node, index: fx.Node) -> fx.Node | No
     if size % (batch * m * k) or features.meta["val"].numel() > 1 << 24:
         return None
     channels = size // (batch * m * k)
+    if not is_static(features):
+        return None  # open numbers of nodes have no addresses; edges are another pass's
     address = torch.arange(features.meta["val"].numel(), dtype=torch.float64).reshape(shape_of(features))
     for channel_first in (False, True):
         if channel_first and (len(shape_of(features)) != 3 or shape_of(features)[:2] != (batch, channels)):
