@@ -27,7 +27,7 @@ from bgnn.converter.graph_report import build_graph_report
 from bgnn.converter.onnx.emit import emit, index_rows, run_file, saturated_shares
 from bgnn.converter.report import Report
 from bgnn.converter.second_graph import second_graphs
-from bgnn.converter.sizes import check_open, graph_axes, is_edges
+from bgnn.converter.sizes import check_open, features_of, graph_axes, is_edges
 from bgnn.converter.trace import refuse_numbers, trace
 from bgnn.converter.verify import check_sums
 from bgnn.converter.verify_codes import CodeCheck, CodeReference, Seen, as_codes, run_with_codes, tapped_codes
@@ -49,11 +49,11 @@ def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) ->
                 f"{name} is {list(value.shape)} {value.dtype}: edges are int64 [2, E], sources and targets"
             )
     edges = [(name, value) for name, value in zip(names, inputs, strict=True) if is_edges(value)]
-    features = next((value for value in inputs if value.is_floating_point() and value.dim()), None)
+    features = features_of(inputs)
     if not edges:
         return False
     if features is None:
-        raise UsageError("a graph network takes the features of nodes, float32 [N, F], beside its edges")
+        raise UsageError("a graph network takes the features of nodes, [N, ...], beside its edges")
     nodes = features.shape[0]
     for name, value in edges:
         if value.dtype != torch.int64:

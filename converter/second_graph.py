@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bgnn.converter.sizes import is_edges
+from bgnn.converter.sizes import features_of, is_edges
 
 NODES = 61
 HUB = 300  # edges into one node, and a fifth as many out of it
@@ -85,7 +85,9 @@ class _Sizes:
             for axis, (size, length) in enumerate(zip(shape, value.shape, strict=True))
             if not isinstance(size, int)
         ]
-        self.example_nodes = next(v.shape[0] for v in inputs if v.is_floating_point() and v.dim())
+        features = features_of(inputs)
+        assert features is not None, "a graph network's inputs"
+        self.example_nodes = features.shape[0]
         graphs = max((int(v.max()) + 1 for v in inputs if self.is_batch(v)), default=0)
         edges: dict[int, int] = {}
         for expression, length, of_edges in sorted(open_axes, key=lambda axis: not axis[2]):
@@ -106,7 +108,7 @@ class _Sizes:
             if not is_edges(value) and value.dim() and value.is_floating_point()
             and value.shape[0] not in edges and value.shape[0] not in (graphs, graphs + 1)
         ]  # fmt: skip
-        first = next(shape for shape, v in zip(shapes, inputs, strict=True) if v.is_floating_point() and v.dim())
+        first = next(shape for shape, v in zip(shapes, inputs, strict=True) if v is features)
         self.nodes = self.of(first[0], self.example_nodes)
         self.least = min([self.nodes, *lengths])
 

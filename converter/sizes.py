@@ -31,6 +31,11 @@ def is_edges(value: Tensor) -> bool:
     return value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point() and value.dtype != torch.bool
 
 
+def features_of(inputs: Sequence[Tensor]) -> Tensor | None:
+    """The features of a graph's nodes, `[N, ...]`: the first input with axes that is no list of edges."""
+    return next((value for value in inputs if value.dim() and not is_edges(value)), None)
+
+
 def graph_axes(inputs: Sequence[Tensor]) -> list[dict[int, Any]]:
     """For each input of a graph network, its open axes, as torch.export's `dynamic_shapes` wants them.
 

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.sizes import open_sizes
-from bgnn.passes import user_code
+from bgnn.passes import masked_writes, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
 
 aten = torch.ops.aten
@@ -334,10 +334,12 @@ def _freeze(
         value = node.meta.get("val")
         if value is not None:
             node.meta["val"] = as_meta(value)
-        if isinstance(value, Tensor) and not may_be_open and not is_static(node):
+    open_sizes(gm)
+    masked_writes.run(gm)
+    for node in gm.graph.nodes:
+        if isinstance(node.meta.get("val"), Tensor) and not may_be_open and not is_static(node):
             raise ConversionError(
                 f"{user_code.called(node)}{user_code.where(node)} gives a size that depends on the data, and the "
                 "file's sizes are fixed: keep all rows and mask them (torch.where), or choose a fixed number (topk)"
             )
-    open_sizes(gm)
     return gm

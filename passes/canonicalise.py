@@ -8,6 +8,7 @@ order in which a product is summed, and for `topk` and `sort`, whose open tie or
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, cast
@@ -205,8 +206,10 @@ def _getitem(node: fx.Node) -> fx.Node | None:
     source, index = cast(tuple[fx.Node, int], getitem(node))
     if is_call(source, aten._native_batch_norm_legit_no_training):
         return _batch_norm(node)
-    if source.target in REDUCTIONS and index == 0:
+    if source.target in REDUCTIONS:
         x, dim = source.args[0], source.args[1]
+        if index == 1:
+            return _first_extreme(node, cast(fx.Node, x), cast(int, dim), source.target is aten.max.dim, source)
         return call(node, REDUCTIONS[source.target], x, [dim], arg(source, 2, "keepdim", False), like=source)
     if is_call(source, aten.adaptive_max_pool1d, aten.adaptive_max_pool2d) and index == 0:
         return _global_pool(node, source, aten.amax.default)
@@ -232,6 +235,20 @@ def _topk(node: fx.Node, like: fx.Node, x: fx.Node, k: int, dim: int, largest: b
     else:
         twin = call(node, bgnn.topk_lowest.default, x, k, dim, largest, like=like)
     return call(node, operator.getitem, twin, index, like=like)
+
+
+def _first_extreme(node: fx.Node, x: fx.Node, dim: int, largest: bool, like: fx.Node) -> fx.Node | None:
+    """The index of the first of the largest values along an axis, in the shape of `node`: a topk of one."""
+    if not is_static(x) or not shape_of(x):
+        return None
+    return reshape(node, _topk(node, like, x, 1, dim % len(shape_of(x)), largest, 1), shape_of(node), like=like)
+
+
+def _argmax(node: fx.Node) -> fx.Node | None:
+    x, dim = cast(fx.Node, node.args[0]), arg(node, 1, "dim")
+    if dim is None and is_static(x):
+        x, dim = reshape(node, x, (x.meta["val"].numel(),), like=node), 0
+    return None if dim is None else _first_extreme(node, x, cast(int, dim), is_call(node, aten.argmax), node)
 
 
 def _sort(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
@@ -317,11 +334,10 @@ def _stack(node: fx.Node) -> fx.Node:
 
 def _cat(node: fx.Node) -> fx.Node | None:
     parts = cast(list[fx.Node], node.args[0])
-    if len(parts) == 1:
-        return parts[0]
-    # PyTorch leaves out parts of shape [0] (`torch.tensor([])`), whatever the others' shapes
-    full = [part for part in parts if shape_of(part) != (0,)]
-    if full and len(full) < len(parts):
+    full = [p for p in parts if not is_static(p) or p.meta["val"].numel()]
+    if len(full) == 1 and shape_of(full[0]) == shape_of(node) and full[0].meta["val"].dtype == node.meta["val"].dtype:
+        return full[0]
+    if 1 < len(full) < len(parts):  # `torch.tensor([])` may stand beside any shape
         return call(node, aten.cat.default, full, arg(node, 1, "dim", 0), like=node)
     return None
 
@@ -401,8 +417,14 @@ def _linear(node: fx.Node) -> fx.Node | None:
     return call(node, aten.linear.default, x, turned, bias, like=node)
 
 
+ROOTS = {0.5: aten.sqrt.default, -0.5: aten.rsqrt.default}
+
+
 def _square(node: fx.Node) -> fx.Node | None:
-    if is_call(node, aten.pow) and node.args[1] != 2:
+    power = node.args[1] if is_call(node, aten.pow) else 2
+    if power in ROOTS and is_static(node):
+        return call(node, ROOTS[cast(float, power)], node.args[0], like=node)
+    if power != 2:
         return None
     return call(node, aten.mul.Tensor, node.args[0], node.args[0], like=node)
 
@@ -488,7 +510,7 @@ def _mul(node: fx.Node) -> fx.Node | None:
 def _ones(node: fx.Node) -> fx.Node | None:
     """A tensor that depends on no data: `zeros_like(x)` and its kin."""
     if not is_static(node):
-        return None
+        return _like(node)
     shape, dtype = shape_of(node), node.meta["val"].dtype
     if is_call(node, aten.zeros_like, aten.new_zeros, aten.zeros):
         value = torch.zeros(shape, dtype=dtype)
@@ -499,6 +521,30 @@ def _ones(node: fx.Node) -> fx.Node | None:
             shape, cast(Any, arg(node, 2 if is_call(node, aten.new_full) else 1, "fill_value")), dtype=dtype
         )
     return constant(node, value, node.name)
+
+
+def _like(node: fx.Node) -> fx.Node | None:
+    """`zeros_like(x)` and its kin, of open sizes: a tensor made of the sizes of `x`."""
+    if not is_call(node, aten.zeros_like, aten.ones_like, aten.full_like):
+        return None
+    x = cast(fx.Node, node.args[0])
+    sizes = [
+        size if isinstance(size, int) else call(node, aten.sym_size.int, x, axis, like=node)
+        for axis, size in enumerate(shape_of(node))
+    ]
+    number = arg(node, 1, "fill_value") if is_call(node, aten.full_like) else int(is_call(node, aten.ones_like))
+    kind = node.meta["val"].dtype
+    return call(node, aten.full.default, sizes, number, dtype=kind, device=torch.device("cpu"), like=node)
+
+
+def _one_hot(node: fx.Node) -> fx.Node | None:
+    """Each class number compared with all."""
+    x, classes = cast(fx.Node, node.args[0]), arg(node, 1, "num_classes", -1)
+    if not isinstance(classes, int) or classes < 1 or literal(shape_of(x)) is None:
+        return None
+    column = reshape(node, x, (*shape_of(x), 1), like=node)
+    same = call(node, aten.eq.Tensor, column, constant(node, torch.arange(classes), "classes"), like=node)
+    return call(node, aten._to_copy.default, same, dtype=torch.int64, like=node)
 
 
 def _scatter(node: fx.Node) -> fx.Node | None:
@@ -599,6 +645,8 @@ def _index(node: fx.Node) -> fx.Node | None:
     else:
         x, indices = cast(tuple[fx.Node, list[Any]], node.args[:2])
         used = [(d, i) for d, i in enumerate(indices) if i is not None]
+        if len(used) > 1 and all(is_constant(i) for _, i in used):
+            return _known_places(node, x, used)
         if len(used) != 1 or used[0][1].meta["val"].dtype == torch.bool:
             return None
         dim, index = used[0]
@@ -612,6 +660,22 @@ def _index(node: fx.Node) -> fx.Node | None:
     rows = index if len(shape_of(index)) == 1 else reshape(node, index, (index.meta["val"].numel(),), like=node)
     picked = call(node, aten.index_select.default, x, dim, rows, like=node)
     return reshape(node, picked, shape_of(node), like=node)
+
+
+def _known_places(node: fx.Node, x: fx.Node, used: list[tuple[int, Any]]) -> fx.Node | None:
+    """`x[i, j]` with constants: rows of `x` with its first axes as one."""
+    values, first = [value_of(index) for _, index in used], len(used)
+    if [axis for axis, _ in used] != list(range(first)) or any(v.dtype == torch.bool for v in values):
+        return None
+    sizes = shape_of(x)[:first]
+    if not is_static(x) or 0 in sizes:
+        return None
+    rows = torch.zeros((), dtype=torch.int64)
+    for value, size in zip(values, sizes, strict=True):
+        rows = rows * size + value % size
+    flat = reshape(node, x, (math.prod(sizes), *shape_of(x)[first:]), like=node)
+    places = constant(node, rows.flatten(), "places")
+    return reshape(node, call(node, aten.index_select.default, flat, 0, places, like=node), shape_of(node), like=node)
 
 
 def _mean(node: fx.Node) -> fx.Node | None:
@@ -633,6 +697,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.repeat, aten.tile], _repeat),
     ([operator.getitem], _getitem),
     ([aten.argsort], lambda n: _sort(n, n, 1)),
+    ([aten.argmax, aten.argmin], _argmax),
     ([aten.slice], _slice),
     ([aten.select], _select),
     ([aten.stack], _stack),
@@ -649,6 +714,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.mul, aten.div], _mul),
     ([aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full,
       aten.zeros, aten.ones, aten.full], _ones),
+    ([aten.one_hot], _one_hot),
     ([aten.scatter_add, aten.scatter_reduce], _scatter),
     ([aten.index_select], _repeat_rows),
     ([aten.index, aten.embedding], _index),

@@ -33,8 +33,8 @@ def run(gm: fx.GraphModule) -> PassResult:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             continue  # a random number is not a constant
         grown = node.meta["val"].numel() - sum(n.meta["val"].numel() for n in node.all_input_nodes)
-        if grown > LARGEST_GROWTH:
-            continue
+        if node.all_input_nodes and grown > LARGEST_GROWTH:
+            continue  # what is made of numbers alone, `eye(n)`, has no other form
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), value_of)
         with torch.no_grad():
             value = cast(Callable[..., Any], node.target)(*args, **kwargs)

@@ -139,21 +139,38 @@ def as_meta(value: Any) -> Any:
 def compute_meta(node: fx.Node) -> None:
     """Fills `meta["val"]` of a call from its arguments', by running the op on meta tensors.
 
-    How long a slice with an open bound is, the run would decide by the example's sizes: its traced size stays.
+    How long a slice with an open bound is, the run would decide by the example's sizes: it is as long as it, or the
+    one with these bounds that it takes the place of, was when traced.
     """
-    if is_call(node, aten.slice) and "val" in node.meta:
-        x, dim = cast(fx.Node, node.args[0]).meta["val"], cast(int, arg(node, 1, "dim", 0))
-        bounds = [arg(node, 2, "start"), arg(node, 3, "end")]
-        if any(isinstance(bound, fx.Node) for bound in bounds):
-            sizes = list(x.shape)
-            sizes[dim] = node.meta["val"].shape[dim]
-            node.meta["val"] = torch.empty(sizes, dtype=x.dtype, device="meta")
-            return
+    if is_call(node, aten.slice) and any(isinstance(bound, fx.Node) for bound in slice_bounds(node)):
+        x = cast(fx.Node, node.args[0]).meta["val"]
+        dim = cast(int, arg(node, 1, "dim", 0)) % x.dim()
+        length = next(
+            one.meta["val"].shape[cast(int, arg(one, 1, "dim", 0))]
+            for one in (node, *node.graph.nodes)
+            if is_call(one, aten.slice)
+            and "val" in one.meta
+            and slice_bounds(one) == slice_bounds(node)
+            and str(_sliced(one)) == str(_sliced(node))
+        )
+        node.meta["val"] = torch.empty([*x.shape[:dim], length, *x.shape[dim + 1 :]], dtype=x.dtype, device="meta")
+        return
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
     if kwargs.get("device") is not None:  # a tensor made of sizes
         kwargs = {**kwargs, "device": "meta"}
     with nullcontext() if all(is_static(n) for n in node.all_input_nodes) else enable_python_dispatcher():
         node.meta["val"] = as_meta(cast(Callable[..., Any], node.target)(*args, **kwargs))
+
+
+def slice_bounds(node: fx.Node) -> list[Any]:
+    """Start, end and step of a slice; numbers, or nodes."""
+    return [arg(node, 2, "start") or 0, arg(node, 3, "end"), arg(node, 4, "step", 1)]
+
+
+def _sliced(node: fx.Node) -> Any:
+    """The size of the axis that a slice is taken of."""
+    x = cast(fx.Node, node.args[0]).meta["val"]
+    return x.shape[cast(int, arg(node, 1, "dim", 0))]
 
 
 def is_static(node: fx.Node) -> bool:

@@ -36,6 +36,7 @@ from bgnn.passes.recognise_self_loops import PROBES
 bgnn = torch.ops.bgnn
 
 ZEROS = [aten.new_zeros, aten.zeros, aten.zeros_like, aten.full, aten.new_full, aten.full_like]
+SCATTERS = [aten.scatter_add, aten.scatter_reduce, aten.index_add, aten.index_reduce, aten.index_put]
 ONES = [aten.new_ones, aten.ones, aten.ones_like, aten.full, aten.new_full, aten.full_like]
 
 
@@ -43,7 +44,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     """Replaces every aggregation and softmax over neighbours."""
     result = PassResult()
     for targets, rule in (
-        ([aten.scatter_add, aten.scatter_reduce, aten.index_add], _segment),
+        (SCATTERS, _segment),
         ([aten.mul], _times_one),
         ([aten.div], _mean),
         ([aten.div], _softmax),
@@ -70,20 +71,20 @@ def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
     return True
 
 
-def _first_size(node: fx.Node) -> Any:
+def _first_size(node: fx.Node, before: fx.Node) -> Any:
     """The size of axis 0 of a tensor made of sizes, as its argument was: a node or a number."""
     if is_constant(node):
         return shape_of(node)[0]
-    if is_call(node, aten.zeros_like, aten.full_like):
+    if not is_call(node, aten.new_zeros, aten.new_full, aten.zeros, aten.full):
         size = shape_of(node)[0]
-        return size if isinstance(size, int) else call(node, aten.sym_size.int, node.args[0], 0)
+        return size if isinstance(size, int) else call(before, aten.sym_size.int, node, 0)
     position = 1 if is_call(node, aten.new_zeros, aten.new_full) else 0
     return cast(Any, node.args[position])[0]
 
 
-def _one_index(index: fx.Node, values: fx.Node) -> fx.Node | None:
-    """The index `[E]` behind one repeated over the trailing axes of `values` `[E, ...]`."""
-    edges = shape_of(values)[0]
+def _one_index(index: fx.Node) -> fx.Node | None:
+    """The index `[E]` behind one that is repeated over trailing axes."""
+    edges = shape_of(index)[0]
     while is_call(index, aten.expand, aten.reshape):
         shape = shape_of(index)
         if shape[0] != edges or (is_call(index, aten.reshape) and any(size != 1 for size in shape[1:])):
@@ -93,29 +94,81 @@ def _one_index(index: fx.Node, values: fx.Node) -> fx.Node | None:
 
 
 def _segment(node: fx.Node) -> fx.Node | None:
-    base, dim, index, values = cast(tuple[fx.Node, int, fx.Node, fx.Node], node.args[:4])
-    if dim % max(len(shape_of(values)), 1) != 0 or not values.meta["val"].is_floating_point():
-        return None
-    if not is_filled(base, 0, ZEROS) or node.kwargs.get("alpha", 1) != 1:
-        return None
-    one = _one_index(index, values)
-    n = _first_size(base)
-    if one is None or n is None or shape_of(base)[1:] != shape_of(values)[1:]:
-        return None
-    how = "sum" if not is_call(node, aten.scatter_reduce) else cast(str, node.args[4])
+    """A reduction of rows by an index, onto a tensor that may hold values itself."""
+    if is_call(node, aten.index_put):
+        base, indices, values = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
+        if not arg(node, 3, "accumulate", False) or len(indices) != 1 or indices[0] is None:
+            return None
+        dim, index, how = 0, cast(fx.Node, indices[0]), "sum"
+    else:
+        base, dim, index, values = cast(tuple[fx.Node, int, fx.Node, fx.Node], node.args[:4])
+        how = cast(str, node.args[4]) if is_call(node, aten.scatter_reduce, aten.index_reduce) else "sum"
     alone = arg(node, 5, "include_self", True) is False
+    if dim % max(len(shape_of(values)), 1) != 0 or index.meta["val"].dtype == torch.bool:
+        return None
+    one = _one_index(index)
+    if one is None or shape_of(base)[1:] != shape_of(values)[1:]:
+        return None
+    if len(shape_of(index)) > 1 and shape_of(index)[1:] != shape_of(values)[1:]:
+        return None  # not all columns
+    n = _first_size(base, node)
+    if shape_of(one)[0] != shape_of(values)[0]:  # a scatter takes as many rows as the index has
+        if is_call(node, aten.index_add, aten.index_put, aten.index_reduce):
+            return None
+        end = call(node, aten.sym_size.int, one, 0, like=node)
+        values = call(node, aten.slice.Tensor, values, 0, 0, end, like=node)
+    if not values.meta["val"].is_floating_point():
+        return _counted(node, base, one, values, n) if how == "sum" else None
+    if node.kwargs.get("alpha", 1) != 1:
+        values = call(node, aten.mul.Tensor, values, node.kwargs["alpha"], like=node)
+
     if how == "sum":
-        return call(node, bgnn.segment_sum.default, values, one, n, like=node)
-    if how == "mean" and alone:
-        return call(node, bgnn.segment_mean.default, values, one, n, like=node)
-    if how == "amax" and alone:
-        return call(node, bgnn.segment_max.default, values, one, n, like=node)
-    if how == "amin" and alone:
+        result = call(node, bgnn.segment_sum.default, values, one, n, like=node)
+    elif how == "mean":
+        op = bgnn.segment_mean if alone else bgnn.segment_sum
+        result = call(node, op.default, values, one, n, like=node)
+    elif how == "amax":
+        result = call(node, bgnn.segment_max.default, values, one, n, like=node)
+    elif how == "amin":
         negative = call(node, aten.neg.default, values, like=node)
-        return call(
-            node, aten.neg.default, call(node, bgnn.segment_max.default, negative, one, n, like=node), like=node
-        )
-    return None
+        largest = call(node, bgnn.segment_max.default, negative, one, n, like=node)
+        result = call(node, aten.neg.default, largest, like=node)
+    else:
+        return None
+    return _onto(node, base, result, how, alone, one, values, n)
+
+
+def _onto(
+    node: fx.Node, base: fx.Node, result: fx.Node, how: str, alone: bool, index: fx.Node, values: fx.Node, n: Any
+) -> fx.Node:  # fmt: skip
+    """What `base` becomes: with `alone`, its rows count only where nothing is reduced to them."""
+    if is_filled(base, 0, ZEROS) and (alone or how == "sum"):
+        return result  # a segment without elements is 0
+    if how == "sum" and not alone:
+        return call(node, aten.add.Tensor, base, result, like=node)
+    edges = shape_of(values)[0]
+    sizes = [edges if isinstance(edges, int) else call(node, aten.sym_size.int, values, 0, like=node)]
+    sizes += [1] * (len(shape_of(values)) - 1)
+    kind = values.meta["val"].dtype
+    ones = call(node, aten.full.default, sizes, 1.0, dtype=kind, device=torch.device("cpu"), like=node)
+    counts = call(node, bgnn.segment_sum.default, ones, index, n, like=node)
+    if how == "mean" and not alone:
+        both = call(node, aten.add.Tensor, base, result, like=node)
+        return call(node, aten.div.Tensor, both, call(node, aten.add.Tensor, counts, 1, like=node), like=node)
+    if not alone:
+        extreme = aten.maximum.default if how == "amax" else aten.minimum.default
+        result = call(node, extreme, base, result, like=node)
+    some = call(node, aten.gt.Scalar, counts, 0, like=node)
+    return call(node, aten.where.self, some, result, base, like=node)
+
+
+def _counted(node: fx.Node, base: fx.Node, index: fx.Node, values: fx.Node, n: Any) -> fx.Node | None:
+    """Elements counted in whole numbers: exact as a float sum up to 2^24 of them in a segment."""
+    if not is_filled(base, 0, ZEROS) or not is_filled(values, 1, ONES):
+        return None
+    ones = call(node, aten._to_copy.default, values, dtype=torch.float32, like=node)
+    total = call(node, bgnn.segment_sum.default, ones, index, n, like=node)
+    return call(node, aten._to_copy.default, total, dtype=node.meta["val"].dtype, like=node)
 
 
 def _times_one(node: fx.Node) -> fx.Node | None:

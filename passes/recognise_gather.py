@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes.canonicalise import permute, reshape
-from bgnn.passes.expressions import evaluate
+from bgnn.passes.expressions import attempt
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -34,22 +34,24 @@ LOOKUPS = [aten.index, aten.index_select, aten.gather]
 MOVES = [aten.reshape, aten.permute, aten.expand, aten.slice, aten.cat, *LOOKUPS]
 INDEX_MATHS = [aten.add, aten.sub, aten.mul, aten._to_copy, aten.to, *MOVES]
 LARGEST = 60  # nodes in one expression
+DRAWS = 3  # of indices that it is tried on
 
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Replaces each expression, as soon as it is complete, by `gather_nodes` and the axes' order."""
     result = PassResult()
-    for node in list(gm.graph.nodes):
-        if node._erased or not is_call(node, *MOVES) or not _is_value(node):
-            continue
-        for nearest in (False, True):
-            found = _sources(node, nearest)
-            new = _as_gather(node, *found) if found is not None else None
-            if new is not None:
-                replace(node, new)
-                result.rewrites += 1
-                break
-    remove_dead_code(gm)
+    for chosen in (False, True):  # first all that is made of whole index tensors
+        for node in list(gm.graph.nodes):
+            if node._erased or not is_call(node, *MOVES) or not _is_value(node):
+                continue
+            for nearest in (False, True):
+                found = _sources(node, nearest, chosen)
+                new = _as_gather(node, *found) if found is not None else None
+                if new is not None:
+                    replace(node, new)
+                    result.rewrites += 1
+                    break
+        remove_dead_code(gm)
     return result
 
 
@@ -58,10 +60,11 @@ def _is_value(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _sources(node: fx.Node, nearest: bool) -> tuple[fx.Node, fx.Node] | None:
+def _sources(node: fx.Node, nearest: bool, chosen: bool) -> tuple[fx.Node, fx.Node] | None:
     """The one feature tensor and the one index tensor that `node` is moved from, if there is a lookup between.
 
-    Features are followed to where they are computed, or, with `nearest`, only to what is looked up.
+    Features are followed to where they are computed, or, with `nearest`, only to what is looked up. Indices are
+    followed to where they are computed, or, with `chosen`, only to where several are joined or some are picked.
     """
     features: set[fx.Node] = set()
     indices: set[fx.Node] = set()
@@ -81,7 +84,7 @@ def _sources(node: fx.Node, nearest: bool) -> tuple[fx.Node, fx.Node] | None:
             if is_call(current, *LOOKUPS):
                 looked_at.add(cast(fx.Node, current.args[0]))
         else:
-            moved = is_call(current, *INDEX_MATHS)
+            moved = is_call(current, *INDEX_MATHS) and not (chosen and is_call(current, aten.cat, aten.slice))
         if moved:
             stack.extend(current.all_input_nodes)
         else:
@@ -94,16 +97,31 @@ def _sources(node: fx.Node, nearest: bool) -> tuple[fx.Node, fx.Node] | None:
 def _as_gather(node: fx.Node, features: fx.Node, index: fx.Node) -> fx.Node | None:
     if not isinstance(index.meta["val"], Tensor) or index.meta["val"].dtype not in (torch.int64, torch.int32):
         return None
-    shape = shape_of(index)
-    if len(shape) not in (2, 3) or len(shape_of(features)) not in (2, 3):
+    if len(shape_of(features)) not in (2, 3) or not all(is_static(n) for n in (node, features, index)):
         return None
-    batch, m, k = shape if len(shape) == 3 else (1, *shape)
+    for form in _forms(shape_of(index)):
+        new = _of_form(node, features, index, form)
+        if new is not None:
+            return new
+    return None
+
+
+def _forms(shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(clouds, points, neighbours) that indices of a shape can be: one list for all, or one for each cloud."""
+    if len(shape) == 3:
+        return [(shape[0], shape[1], shape[2])]
+    if len(shape) == 2:
+        return [(1, shape[0], shape[1]), (shape[0], 1, shape[1])]
+    return [(1, 1, shape[0]), (shape[0], 1, 1)] if shape else []
+
+
+def _of_form(node: fx.Node, features: fx.Node, index: fx.Node, form: tuple[int, int, int]) -> fx.Node | None:
+    batch, m, k = form
+    shape = shape_of(index)
     size = node.meta["val"].numel()
     if size % (batch * m * k) or features.meta["val"].numel() > 1 << 24:
         return None
     channels = size // (batch * m * k)
-    if not is_static(features):
-        return None  # open numbers of nodes have no addresses; edges are another pass's
     address = torch.arange(features.meta["val"].numel(), dtype=torch.float64).reshape(shape_of(features))
     for channel_first in (False, True):
         if channel_first and (len(shape_of(features)) != 3 or shape_of(features)[:2] != (batch, channels)):
@@ -113,24 +131,16 @@ def _as_gather(node: fx.Node, features: fx.Node, index: fx.Node) -> fx.Node | No
             continue
         rows = rows.reshape(batch, -1, channels)
         generator = torch.Generator().manual_seed(0)
-        picked = torch.randint(0, rows.shape[1], (batch, m, k), generator=generator)
-        try:
-            out = evaluate(node, {features: address, index: picked.reshape(shape).to(index.meta["val"].dtype)})
-        except (RuntimeError, IndexError, ValueError, TypeError):
-            return None
-        expected = bgnn.gather_nodes(rows, picked)
-        order = _order_of_axes(expected, out)
-        if order is not None:
-            return _build(node, features, index, channel_first, (batch, m, k, channels), order)
-    return None
-
-
-def _order_of_axes(expected: Tensor, out: Tensor) -> tuple[int, ...] | None:
-    """How the axes of `expected[b, m, k, c]` stand in `out`, whatever its shape."""
-    flat = out.flatten()
-    for order in itertools.permutations(range(4)):
-        if torch.equal(expected.permute(order).flatten(), flat):
-            return order
+        orders = list(itertools.permutations(range(4)))  # of the axes of `expected[b, m, k, c]` in the result
+        for _ in range(DRAWS):
+            picked = torch.randint(0, rows.shape[1], (batch, m, k), generator=generator)
+            out = attempt(node, {features: address, index: picked.reshape(shape).to(index.meta["val"].dtype)})
+            if out is None:
+                return None
+            expected, flat = bgnn.gather_nodes(rows, picked), out.flatten()
+            orders = [order for order in orders if torch.equal(expected.permute(order).flatten(), flat)]
+        if orders:
+            return _build(node, features, index, channel_first, (batch, m, k, channels), orders[0])
     return None
 
 

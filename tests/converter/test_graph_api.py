@@ -69,6 +69,34 @@ def test_a_layer_that_keeps_the_first_graph_it_meets_is_traced_without_it() -> N
     assert model.conv.cached
 
 
+class Molecules(nn.Module):
+    """Kinds of atoms and bonds, as numbers: an embedding of the one, a one-hot of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.atoms, self.out = nn.Embedding(9, 6), nn.Linear(6 + 4, 2)
+
+    def forward(self, kinds: Tensor, edge_index: Tensor, bonds: Tensor) -> Tensor:
+        source, target = edge_index
+        messages = torch.cat([self.atoms(kinds)[source], nn.functional.one_hot(bonds, 4).float()], 1)
+        return self.out(torch.zeros(kinds.shape[0], 10).index_add(0, target, messages))
+
+
+@pytest.mark.parametrize("kernels", ["stock", "bgnn"])
+def test_features_may_be_numbers_of_classes(kernels: str) -> None:
+    def graph(nodes: int, edges: int) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.arange(nodes) % 9, torch.arange(2 * edges).reshape(2, -1) * 7 % nodes, torch.arange(edges) % 4
+
+    model = Molecules().eval()
+    done = convert(model, graph(20, 50), target="onnx-x86", kernels=kernels)
+    assert done.model_bytes is not None
+    for sizes in ((20, 50), (7, 3), (50, 300)):
+        expected = model(*graph(*sizes)).detach().numpy()
+        np.testing.assert_allclose(ran(done.model_bytes, *graph(*sizes)), expected, atol=1e-5)
+    with pytest.raises(UsageError, match=r"edge_index holds 2[0-2], but there are 20 nodes"):
+        convert(model, (graph(20, 50)[0], graph(23, 50)[1], graph(20, 50)[2]), target="onnx-x86")
+
+
 def test_the_file_says_what_was_verified_and_its_largest_degree() -> None:
     done = convert(GCN(), random_graph(40, 160), target="onnx-int8-x86")
     assert done.model_bytes is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,19 @@ def canonical(function: Callable[..., Any], *inputs: Tensor, tolerance: float = 
 
 RESHAPE, PERMUTE, EXPAND, SLICE = aten.reshape.default, aten.permute.default, aten.expand.default, aten.slice.Tensor
 RULES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+    "roots": (
+        lambda m, x: x.abs().pow(0.5) + x.exp() ** -0.5,
+        [aten.abs.default, aten.sqrt.default, aten.exp.default, aten.rsqrt.default, aten.add.Tensor],
+    ),
+    "nothing beside it": (
+        lambda m, x: torch.cat([x[0], torch.tensor([]), m.w, x[1, :0]]),
+        [SLICE, RESHAPE, aten.cat.default],
+    ),
+    "nothing else": (lambda m, x: torch.cat([torch.tensor([]), x * 2], 1), [aten.mul.Tensor]),
+    "argmax": (lambda m, x: x.argmax(1), [bgnn.topk_lowest.default, operator.getitem, RESHAPE]),
+    "argmin of all": (lambda m, x: x.argmin(), [RESHAPE, bgnn.topk_lowest.default, operator.getitem, RESHAPE]),
+    "index of the maximum": (lambda m, x: x.max(-1, keepdim=True)[1], [bgnn.topk_lowest.default, operator.getitem]),
+    "known places": (lambda m, x: x[[[0], [1]], [[2, -1]]], [RESHAPE, aten.index_select.default, RESHAPE]),
     "view": (lambda m, x: x.view(6, 4), [RESHAPE]),
     "view of views": (lambda m, x: x.view(6, 4).reshape(24).unsqueeze(0), [RESHAPE]),
     "there and back": (lambda m, x: x.view(6, 4).view(2, 3, 4) + 1, [aten.add.Tensor]),
@@ -183,12 +197,6 @@ def test_left_alone(name: str) -> None:
     assert found.dtype == expected.dtype
     if op is not None:
         assert any(is_call(n, op) for n in gm.graph.nodes)
-
-
-def test_dropout_that_drops_stays() -> None:
-    gm = exported(lambda m, x: F.dropout(x, 0.5, True), X)
-    canonicalise.run(gm)
-    assert [n for n in gm.graph.nodes if n.op == "call_function"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])

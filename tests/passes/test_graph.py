@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from graphs import aten, bgnn, count, exported, graph, only, outputs, randn, signs
+from graphs import Wrapped, aten, bgnn, count, exported, graph, only, outputs, randn, signs
 from torch import fx
 
 from bgnn.converter import dialect
+from bgnn.converter.sizes import graph_axes
+from bgnn.converter.trace import trace
 from bgnn.passes.graph import (
     PassResult,
     Tap,
     call,
+    calls,
+    compute_meta,
     constant,
     is_call,
     only_user,
@@ -154,3 +158,18 @@ def test_refusals_are_listed_once_by_the_name_a_person_knows() -> None:
 def test_nodes_without_a_module_are_known_by_their_own_name() -> None:
     node = fx.Graph().call_function(aten.relu.default, ())
     assert source_name(node) == node.name
+
+
+def test_a_new_slice_with_an_open_bound_is_as_long_as_the_traced_one():
+    """The run would take the example's numbers, in which the bound may be past the end."""
+    inputs = torch.ones(12, 4), torch.tensor(5)
+    axes = graph_axes(inputs)
+    program = torch.export.export(
+        Wrapped(lambda m, x, first: x.relu()[:first], {}), inputs, dynamic_shapes=(tuple(axes),), strict=False
+    )
+    gm = trace(program, inputs, (0,), axes)
+    old = next(calls(gm.graph, aten.slice))
+    for node in (old, call(old, aten.slice.Tensor, *old.args)):
+        compute_meta(node)
+        assert str(node.meta["val"].shape) == str(old.meta["val"].shape)
+        assert str(node.meta["val"].shape[0]) != str(old.args[0].meta["val"].shape[0])

@@ -84,14 +84,6 @@ def test_another_softmax_stays() -> None:
     assert count(gm, aten.exp) == 1
 
 
-def test_a_sum_into_something_stays() -> None:
-    example = random_graph(20, 70)
-    function = Wrapped(lambda m, x, e: x.scatter_add(0, e[1][:, None].expand(-1, 6), x[e[0]]), {})
-    gm = trace(function, example, open_axes=graph_axes(example))
-    canonicalise.run(gm)
-    assert recognise_aggregation.run(gm).rewrites == 0
-
-
 def test_a_known_number_of_graphs() -> None:
     """`global_mean_pool(x, batch, 2)`: the zeros are a constant of the traced graph."""
 
@@ -107,3 +99,45 @@ def test_a_known_number_of_graphs() -> None:
     assert recognise_aggregation.run(gm).rewrites
     assert (count(gm, bgnn.segment_mean), count(gm, aten.scatter_add)) == (1, 0)
     assert torch.equal(run(gm, *inputs), expected)
+
+
+def spread(e: Tensor, x: Tensor) -> Tensor:
+    return e[1].view(-1, 1).expand(-1, x.shape[1])
+
+
+ONTO: dict[str, Callable[..., Any]] = {
+    "add": lambda m, x, e: x.index_add(0, e[1], x[e[0]]),
+    "add with a factor": lambda m, x, e: torch.zeros_like(x).index_add(0, e[1], x[e[0]], alpha=0.5),
+    "put": lambda m, x, e: (x * 2).index_put((e[1],), x[e[0]], accumulate=True),
+    "sum": lambda m, x, e: x.scatter_reduce(0, spread(e, x), x[e[0]], "sum"),
+    "max": lambda m, x, e: x.scatter_reduce(0, spread(e, x), x[e[0]], "amax"),
+    "min": lambda m, x, e: x.index_reduce(0, e[1], x[e[0]], "amin"),
+    "mean": lambda m, x, e: x.scatter_reduce(0, spread(e, x), x[e[0]], "mean"),
+    "max where there is one": lambda m, x, e: x.scatter_reduce(0, spread(e, x), x[e[0]], "amax", include_self=False),
+    "sum where there is one": lambda m, x, e: x.scatter_reduce(0, spread(e, x), x[e[0]], "sum", include_self=False),
+    "counted": lambda m, x, e: (
+        x * torch.zeros(x.shape[0], 1, dtype=torch.long).index_add(0, e[1], torch.ones_like(e[1:].T))
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ONTO)
+def test_onto_what_is_there(how: str) -> None:
+    example = random_graph(20, 70)
+    gm = trace(Wrapped(ONTO[how], {}), example, open_axes=graph_axes(example))
+    canonicalise.run(gm)
+    merge_equal_nodes.run(gm)
+    assert recognise_aggregation.run(gm).rewrites == 1
+    check_open(gm)
+    assert count(gm, *recognise_aggregation.SCATTERS) == 0
+    for name, graph in awkward_graphs().items():
+        torch.testing.assert_close(run(gm, *graph), ONTO[how](None, *graph), msg=name)
+
+
+def test_a_scatter_of_a_part_stays() -> None:
+    example = random_graph(20, 70)
+    half = lambda m, x, e: torch.zeros_like(x).scatter_add(0, e[1].view(-1, 1).expand(-1, 3), x[e[0]])  # noqa: E731
+    gm = trace(Wrapped(half, {}), example, open_axes=graph_axes(example))
+    canonicalise.run(gm)
+    assert recognise_aggregation.run(gm).rewrites == 0
+    assert torch.equal(run(gm, *example), half(None, *example))

@@ -118,3 +118,23 @@ def test_two_gathers_with_one_index() -> None:
 def test_no_lookup_no_gather() -> None:
     gm = traced(lambda m, x: x.transpose(1, 2).reshape(B, -1), X)
     assert recognise_gather.run(gm).rewrites == 0
+
+
+CHOSEN: dict[str, Callable[..., Any]] = {  # points of each cloud, or one; `i` is [B, K]
+    "advanced index": lambda m, x, i: x[torch.arange(B)[:, None], i],
+    "torch.gather": lambda m, x, i: torch.gather(x, 1, i[..., None].expand(-1, -1, C)),
+    "one of each": lambda m, x, i: x[torch.arange(B), i[:, 0]],
+    "joined first": lambda m, x, i: x[torch.arange(B)[:, None], torch.stack([i[:, 2] * 0, x[..., 0].argmax(1)], 1)],
+}
+
+
+@pytest.mark.parametrize("habit", CHOSEN)
+def test_points_chosen_from_each_cloud(habit: str) -> None:
+    index = INDEX[:, 0]
+    gm = traced(CHOSEN[habit], X, index)
+    expected = outputs(gm, X, index)[0]
+    canonicalise.run(gm)
+    assert recognise_gather.run(gm).rewrites == 1
+    check_meta(gm, X, index)
+    assert count(gm, bgnn.gather_nodes) == 1
+    assert torch.equal(outputs(gm, X, index)[0], expected)

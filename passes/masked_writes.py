@@ -1,0 +1,46 @@
+"""Writes through a mask are a choice: `x[mask] = y` is `where(mask, y, x)`.
+
+    index_put(x, [mask], number)          where(mask, number, x), also of a row for each place
+    index_put(x, [mask], v[mask])         where(mask, v, x)
+
+What is written is then as large as `x`, however many places the mask has. Exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from bgnn.passes.graph import PassResult, arg, aten, call, calls, is_call, remove_dead_code, replace, shape_of
+
+
+def run(gm: fx.GraphModule) -> PassResult:
+    """Replaces every write through one mask, whose shape is that of the first axes."""
+    result = PassResult()
+    for node in calls(gm.graph, aten.index_put):
+        new = _as_choice(node)
+        if new is not None:
+            replace(node, new)
+            result.rewrites += 1
+    remove_dead_code(gm)
+    return result
+
+
+def _as_choice(node: fx.Node) -> fx.Node | None:
+    base, index, values = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
+    if len(index) != 1 or index[0].meta["val"].dtype != torch.bool or arg(node, 3, "accumulate", False):
+        return None
+    if values.meta["val"].dtype != base.meta["val"].dtype:
+        return None
+    mask, rest = cast(fx.Node, index[0]), len(shape_of(base)) - len(shape_of(index[0]))
+    if is_call(values, aten.index) and list(cast(list[Any], values.args[1])) == [mask]:
+        values = cast(fx.Node, values.args[0])
+        if str(shape_of(values)) != str(shape_of(base)):
+            return None
+    elif len(shape_of(values)) > rest:  # one for each place, in order
+        return None
+    for _ in range(rest):
+        mask = call(node, aten.unsqueeze.default, mask, -1, like=node)
+    return call(node, aten.where.self, mask, values, base, like=node)
