@@ -94,8 +94,8 @@ bench-accuracy: setup kernels ## INT8 networks trained on Cora and Citeseer, PyT
 interpreters: setup kernels ## the same files in five stock TFLite interpreters, each in its own environment (about 2.5 GB)
 	@$(VENV)/bin/python -m bgnn.runtime_bench.stock_interpreters
 
-fuzz: setup kernels ## changed files through LiteRT and the delegate, under sanitizers (COUNT=100000 SEED=1)
-	@$(MAKE) -s -C tests/runtime_bench/delegate/fuzz files VENV=$(abspath $(VENV))
+fuzz: setup kernels ## changed files through LiteRT and ONNX Runtime with our libraries, under sanitizers (COUNT=10000 SEED=1)
+	@$(MAKE) -s -C tests/runtime_bench/delegate/fuzz files onnx VENV=$(abspath $(VENV))
 
 wheels: setup ## the wheels into dist/: bgnn-convert, and bgnn-runtime for devices, x86-64 and aarch64
 	@$(MAKE) -s -C runtime_bench/packaging wheels VENV=$(abspath $(VENV))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
@@ -34,6 +33,7 @@ from bgnn.converter.verify_layers import prove_layers, prove_on_runtime
 from bgnn.passes import user_code
 from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
 from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.outputs import write_files
 
 TARGETS = stages.TARGETS
 STAGES = stages.STAGES
@@ -107,6 +107,7 @@ def convert(
     check_tensors(model, example_inputs)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
+    _check_weights(model)
     if target.startswith("onnx-") and check_graph(model, inputs):
         data, graph_report, gm = convert_graph(
             model, inputs, target=target, optimize=optimize, kernels=kernels, name=name,
@@ -117,7 +118,7 @@ def convert(
         path = None
         if output is not None and data is not None:
             path = Path(output)
-            write_atomically(path, data)
+            write_files({path: data})
         return Conversion(data, graph_report, path, gm)
     if calibration is not None:
         raise UsageError("--calibrate quantises graph networks, forward(x, edge_index, ...): this model has no edges")
@@ -172,7 +173,7 @@ def convert(
     path = None
     if output is not None:
         path = Path(output)
-        write_atomically(path, data)
+        write_files({path: data})
     return Conversion(data, report, path, gm)
 
 
@@ -199,6 +200,14 @@ def _check_arguments(
             "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"
         )
     return stages.Plan(target, optimize, kernels)
+
+
+def _check_weights(model: nn.Module | ExportedProgram) -> None:
+    """Files compute in float32 where they do not in bits or codes."""
+    weights = [value for _, value in model.named_parameters() if value.is_floating_point()]
+    if weights and all(value.dtype != torch.float32 for value in weights):
+        kind = str(weights[0].dtype).removeprefix("torch.")
+        raise ConversionError(f"the model is {kind}, and files compute in float32: convert model.float()")
 
 
 def _check_traced(
@@ -273,21 +282,3 @@ def _version() -> str:
         return version("bgnn-convert")
     except PackageNotFoundError:
         return "unknown"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes the whole file or nothing: a temporary file beside it takes its place at the end."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -19,6 +19,7 @@ from bgnn.converter.emitted_file import results_of
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import read_npz
 from bgnn.converter.ranges import Range, choose, squares, values
+from bgnn.converter.untrusted import read_torch
 from bgnn.passes import insert_fake_quant, roundings
 from bgnn.passes.graph import snapshot
 from bgnn.passes.user_code import where
@@ -127,8 +128,9 @@ def read_samples(path: Path, keep_float: Sequence[str] = (), percentile: float |
     except ImportError as error:
         raise UsageError("--calibrate with a PyG dataset needs torch-geometric: pip install torch-geometric") from error
     try:
-        with torch.serialization.safe_globals([Data]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch(path, [Data])
+    except UsageError as error:
+        raise UsageError(f"--calibrate {path}: {error}") from error
     except Exception as error:  # pickle, zipfile and torch each have their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(

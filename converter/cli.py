@@ -9,18 +9,22 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import io
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bgnn.converter.errors import BgnnError, UsageError
 from bgnn.converter.targets import STAGES, TARGETS
+from bgnn.runtime_bench import streams
+from bgnn.runtime_bench.outputs import Stopped, check_output, stops_as_errors, write_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -189,50 +193,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help, the version or its error
         return int(stop.code or 0)
+    streams.make_safe()
     try:
-        with _quiet(args.debug):
+        with _quiet(args.debug), stops_as_errors():
             _run(args)
         return 0
-    except BgnnError as error:
-        return _fail(str(error), error.exit_code, args.debug)
+    except Stopped as stop:
+        return _fail(str(stop), stop.exit_code, False)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, False)
-    except BrokenPipeError:  # whoever read the report has gone; the file is written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a full disk, a --dump folder that cannot be made
-        return _fail(str(error), 1, args.debug)
-    except MemoryError:
-        return _fail("out of memory: give a smaller batch or fewer points", 1, args.debug)
+    except SystemExit as stop:  # sys.exit in the user's code: this command has not done its work
+        return _fail(f"the model's code ended the program: sys.exit({stop.code!r})", 1, args.debug)
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _fail(_OUT_OF_MEMORY, 1, args.debug)
+        if isinstance(error, BgnnError):
+            return _fail(str(error), error.exit_code, args.debug)
+        if isinstance(error, OSError):  # a full disk, a --dump folder that cannot be made
+            return _fail(str(error), 1, args.debug)
         what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         hint = "" if args.debug else " (a bug in bgnn-convert: run again with --debug and report it)"
         return _fail(f"internal error: {what}{hint}", 1, args.debug)
 
 
 def _run(args: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    output = (
-        Path(args.output)
-        if args.output
-        else Path(Path(args.file).stem + (".onnx" if args.target.startswith("onnx-") else ".tflite"))
-    )
-    report_path = Path(args.report) if args.report else output.parent / "report.json"
-    _check(args, output, report_path)
-    with _progress(Console(stderr=True, highlight=False)) as say:
+    output = Path(args.output or Path(args.file).stem + (".onnx" if args.target.startswith("onnx-") else ".tflite"))
+    report = Path(args.report) if args.report else output.parent / "report.json"
+    _check(args, output, report)
+    # as the user meant them, wherever the user's own code goes to
+    written, reported = Path(os.path.abspath(output)), Path(os.path.abspath(report))
+    with _progress(_console(sys.stderr)) as say:
         say(f"reading {args.file}")
-        conversion = _convert(args, None if args.stop_after else output, say)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    conversion.report.print(console)
+        conversion = _convert(args, say)
+    console = _console(sys.stdout)
     if args.stop_after:
-        console.print(f"stopped after stage {args.stop_after}: no file written")
+        with streams.results():
+            conversion.report.print(console)
+            console.print(f"stopped after stage {args.stop_after}: no file written")
         return
-    _write_report(conversion, report_path)
-    console.print(f"wrote {output} and {report_path}", soft_wrap=True)
+
+    def announce() -> None:
+        with streams.results():
+            conversion.report.print(console)
+            console.print(f"wrote {output} and {report}", soft_wrap=True)
+
+    assert conversion.model_bytes is not None
+    text = json.dumps(conversion.report.to_json(), indent=2) + "\n"
+    write_files({written: conversion.model_bytes, reported: text.encode()}, announce)
 
 
-def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str], None]) -> Conversion:
+def _convert(args: argparse.Namespace, say: Callable[[str], None]) -> Conversion:
     from bgnn.converter.api import convert
     from bgnn.converter.load import LoadOptions, load
 
@@ -258,7 +268,6 @@ def _convert(args: argparse.Namespace, output: Path | None, say: Callable[[str],
         loaded.model,
         loaded.example_inputs,
         target=args.target,
-        output=output,
         optimize=args.optimize,
         verify=not args.no_verify,
         kernels=args.kernels,
@@ -290,15 +299,29 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
             raise UsageError(f"{what} {value}: must be at least 1")
     if args.dump and Path(args.dump).exists() and not Path(args.dump).is_dir():
         raise UsageError(f"--dump {args.dump}: not a folder")
-    for path in () if args.stop_after else (output, report):
-        if path.is_dir():
-            raise UsageError(f"cannot write {path}: it is a folder")
-        if not path.parent.is_dir():
-            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
-        if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-            raise UsageError(f"cannot write {path}: permission denied")
-        if path.exists() and Path(args.file).exists() and path.samefile(args.file):
-            raise UsageError(f"cannot write {path}: it is the model itself")
+    if args.stop_after:
+        return
+    given = {"the model itself": Path(args.file), "the --calibrate data": Path(args.calibrate or args.file)}
+    given |= {f"the --input data {spec}": Path(spec) for spec in args.inputs if spec.endswith(".npz")}
+    if args.model:
+        given["the code of --model"] = Path(*args.model.partition(":")[0].split(".")).with_suffix(".py")
+    check_output(output, given)
+    check_output(report, given | {"the output, too: give the two different names": output})
+    if output.is_file() and _is_report(output):
+        raise UsageError(f"cannot write {output}: it is the report of another conversion")
+    if report.is_file() and report.stat().st_size and not _is_report(report):
+        raise UsageError(f"cannot write {report}: it is there already, and is no report of a conversion")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether there is a report of this command at `path`."""
+    if path.stat().st_size > _MOST_REPORT:
+        return False
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"name", "target", "checks"} <= content.keys()
 
 
 def _settings(arguments: Sequence[str]) -> dict[str, Any]:
@@ -320,24 +343,31 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _write_report(conversion: Conversion, path: Path) -> None:
-    from bgnn.converter.api import write_atomically
+def _console(stream: TextIO | None) -> Console:
+    """A console that prints text as it is: paths and names of layers are no markup."""
+    from rich.console import Console
 
-    text = json.dumps(conversion.report.to_json(), indent=2) + "\n"
-    write_atomically(path, text.encode())
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise
+
+    width = None if stream is not None and stream.isatty() else 120
+    return Plain(file=stream or io.StringIO(), markup=False, emoji=False, highlight=False, width=width)
 
 
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str], None]]:
     """A function that shows a line of progress: a spinner on a terminal, plain lines elsewhere."""
+    from rich.text import Text
+
     if not console.is_terminal:
-        yield lambda line: print(f"bgnn-convert: {line}", file=sys.stderr, flush=True)
+        yield lambda line: streams.complain(f"bgnn-convert: {line}")
         return
     with console.status("") as status:
 
         def say(line: str) -> None:
-            console.print(f"[dim]bgnn-convert:[/dim] {line}", markup=True)
-            status.update(line)
+            console.print(Text.assemble(("bgnn-convert:", "dim"), " ", line))
+            status.update(Text(line))
 
         yield say
 
@@ -360,9 +390,27 @@ def _quiet(debug: bool) -> Iterator[None]:
 
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    print(f"bgnn-convert: error: {' '.join(message.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+    streams.complain(f"bgnn-convert: error: {streams.one_line(message)}")
     return code
+
+
+_OUT_OF_MEMORY = "out of memory: give a smaller batch, fewer points or a smaller example graph"
+_MOST_REPORT = 64 << 20
+# How the libraries say it where they raise no MemoryError.
+_NO_MEMORY = re.compile(
+    r"not enough memory|can't allocate memory|cannot allocate memory|bad_alloc|failed to allocate memory", re.IGNORECASE
+)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the exception, or one that it was raised from, is about memory."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _version() -> str:

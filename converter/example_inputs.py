@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.runtime_bench import limits
 
 MAX_ELEMENTS = 2**31  # a TFLite tensor's byte offsets and shapes are 32-bit
 SEED = 0
@@ -37,7 +36,7 @@ def random_like(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     Whole numbers are often indices, which nobody can guess: they are refused, and must come from an .npz
     file.
     """
-    check_shape(name, shape)
+    check_shape(name, shape, max(4, dtype.itemsize))
     if not dtype.is_floating_point:
         kind = str(dtype).removeprefix("torch.")
         raise UsageError(
@@ -50,12 +49,13 @@ def random_like(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.randn(tuple(shape), generator=generator).to(dtype)
 
 
-def check_shape(name: str, shape: Sequence[int]) -> None:
-    """Raises UsageError for a shape with an empty axis or more than 2^31 elements."""
+def check_shape(name: str, shape: Sequence[int], item_bytes: int = 4) -> None:
+    """Raises UsageError for a shape with an empty axis, more than 2^31 elements or more bytes than the budget."""
     if any(size < 1 for size in shape):
         raise UsageError(f"input {name!r} has shape {_text(shape)}: every size must be at least 1")
     if math.prod(shape) > MAX_ELEMENTS:
         raise UsageError(f"input {name!r} has shape {_text(shape)}: more than 2^31 elements")
+    limits.check_bytes(f"input {name!r} of shape {_text(shape)}", math.prod(shape) * item_bytes)
 
 
 def check_tensors(model: object, inputs: Sequence[object]) -> None:
@@ -160,38 +160,26 @@ def _described(argument: str) -> dict[str, Tensor]:
 
 
 def read_npz(path: Path, option: str = "--input") -> dict[str, Tensor]:
-    """The arrays of an .npz file. Headers are read first: a small file must not ask for all memory.
+    """The arrays of an .npz file, none of them empty, within the budget (`limits`).
 
     Raises UsageError, which names the `option` that the path was given with.
     """
-    if not path.is_file():
-        raise UsageError(f"{option} {path}: no such file")
+    where = f"{option} {path}"
+    arrays = limits.read_npz(path, where)
+    for name, array in arrays.items():
+        check_shape(name, array.shape, array.itemsize)
     try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                with archive.open(info) as stream:
-                    _check_header(f"{option} {path}", info.filename, stream)
-        with np.load(path, allow_pickle=False) as arrays:
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
-    except UsageError:
-        raise
-    except Exception as error:  # zipfile, numpy and torch each have their own for a malformed file
-        raise UsageError(f"{option} {path}: not a readable .npz of plain arrays ({error})") from error
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    except (TypeError, ValueError) as error:  # text, dates, records
+        raise UsageError(f"{where}: not a readable .npz of plain arrays ({error})") from error
     for name, value in tensors.items():
+        if value.is_complex():
+            raise UsageError(f"{where}: {name!r} is of complex numbers, of which no file has an input")
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UsageError(f"{option} {path}: {name!r} holds NaN or infinity, with which nothing can be verified")
+            raise UsageError(f"{where}: {name!r} holds NaN or infinity, with which nothing can be verified")
     if not tensors:
-        raise UsageError(f"{option} {path}: the file holds no array")
+        raise UsageError(f"{where}: the file holds no array")
     return tensors
-
-
-def _check_header(where: str, member: str, stream: IO[bytes]) -> None:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    if dtype.hasobject:
-        raise UsageError(f"{where}: {member} holds pickled Python objects, which are not read")
-    check_shape(member.removesuffix(".npy"), shape)
 
 
 def _list(names: Sequence[str] | dict[str, Tensor]) -> str:

@@ -14,8 +14,9 @@ import importlib
 import os
 import re
 import sys
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,22 @@ from bgnn.converter.example_inputs import (
     random_points,
 )
 from bgnn.converter.load_pt2 import is_pt2, load_pt2
-from bgnn.models.checkpoint import build_model, load_checkpoint, load_example, settings_of, unseen_settings
+from bgnn.converter.untrusted import check_archive, read_torch
+from bgnn.models.checkpoint import (
+    build_model,
+    example_of,
+    keeps_values,
+    model_of,
+    settings_of,
+    unseen_settings,
+    without_prefix,
+)
 from bgnn.models.dgcnn import ARCHITECTURES
 
 # Where training scripts put the weights beside the epoch and the optimiser's state.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# What foreign code may raise: sys.exit, too.
+_RAISED = (Exception, SystemExit)
 # DataParallel and torch.compile put these before every key.
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -80,11 +92,12 @@ def load(path: Path | str, options: LoadOptions | None = None) -> Loaded:
         raise UsageError("--arch and --model exclude each other: the first is for bgnn's models, the second for yours")
     if options.settings and not (options.arch or options.model):
         raise UsageError("--set needs --arch NAME or --model PACKAGE.MODULE:FACTORY: what should it set?")
+    name = path.stem.encode(errors="replace").decode()  # it is written into the file, as UTF-8
     if _holds_program(path):
         if options.arch or options.model:
             raise UsageError(f"{path} carries its own program: leave out --arch, --model and --set")
         program = load_pt2(path)
-        return Loaded(program, _program_inputs(program, options), path.stem)
+        return Loaded(program, _program_inputs(program, options), name)
     content = _read(path, options.allow_pickle)
     carried: Mapping[str, Tensor] = {}
     if isinstance(content, nn.Module):
@@ -94,14 +107,19 @@ def load(path: Path | str, options: LoadOptions | None = None) -> Loaded:
     elif isinstance(content, dict) and "format_version" in content:
         if options.arch or options.model:
             raise UsageError(f"{path} states its own architecture: leave out --arch, --model and --set")
-        model = _or_usage_error(load_checkpoint, path)
-        carried = {} if options.inputs or options.example is not None else _or_usage_error(load_example, path)
+        model = _or_usage_error(model_of, path, content)
+        carried = {} if options.inputs or options.example is not None else _or_usage_error(example_of, path, content)
     else:
         state = _state_dict(path, content)
+        if options.arch:
+            # sizes are compared before there is memory for them; torch warns that nothing is copied then
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _fill(path, _build_arch(options), state)
         model = _build_arch(options) if options.arch else _build_factory(path, options)
         _fill(path, model, state)
     model.eval()
-    return Loaded(model, _module_inputs(path, model, options, carried), path.stem)
+    return Loaded(model, _module_inputs(path, model, options, carried), name)
 
 
 def _holds_program(path: Path) -> bool:
@@ -123,12 +141,16 @@ def _holds_program(path: Path) -> bool:
         return False
     try:
         with zipfile.ZipFile(path) as archive:
-            if is_pt2(archive):
+            program, names = is_pt2(archive), archive.namelist()
+            if program:
                 return True
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+            if any(name.endswith("/data.pkl") for name in names) and not _is_torchscript(names):
+                check_archive(archive, path.stat().st_size)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise UsageError(f"{path}: the archive is truncated or damaged ({error})") from error
-    if any(name.endswith("/constants.pkl") for name in names):
+    if _is_torchscript(names):
         raise UsageError(
             f"{path} is TorchScript, which is not read: save torch.export.export(...) as .pt2, "
             "or give the state_dict with --model PACKAGE.MODULE:FACTORY"
@@ -138,16 +160,24 @@ def _holds_program(path: Path) -> bool:
     return False
 
 
+def _is_torchscript(names: Sequence[str]) -> bool:
+    return any(name.endswith("/constants.pkl") for name in names)
+
+
 def _read(path: Path, allow_pickle: bool) -> Any:
     """What torch.save wrote. Without `allow_pickle`, only tensors and plain containers, and no code runs."""
     if allow_pickle:
         _make_cwd_importable()
         try:
             return torch.load(path, map_location="cpu", weights_only=False)
-        except Exception as error:  # the file's own code may raise anything
+        except _RAISED as error:  # the file's own code may raise anything
             raise UsageError(f"{path}: unpickling it failed: {_one_line(error)}") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # torch's readers raise many kinds for damaged files
         if culprit := re.search(r"(?:GLOBAL|class|function) ([\w.]+\.\w+)", str(error)):
             raise UsageError(
@@ -173,10 +203,9 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     for key, value in content.items():
         if not isinstance(value, Tensor):
             raise UsageError(f"{path} is not a state_dict: {str(key)[:80]!r} is a {type(value).__name__}, not a tensor")
-        state[str(key)] = value
+        state[key] = value
     for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+        state = _or_usage_error(without_prefix, path, state, prefix)
     return state
 
 
@@ -216,11 +245,11 @@ def _build_factory(path: Path, options: LoadOptions) -> nn.Module:
         factory: Any = importlib.import_module(module_name)
         for part in factory_name.split("."):
             factory = getattr(factory, part)
-    except Exception as error:  # whatever the user's module raises on import
+    except _RAISED as error:  # whatever the user's module raises on import
         raise UsageError(f"--model {options.model}: cannot import it from {os.getcwd()}: {_one_line(error)}") from error
     try:
         model = factory(**options.settings)
-    except Exception as error:
+    except _RAISED as error:
         raise UsageError(f"--model {options.model}: the factory raised {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"--model {options.model} gave a {type(model).__name__}, not an nn.Module")
@@ -237,6 +266,9 @@ def _fill(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
         if key in state and _is_open(value.shape, state[key].shape):
             owner, _, name = key.rpartition(".")
             _take_shape(model.get_submodule(owner), name, state[key])
+    for key, value in _tensors(model).items():
+        if key in state and not keeps_values(state[key], value.dtype):
+            raise UsageError(f"{path}: {key!r} holds {state[key].dtype} values that the model's {value.dtype} cannot")
     try:
         model.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -352,7 +384,7 @@ def _or_usage_error(function: Any, *args: Any, **kwargs: Any) -> Any:
         raise UsageError(_one_line(error, with_type=False)) from error
 
 
-def _one_line(error: Exception, with_type: bool = True) -> str:
+def _one_line(error: BaseException, with_type: bool = True) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return (f"{type(error).__name__}: {text}" if with_type or not text else text)[:300]
 

@@ -38,6 +38,8 @@ from torch.export import ExportedProgram
 
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.example_inputs import MAX_ELEMENTS
+from bgnn.converter.untrusted import check_archive, read_torch
+from bgnn.runtime_bench import limits
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 _ATTRIBUTE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -70,6 +72,8 @@ def load_pt2(path: Path) -> ExportedProgram:
         raise type(error)(f"{path}: {error}") from error
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         raise UsageError(f"{path}: the archive is truncated or damaged ({error})") from error
+    except MemoryError:
+        raise
     except RecursionError as error:
         raise UsageError(f"{path}: the program is nested too deeply to be a real one") from error
     except Exception as error:  # whatever a malformed record leads to, here or in torch's deserialiser
@@ -84,7 +88,8 @@ def _load(path: Path) -> ExportedProgram:
     from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
 
     with zipfile.ZipFile(path) as archive:
-        records = _Records(path, archive)
+        check_archive(archive, path.stat().st_size)
+        records = _Records(archive)
         model = records.only_model()
         program = json.loads(records.read(f"models/{model}.json"))
         version = program["schema_version"]["major"]
@@ -112,13 +117,9 @@ def _load(path: Path) -> ExportedProgram:
 class _Records:
     """The archive's records, by their path below its root folder."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile):
+    def __init__(self, archive: zipfile.ZipFile):
         self.archive = archive
         infos = archive.infolist()
-        if any(i.compress_type != zipfile.ZIP_STORED for i in infos) or sum(
-            i.file_size for i in infos
-        ) > path.stat().st_size:  # fmt: skip
-            raise UsageError("its records are compressed or overlap, which torch.export.save never writes")
         root = next((i.filename.split("/")[0] for i in infos if i.filename.endswith("/archive_format")), None)
         if root is None:
             raise UsageError(f"saved by an old torch: load it there and save it with torch {torch.__version__}")
@@ -146,6 +147,7 @@ def _tensors(records: _Records, folder: str, config: str) -> dict[str, Tensor]:
     dtypes = {int(k): v for k, v in _SERIALIZE_TO_TORCH_DTYPE.items()}
     storages: dict[tuple[str, int], Tensor] = {}
     tensors: dict[str, Tensor] = {}
+    total = 0
     for name, entry in json.loads(records.read(config))["config"].items():
         record = entry["path_name"]
         if not re.fullmatch(r"(weight|tensor)_\d+", record):
@@ -159,8 +161,10 @@ def _tensors(records: _Records, folder: str, config: str) -> dict[str, Tensor]:
         meta = entry["tensor_meta"]
         dtype = dtypes[meta["dtype"]]
         sizes, strides = ([_static_size(s) for s in meta[key]] for key in ("sizes", "strides"))
+        total += max(0, math.prod(sizes)) * dtype.itemsize  # strides may repeat one number
+        limits.check_bytes("its tensors together", total)
         if entry["use_pickle"]:
-            tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            tensor = read_torch(io.BytesIO(data))
             if not isinstance(tensor, Tensor) or list(tensor.shape) != sizes:
                 raise UsageError(f"{name!r} is not a tensor of {sizes}")
         elif math.prod(sizes) == 0:
@@ -297,6 +301,7 @@ class _Program:
         sizes = [_static_size(s) for s in meta["sizes"]]
         if any(s < 0 for s in sizes) or math.prod(sizes) > MAX_ELEMENTS:
             raise UsageError(f"tensor {name!r} has shape {sizes}: more than 2^31 elements")
+        limits.check_bytes(f"tensor {name!r} of shape {sizes}", 4 * math.prod(sizes))
         return {
             "dtype": _int(meta["dtype"]),
             "sizes": [{"as_int": s} for s in sizes],

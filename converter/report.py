@@ -86,7 +86,7 @@ class Report:
         if self.calibration is not None and self.calibration.file is not None:
             table.add_row("beside the float model", _file_line(self.calibration.file))
         if not self.checks:
-            table.add_row("verification", "[bold]not verified[/bold] (--no-verify)")
+            table.add_row("verification", "not verified (--no-verify)")
         console.print(table)
         layers = Table(title="what each dot product became, and why", title_justify="left")
         for heading in ("layer", "was", "became", "M MACs", "why"):

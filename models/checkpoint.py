@@ -14,14 +14,16 @@ Inference only ever sees their signs, so it computes exactly the same; further t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from bgnn.models import dgcnn
 from bgnn.models.dgcnn import ARCHITECTURES, PointCloudNet
@@ -112,11 +114,17 @@ def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet | DegreeQuant
 
     Raises FileNotFoundError, or ValueError naming what is wrong in one line. Nothing in the file is executed.
     """
-    whole = _read_checkpoint(path)
+    return model_of(path, _read(path))
+
+
+def model_of(path: str | os.PathLike[str], content: Any) -> PointCloudNet | DegreeQuantNet:
+    """The same, of what has been read from `path` already."""
+    whole = _checkpoint(path, content)
     for name, kind in (("architecture", str), ("config", dict), ("state_dict", Mapping)):
         if not isinstance(whole.get(name), kind):
             raise ValueError(f"{path}: {name!r} is missing or not a {kind.__name__.lower()}")
-    return _filled(path, whole["architecture"], whole["config"], whole["state_dict"])
+    _check_config(path, whole["config"])
+    return _filled(path, whole["architecture"][:40], whole["config"], whole["state_dict"])
 
 
 def load_example(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -124,7 +132,12 @@ def load_example(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises FileNotFoundError, or ValueError naming what is wrong in one line.
     """
-    example = _read_checkpoint(path).get("example", {})
+    return example_of(path, _read(path))
+
+
+def example_of(path: str | os.PathLike[str], content: Any) -> dict[str, Tensor]:
+    """The same, of what has been read from `path` already."""
+    example = _checkpoint(path, content).get("example", {})
     try:
         return {str(name): _unpacked(value) for name, value in example.items()}
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -173,17 +186,34 @@ def _read(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path}: not a PyTorch file that loads with weights_only=True ({reason[0]})") from error
 
 
-def _read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The dict of a `model.pt` of a known version."""
-    whole = _read(path)
+def _checkpoint(path: str | os.PathLike[str], whole: Any) -> dict[str, Any]:
+    """The dict of a `model.pt`, if it is one of a known version."""
     if not isinstance(whole, dict) or "format_version" not in whole:
         raise ValueError(
             f"{path}: not a model.pt of this package (no format_version); "
             "a bare state_dict needs its architecture and settings stated"
         )
-    if whole["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version {whole['format_version']!r}; this version reads {FORMAT_VERSION}")
+    version = whole["format_version"]
+    if not isinstance(version, (int, str)) or version != FORMAT_VERSION:
+        stated = str(version)[:40] if _is_plain(version) else f"is a {type(version).__name__}"
+        raise ValueError(f"{path}: format_version {stated}; this version reads {FORMAT_VERSION}")
     return whole
+
+
+def _is_plain(value: Any) -> bool:
+    """A number or text, short enough to be printed. Anything else in a file may be endless when it is."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, float) or (isinstance(value, str) and len(value) <= 100)
+
+
+def _check_config(path: str | os.PathLike[str], config: Mapping[Any, Any]) -> None:
+    """Settings are numbers, short texts, or short lists of them: errors print them."""
+    for name, value in config.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not _is_plain(name) or len(values) > 100 or not all(_is_plain(one) for one in values):
+            shown = repr(name) if _is_plain(name) else "one"
+            raise ValueError(f"{path}: of the settings in 'config', {shown} is neither a number, a text nor a list")
 
 
 def _dq() -> Any:
@@ -198,21 +228,62 @@ def _dq() -> Any:
 def _filled(
     path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping
 ) -> PointCloudNet | DegreeQuantNet:
-    """The model with the tensors of `state` in it; every key and shape must match."""
+    """The model with the tensors of `state` in it; every key and shape must match.
+
+    They are compared on a model without memory first: a file may state any width and depth.
+    """
+    state = without_prefix(path, state, "module.")
     try:
-        model = build_model(architecture, **config)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    wanted = model.state_dict()
+        with torch.device("meta"), _no_more_parameters(2 * len(state) + 100):
+            wanted = build_model(architecture, **config).state_dict()
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {str(error).strip().splitlines()[0][:300]}") from error
     for key, value in wanted.items():
         if key not in state:
             raise ValueError(f"{path}: no tensor {key!r}, which {architecture} with these settings has")
         if not isinstance(state[key], Tensor) or state[key].shape != value.shape:
             found = list(state[key].shape) if isinstance(state[key], Tensor) else type(state[key]).__name__
             raise ValueError(f"{path}: {key!r} is {found}; {architecture} with these settings has {list(value.shape)}")
+        if not keeps_values(state[key], value.dtype):
+            raise ValueError(f"{path}: {key!r} holds {state[key].dtype} values that {value.dtype} cannot")
     for key in state:
         if key not in wanted:
             raise ValueError(f"{path}: tensor {key!r} is not part of {architecture} with these settings")
+    model = build_model(architecture, **config)
     model.load_state_dict(state)  # copies into float32, whatever the stored type
     return model.eval()
+
+
+def without_prefix(path: str | os.PathLike[str], state: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+    """The entries without a prefix that all of their keys have: else it is part of a name, or two files are in one."""
+    if not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path}: the names of its tensors are not all texts")
+    if state and all(key.startswith(prefix) for key in state):
+        return {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
+def keeps_values(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor can be taken as `dtype` with its values; rounding from one float type to another is meant."""
+    if value.dtype == dtype or (value.is_floating_point() and dtype.is_floating_point):
+        return True
+    return bool((value.to(dtype).to(value.dtype) == value).all())
+
+
+@contextlib.contextmanager
+def _no_more_parameters(most: int) -> Iterator[None]:
+    """Within the block, building a network of more than `most` parameters fails: a file that states 10^7 layers has
+    tensors for each."""
+    count = 0
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise ValueError("its settings ask for more layers than it has tensors")
+
+    handle = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -215,11 +215,15 @@ def _threshold_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1])
     signs = value_of(weight) if bits.flip is None else value_of(weight) * bits.flip
     filters = constant(node, torch.ops.bgnn.pack(signs), str(weight.target))
+    rows = list(value_of(thresholds))
+    # always passed, or never: no dot product; but bits have to come from somewhere
+    fixed = [bool(((row == -1) | (row == torch.iinfo(torch.int32).max)).all()) for row in rows]
+    fixed[0] &= not all(fixed)
     words: fx.Node | None = None
-    inverted: Tensor | None = None
-    for row in value_of(thresholds):
-        if bool(((row == -1) | (row == torch.iinfo(torch.int32).max)).all()) and len(value_of(thresholds)) > 1:
-            inverted = torch.where(row == -1, -1.0, 1.0)  # always passed, or never: no dot product
+    inverted = torch.ones(shape_of(node)[-1])
+    for row, is_fixed in zip(rows, fixed, strict=True):
+        if is_fixed:
+            inverted = inverted * torch.where(row == -1, -1.0, 1.0)
             continue
         step = call(
             node, bgnn.bconv_bits.default, bits.words, filters, bits.channels,

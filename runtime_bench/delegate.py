@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.runtime_bench import limits
 
 LIBRARY = "libbgnn_delegate.so"
 # The first that is installed runs the files; they share their Python interface.
@@ -80,8 +81,7 @@ def load_interpreter(model: Path | str | bytes, num_threads: int = 1, *, float_k
     Raises UsageError for a missing file or a wrong thread count, and BgnnError, with the runtime's reason, for a
     file that it refuses.
     """
-    if num_threads < 1:
-        raise UsageError(f"num_threads = {num_threads}: at least one thread is needed")
+    limits.check_threads("num_threads", num_threads)
     if isinstance(model, (str, Path)):
         try:
             content = Path(model).read_bytes()

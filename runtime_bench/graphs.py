@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bgnn.converter.errors import UsageError
+from bgnn.runtime_bench import limits
 
 FREE = -1  # the last row of what is gathered: a row of its own
 _POWERS = [2**k for k in range(31)]
@@ -114,6 +115,7 @@ def segments(
         shapes.append((blocks, -(-max(1, rows) // blocks), int(width)))
     row_start = np.concatenate([[0], np.cumsum([b * r for b, r, _ in shapes])])
     cell_start = np.concatenate([[0], np.cumsum([b * r * w for b, r, w in shapes])])
+    limits.check_bytes(f"the neighbour tables of {len(index)} edges", 4 * int(cell_start[-1]))
 
     position = np.full(size, row_start[-1], dtype=np.int32)
     first_cell = np.zeros(size, dtype=np.int64)  # where each node's entries begin

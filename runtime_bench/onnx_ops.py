@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.runtime_bench import limits
 
 LIBRARY = "libbgnn_ort.so"
 
@@ -52,8 +53,7 @@ def session(model: Path | str | bytes, threads: int = 1) -> Any:
     Raises UsageError for a missing file or a wrong thread count, and BgnnError, with the runtime's reason, for a
     file that it refuses. Wrong inputs are refused by its `run` (onnxruntime's errors, which name the operator).
     """
-    if threads < 1:
-        raise UsageError(f"threads = {threads}: at least one thread is needed")
+    limits.check_threads("threads", threads)
     if not isinstance(model, bytes) and not Path(model).is_file():
         raise UsageError(f"cannot read {model}: no such file")
     try:

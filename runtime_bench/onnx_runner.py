@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bgnn.converter.errors import BgnnError, UsageError
-from bgnn.runtime_bench import graphs, saturation
+from bgnn.runtime_bench import graphs, limits, saturation
 from bgnn.runtime_bench.saturation import Saturation
 
 _OWN_DOMAIN = b"bgnn"
@@ -29,19 +30,30 @@ class OnnxModel:
 
     def __init__(self, model: Path | str | bytes, threads: int = 1) -> None:
         data = _read(model)
-        self.sums: list[dict[str, Any]] = json.loads(_property(data, "bgnn.sums") or "[]")
+        with _well_formed():
+            self.sums: list[dict[str, Any]] = _list_of_entries(_property(data, "bgnn.sums") or "[]")
+            tensors = [one["tensor"] for one in self.sums]
         self.saturation: list[Saturation] = []
         """Of the last `run`: the codes of each sum at an end of their range."""
-        self.session = _session(saturation.with_outputs(data, [one["tensor"] for one in self.sums]), threads)
+        self.session = _session(saturation.with_outputs(data, tensors), threads)
         properties = self.session.get_modelmeta().custom_metadata_map
         if "bgnn.inputs" not in properties:
             raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
         self.properties: dict[str, str] = properties
-        self.inputs: list[dict[str, Any]] = json.loads(properties["bgnn.inputs"])
-        self.tables: list[dict[str, Any]] = json.loads(properties.get("bgnn.neighbour_tables", "[]"))
+        self._fed = {one.name for one in self.session.get_inputs()}
+        with _well_formed():
+            self.inputs: list[dict[str, Any]] = _list_of_entries(properties["bgnn.inputs"])
+            self.tables: list[dict[str, Any]] = _list_of_entries(properties.get("bgnn.neighbour_tables", "[]"))
+            int(properties.get("bgnn.max_degree", "0"))
+            for one in self.tables:
+                if (
+                    not 1 <= one["buckets"] <= len(self._fed) or not 1 <= one["block"] < 2**31
+                ):  # each bucket is an input
+                    raise ValueError(f"a table of {one['buckets']} buckets")
         if "bgnn.tables" in properties:
             raise BgnnError("the file's neighbour tables are those of an earlier bgnn-convert: convert the model again")
-        self.input_names = [one["name"] for one in self.inputs]
+        with _well_formed():
+            self.input_names = [str(one["name"]) for one in self.inputs]
         outputs = self.session.get_outputs()
         self.output_names = [one.name for one in outputs[: len(outputs) - len(self.sums)]]
         # of each output, the number of rows if it is fixed
@@ -49,7 +61,6 @@ class OnnxModel:
             one.name: one.shape[0] if one.shape and isinstance(one.shape[0], int) else None
             for one in self.session.get_outputs()
         }
-        self._fed = {one.name for one in self.session.get_inputs()}
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Runs the model on one graph, or one batch of them; returns the outputs by name.
@@ -59,6 +70,10 @@ class OnnxModel:
         BgnnError where ONNX Runtime fails. Where more sums saturate than on the example graph it warns
         (`SaturationWarning`); `saturation` then holds the counts.
         """
+        with _well_formed():
+            return self._run(inputs)
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = self._checked(inputs)
         if self._nodes(arrays) != 0:
             names = [*self.output_names, *(one["tensor"] for one in self.sums)]
@@ -81,7 +96,8 @@ class OnnxModel:
 
         It can be kept and given to `run_feeds` again, as long as the graph's edges stay as they are.
         """
-        return self._laid_out(self._checked(inputs))
+        with _well_formed():
+            return self._laid_out(self._checked(inputs))
 
     def _laid_out(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         feeds = {name: array for name, array in arrays.items() if name in self._fed}
@@ -126,9 +142,7 @@ class OnnxModel:
                 if isinstance(dim, str) and sizes.setdefault(dim, (size, name))[0] != size:
                     before = sizes[dim]
                     raise UsageError(f"input {name} has {size} {dim}, but input {before[1]} has {before[0]}")
-            if array.dtype == np.float32 and np.isnan(array).any():
-                count = int(np.isnan(array).sum())
-                raise UsageError(f"input {name} holds {count} NaN: replace missing values before running the model")
+            limits.check_numbers(name, array)
             arrays[name] = np.ascontiguousarray(array)
         for one in self.inputs:
             for index in one["indices"]:
@@ -167,6 +181,23 @@ def check_rows(arrays: Mapping[str, np.ndarray], name: str, row: int | None, bel
         graphs.check_index(values, size, where, counted)
 
 
+@contextlib.contextmanager
+def _well_formed() -> Iterator[None]:
+    """What the properties say of a file is not trusted: whatever fails in following them is told as damage of them."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise BgnnError(f"the file's properties bgnn.* are damaged ({reason}): convert the model again") from error
+
+
+def _list_of_entries(text: str) -> list[dict[str, Any]]:
+    entries = json.loads(text)
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        raise ValueError("no list of entries")
+    return entries
+
+
 def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
     if wanted == np.int64 and array.dtype.kind in "iuf":
         return ": indices are int64; cast them with .astype('int64')"
@@ -176,6 +207,7 @@ def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
 def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tables that an entry of the property "bgnn.neighbour_tables" describes, by the names of the file's inputs."""
     index, size = arrays[wanted["index"]], size_of(wanted["size"], arrays)
+    limits.check_bytes(f"a table of {size} nodes", 8 * size)
     settings = {key: wanted[key] for key in ("buckets", "block", "powers_of_two")}
     edges = index
     if wanted["row"] is None:
@@ -233,8 +265,7 @@ def _read(model: Path | str | bytes) -> bytes:
 
 
 def _session(data: bytes, threads: int) -> Any:
-    if threads < 1:
-        raise UsageError(f"threads = {threads}: at least one thread is needed")
+    limits.check_threads("threads", threads)
     try:
         import onnxruntime
     except ImportError as error:
@@ -291,6 +322,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     number = shift = 0
     while at < len(data):
         byte = data[at]
+        if shift > 63:  # no number of a protobuf is longer; ONNX Runtime says so
+            return 0, len(data)
         number, at, shift = number | (byte & 0x7F) << shift, at + 1, shift + 7
         if byte < 0x80:
             break

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.runtime_bench import limits, streams
 from bgnn.runtime_bench.delegate import load_interpreter
+from bgnn.runtime_bench.outputs import Stopped, check_output, stops_as_errors, write_files
 from bgnn.runtime_bench.saturation import SaturationWarning
 
 
 def read_inputs(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, by name. Raises UsageError where it is none, or holds pickled objects."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path} is a single array: save it with np.savez(path, name=array)")
-            return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is not an .npz file of plain arrays: {error}") from error
+    """The arrays of an .npz file, by name. Raises UsageError where it is none, holds pickled objects or too much."""
+    return limits.read_npz(path, str(path))
 
 
 def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -37,8 +32,13 @@ def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
     for one): resized it may answer, wrongly, so another shape is refused. Returns the outputs by name, in the file's
     order. Raises UsageError where names, shapes or dtypes do not fit, BgnnError where the runtime fails.
     """
-    details = interpreter.get_input_details()
+    try:
+        details = interpreter.get_input_details()
+    except ValueError as error:  # names that are no UTF-8, types without a NumPy one
+        raise BgnnError(f"the file's inputs cannot be described: {error}") from error
     arrays = _in_order(inputs, [detail["name"] for detail in details])
+    for array, detail in zip(arrays, details, strict=True):
+        limits.check_numbers(detail["name"], array)
     for array, detail in zip(arrays, details, strict=True):
         wanted, dtype = tuple(int(n) for n in detail["shape"]), np.dtype(detail["dtype"])
         if array.dtype != dtype or array.shape != wanted:
@@ -54,10 +54,10 @@ def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
         for array, detail in zip(arrays, details, strict=True):
             interpreter.set_tensor(detail["index"], np.ascontiguousarray(array))
         interpreter.invoke()
+        outputs = interpreter.get_output_details()
+        return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in outputs}
     except (RuntimeError, ValueError) as error:
         raise BgnnError(f"the runtime failed: {str(error).strip()}") from error
-    outputs = interpreter.get_output_details()
-    return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in outputs}
 
 
 def run_onnx(path: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:
@@ -94,28 +94,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write the outputs there, as .npz, by name")
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     options = parser.parse_args(arguments)
+    streams.make_safe()
     try:
-        outputs: dict[str, Any]
-        if options.file.suffix == ".onnx":
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", SaturationWarning)
-                outputs = run_onnx(options.file, read_inputs(options.input), options.threads)
-            for one in caught:
-                print(f"bgnn-run: warning: {one.message}", file=sys.stderr)
-        else:
-            outputs = run(load_interpreter(options.file, options.threads), read_inputs(options.input))
-        if options.output is not None:
-            try:
-                with open(options.output, "wb") as file:
-                    np.savez(file, **cast(dict[str, Any], outputs))
-            except OSError as error:
-                raise UsageError(f"cannot write {options.output}: {error.strerror}") from error
+        with stops_as_errors():
+            _run(options)
+        return 0
+    except (Stopped, KeyboardInterrupt) as stop:
+        return _fail(str(stop) or "interrupted", getattr(stop, "exit_code", 130))
     except BgnnError as error:
-        print(f"bgnn-run: {error}", file=sys.stderr)
-        return error.exit_code
-    for name, array in outputs.items():
-        print(_summary(name, array))
-    return 0
+        return _fail(str(error), error.exit_code)
+    except MemoryError:
+        return _fail("out of memory: run the file on a smaller batch or graph", 1)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.output is not None:
+        check_output(options.output, {"the model itself": options.file, "the input": options.input})
+    inputs = read_inputs(options.input)
+    if options.file.suffix == ".onnx":
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SaturationWarning)
+            outputs = run_onnx(options.file, inputs, options.threads)
+        for one in caught:
+            streams.complain(f"bgnn-run: warning: {one.message}")
+    else:
+        outputs = run(load_interpreter(options.file, options.threads), inputs)
+
+    def announce() -> None:
+        with streams.results():
+            for name, array in outputs.items():
+                print(_summary(streams.one_line(name), array))
+
+    write_files({} if options.output is None else {options.output: _npz(outputs)}, announce)
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """As np.savez, which takes no array of the name `file`."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return data.getvalue()
+
+
+def _fail(message: str, code: int) -> int:
+    streams.complain(f"bgnn-run: {streams.one_line(message)}")
+    return code
 
 
 if __name__ == "__main__":

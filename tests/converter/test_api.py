@@ -218,3 +218,12 @@ def test_corners(name: str, target: str) -> None:
 def test_exit_codes() -> None:
     assert issubclass(UsageError, BgnnError)
     assert (UsageError.exit_code, ConversionError.exit_code) == (2, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_refused_by_name(dtype: torch.dtype) -> None:
+    for name in ("tflite-arm64", "onnx-x86"):
+        with pytest.raises(BgnnError, match=f"is {str(dtype)[6:]}, and files take float32"):
+            convert(model(), (X.to(dtype),), target=name)
+    with pytest.raises(ConversionError, match=r"the model is .*model\.float\(\)"):
+        convert(torch.nn.Linear(3, 4).to(dtype), (X,), target="tflite-arm64")

@@ -63,8 +63,15 @@ class Many(nn.Module):
     def forward(self, points):
         return (points - points).topk(30, dim=1)[0]
 
+class Leaves(Shapes):
+    def forward(self, points):
+        raise SystemExit(0)
+
 def raises():
     raise FileNotFoundError("labels.txt")
+
+def leaves():
+    raise SystemExit(0)
 """
 
 
@@ -385,3 +392,144 @@ def test_more_neighbours_than_points_in_a_foreign_model(refused: Check) -> None:
     assert "forward fails eagerly" in message
     assert "bad_models.py" in message
     assert "k not in range" in message or "out of range" in message
+
+
+def flipped(data: bytes, name: str) -> bytes:
+    """The archive with one bit of a record turned."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        info = next(i for i in archive.infolist() if i.filename.endswith(name) and i.file_size)
+        extra = int.from_bytes(data[info.header_offset + 28 : info.header_offset + 30], "little")
+        place = info.header_offset + 30 + len(info.filename) + extra + info.file_size // 2
+    return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("name", ["model.pt", "weights.pt", "net.pt2"])
+@pytest.mark.parametrize("record", ["0", "1"])
+def test_a_flipped_bit(refused: Check, folder: Path, name: str, record: str) -> None:
+    record = f"weight_{record}" if name == "net.pt2" else f"data/{record}"
+    (folder / f"flip-{name}").write_bytes(flipped(Path(name).read_bytes(), record))
+    message = refused(f"flip-{name}", *TARGET, code=2)
+    assert "the checksum of its record" in message
+    assert record in message
+
+
+def test_a_file_without_checksums(folder: Path) -> None:
+    """torch can leave them out; that is no damage."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_checkpoint("plain.pt", build_model("bf2", **SMALL))
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert cli.main(["plain.pt", *TARGET, "--stop-after", "traced", "--no-verify"]) == 0
+
+
+def laughs(innermost: Any, join: Callable[[Any], Any]) -> Any:
+    for _ in range(40):
+        innermost = join(innermost)
+    return innermost
+
+
+@pytest.mark.parametrize("key", ["format_version", "config", "state_dict", "example"])
+def test_lists_in_lists(refused: Check, key: str) -> None:
+    """2^40 values in 1.5 KB: neither printed nor counted one by one."""
+    good = torch.load("model.pt", weights_only=True)
+    for nested in (laughs(["ha"], lambda x: [x, x]), laughs({"ha": 1}, lambda x: {"a": x, "b": x})):
+        torch.save({**good, key: {"k": nested} if key == "config" else nested}, "laughs.pt")
+        assert "hold one another" in refused("laughs.pt", *TARGET, code=2)
+
+
+def test_a_key_that_takes_for_ever_to_hash(refused: Check) -> None:
+    """{((..., ...), (..., ...)): 1}, 40 levels deep."""
+    levels = b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(40))
+    with zipfile.ZipFile("hash.pt", "w") as archive:
+        archive.writestr("hash/data.pkl", b"\x80\x02}K\x01\x85q\x000" + levels + b"h\x28K\x01s.")
+        archive.writestr("hash/version", "3\n")
+    assert "hold one another" in refused("hash.pt", *TARGET, code=2)
+
+
+def test_complex_weights(refused: Check) -> None:
+    state = torch.load("weights.pt", weights_only=True)
+    key = next(iter(state))
+    torch.save({**state, key: state[key] * 1j}, "complex.pt")
+    assert "complex" in refused("complex.pt", *TARGET, "--arch", "bf2", "--set", *STATED, code=2)
+    good = torch.load("model.pt", weights_only=True)
+    torch.save({**good, "state_dict": {**state, key: state[key] * 1j}}, "complex.pt")
+    assert "complex" in refused("complex.pt", *TARGET, code=2)
+
+
+def test_numbers_that_do_not_fit(refused: Check) -> None:
+    """num_batches_tracked counts: a fraction would be cut."""
+    good = torch.load("model.pt", weights_only=True)
+    key = next(k for k in good["state_dict"] if k.endswith("num_batches_tracked"))
+    torch.save({**good, "state_dict": {**good["state_dict"], key: torch.tensor(2.5)}}, "odd.pt")
+    assert f"'{key}' holds torch.float32 values that torch.int64 cannot" in refused("odd.pt", *TARGET, code=2)
+    torch.save({**torch.load("weights.pt", weights_only=True), key: torch.tensor(2.5)}, "odd.pt")
+    assert key in refused("odd.pt", *TARGET, "--arch", "bf2", "--set", *STATED, code=2)
+
+
+def test_a_tensor_twice(refused: Check) -> None:
+    good = torch.load("model.pt", weights_only=True)
+    key = next(iter(good["state_dict"]))
+    twice = {**good["state_dict"], f"module.{key}": good["state_dict"][key] + 1}
+    torch.save({**good, "state_dict": twice}, "twice.pt")
+    assert f"'module.{key}' is not part of" in refused("twice.pt", *TARGET, code=2)
+    torch.save(twice, "twice.pt")
+    message = refused("twice.pt", *TARGET, "--arch", "bf2", "--set", *STATED, code=2)
+    assert f"has unknown 'module.{key}'" in message
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(4).to_sparse(), torch.ones(4, device="meta")])
+def test_tensors_without_plain_values(refused: Check, tensor: torch.Tensor) -> None:
+    torch.save({"a": tensor}, "odd.pt")
+    assert "'a'" in refused("odd.pt", *TARGET, "--arch", "bf2", "--set", *STATED, code=2)
+
+
+def test_sizes_beyond_the_budget(refused: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number repeated, wide networks, more points than there is memory for."""
+    good = torch.load("model.pt", weights_only=True)
+    torch.save({**good, "example": {"points": torch.ones(1).expand(10**6, 10**3)}}, "wide.pt")
+    assert "budget of 2 GiB" in refused("wide.pt", *TARGET, code=2)
+    for key, value in (("embedding", 10**9), ("channels", [8, 10**9, 8, 8]), ("mlp", [10**9, 10**9])):
+        torch.save({**good, "config": {**good["config"], key: value}}, "wide.pt")
+        assert "wide.pt" in refused("wide.pt", *TARGET, code=2)
+        wrong = [s for s in STATED if not s.startswith(f"{key}=")] + [f"{key}={value}"]
+        assert "weights.pt" in refused("weights.pt", *TARGET, "--arch", "bf2", "--set", *wrong, code=2)
+    torch.save({**good, "config": {**good["config"], "num_points": 10**9}}, "wide.pt")
+    assert "2^31" in refused("wide.pt", *TARGET, code=2)
+    monkeypatch.setenv("BGNN_MEMORY", "1K")
+    assert "BGNN_MEMORY" in refused("model.pt", *TARGET, code=2)
+
+
+def test_deep_graph_networks(refused: Check) -> None:
+    pytest.importorskip("torch_geometric")
+    config = {"form": "benchmark", "conv": "gin", "features": 4, "classes": 2, "hidden": 4, "layers": 2}
+    save_checkpoint("dq.pt", build_model("dq", **config))
+    good = torch.load("dq.pt", weights_only=True)
+    for key, message in (("layers", "more layers than it has tensors"), ("hidden", "with these settings has")):
+        torch.save({**good, "config": {**good["config"], key: 10**7}}, "deep.pt")
+        assert message in refused("deep.pt", *TARGET, code=2)
+
+
+def test_outputs_that_are_inputs(refused: Check) -> None:
+    np.savez("in.npz", points=np.zeros((1, 20, 3), np.float32))
+    Path("old.json").write_text('{"name": "net", "target": "lce-arm64", "checks": []}')
+    command = ("model.pt", *TARGET, "--input", "in.npz")
+    assert "the --input data" in refused(*command, "-o", "in.npz", code=2)
+    assert "the --input data" in refused(*command, "--report", "./in.npz", code=2)
+    assert "the --calibrate data" in refused("model.pt", *TARGET, "--calibrate", "in.npz", "-o", "in.npz", code=2)
+    assert "it is the output, too" in refused(*command, "-o", "report.json", code=2)
+    assert "it is the output, too" in refused(*command, "-o", "n", "--report", f"../{Path.cwd().name}/n", code=2)
+    assert "the report of another conversion" in refused(*command, "-o", "old.json", code=2)
+    assert "no report of a conversion" in refused(*command, "--report", "bad_models.py", code=2)
+    assert "the code of --model" in refused(
+        "linear.pt", *TARGET, "--model", "bad_models:Shapes", "--input", "in.npz", "-o", "bad_models.py", code=2
+    )
+
+
+@pytest.mark.parametrize(("factory", "code"), [("leaving:Net", 2), ("bad_models:leaves", 2), ("bad_models:Leaves", 1)])
+def test_the_users_code_ends_the_program(refused: Check, factory: str, code: int) -> None:
+    Path("leaving.py").write_text("import sys\nsys.exit(0)\n")
+    Path("none.pt").write_bytes(Path("linear.pt").read_bytes())
+    message = refused("none.pt", *TARGET, "--input", "points=2x5x3", "--model", factory, code=code)
+    assert "SystemExit: 0" in message or "sys.exit(0)" in message

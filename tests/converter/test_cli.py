@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     "mlp": [8, 8],
 }
 
+OUT_OF_MEMORY = "bgnn-convert: error: out of memory: give a smaller batch, fewer points or a smaller example graph"
 TRAINED = Path(__file__).parents[2] / "models" / "trained"
 
 
@@ -208,7 +209,12 @@ def test_in_a_process_of_its_own(folder: Path) -> None:
         (UsageError("no\nsuch   thing"), 2, "bgnn-convert: error: no such thing"),
         (ConversionError("cannot"), 1, "bgnn-convert: error: cannot"),
         (KeyboardInterrupt(), 130, "bgnn-convert: error: interrupted"),
-        (MemoryError(), 1, "bgnn-convert: error: out of memory: give a smaller batch or fewer points"),
+        (MemoryError(), 1, OUT_OF_MEMORY),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
+            1,
+            OUT_OF_MEMORY,
+        ),
         (
             ZeroDivisionError("oh\nno"),
             1,

@@ -183,6 +183,17 @@ def test_several_thresholds_are_several_layers(outputs: int, side: float) -> Non
     assert count(gm, bgnn.bconv_bits) == 2
 
 
+@pytest.mark.parametrize(("rows", "varying", "layers"), [(2, 0, 1), (1, 0, 1), (3, 1, 1), (4, 2, 2), (3, 0, 1)])
+def test_thresholds_that_no_dot_product_decides(rows: int, varying: int, layers: int) -> None:
+    """Always passed or never, in every channel: no dot product of their own, as long as there is another one."""
+    x, always, never = randn(20, 9), -1, torch.iinfo(torch.int32).max
+    fixed = torch.where(signs(rows, 33) > 0, always, never)
+    fixed[:varying] = torch.arange(33) % 8
+    gm = graph(lambda m, x: bgnn.dot_threshold(b(x), m.w, m.t), x, w=signs(33, 9), t=fixed.to(torch.int32))
+    apply(pack_bits.run, gm, x)
+    assert count(gm, bgnn.bconv_bits) == layers
+
+
 def norm_constants(channels: int) -> dict[str, Tensor]:
     return {
         "g": randn(channels, seed=1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -136,3 +138,66 @@ def test_the_domain_is_read_from_the_file_alone():
     data = onnx.load_from_string(file_of(open_graph(layer, *example())))
     data.doc_string = "\x0a\x04bgnn\x10\x01"
     OnnxModel(data.SerializeToString())
+
+
+def damaged(data: bytes, key: str, value: str | None) -> bytes:
+    """The file with another property, or without it."""
+    model = onnx.load_from_string(data)
+    kept = {one.key: one.value for one in model.metadata_props if one.key != key}
+    del model.metadata_props[:]
+    helper.set_model_props(model, kept | ({} if value is None else {key: value}))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            (key, text)
+            for key in ("bgnn.inputs", "bgnn.neighbour_tables")
+            for text in ("", "{", "3", "[3]", "[{}]", "[" * 9999)
+        ),
+        ("bgnn.inputs", '[{"name": "in0", "dtype": "O", "shape": [], "index": false}]'),
+        ("bgnn.inputs", '[{"name": "in0", "dtype": "float32", "shape": [-1], "index": false}]'),
+        ("bgnn.max_degree", "many"),
+        ("bgnn.max_degree", "9" * 9999),
+    ],
+)
+def test_damaged_properties(key: str, value: str) -> None:
+    data = file_of(open_graph(layer, *example()))
+    with pytest.raises(BgnnError, match=r"the file's properties bgnn\.\* are damaged \(.*convert the model again"):
+        OnnxModel(damaged(data, key, value))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("buckets", 10**9), ("buckets", 0), ("buckets", True), ("block", 0), ("block", "4096"), ("row", 2),
+        ("row", None), ("index", "in0"), ("index", "in9"), ("self_loops", "some"), ("fields", ["all"]),
+        ("fields", 3),
+        ("size", {}), ("size", {"value": -1}), ("size", {"input": "in0", "axis": 2}), ("size", {"maximum": "in0"}),
+        ("powers_of_two", 1), ("name", "other"),
+    ],
+)  # fmt: skip
+def test_damaged_tables(field: str, value: object) -> None:
+    data = file_of(open_graph(layer, *example()))
+    (properties,) = [p for p in onnx.load_from_string(data).metadata_props if p.key == "bgnn.neighbour_tables"]
+    tables = json.loads(properties.value)
+    tables[0][field] = value
+    with pytest.raises(BgnnError, match=r"properties bgnn\.\* are damaged"):
+        OnnxModel(damaged(data, "bgnn.neighbour_tables", json.dumps(tables)))
+
+
+def test_a_size_that_takes_the_machine() -> None:
+    data = file_of(open_graph(layer, *example()))
+    (properties,) = [p for p in onnx.load_from_string(data).metadata_props if p.key == "bgnn.neighbour_tables"]
+    tables = json.loads(properties.value)
+    tables[0]["size"] = {"value": 10**12}
+    with pytest.raises(UsageError, match="more than the budget"):
+        OnnxModel(damaged(data, "bgnn.neighbour_tables", json.dumps(tables))).run(**arrays())
+
+
+def test_a_file_of_one_endless_number() -> None:
+    """Protobuf's numbers end after ten bytes: this one would be a million bytes long."""
+    with pytest.raises(BgnnError, match="ONNX Runtime refuses the file"):
+        OnnxModel(b"\xff" * 1_000_000)

@@ -240,9 +240,10 @@ bool coo_to_csr(Call* call) {
 bool index_to_csr(Call* call) {
   const Input *index = &call->in[0], *nodes = &call->in[1];
   REQUIRE(nodes->count == 1, "num_nodes must be one number, not %lld", (long long)nodes->count);
-  const int64_t *segment = (const int64_t*)index->data, count = *(const int64_t*)nodes->data, rows = count + 1;
+  const int64_t *segment = (const int64_t*)index->data, count = *(const int64_t*)nodes->data;
   REQUIRE(count >= 0 && count <= kMostEntries, "num_nodes = %lld is outside of [0, 2^31 - 2]", (long long)count);
   REQUIRE(index->count <= kMostEntries, "%lld rows are more than 2^31 - 2", (long long)index->count);
+  const int64_t rows = count + 1;
   for (int64_t e = 0; e < index->count; ++e) {
     REQUIRE(segment[e] >= 0 && segment[e] < count, "index[%lld] = %lld is not one of the %lld nodes", (long long)e,
             (long long)segment[e], (long long)count);

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import tflite_files
 FUZZ = Path(__file__).parent / "fuzz"
 sys.path.append(str(FUZZ))
 
+import driver  # noqa: E402
 import files  # noqa: E402
 import mutations  # noqa: E402
 from seeds import Seed, operators  # noqa: E402
@@ -138,36 +140,35 @@ def reshaped(model: mutations.schema.ModelT, shape: np.ndarray) -> int:
     return place
 
 
-def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, misbehave) -> files.Tally:
-    def run_trial(trial: files.Trial) -> files.Outcome:
+def trials(tmp_path: Path, misbehave) -> driver.Tally:
+    def run_trial(trial: files.Trial) -> driver.Outcome:
         misbehave(int(trial.data))
-        return files.Outcome(files.RAN, runs=1)
+        return driver.Outcome(driver.RAN, runs=1)
 
     def make_trial(seeds: list[Seed], seed: int, number: int) -> tuple[str, files.Trial]:
         return "seed", files.Trial(str(number).encode(), [])
 
-    monkeypatch.setattr(files, "run_trial", run_trial)
-    monkeypatch.setattr(files, "make_trial", make_trial)
-    return files.fuzz([], 3, 12, 2, tmp_path, lambda tally: None)
+    kind = replace(files.KIND, run_trial=run_trial, make_trial=make_trial)
+    return driver.fuzz(kind, [], 3, 12, 2, tmp_path, lambda tally: None)
 
 
-def test_a_worker_that_dies_is_told_and_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_told_and_replaced(tmp_path: Path) -> None:
     def misbehave(number: int) -> None:
         if number in (4, 6, 11):  # in a row, and the last of all
             os.write(2, b"SUMMARY: something was overrun\n")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    tally = trials(monkeypatch, tmp_path, misbehave)
-    assert tally.outcomes == {"seed": {files.RAN: 9, files.CRASHED: 3}}
+    tally = trials(tmp_path, misbehave)
+    assert tally.outcomes == {"seed": {driver.RAN: 9, driver.CRASHED: 3}}
     assert sorted(failure.number for failure in tally.failures) == [4, 6, 11]
     assert files.Trial.read(tmp_path / "seed-3-6.npz").data == b"6"
     assert "SUMMARY: something was overrun" in str(tally.failures[0])
 
 
 def test_a_worker_that_hangs_is_told_and_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(files, "PATIENCE_S", 0.5)
-    tally = trials(monkeypatch, tmp_path, lambda number: time.sleep(60 * (number == 3)))
-    assert tally.outcomes == {"seed": {files.RAN: 11, files.HUNG: 1}}
+    monkeypatch.setattr(driver, "PATIENCE_S", 0.5)
+    tally = trials(tmp_path, lambda number: time.sleep(60 * (number == 3)))
+    assert tally.outcomes == {"seed": {driver.RAN: 11, driver.HUNG: 1}}
     assert [failure.number for failure in tally.failures] == [3]
 
 

@@ -55,11 +55,16 @@ def test_errors_are_one_line(case, tmp_path: Path, capsys) -> None:
         assert error.startswith("bgnn-run: ")
         assert reason in error
 
-    fails(2, "cannot read")
+    fails(2, "in.npz: no such file")
     (tmp_path / "in.npz").write_bytes(b"no archive")
-    fails(2, "not an .npz file of plain arrays")
+    fails(2, "not a readable .npz of plain arrays")
+    (tmp_path / "in.npz").write_bytes(b"")
+    fails(2, "not a readable .npz of plain arrays")
+    with open(tmp_path / "in.npz", "wb") as file:
+        np.save(file, case.arrays()[0])
+    fails(2, "is a single array: save it with np.savez")
     np.savez(tmp_path / "in.npz", t0=np.array([None], object), t1=case.arrays()[1])
-    fails(2, "not an .npz file of plain arrays")
+    fails(2, "holds pickled Python objects")
     np.savez(tmp_path / "in.npz", t0=case.arrays()[0])
     fails(2, "the file's inputs are t0, t1; in the arrays given: missing t1")
     np.savez(tmp_path / "in.npz", t0=case.arrays()[0], t2=case.arrays()[1])

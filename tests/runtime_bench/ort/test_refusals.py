@@ -102,6 +102,7 @@ BAD_INPUTS: list[tuple[str, str, np.ndarray, str]] = [
     *((op, "num_nodes", np.array([3, 3]), "must be one number") for op in (*COO, "IndexToCsr")),
     *((op, "num_nodes", np.array(-1), r"num_nodes = -1 is outside") for op in (*COO, "IndexToCsr")),
     *((op, "num_nodes", np.array(1 << 40), r"num_nodes = 1099511627776 is outside") for op in (*COO, "IndexToCsr")),
+    *((op, "num_nodes", np.array(2**63 - 1), r"num_nodes = 9223372036854775807 is") for op in (*COO, "IndexToCsr")),
     *((op, "num_nodes", np.array(0), "is not one of the 0 nodes") for op in ("CooToCsr", "IndexToCsr")),
     *((op, "target", np.ones(4, np.float32), "target has 4 numbers") for op in ("EdgeProduct", "QEdgeProduct")),
     ("Degree", "indptr", i32(), "indptr is empty"),

@@ -10,18 +10,13 @@ File number N of seed S is the same one in every run.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import os
 import random
 import re
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +27,15 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent / "kernels")
 
 import mutations  # noqa: E402
 from ai_edge_litert import schema_py_generated as schema  # noqa: E402
+from driver import RAN, Kind, Outcome, main  # noqa: E402
 from seeds import Seed, load  # noqa: E402
 
 from bgnn.converter.errors import BgnnError  # noqa: E402
 from bgnn.runtime_bench.delegate import load_delegate, load_interpreter  # noqa: E402
 
-RAN, BY_DELEGATE, BY_RUNTIME, WHILE_RUNNING = "ran", "refused by us", "refused by LiteRT", "refused while running"
+BY_DELEGATE, BY_RUNTIME, WHILE_RUNNING = "refused by us", "refused by LiteRT", "refused while running"
 OUTCOMES = (RAN, BY_DELEGATE, BY_RUNTIME, WHILE_RUNNING)
-CRASHED, HUNG = "crashed", "hung"
 ISAS = ("", "portable", "avx2", "avx512", "neon")  # those that this machine lacks become "", its best
-PATIENCE_S = 120.0
 DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.INT32: np.int32,
@@ -92,9 +86,6 @@ class Trial:
             return cls(stored["model"].tobytes(), rounds, *settings)
 
 
-# ---- one trial
-
-
 def make_trial(seeds: Sequence[Seed], seed: int, number: int) -> tuple[str, Trial]:
     """Trial `number` of random seed `seed`, and the name of the file that it was made of."""
     rng = random.Random(f"{seed}-{number}")
@@ -141,15 +132,6 @@ def array_for(tensor: schema.TensorT, place: int, base: Seed, rng: random.Random
         .view(dtype)
         .reshape(shape)
     )
-
-
-@dataclass
-class Outcome:
-    """What became of a file: one of OUTCOMES (the first round counts), our reason for refusing it, rounds that ran."""
-
-    what: str
-    reason: str = ""
-    runs: int = 0
 
 
 # Every refusal of ours says which operator, and why.
@@ -214,194 +196,16 @@ def feed(interpreter: Any, arrays: Sequence[np.ndarray | None]) -> None:
         interpreter.get_tensor(detail["index"])
 
 
-# ---- many
-
-
-@dataclass
-class Failure:
-    """A file that killed or held up its worker, or made it raise what it should not."""
-
-    number: int
-    base: str
-    what: str
-    log: str
-    file: Path
-
-    def __str__(self) -> str:
-        lines = [line.strip() for line in self.log.splitlines()]
-        telling = [line for line in lines if re.search(r"SUMMARY|runtime error|^exact:|Error\b", line)]
-        return f"{self.file}: {self.what}: {(telling or lines or ['no word'])[-1]}"
-
-
-@dataclass
-class Tally:
-    """What was found: outcomes by seed, rounds run, our reasons (numbers replaced by N) with a trial for each."""
-
-    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
-    runs: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-
-    def add(self, number: int, base: str, outcome: Outcome) -> None:
-        self.outcomes.setdefault(base, Counter())[outcome.what] += 1
-        self.runs += outcome.runs
-        if outcome.reason:
-            self.reasons.setdefault(without_numbers(outcome.reason), number)
-
-    @property
-    def files(self) -> int:
-        return sum(sum(counts.values()) for counts in self.outcomes.values())
-
-
-def without_numbers(reason: str) -> str:
-    return re.sub(r"-?\b\d+", "N", reason)
-
-
-class Worker:
-    """A forked process that takes the trials first, first + step, ... below `count`, and tells of each."""
-
-    def __init__(self, seeds: Sequence[Seed], seed: int, first: int, step: int, count: int, folder: Path) -> None:
-        self.next, self.step, self.count = first, step, count
-        self.log = folder / f"worker{first % step}.log"
-        self.heard, self.hung = time.monotonic(), False
-        self.messages, sender = multiprocessing.Pipe(duplex=False)
-        arguments = (seeds, seed, range(first, count, step), sender, self.log)
-        self.process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
-        self.process.start()
-        sender.close()  # or the end of the worker would not end the pipe
-
-    def kill_if_stuck(self) -> None:
-        if time.monotonic() - self.heard > PATIENCE_S:
-            self.hung = True
-            self.process.kill()
-
-
-def work(seeds: Sequence[Seed], seed: int, numbers: range, sender: connection.Connection, log: Path) -> None:
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 2)  # for what a sanitizer, the runtime or a traceback has to say
-    for number in numbers:
-        base, trial = make_trial(seeds, seed, number)
-        sender.send((number, base, run_trial(trial)))
-
-
-def fuzz(
-    seeds: Sequence[Seed], seed: int, count: int, workers: int, folder: Path, say: Callable[[Tally], None]
-) -> Tally:
-    """Runs `count` trials and calls `say` a few times a second; failures go to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tally = Tally()
-    active = [Worker(seeds, seed, first, workers, count, folder) for first in range(min(workers, count))]
-    while active:
-        ready = connection.wait([worker.messages for worker in active], timeout=1)
-        for worker in [worker for worker in active if worker.messages in ready]:
-            try:
-                number, base, outcome = worker.messages.recv()
-                tally.add(number, base, outcome)
-                worker.next, worker.heard = number + worker.step, time.monotonic()
-            except EOFError:
-                active.remove(worker)
-                worker.process.join()
-                if worker.next < count:
-                    tally.failures.append(failed(worker, seeds, seed, folder))
-                    tally.outcomes.setdefault(tally.failures[-1].base, Counter())[tally.failures[-1].what] += 1
-                    if worker.next + worker.step < count:
-                        following = worker.next + worker.step
-                        active.append(Worker(seeds, seed, following, worker.step, count, folder))
-        for worker in active:
-            worker.kill_if_stuck()
-        say(tally)
-    return tally
-
-
-def failed(worker: Worker, seeds: Sequence[Seed], seed: int, folder: Path) -> Failure:
-    base, trial = make_trial(seeds, seed, worker.next)
-    path = folder / f"{base}-{seed}-{worker.next}.npz"
-    trial.save(path)
-    log = worker.log.read_text(errors="replace")
-    path.with_suffix(".txt").write_text(log)
-    what = HUNG if worker.hung else CRASHED
-    return Failure(worker.next, base, what, log or f"exit code {worker.process.exitcode}", path)
-
-
-# ---- the command
-
-
-def print_table(tally: Tally, seconds: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    heads = [*OUTCOMES, CRASHED, HUNG]
-    table = Table(title=f"{tally.files} changed files through LiteRT with the delegate", title_justify="left")
-    table.add_column("made of")
-    for head in ("files", *heads):
-        table.add_column(head, justify="right")
-    total: Counter[str] = Counter()
-    for base, counts in sorted(tally.outcomes.items()):
-        total += counts
-        table.add_row(base, str(sum(counts.values())), *(str(counts[head]) for head in heads))
-    table.add_section()
-    table.add_row("all", str(tally.files), *(str(total[head]) for head in heads))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    print(f"{tally.runs} runs, {len(tally.reasons)} different reasons of refusal, {seconds:.0f} s")
-
-
-def progress(count: int) -> Callable[[Tally], None]:
-    """Says how far it is, every few seconds, in place where there is a terminal."""
-    start = last = time.monotonic()
-
-    def say(tally: Tally) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < (1 if sys.stderr.isatty() else 20):
-            return
-        last = now
-        rate = tally.files / (now - start)
-        left = (count - tally.files) / max(rate, 1e-9)
-        line = f"{tally.files} of {count} files, {rate:.0f}/s, {left:.0f} s left, {len(tally.failures)} failures"
-        print(line, end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
-
-    return say
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seeds", type=Path, nargs="?", help="the folder that seeds.py has written")
-    parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--failures", type=Path, default=Path("out/fuzz"), help="folder for files that crash")
-    parser.add_argument("--collect", type=Path, help="write a small file for each reason of refusal to this folder")
-    parser.add_argument("--again", type=Path, nargs="+", default=[], help="only run these stored files")
-    given = parser.parse_args()
-    for path in given.again:
-        print(f"{path.name}: ", end="", flush=True)
-        outcome = run_trial(Trial.read(path))
-        print(f"{outcome.what}; {outcome.reason}" if outcome.reason else outcome.what)
-    if given.seeds is None:
-        return 0
-    seeds = load(given.seeds)
-    for seed in seeds:  # unchanged, each must run
-        outcome = run_trial(Trial(seed.data, [list(seed.arrays)]))
-        if outcome.what != RAN:
-            raise SystemExit(f"files.py: {seed.name} itself is {outcome.what}: {outcome.reason}")
-    start = time.monotonic()
-    tally = fuzz(seeds, given.seed, given.count, given.workers, given.failures, progress(given.count))
-    print_table(tally, time.monotonic() - start)
-    for failure in tally.failures[:20]:
-        print(failure)
-    if len(tally.failures) > 20:
-        print(f"and {len(tally.failures) - 20} more in {given.failures}")
-    if given.collect:
-        given.collect.mkdir(parents=True, exist_ok=True)
-        kept = {}  # one for each reason, whatever the operator, and small
-        for reason, number in tally.reasons.items():
-            base, trial = make_trial(seeds, given.seed, number)
-            if len(trial.data) < 2000:
-                kept.setdefault(reason.partition(": ")[2] or reason, (base, number, trial))
-        for base, number, trial in kept.values():
-            trial.save(given.collect / f"{base}-{given.seed}-{number}.npz")
-    return 1 if tally.failures else 0
-
+KIND = Kind(
+    about=__doc__ or "",
+    through="LiteRT with the delegate",
+    outcomes=OUTCOMES,
+    load=load,
+    make_trial=make_trial,
+    unchanged=lambda seed: Trial(seed.data, [list(seed.arrays)]),
+    read=Trial.read,
+    run_trial=run_trial,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(KIND))
