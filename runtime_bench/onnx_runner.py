@@ -32,10 +32,10 @@ class OnnxModel:
         data = _read(model)
         with _well_formed():
             self.sums: list[dict[str, Any]] = _list_of_entries(_property(data, "bgnn.sums") or "[]")
-            tensors = [one["tensor"] for one in self.sums]
+            with_sums = saturation.with_outputs(data, [one["tensor"] for one in self.sums])
         self.saturation: list[Saturation] = []
         """Of the last `run`: the codes of each sum at an end of their range."""
-        self.session = _session(saturation.with_outputs(data, tensors), threads)
+        self.session = _session(with_sums, threads)
         properties = self.session.get_modelmeta().custom_metadata_map
         if "bgnn.inputs" not in properties:
             raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
