@@ -15,28 +15,30 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from bgnn.converter import stages
-from bgnn.converter.calibrate import Calibration
+from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
+from bgnn.converter.decisions import completed, exact_decisions, run_with_taps, told
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.example_inputs import check_tensors, refuse_nan
-from bgnn.converter.graph_api import check_graph, convert_graph
+from bgnn.converter.examples import Example, examples_of
 from bgnn.converter.onnx.emit import emit as emit_onnx
+from bgnn.converter.onnx.emit import index_rows, saturated_shares
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
-from bgnn.converter.targets import KERNELS
+from bgnn.converter.sizes import check_graph, graph_axes
+from bgnn.converter.targets import KERNELS, STAGES, TARGETS
 from bgnn.converter.tflite.emit import emit as emit_tflite
-from bgnn.converter.trace import refuse_numbers, trace
-from bgnn.converter.verify import Check, Reference, check_sums, exact_decisions, run_with_taps
-from bgnn.converter.verify_layers import prove_layers, prove_on_runtime
-from bgnn.passes import user_code
-from bgnn.passes.graph import PassResult, all_taps, is_constant, snapshot, value_of
+from bgnn.converter.trace import refuse_numbers, trace, uncached
+from bgnn.converter.verify import Check, Reference, check_sums
+from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_tables
+from bgnn.passes import accumulators, user_code
+from bgnn.passes.graph import PassResult, Tap, all_taps, is_constant, snapshot, value_of
+from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.onnx_runner import check_rows
 from bgnn.runtime_bench.outputs import write_files
-
-TARGETS = stages.TARGETS
-STAGES = stages.STAGES
 
 
 @dataclasses.dataclass
@@ -102,79 +104,98 @@ def convert(
     does not compute what the model computes; then nothing is written.
     """
     plan = _check_arguments(target, optimize, kernels, knn, sign_zero, stop_after)
-    if calibration is not None and target != "onnx-int8-x86":
-        raise UsageError(f"--calibrate goes with --target onnx-int8-x86, not {target}")
+    if calibration is not None and not TARGETS[target].codes:
+        with_codes = ", ".join(name for name, row in TARGETS.items() if row.codes)
+        raise UsageError(f"--calibrate makes 8-bit layers, which {target} does not have: --target {with_codes} does")
     check_tensors(model, example_inputs)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     _check_weights(model)
-    if target.startswith("onnx-") and check_graph(model, inputs):
-        data, graph_report, gm = convert_graph(
-            model, inputs, target=target, optimize=optimize, kernels=kernels, name=name,
-            metadata={"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels},
-            verify=verify, stop_after=stop_after, dump=None if dump is None else Path(dump),
-            keep_outputs=keep_outputs, calibration=calibration, say=say,
-        )  # fmt: skip
-        path = None
-        if output is not None and data is not None:
-            path = Path(output)
-            write_files({path: data})
-        return Conversion(data, graph_report, path, gm)
-    if calibration is not None:
-        raise UsageError("--calibrate quantises graph networks, forward(x, edge_index, ...): this model has no edges")
+    is_open = TARGETS[target].graphs and check_graph(model, inputs)
     say("tracing the model")
-    gm = trace(model, inputs, keep_outputs)
+    with uncached(model):
+        gm = trace(model, inputs, keep_outputs, graph_axes(inputs) if is_open else None)
     refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
+    samples: list[tuple[Tensor, ...]] = []
+    if calibration is not None:
+        check_float(gm)
+        samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
+    if is_open:
+        _check_indices(gm, inputs)
     ops = kinds(gm)
-    eager = EagerModel(model, keep_outputs) if verify else None
-    plain = [] if eager is None else eager.outputs(inputs)
-    refuse_nan(plain)
+    eager = EagerModel(model, keep_outputs, functools.partial(uncached, model))
+    examples = examples_of(gm, inputs, eager, is_open) if verify else []
     if verify:
+        refuse_nan(examples[0].plain)
         check_sums(gm, inputs)
-    reference: Reference | None = None
     checks: list[Check] = []
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
-    semantic: fx.GraphModule | None = None
-    for stage, results in stages.walk(gm, plan):
+    calibrated: CalibrationReport | None = None
+    semantic, before = gm, gm
+
+    def calibrate(gm: fx.GraphModule) -> None:
+        """Puts quantisers into a float network; from here on that is the reference, so the float one is compared."""
+        nonlocal calibrated
+        if calibration is not None:
+            checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
+            say("choosing ranges on the samples")
+            calibrated = quantise(gm, calibration)
+
+    def report(data: bytes | None) -> Report:
+        made = build_report(gm, semantic, inputs, log, checks, plan, name, data)
+        zeros = sum(examples[0].reference.zeros.values()) if examples and examples[0].reference else 0
+        return dataclasses.replace(made, calibration=calibrated, sign_zeros=zeros)
+
+    for stage, results in stages.walk(gm, plan, calibrate if calibration is not None else None):
         log.append((stage, results))
         say(f"stage {stage}: {sum(r.rewrites for _, r in results)} rewrites")
         if dump is not None:
             dump_stage(gm, Path(dump), stage)
-        if stage == "traced" and eager is not None:
-            reference = Reference(gm, inputs)
-            _check_zeros(reference, sign_zero)
-            if not plan.target.startswith("onnx-"):
-                _check_flushed(reference)
-            checks.append(_check_traced(reference, eager, inputs, plain, ops))
-        elif reference is not None:
-            taps, outputs = run_with_taps(gm, inputs, reference.shapes)
-            checks.append(reference.compare(f"stage {stage}", taps, outputs, exact_decisions(gm)))
-            checks[-1].proof = prove_layers(reference.gm, gm, f"stage {stage}")
+        for example in examples:
+            if example.reference is None:
+                example.reference = Reference(gm, example.inputs)
+                _check_zeros(example.reference, sign_zero)
+                if TARGETS[target].format == "tflite":
+                    _check_flushed(example.reference)
+                if calibration is None:
+                    checks.append(example.compare_traced(f"stage {stage}", gm, ops))
+            elif example is examples[0] or stage == "target":
+                checks.append(_check_stage(example, f"stage {stage}", gm, before if stage == "target" else gm))
         if stage == "semantic":
             semantic = snapshot(gm)
+        if stage == "integer":
+            before = snapshot(gm)  # the last graph that makes every code
         if stage == stop_after:
-            return Conversion(None, build_report(gm, semantic, log, checks, reference, plan, name, None), None, gm)
-    assert semantic is not None
+            return Conversion(None, report(None), None, gm)
     say("writing the file")
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
+    if is_open:
+        metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE)
     emit, run = _writer_and_runtime(gm, plan, name, metadata)
-    if verify:
-        assert reference is not None
+    if examples:
         say("running the file and comparing it with the model")
-        checks.append(_check_file(gm, emit, run, reference, inputs))
-        checks[-1].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {})[0](), run)
-        metadata["verification"] = _summary(checks[-1])
+        found = [_check_file(gm, before, emit, run, plan, example) for example in examples]
+        if examples[0].alone:
+            note = f"none, so other graphs are not verified: {examples[0].alone}"
+            checks.append(Check("second graph", compared=False, note=note))
+        found[0].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {})[0](), run)
+        checks += found[::-1]
+        metadata["verification"] = "; on a second graph: ".join(_summary(check) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
-    data = emit()
-    report = build_report(gm, semantic, log, checks, reference, plan, name, data)
+    data = emit(seen=saturated_shares(emit(), inputs)) if is_open and examples else emit()
+    if calibrated is not None and verify:
+        expected = [eager.outputs(sample)[0] for sample in samples]
+        calibrated = dataclasses.replace(calibrated, file=compare_file(data, samples, expected))
+        if warning := calibrated.warning():
+            say(f"warning: {warning}")
     path = None
     if output is not None:
         path = Path(output)
         write_files({path: data})
-    return Conversion(data, report, path, gm)
+    return Conversion(data, report(data), path, gm)
 
 
 def _check_arguments(
@@ -210,14 +231,12 @@ def _check_weights(model: nn.Module | ExportedProgram) -> None:
         raise ConversionError(f"the model is {kind}, and files compute in float32: convert model.float()")
 
 
-def _check_traced(
-    reference: Reference, eager: EagerModel, inputs: Sequence[Tensor], plain: list[Tensor], ops: Mapping[str, str]
-) -> Check:
-    """The reference, which is the traced graph, against the model itself."""
-    ops = {name: ops[name] for name in reference.decisions if name in ops}
-    return eager.compare(
-        lambda taps, outputs: reference.compare("stage traced", taps, outputs, set()), inputs, plain, ops
-    )
+def _check_indices(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Raises UsageError where an example's index names a row that is not there."""
+    names = {node: node.name for node in gm.graph.nodes if node.op == "placeholder"}
+    arrays = {name: value.numpy() for name, value in zip(names.values(), inputs, strict=True)}
+    for one in index_rows(gm, names):
+        check_rows(arrays, **one)
 
 
 def _check_zeros(reference: Reference, sign_zero: str) -> None:
@@ -246,35 +265,79 @@ def _writer_and_runtime(
     """(writes the target's file, given probes if any; runs such a file)."""
     inputs, outputs = io_names(gm)
     options: dict[str, Any] = {"name": name, "input_names": inputs, "output_names": outputs, "metadata": metadata}
-    if plan.target.startswith("onnx-"):
+    if TARGETS[plan.target].format == "onnx":
         options |= {"optimize": plan.optimize, "kernels": plan.kernels}
-        return lambda **probes: emit_onnx(gm, **options, **probes), run_onnx
-    return lambda **probes: emit_tflite(gm, **options, **probes), run_file
+        return lambda **more: emit_onnx(gm, **{**options, **more}), run_onnx
+    return lambda **more: emit_tflite(gm, **options, **more), run_file
+
+
+def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.GraphModule) -> Check:
+    """A stage's graph, run by PyTorch, against the reference; `before`: a graph that makes every code."""
+    reference = example.reference
+    assert reference is not None
+    taps, outputs = run_with_taps(gm, example.inputs, reference.shapes)
+    taps = dict(completed(before, example.inputs, reference.shapes, taps))
+    check = reference.compare(example.named(what), taps, outputs, exact_decisions(gm))
+    if not example.second:
+        check.proof = prove_layers(reference.gm, gm, what)
+        if before is not gm:
+            check.proof += prove_tables(reference.gm, gm, before, what)
+    return check
 
 
 def _check_file(
-    gm: fx.GraphModule, emit: Callable[..., bytes], run: Callable[..., list[np.ndarray]], reference: Reference,
-    inputs: Sequence[Tensor],
+    gm: fx.GraphModule, before: fx.GraphModule, emit: Callable[..., bytes],
+    run: Callable[[bytes, Sequence[np.ndarray]], list[np.ndarray]], plan: stages.Plan, example: Example,
 ) -> Check:  # fmt: skip
     """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
+    reference = example.reference
+    assert reference is not None
     tapped = list({tap.name: (node, tap) for node, tap in all_taps(gm)}.values())
-    sources = dict.fromkeys(source for node, tap in tapped for source in tap.sources(node))
-    outputs, known = run_with_probes(emit, run, [node for node in sources if node.op == "call_function"], inputs)
-    known |= {node: value_of(node) for node in sources if is_constant(node)}
-    known |= dict(zip((n for n in gm.graph.nodes if n.op == "placeholder"), inputs, strict=True))
-    taps = {
-        tap.name: tap.read(node, [known[source] for source in tap.sources(node)], reference.shapes[tap.name])
-        for node, tap in tapped
-    }
-    return reference.compare("emitted file", taps, outputs, exact_decisions(gm))
+    on_edges: list[tuple[fx.Node, Tap]] = []
+    if TARGETS[plan.target].graphs and plan.optimize == 1 and plan.kernels == "stock":
+        # On neighbour tables there are no tensors of edges in the file: their codes follow from the others.
+        on_edges = [(node, tap) for node, tap in tapped if is_edge_tensor(node)]
+        tapped = [pair for pair in tapped if pair not in on_edges]
+
+    def read(file: Callable[..., bytes], pairs: Sequence[tuple[fx.Node, Tap]]) -> tuple[list[Tensor], dict[str, Any]]:
+        sources = dict.fromkeys(source for node, tap in pairs for source in tap.sources(node))
+        probes = [node for node in sources if node.op == "call_function"]
+        outputs, known = run_with_probes(file, run, probes, example.inputs)
+        known |= {node: value_of(node) for node in sources if is_constant(node)}
+        known |= dict(zip((n for n in gm.graph.nodes if n.op == "placeholder"), example.inputs, strict=True))
+        return outputs, {
+            tap.name: told(tap, node, [known[source] for source in tap.sources(node)], reference.shapes)
+            for node, tap in pairs
+        }
+
+    def compare(taps: Mapping[str, Any]) -> Check:
+        every = completed(before, example.inputs, reference.shapes, taps)
+        return reference.compare(example.named("emitted file"), every, outputs, exact_decisions(gm))
+
+    outputs, taps = read(emit, tapped)
+    try:
+        return compare(taps)
+    except ConversionError:
+        if not on_edges:
+            raise
+        # A code of an edge that lies at a tie, which the runtime rounds the other way: the same operators tell it where
+        # edges are tensors.
+        return compare({**read(functools.partial(emit, optimize=0), on_edges)[1], **taps})
 
 
 def _summary(check: Check) -> str:
-    return (
-        f"{check.signs} signs and {check.neighbours} neighbours compared, {check.exact} of them exact; "
-        f"turned by rounding: {check.turned_signs} signs, {check.turned_rows} rows of neighbours; "
-        f"largest output difference {check.output_error:.3g}, {check.column_error:.2g} of its column"
-    )
+    """One line for the file's properties."""
+    parts = [f"outputs compared, largest difference {check.output_error:.3g}, {check.column_error:.2g} of its column"]
+    if check.signs or check.neighbours:
+        parts.append(
+            f"{check.signs} signs and {check.neighbours} neighbours compared, {check.exact} of them exact; turned by "
+            f"rounding: {check.turned_signs} signs, {check.turned_rows} rows of neighbours"
+        )
+    if check.codes:
+        parts.append(f"{check.codes} codes compared, {check.stepped} of them one beside the model's at a tie")
+    if check.rows:
+        parts.append(f"another class in {check.changed_rows} of {check.rows} rows")
+    return "; ".join(parts)
 
 
 def _version() -> str:

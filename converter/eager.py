@@ -88,9 +88,9 @@ def _copy_of(model: nn.Module | ExportedProgram) -> Iterator[Callable[..., Any]]
         copied = copy.deepcopy(model)
     except Exception:  # a module may hold anything
         with _put_back(model):
-            yield model
+            yield model.eval()
         return
-    yield copied
+    yield copied.eval()
 
 
 @contextmanager

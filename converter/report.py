@@ -16,17 +16,30 @@ from torch import Tensor, fx
 from bgnn.converter.calibrate import CalibrationReport, FileGap
 from bgnn.converter.onnx import inspect as onnx_file
 from bgnn.converter.stages import Plan
+from bgnn.converter.targets import TARGETS
 from bgnn.converter.tflite import inspect as tflite_file
-from bgnn.converter.verify import OUTPUT_TOLERANCE, Check, Reference
-from bgnn.converter.verify_codes import CodeCheck
+from bgnn.converter.verify import OUTPUT_TOLERANCE, Check
 from bgnn.passes import domains as dm
-from bgnn.passes.graph import PassResult, aten, is_call, shape_of
+from bgnn.passes.graph import PassResult, aten, is_call, is_static, shape_of
 
 bgnn = torch.ops.bgnn
 
 BINARY = [bgnn.bconv, bgnn.bconv_bits, bgnn.xor_edge_conv, bgnn.bin_edge_conv, bgnn.dense_pool]
 SEARCH = [bgnn.hamming_knn, bgnn.real_knn]
 FLOAT = [aten.linear, aten.matmul, aten.bmm, aten.mm]
+INTEGER = [bgnn.q_linear, bgnn.q_linear_float]
+SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
+INTEGER_SUMS = [bgnn.q_segment_sum, bgnn.q_segment_mean, bgnn.q_segment_max]
+FUSED_SUMS = [bgnn.aggregate, bgnn.gat_aggregate]
+FUSED_INTEGER_SUMS = [bgnn.q_aggregate, bgnn.q_gat_aggregate]
+ON_EDGES = [*SUMS, *INTEGER_SUMS, *FUSED_SUMS, *FUSED_INTEGER_SUMS]
+# Everything that multiplies and accumulates, by what it is counted as.
+KINDS: dict[str, list[Any]] = {
+    "binary": [*BINARY, bgnn.hamming_knn],
+    "INT8": [*INTEGER, *INTEGER_SUMS, *FUSED_INTEGER_SUMS],
+    "float": [*FLOAT, *SUMS, *FUSED_SUMS, bgnn.real_knn],
+}
+Shapes = dict[fx.Node, tuple[int, ...]]
 
 
 @dataclasses.dataclass
@@ -145,8 +158,9 @@ def _check_line(check: Check, than: str = "") -> str:
         f"largest output difference {check.output_error:.2g} (of {check.output_scale:.3g}), "
         f"{check.column_error:.1g} of its column (tolerance {OUTPUT_TOLERANCE:g})"
     ]
-    if isinstance(check, CodeCheck):
+    if check.codes:
         parts.append(f"{check.codes:,} codes compared, {check.stepped:,} of them one beside the model's at a tie")
+    if check.rows:
         parts.append(f"another class{than} in {check.changed_rows:,} of {check.rows:,} rows")
     if check.signs or check.neighbours:
         parts.append(
@@ -168,18 +182,16 @@ def _check_line(check: Check, than: str = "") -> str:
 
 
 def build_report(
-    gm: fx.GraphModule, semantic: fx.GraphModule | None, log: list[tuple[str, list[tuple[str, PassResult]]]],
-    checks: list[Check], reference: Reference | None, plan: Plan, name: str, data: bytes | None,
+    gm: fx.GraphModule, semantic: fx.GraphModule, inputs: Sequence[Tensor],
+    log: list[tuple[str, list[tuple[str, PassResult]]]], checks: list[Check], plan: Plan, name: str, data: bytes | None,
 ) -> Report:  # fmt: skip
-    """The report of a conversion, complete or stopped early (`data` None)."""
+    """The report of a conversion, complete or stopped early (`data` None).
+
+    `semantic`: the graph in which layers have their names. Where sizes are open, shapes, multiply-accumulates and
+    memory are those of the sample `inputs`.
+    """
     refusals = [(n, label, why) for _, results in log for n, result in results for label, why in result.refusals]
-    layers = _layers(gm, semantic, refusals) if semantic is not None else []
-    macs = {"binary": 0, "INT8": 0, "float": 0}
-    for node in gm.graph.nodes:
-        if is_call(node, *BINARY, bgnn.hamming_knn):
-            macs["binary"] += _macs(node)
-        elif is_call(node, *FLOAT, bgnn.real_knn):
-            macs["float"] += _macs(node)
+    shapes = _shapes(gm, inputs)
     return Report(
         name=name,
         target=plan.target,
@@ -187,65 +199,104 @@ def build_report(
         kernels=plan.kernels,
         bytes=None if data is None else len(data),
         operators={} if data is None else _operators(plan.target, data),
-        macs=macs,
-        peak_activation_bytes=peak_activations(gm),
-        layers=layers,
+        macs={kind: sum(_macs(n, shapes) for n in gm.graph.nodes if is_call(n, *ops)) for kind, ops in KINDS.items()},
+        peak_activation_bytes=peak_activations(gm, shapes),
+        layers=_layers(gm, semantic, shapes, _shapes(semantic, inputs), refusals),
         rewrites=[(stage, n, r.rewrites) for stage, results in log for n, r in results],
         refusals=refusals,
         checks=checks,
-        sign_zeros=0 if reference is None else sum(reference.zeros.values()),
+        sign_zeros=0,
     )
 
 
 def _operators(target: str, data: bytes) -> dict[str, int]:
-    return (onnx_file if target.startswith("onnx-") else tflite_file).operators(data)
+    return (onnx_file if TARGETS[target].format == "onnx" else tflite_file).operators(data)
 
 
-def _macs(node: fx.Node) -> int:
-    """Multiply-accumulates of one dot-product node."""
+def _shapes(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Shapes:
+    """Every tensor's shape; where sizes are open, that on the samples."""
+    tensors = [n for n in gm.graph.nodes if isinstance(n.meta.get("val"), Tensor)]
+    if all(is_static(n) for n in tensors):
+        return {n: shape_of(n) for n in tensors}
+    shapes: Shapes = {}
+
+    class Sizes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                shapes[n] = tuple(value.shape)
+            return value
+
+    with torch.no_grad():
+        Sizes(gm).run(*inputs)
+    return shapes
+
+
+def _macs(node: fx.Node, shapes: Shapes) -> int:
+    """Multiply-accumulates of one dot product, search or sum over edges."""
     x = cast(fx.Node, node.args[0])
-    rows, channels = math.prod(shape_of(node)[:-1]), shape_of(node)[-1]
+    if is_call(node, *ON_EDGES):
+        return _edges(node, shapes) * math.prod(shapes[node][1:]) if len(shapes[node]) > 1 else 0
+    rows, channels = math.prod(shapes[node][:-1]), shapes[node][-1]
     if is_call(node, bgnn.xor_edge_conv):  # once per node, and once per edge
-        fan_in, neighbours = cast(int, node.args[4]), shape_of(cast(fx.Node, node.args[1]))[2]
-        return rows * shape_of(cast(fx.Node, node.args[2]))[0] * fan_in * (1 + neighbours)
+        fan_in, neighbours = cast(int, node.args[4]), shapes[cast(fx.Node, node.args[1])][2]
+        return rows * shapes[cast(fx.Node, node.args[2])][0] * fan_in * (1 + neighbours)
     if is_call(node, bgnn.bin_edge_conv):
-        return rows * channels * shape_of(cast(fx.Node, node.args[2]))[2] * 2 * cast(int, node.args[10])
+        return rows * channels * shapes[cast(fx.Node, node.args[2])][2] * 2 * cast(int, node.args[10])
     if is_call(node, bgnn.dense_pool):
-        return math.prod(shape_of(x)[:-1]) * channels * cast(int, node.args[3])
+        return math.prod(shapes[x][:-1]) * channels * cast(int, node.args[3])
     if is_call(node, *SEARCH):
-        size = cast(int, node.args[1]) if is_call(node, bgnn.hamming_knn) else shape_of(x)[-1]
-        return rows * shape_of(x)[1] * size
+        size = cast(int, node.args[1]) if is_call(node, bgnn.hamming_knn) else shapes[x][-1]
+        return rows * shapes[x][1] * size
     if is_call(node, *BINARY):
-        return rows * shape_of(cast(fx.Node, node.args[1]))[0] * cast(int, node.args[2])
-    return rows * channels * shape_of(x)[-1]
+        return rows * shapes[cast(fx.Node, node.args[1])][0] * cast(int, node.args[2])
+    return rows * channels * shapes[x][-1]
 
 
-def _layers(gm: fx.GraphModule, semantic: fx.GraphModule, refusals: list[tuple[str, str, str]]) -> list[Layer]:
+def _edges(node: fx.Node, shapes: Shapes) -> int:
+    """The number of edges that a sum runs over."""
+    if not is_call(node, *FUSED_SUMS, *FUSED_INTEGER_SUMS):
+        return shapes[cast(fx.Node, node.args[0])][0]
+    lists = (a for a in node.args if isinstance(a, fx.Node) and shapes.get(a, ())[:1] == (2,))
+    return next((shapes[a][1] for a in lists if a.meta["val"].dtype == torch.int64 and len(shapes[a]) == 2), 0)
+
+
+def _layers(
+    gm: fx.GraphModule, semantic: fx.GraphModule, shapes: Shapes, before: Shapes, refusals: list[tuple[str, str, str]]
+) -> list[Layer]:
     domains = dm.analyse(semantic)
+    every = [op for ops in KINDS.values() for op in ops]
     layers = []
     for node in semantic.graph.nodes:
-        if "layer" not in node.meta or not is_call(node, *FLOAT, bgnn.knn):
+        if "layer" not in node.meta or not is_call(node, *FLOAT, *SUMS, bgnn.knn):
             continue
         label = cast(str, node.meta["layer"])
-        parts = [n for n in gm.graph.nodes if n.meta.get("layer") == label and is_call(n, *BINARY, *SEARCH, *FLOAT)]
-        binary = sum(_macs(n) for n in parts if is_call(n, *BINARY, bgnn.hamming_knn))
-        real = sum(_macs(n) for n in parts if is_call(n, *FLOAT, bgnn.real_knn))
-        of_bits = binary > 0 and real == 0  # it needs no codes
+        parts = [n for n in gm.graph.nodes if n.meta.get("layer") == label and is_call(n, *every)]
+        macs = {kind: sum(_macs(n, shapes) for n in parts if is_call(n, *ops)) for kind, ops in KINDS.items()}
+        of_bits = macs["binary"] > 0 and macs["float"] == 0  # it needs no codes
         why = "; ".join(
             dict.fromkeys(f"{p}: {r}" for p, at, r in refusals if at == label and not (of_bits and p == "lower_int8"))
         )
-        reason = why or _reason(node, domains, scaled=of_bits)
-        layers.append(Layer(label, _was(node, domains), _became(node, parts), binary, real, reason))
+        reason = why or _reason(node, parts, domains, scaled=of_bits)
+        was, became = _was(node, before, domains), _became(node, parts)
+        layers.append(Layer(label, was, became, macs["binary"], macs["float"], reason, macs["INT8"]))
     return layers
 
 
-def _was(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
+def _was(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> str:
     x = cast(fx.Node, node.args[0])
-    shape = "x".join(str(s) for s in shape_of(x))
+    shape = "x".join(str(s) for s in shapes[x])
     if is_call(node, bgnn.knn):
         return f"k-NN ({node.args[2]}), k={node.args[1]}, of {shape}"
+    if is_call(node, *SUMS):
+        word = {bgnn.segment_sum: "sum", bgnn.segment_mean: "mean", bgnn.segment_max: "maximum"}
+        return f"{next(w for op, w in word.items() if is_call(node, op))} over edges, of {_kind(x, domains)} {shape}"
     other = cast(fx.Node, node.args[1])
-    return f"{domains[x].kind} {shape} x {domains[other].kind} {'x'.join(str(s) for s in shape_of(other))}"
+    return f"{_kind(x, domains)} {shape} x {_kind(other, domains)} {'x'.join(str(s) for s in shapes[other])}"
+
+
+def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
+    return "8-bit" if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel) else domains[node].kind
 
 
 def _became(node: fx.Node, parts: list[fx.Node]) -> str:
@@ -257,14 +308,21 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     for node_of_one, word in fused.items():
         if any(is_call(n, node_of_one) for n in parts):
             return word
+    if is_call(node, *SUMS):
+        kind = "INT8" if any(is_call(n, *KINDS["INT8"]) for n in parts) else "float"
+        alone = any(is_call(n, *FUSED_SUMS, *FUSED_INTEGER_SUMS) for n in parts)
+        return f"{kind}, fused: no tensor of edges" if alone else kind if parts else "removed"
     bits = sum(is_call(n, bgnn.bconv_bits) for n in parts)
     dense = sum(is_call(n, bgnn.bconv) for n in parts)
-    real = len(parts) - bits - dense
+    codes = [n for n in parts if is_call(n, *INTEGER)]
+    real = len(parts) - bits - dense - len(codes)
     words = []
     if bits:
         words.append("binary, bits out" if bits == 1 else f"binary, bits out ({bits} thresholds)")
     if dense:
         words.append("binary, float out" if dense == 1 else f"binary, per node and per edge ({dense} products)")
+    if codes:
+        words.append("INT8" if any(is_call(n, bgnn.q_linear) for n in codes) else "INT8, float out")
     if real:
         words.append(
             "matrix product + top-k" if is_call(node, bgnn.knn) else f"float ({real} products)" if real > 1 else "float"
@@ -272,13 +330,18 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     return ", ".join(words) or "removed"
 
 
-def _reason(node: fx.Node, domains: dict[fx.Node, dm.Domain], scaled: bool) -> str:
+def _reason(node: fx.Node, parts: list[fx.Node], domains: dict[fx.Node, dm.Domain], scaled: bool) -> str:
     """Why a layer became what it is; `scaled`: it is binary, though what it reads are not signs alone."""
     if is_call(node, bgnn.knn):
         return "features are signs: Hamming distance" if node.args[2] == "hamming" else "features are real"
+    integer = any(is_call(n, *KINDS["INT8"]) for n in parts)
+    if is_call(node, *SUMS):
+        return "its messages are quantised" if integer else "its messages are real"
     x, weight = (domains[cast(fx.Node, a)] for a in node.args[:2])
     if x.kind == weight.kind == "binary":
         return "inputs and weights are signs"
+    if integer:
+        return "inputs and weights are quantised"
     if scaled:
         return "inputs and weights are signs, with scales"
     if x.kind != "binary":
@@ -286,10 +349,11 @@ def _reason(node: fx.Node, domains: dict[fx.Node, dm.Domain], scaled: bool) -> s
     return "its weights are real"
 
 
-def peak_activations(gm: fx.GraphModule) -> int:
+def peak_activations(gm: fx.GraphModule, shapes: Shapes | None = None) -> int:
     """Bytes of live tensors at the worst moment, when each lives from its making to its last use.
 
-    A lower bound of what a runtime's memory planner reaches; views are counted as copies.
+    A lower bound of what a runtime's memory planner reaches; views are counted as copies. `shapes`: those of open
+    sizes.
     """
     last_use: dict[fx.Node, int] = {}
     order = [n for n in gm.graph.nodes if n.op != "get_attr"]
@@ -301,7 +365,8 @@ def peak_activations(gm: fx.GraphModule) -> int:
     for i, node in enumerate(order):
         value = node.meta.get("val")
         if isinstance(value, Tensor) and node.op != "output":
-            sizes[node] = value.numel() * (4 if value.dtype == torch.int64 else value.element_size())
+            count = math.prod(shape_of(node) if shapes is None else shapes[node])
+            sizes[node] = count * (4 if value.dtype == torch.int64 else value.element_size())
             live += sizes[node]
         peak = max(peak, live)
         for source in set(node.all_input_nodes):

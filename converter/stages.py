@@ -21,9 +21,8 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.sizes import is_edges
-from bgnn.converter.targets import STAGES
-from bgnn.converter.targets import TARGETS as TARGET_ROWS
+from bgnn.converter.sizes import check_open, is_edges
+from bgnn.converter.targets import STAGES, TARGETS
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -70,7 +69,6 @@ from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, sh
 
 bgnn = torch.ops.bgnn
 
-TARGETS = tuple(TARGET_ROWS)
 
 ARITHMETIC = [
     aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.log, aten.sqrt, aten.rsqrt, aten.pow,
@@ -132,7 +130,7 @@ class Plan:
 def passes_to(stage: str, plan: Plan) -> list[Step]:
     """The passes that lead from the stage before to `stage`: one list for every model, which they leave if it has
     nothing for them."""
-    target = TARGET_ROWS[plan.target]
+    target = TARGETS[plan.target]
     own, naive = plan.kernels == "bgnn", plan.optimize == 0
     if stage == "traced":
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
@@ -175,15 +173,23 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     return [*steps, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
 
 
-def walk(gm: fx.GraphModule, plan: Plan) -> Iterator[tuple[str, list[tuple[str, PassResult]]]]:
-    """Runs the passes stage after stage, in place; yields each stage's name and its passes' results."""
+def walk(
+    gm: fx.GraphModule, plan: Plan, calibrate: Pass | Callable[[fx.GraphModule], None] | None = None
+) -> Iterator[tuple[str, list[tuple[str, PassResult]]]]:
+    """Runs the passes stage after stage, in place; yields each stage's name and its passes' results.
+
+    `calibrate` puts quantisers into the traced graph of a float network.
+    """
     for stage in STAGES:
-        results = []
-        for name, run in passes_to(stage, plan):
-            results.append((name, run(gm)))
+        results = [(name, run(gm)) for name, run in passes_to(stage, plan)]
         if stage == "traced":
+            if calibrate is not None:
+                results += [(name, run(gm)) for name, run in BEFORE_CALIBRATION]
+                name_layers(gm)
+                calibrate(gm)
             mark_decisions(gm)
         check_spec(gm, stage, plan.target)
+        check_sizes(gm, plan.target)
         if stage == "semantic":
             name_layers(gm)
         yield stage, results
@@ -194,19 +200,14 @@ BEFORE_CALIBRATION = _steps(channels_last, canonicalise, fold_batch_norm, merge_
 
 
 def mark_decisions(gm: fx.GraphModule) -> None:
-    """Taps the tensors that verification compares: every sign and every choice of neighbours."""
+    """Taps what verification compares: every sign, every choice of neighbours, the codes of activations' quantisers."""
     for node in gm.graph.nodes:
         picked = getitem(node)
-        if is_call(node, bgnn.binarize) or (
-            picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1
+        if (
+            is_call(node, bgnn.binarize)
+            or (is_call(node, bgnn.fake_quant) and not recognise_fake_quant.is_weight(node))
+            or (picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1)
         ):
-            node.meta["tap"] = Tap(node.name)
-
-
-def mark_codes(gm: fx.GraphModule) -> None:
-    """Taps the tensors that verification compares: the codes of every activation's quantiser."""
-    for node in calls(gm.graph, bgnn.fake_quant):
-        if not recognise_fake_quant.is_weight(node):
             node.meta["tap"] = Tap(node.name)
 
 
@@ -239,6 +240,15 @@ def name_layers(gm: fx.GraphModule) -> None:
 def check_spec(gm: fx.GraphModule, stage: str, target: str = "") -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
     check_ops(gm, SPECS[stage], target)
+
+
+def check_sizes(gm: fx.GraphModule, target: str = "") -> None:
+    """Raises ConversionError if an open size was fixed; an op that is not supported is the likelier reason."""
+    try:
+        check_open(gm)
+    except ConversionError:
+        check_ops(gm, [*(SPECS["semantic"] or []), aten.batch_norm], target)
+        raise
 
 
 def check_ops(gm: fx.GraphModule, allowed: list[Any] | None, target: str = "") -> None:

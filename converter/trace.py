@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._export.utils import _fakify_params_buffers
 from torch._subclasses import fake_tensor
+from torch.ao.quantization import FakeQuantizeBase
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
@@ -176,6 +177,36 @@ def _as_arguments(model: nn.Module, axes: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(axes)
     single = kinds.index(inspect.Parameter.VAR_POSITIONAL)
     return (*axes[:single], tuple(axes[single:]))
+
+
+@contextmanager
+def uncached(model: nn.Module | ExportedProgram) -> Iterator[None]:
+    """Within the block no forward leaves a trace in the model, of which a file could know nothing.
+
+    PyG's layers with `cached=True` do not keep the first graph they meet: a file takes any. torch.ao's observers, which
+    `eval()` leaves on, do not move their ranges: a file has those that are stored.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    before = [
+        (
+            module,
+            {name: value for name, value in vars(module).items() if name == "cached" or name.startswith("_cached_")},
+        )
+        for module in modules
+        if getattr(module, "cached", None) is True
+    ]
+    for module, values in before:
+        vars(module).update({name: False if name == "cached" else None for name in values})
+    observing = [m for m in modules if isinstance(m, FakeQuantizeBase) and bool(m.observer_enabled.any())]
+    for observer in observing:
+        observer.disable_observer()
+    try:
+        yield
+    finally:
+        for observer in observing:
+            observer.enable_observer()
+        for module, values in before:
+            vars(module).update(values)
 
 
 @contextmanager

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from bgnn.converter.decisions import CODE_TOLERANCE, as_codes, from_codes
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.verify import Proof
-from bgnn.converter.verify_codes import CODE_TOLERANCE, as_codes, from_codes
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.graph import (
     Tap,

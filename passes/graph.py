@@ -229,12 +229,14 @@ def set_tap(node: fx.Node, tap: Tap) -> None:
 
 
 def replace(old: fx.Node, new: fx.Node, tap: Tap | None = None) -> None:
-    """Makes every user of `old` use `new`, hands on its tap, and removes it."""
+    """Makes every user of `old` use `new`, hands on its tap and its layer's name, and removes it."""
     if tap is None and "tap" not in new.meta:
         tap = old.meta.get("tap")
     if tap is not None:
         set_tap(new, tap)
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    if "layer" in old.meta and new.op == "call_function":
+        new.meta.setdefault("layer", old.meta["layer"])
     name = old.name
     old.graph.erase_node(old)
     if new.meta.pop("new", False):  # names stay those of the traced program where the node is a new one

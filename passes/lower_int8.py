@@ -11,7 +11,7 @@ codes). Then what stands between codes is computed on codes:
     dequantize(q) * c                                      dequantize with another scale
 
 Where codes meet no rule they are dequantised and the arithmetic stays float: the report says so. Rounds as ONNX Runtime
-does: at most one code beside the model's (converter.verify_codes counts where). The bias of q_linear is rounded to the
+does: at most one code beside the model's (converter.decisions counts where). The bias of q_linear is rounded to the
 accumulator's unit, which moves a result by at most half of it, BIAS_SLACK of a code; where the unit is coarser than
 that, and in NARROW layers, the bias is added in float. Refused where a 32-bit sum could overflow.
 """

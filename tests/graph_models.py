@@ -141,7 +141,7 @@ def all_stages(
             run(gm)
             check_open(gm)
         if stage == "traced":
-            stages.mark_codes(gm)
+            stages.mark_decisions(gm)
         made[stage] = snapshot(gm)
     return made
 

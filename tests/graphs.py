@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from bgnn.converter import stages
+from bgnn.converter.decisions import run_with_taps
 from bgnn.converter.trace import TAKEN_APART, _freeze, trace
-from bgnn.converter.verify import run_with_taps
 from bgnn.passes import canonicalise
 from bgnn.passes.graph import PassResult, all_taps, is_call, shape_of
 from bgnn.passes.graph import run as run_graph

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from bgnn.converter.verify_codes import CodeReference, run_with_codes
+from bgnn.converter.decisions import completed, run_with_taps
+from bgnn.converter.verify import Reference
 from bgnn.models.dq.networks import build
 
 KINDS = ("official", "looped", "gcn", "gat", "gin", "sage")
@@ -34,11 +35,11 @@ def networks(kind: str) -> dict[str, fx.GraphModule]:
 
 def agrees(kind: str, graph: tuple[Tensor, Tensor]) -> None:
     stages = networks(kind)
-    reference = CodeReference(stages["traced"], graph)
+    reference = Reference(stages["traced"], graph)
     for name in ("integer", "target", "fused"):
-        codes, outputs = run_with_codes(stages[name], graph)
+        codes, outputs = run_with_taps(stages[name], graph, reference.shapes)
         if name == "fused":
-            codes = run_with_codes(stages["integer"], graph, codes)[0]
+            codes = dict(completed(stages["integer"], graph, reference.shapes, codes))
         check = reference.compare(f"{kind}, {name}", codes, outputs)
         assert check.stepped <= 3 + check.codes // 200
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bgnn.converter import api, stages
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.eager import EagerModel
+from bgnn.converter.examples import Example
 from bgnn.converter.trace import trace
 from bgnn.converter.verify import OUTPUT_TOLERANCE, Reference
 
@@ -209,7 +210,8 @@ def check_unseen(conversion: Conversion, model: nn.Module, x: Tensor) -> None:
     report = conversion.report
     plan = stages.Plan(report.target, report.optimize, report.kernels)
     emit, run = api._writer_and_runtime(conversion.graph, plan, "unseen", {})
-    check = api._check_file(conversion.graph, emit, run, reference, [x])
+    example = Example(EagerModel(model, [0]), (x,), [], reference=reference)
+    check = api._check_file(conversion.graph, conversion.graph, emit, run, plan, example)
     assert check.signs + check.neighbours > 0
     assert conversion.model_bytes is not None
     (found,) = run(conversion.model_bytes, [x.numpy()])

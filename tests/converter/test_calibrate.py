@@ -237,13 +237,32 @@ def test_percentiles_are_as_given() -> None:
 @pytest.mark.parametrize("target", ["onnx-x86", "lce-arm64"])
 def test_other_targets(target: str) -> None:
     one = sample()
-    with pytest.raises(UsageError, match=f"not {target}"):
+    with pytest.raises(UsageError, match=f"8-bit layers, which {target} does not have: --target onnx-int8-x86 does"):
         convert(Net().eval(), (one["x"], one["edge_index"]), target=target, calibration=Calibration((one,)))
 
 
+class Points(nn.Module):
+    """A shared MLP and a maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp, self.out = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 8)), nn.Linear(8, 5)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.out(self.mlp(points).amax(1))
+
+
 def test_models_without_edges() -> None:
-    with pytest.raises(UsageError, match="no edges"):
-        convert(nn.Linear(3, 2), (torch.randn(1, 3),), target="onnx-int8-x86", calibration=Calibration((sample(),)))
+    """A network of points is calibrated like a network of graphs; its samples go by its inputs' names."""
+    with pytest.raises(UsageError, match="the model takes 'points', the file holds x, edge_index"):
+        convert(Points().eval(), (torch.randn(1, 9, 3),), target="onnx-int8-x86", calibration=Calibration((sample(),)))
+    points = torch.randn(2, 40, 3)
+    calibration = Calibration(({"points": points},))
+    report = convert(Points().eval(), (points,), target="onnx-int8-x86", calibration=calibration).report
+    assert report.macs["float"] == 0 < report.macs["INT8"]
+    assert report.calibration is not None
+    assert report.calibration.file is not None
+    assert report.calibration.file.error < 0.02
 
 
 def test_npz_and_pyg_files(tmp_path: Path) -> None:

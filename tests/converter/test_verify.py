@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor, fx
 
 from bgnn.converter import api, stages
+from bgnn.converter.decisions import DECISION_TOLERANCE, exact_decisions, run_with_taps
 from bgnn.converter.eager import EagerModel
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.trace import trace
-from bgnn.converter.verify import DECISION_TOLERANCE, Reference, exact_decisions, run_with_taps
+from bgnn.converter.verify import Reference
 from bgnn.passes.graph import PassResult, all_taps, is_call
 
 X = randn(2, 6, 3)

@@ -1,0 +1,62 @@
+"""What a conversion is verified on: the user's example, and for a graph network of open sizes a second graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, fx
+
+from bgnn.converter.eager import EagerModel
+from bgnn.converter.errors import ConversionError
+from bgnn.converter.second_graph import second_graphs
+from bgnn.converter.verify import Check, Reference
+
+
+@dataclasses.dataclass
+class Example:
+    """Inputs to verify on: what the model itself gives for them, and the reference once there is one."""
+
+    eager: EagerModel
+    inputs: tuple[Tensor, ...]
+    plain: list[Tensor]
+    second: str = ""  # the second graph, in words
+    alone: str = ""  # why there is none
+    reference: Reference | None = None
+
+    def named(self, what: str) -> str:
+        """What is compared, for the report."""
+        return f"{what}, second graph" if self.second else what
+
+    def compare_traced(self, what: str, gm: fx.GraphModule, ops: Mapping[str, str]) -> Check:
+        """The traced graph against the model itself; `ops` as `EagerModel.compare` has them."""
+        reference = self.reference or Reference(gm, self.inputs)
+        ops = {name: ops[name] for name in reference.decisions if name in ops}
+        try:
+            check = self.eager.compare(partial(reference.compare, self.named(what)), self.inputs, self.plain, ops)
+        except ConversionError as error:
+            if not self.second:
+                raise
+            raise ConversionError(
+                f"{error}: on a graph that is not the example ({self.second}) the model's trace gives something else "
+                "than the model: it holds something of the example, or the model does otherwise while it is exported"
+            ) from error
+        check.note = self.second
+        return check
+
+
+def examples_of(gm: fx.GraphModule, inputs: tuple[Tensor, ...], eager: EagerModel, is_open: bool) -> list[Example]:
+    """The user's inputs, and a second graph if the sizes are open and the model can take it."""
+    first = Example(eager, inputs, eager.outputs(inputs))
+    for second in second_graphs(gm, inputs) if is_open else ():
+        try:
+            plain = eager.outputs(second.inputs)
+        except ConversionError as error:
+            first.alone = first.alone or f"{error} (on a graph of {second.said})"
+            continue
+        if all(bool(torch.isfinite(t).all()) for t in plain if t.is_floating_point()):
+            return [dataclasses.replace(first, alone=""), Example(eager, second.inputs, plain, second.said)]
+        first.alone = first.alone or f"the model gives infinities or NaN on a graph of {second.said}"
+    return [first]
