@@ -91,7 +91,7 @@ def choose(
     elif (exact := of_multiples(every)) and all(
         new <= old for new, old in zip(of_codes(*exact), of_codes(*widest), strict=True)
     ):
-        best = widest = exact
+        best = exact
     else:
         best = narrowed(with_caution, *widest)
     return result(*best), result(*widest)
