@@ -276,6 +276,9 @@ def way_out(node: fx.Node, target: str) -> str:
         bgnn.segment_sum,
         aten.index_reduce,
     ]
+    if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
+        with_codes = " or ".join(name for name, row in TARGETS.items() if row.codes)
+        return f"its 8-bit codes need --target {with_codes}"
     edges = any(is_edges(n.meta["val"]) for n in node.graph.nodes if n.op == "placeholder")
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
