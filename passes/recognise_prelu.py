@@ -43,8 +43,8 @@ def run(gm: fx.GraphModule) -> PassResult:
     for node in reversed(list(gm.graph.nodes)):
         if node._erased or not node.users or not is_call(node, aten.add, aten.sub, aten.where, aten.maximum):
             continue
-        if not node.meta["val"].is_floating_point() or not shape_of(node):
-            continue
+        if not node.meta["val"].is_floating_point() or not shape_of(node) or not isinstance(shape_of(node)[-1], int):
+            continue  # a vector over open nodes or edges has no channels
         for source, inside in expressions(node, LONGEST, lambda n: is_call(n, *ELEMENTWISE), is_constant):
             if shape_of(source) != shape_of(node) or source.meta["val"].dtype != node.meta["val"].dtype:
                 continue
