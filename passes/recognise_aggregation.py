@@ -116,7 +116,7 @@ def _segment(node: fx.Node) -> fx.Node | None:
         if is_call(node, aten.index_add, aten.index_put, aten.index_reduce):
             return None
         end = call(node, aten.sym_size.int, one, 0, like=node)
-        values = call(node, aten.slice.Tensor, values, 0, 0, end, like=node)
+        values = _first_rows(node, values, end, shape_of(one)[0])
     if not values.meta["val"].is_floating_point():
         return _counted(node, base, one, values, n) if how == "sum" else None
     if node.kwargs.get("alpha", 1) != 1:
@@ -136,6 +136,16 @@ def _segment(node: fx.Node) -> fx.Node | None:
     else:
         return None
     return _onto(node, base, result, how, alone, one, values, n)
+
+
+def _first_rows(node: fx.Node, values: fx.Node, end: fx.Node, count: Any) -> fx.Node:
+    """The first `count` rows of `values`, a number that `end` gives when the file runs."""
+    with node.graph.inserting_before(node):
+        rows = node.graph.call_function(aten.slice.Tensor, (values, 0, 0, end))
+    value = values.meta["val"]
+    shape = [count, *value.shape[1:]]
+    rows.meta = {**node.meta, "val": torch.empty(shape, dtype=value.dtype, device="meta")}
+    return rows
 
 
 def _onto(

@@ -36,24 +36,25 @@ class OnnxModel:
         self.saturation: list[Saturation] = []
         """Of the last `run`: the codes of each sum at an end of their range."""
         self.session = _session(with_sums, threads)
+        with _well_formed():
+            self._describe()
+
+    def _describe(self) -> None:
+        """What the session and the properties say of inputs and outputs. Names may be no UTF-8."""
         properties = self.session.get_modelmeta().custom_metadata_map
         if "bgnn.inputs" not in properties:
             raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
         self.properties: dict[str, str] = properties
         self._fed = {one.name for one in self.session.get_inputs()}
-        with _well_formed():
-            self.inputs: list[dict[str, Any]] = _list_of_entries(properties["bgnn.inputs"])
-            self.tables: list[dict[str, Any]] = _list_of_entries(properties.get("bgnn.neighbour_tables", "[]"))
-            int(properties.get("bgnn.max_degree", "0"))
-            for one in self.tables:
-                if (
-                    not 1 <= one["buckets"] <= len(self._fed) or not 1 <= one["block"] < 2**31
-                ):  # each bucket is an input
-                    raise ValueError(f"a table of {one['buckets']} buckets")
+        self.inputs: list[dict[str, Any]] = _list_of_entries(properties["bgnn.inputs"])
+        self.tables: list[dict[str, Any]] = _list_of_entries(properties.get("bgnn.neighbour_tables", "[]"))
+        int(properties.get("bgnn.max_degree", "0"))
+        for one in self.tables:  # each bucket is an input
+            if not 1 <= one["buckets"] <= len(self._fed) or not 1 <= one["block"] < 2**31:
+                raise ValueError(f"a table of {one['buckets']} buckets")
         if "bgnn.tables" in properties:
             raise BgnnError("the file's neighbour tables are those of an earlier bgnn-convert: convert the model again")
-        with _well_formed():
-            self.input_names = [str(one["name"]) for one in self.inputs]
+        self.input_names = [str(one["name"]) for one in self.inputs]
         outputs = self.session.get_outputs()
         self.output_names = [one.name for one in outputs[: len(outputs) - len(self.sums)]]
         # of each output, the number of rows if it is fixed
@@ -279,7 +280,7 @@ def _session(data: bytes, threads: int) -> Any:
 
         register_ops(options)
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         raise BgnnError(f"ONNX Runtime refuses the file: {' '.join(str(error).split())}") from error
 

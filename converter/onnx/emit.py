@@ -15,7 +15,7 @@ from torch import fx
 from bgnn.converter.emitted_file import named_ends
 from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, own_sign_ops, sign_ops
 from bgnn.converter.onnx.builder import ModelBuilder
-from bgnn.converter.onnx.tables import TableForm
+from bgnn.converter.onnx.tables import SEGMENTS, TableForm, named
 from bgnn.converter.onnx.walk import Walk
 from bgnn.converter.sizes import host_size
 from bgnn.passes import code_ranges, index_limits
@@ -34,6 +34,9 @@ _OWN_LOWERINGS = {**_LOWERINGS, **own_ops.LOWERINGS, **own_sign_ops.LOWERINGS}
 def supported_ops(kernels: str = "stock") -> list[str]:
     """The ops that may stand in a target-stage graph, as `aten.add.Tensor`, sorted."""
     return sorted(_OWN_LOWERINGS if kernels == "bgnn" else _LOWERINGS)
+
+
+FUSED = ("aggregate", "q_aggregate", "gat_aggregate", "q_gat_aggregate")
 
 
 def emit(
@@ -79,6 +82,9 @@ def emit(
     if optimize and not own:
         walk.tables = TableForm(walk, gm, names)
 
+    for node in gm.graph.nodes:  # layer by layer in the graph's order: a deep network is no deep recursion
+        if named(node, *SEGMENTS, *FUSED) and (walk.tables is None or node not in walk.tables.list_of):
+            walk.value(node)
     made = []
     for output_name, node in wanted:
         value = walk.value(node)

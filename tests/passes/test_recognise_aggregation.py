@@ -141,3 +141,14 @@ def test_a_scatter_of_a_part_stays() -> None:
     canonicalise.run(gm)
     assert recognise_aggregation.run(gm).rewrites == 0
     assert torch.equal(run(gm, *example), half(None, *example))
+
+
+def test_a_scatter_takes_as_many_rows_as_its_index_has() -> None:
+    function = lambda m, x, e, b: torch.zeros(3, 6).scatter_add(0, b[:, None].expand(-1, 6), x)  # noqa: E731
+    example = (*random_graph(20, 70), torch.arange(20) % 3)
+    gm = trace(Wrapped(function, {}), example, open_axes=graph_axes(example))
+    canonicalise.run(gm)
+    assert recognise_aggregation.run(gm).rewrites == 1
+    check_open(gm)
+    for batch in (example[2], torch.arange(7) % 2):
+        assert torch.equal(run(gm, *example[:2], batch), function(None, *example[:2], batch))

@@ -111,3 +111,14 @@ def test_edges_are_sorted_once():
     assert count["bgnn.CooToCsr"] == 1
     assert count["bgnn.Aggregate"] == 2
     assert count["Gather"] == 1  # the number of nodes, from a shape
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_deep_network(form):
+    def deep(m, x, edges):
+        for _ in range(40):
+            x = network(m, x, edges) * 1.1 + x
+        return x
+
+    graph = open_graph(deep, torch.zeros(5, 8), random_edges(5, 9), w=torch.eye(8))
+    assert len(file_of(graph, form)) > 10_000
