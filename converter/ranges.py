@@ -5,12 +5,14 @@ read it next (through gathers, sums over edges, activations) and at the network'
 the least and the largest value of the samples. From there both ends, then each, move inwards in steps, as long as less
 error arrives at *every one* of these places: at the outputs alone, a small sample favours ranges by luck, and at the
 next layer alone, what that layer does not pass on counts as much as the rest. What few nodes hold (hubs, nodes without
-edges, the rows of a sparse matrix) stays in the range until finer codes gain more than clipping it costs.
+edges, the rows of a sparse matrix) stays in the range until finer codes gain more than clipping it costs. Values that
+are multiples of one step, as counts and their sums over edges are, have a code each, if 256 are enough.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -25,6 +27,8 @@ STEP = 0.8  # an end moves inwards by this factor
 MISSES = 2  # steps without gain, after which an end stays
 WORTH = 0.8  # a narrower range must leave less than this share of the wider one's squared error: less is often luck
 CAUTION = 3.0  # what clipping loses is added so many times more: graphs to come hold values larger than the samples
+EQUAL = 1e-5  # of the largest value: so near 0 float sums are 0
+SOME = 4096  # so many values show that they are not few
 # What reads a tensor's shape, and none of its values.
 SHAPES = [
     aten.sym_size, aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full,
@@ -82,8 +86,37 @@ def choose(
         return Range(low, high, clipped, (of_codes(low, high)[0] / size) ** 0.5 if size else 0.0)
 
     widest = _between(every, 0.0)
-    best = narrowed(with_caution, *widest) if percentile is None else _between(every, percentile)
+    if percentile is not None:
+        best = _between(every, percentile)
+    elif (exact := of_multiples(every)) and all(
+        new <= old for new, old in zip(of_codes(*exact), of_codes(*widest), strict=True)
+    ):
+        best = widest = exact
+    else:
+        best = narrowed(with_caution, *widest)
     return result(*best), result(*widest)
+
+
+def of_multiples(every: Tensor) -> tuple[float, float] | None:
+    """The narrowest range that holds all values and has a code for each, if they are multiples of one step.
+
+    Counts, degrees, one-hot rows and their sums are: a range from least to largest would put 1 between two codes.
+    """
+    size = float(every.abs().max()) if every.numel() else 0.0
+    if not 0 < size < math.inf or len(every[every != 0][:SOME].unique()) > CODES:
+        return None
+    step = 0.0
+    for value in every.unique().tolist():
+        value = abs(value)
+        while value > EQUAL * size:  # Euclid's algorithm
+            step, value = value, abs(math.remainder(step, value))
+        if 0 < step < 0.999 * size / CODES:
+            return None
+    low, high = min(float(every.min()), 0.0), max(float(every.max()), 0.0)
+    levels = round((high - low) / step)
+    if levels > CODES:
+        return None
+    return low, max(high, low + step / (CODES // levels) * CODES)
 
 
 def narrowed(errors: Callable[[float, float], Sequence[float]], low: float, high: float) -> tuple[float, float]:

@@ -95,7 +95,8 @@ class Report:
                 "sign(0)", f"torch.sign met {self.sign_zeros} exact zeros in samples and weights; the file gives +1"
             )
         for check in self.checks:
-            table.add_row(check.what, _check_line(check))
+            quantised = self.calibration is not None and not check.what.startswith("float network")
+            table.add_row(check.what, _check_line(check, " than the quantised network's" if quantised else ""))
         if self.calibration is not None and self.calibration.file is not None:
             table.add_row("beside the float model", _file_line(self.calibration.file))
         if not self.checks:
@@ -150,7 +151,7 @@ def _print_calibration(found: CalibrationReport, console: Console) -> None:
         )
 
 
-def _check_line(check: Check) -> str:
+def _check_line(check: Check, than: str = "") -> str:
     if not check.compared:
         return check.note
     parts = [
@@ -160,7 +161,7 @@ def _check_line(check: Check) -> str:
     if check.codes:
         parts.append(f"{check.codes:,} codes compared, {check.stepped:,} of them one beside the model's at a tie")
     if check.rows:
-        parts.append(f"another class in {check.changed_rows:,} of {check.rows:,} rows")
+        parts.append(f"another class{than} in {check.changed_rows:,} of {check.rows:,} rows")
     if check.signs or check.neighbours:
         parts.append(
             f"{check.signs:,} signs and {check.neighbours:,} neighbours equal"

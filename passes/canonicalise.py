@@ -537,6 +537,45 @@ def _like(node: fx.Node) -> fx.Node | None:
     return call(node, aten.full.default, sizes, number, dtype=kind, device=torch.device("cpu"), like=node)
 
 
+MADE = [
+    aten.full, aten.zeros, aten.ones, aten.new_full, aten.new_zeros, aten.new_ones,
+    aten.full_like, aten.zeros_like, aten.ones_like,
+]  # fmt: skip
+
+
+def _filling(node: Any) -> Tensor | None:
+    """The 0-d value of a tensor of open sizes that is the same everywhere: `-alpha * ones_like(x)`; else None."""
+    if is_constant(node):
+        return value_of(node).reshape(()) if value_of(node).numel() == 1 else None
+    if is_call(node, *MADE):
+        if is_call(node, aten.full, aten.full_like, aten.new_full):
+            number = arg(node, 2 if is_call(node, aten.new_full) else 1, "fill_value")
+        else:
+            number = int(is_call(node, aten.ones, aten.ones_like, aten.new_ones))
+        return None if isinstance(number, fx.Node) else torch.tensor(number, dtype=node.meta["val"].dtype)
+    if not is_call(node, aten.neg, aten.mul, aten.div, aten.detach, aten.clone):
+        return None
+    values = {given: _filling(given) for given in node.all_input_nodes}
+    if any(value is None for value in values.values()):
+        return None
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda given: values[given])
+    return cast(Tensor, node.target(*args, **kwargs))
+
+
+def _filled(node: fx.Node) -> fx.Node | None:
+    """`where(x >= 0, ones_like(x), -ones_like(x))` of open sizes: a number each, beside an operand of all sizes."""
+    values = [_filling(a) if isinstance(a, fx.Node) and shape_of(a) and not is_constant(a) else None for a in node.args]
+    others = [a for a, value in zip(node.args, values, strict=True) if isinstance(a, fx.Node) and value is None]
+    if all(value is None for value in values) or not any(shape_of(a) == shape_of(node) for a in others):
+        return None
+    args = [a if v is None else constant(node, v, "filling") for a, v in zip(node.args, values, strict=True)]
+    new = call(node, node.target, *args, like=node)
+    if new.meta["val"].dtype == node.meta["val"].dtype:
+        return new
+    new.graph.erase_node(new)
+    return None
+
+
 def _one_hot(node: fx.Node) -> fx.Node | None:
     """Each class number compared with all."""
     x, classes = cast(fx.Node, node.args[0]), arg(node, 1, "num_classes", -1)
@@ -721,6 +760,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.mean.default, aten.sum.default], _reduce_all),
     ([aten.amax, aten.amin, aten.mean, aten.sum], _mean),
     ([aten.where.Scalar, aten.where.ScalarSelf, aten.where.ScalarOther], _where),
+    ([aten.where.self, aten.maximum, aten.minimum, aten.ge, aten.gt, aten.le, aten.lt], _filled),
     ([aten.max.other, aten.min.other], _extremum),
     ([aten.max, aten.min], _reduce_all),
 ]  # fmt: skip

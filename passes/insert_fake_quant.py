@@ -32,9 +32,9 @@ def layer_names(gm: fx.GraphModule) -> list[str]:
 
 
 def is_kept(node: fx.Node, keep_float: Collection[str]) -> bool:
-    """Whether a layer is to stay float: its name, or the module that holds it, is in `keep_float`."""
-    label = str(node.meta.get("layer", ""))
-    return any(label == name or label.startswith(f"{name}.") for name in keep_float)
+    """Whether a node is to stay float: its layer's name, or a module that it stands in, is in `keep_float`."""
+    names = str(node.meta.get("layer", "")), module_of(node)
+    return any(own == name or own.startswith(f"{name}.") for own in names for name in keep_float)
 
 
 def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]:

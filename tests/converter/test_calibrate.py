@@ -17,7 +17,7 @@ from torch_geometric.nn import BatchNorm, GATConv, GCNConv, GINConv, SAGEConv
 
 from bgnn.converter import cli, stages
 from bgnn.converter.api import Conversion, convert
-from bgnn.converter.calibrate import Calibration, read_samples
+from bgnn.converter.calibrate import Calibration, FileGap, read_samples
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.passes.graph import PassResult
 from bgnn.runtime_bench.onnx_runner import OnnxModel
@@ -173,6 +173,38 @@ def test_a_file_that_is_far_from_the_float_model_is_warned_of(capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "warning: 8 bits change" in printed
     assert "beside the float model" in printed
+
+
+def test_a_warning_names_what_to_keep_float_and_what_that_gives() -> None:
+    model, one = Net("gin"), sample()
+    report = quantised(model, one, percentile=20.0).report.calibration
+    assert report is not None
+    assert report.file is not None
+    assert report.relief is not None
+    assert report.relief.gap.excess < report.file.excess
+    assert f"--keep-float {report.relief.module} leaves a part float, then" in str(report.warning())
+    kept = quantised(model, one, percentile=20.0, keep=(report.relief.module,)).report.calibration
+    assert kept is not None
+    assert kept.file is not None
+    assert kept.file.error == pytest.approx(report.relief.gap.error, rel=0.01)
+    assert kept.file.changed_rows == report.relief.gap.changed_rows
+    assert quantised(model, one).report.calibration.relief is None  # type: ignore[union-attr]
+
+
+def test_rows_of_another_class_are_worth_a_warning() -> None:
+    assert not FileGap(0.09, 100, 3).is_large
+    assert FileGap(0.01, 100, 4).is_large
+    assert FileGap(0.11, 0, 0).is_large
+    assert FileGap(float("nan"), 100, 0).is_large
+
+
+def test_the_quantised_network_is_what_a_calibrated_file_is_checked_against(capsys: pytest.CaptureFixture[str]) -> None:
+    quantised(Net(), sample()).report.print(Console(width=400))
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if "emitted file " in line and "second" not in line]
+    assert "another class than the quantised network's in 0 of 60 rows" in line
+    (line,) = [line for line in printed.splitlines() if "float network " in line and "second" not in line]
+    assert "another class in 0 of 60 rows" in line
 
 
 def test_layers_have_the_users_names() -> None:

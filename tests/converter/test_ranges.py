@@ -93,6 +93,38 @@ def test_percentiles_are_of_what_is_not_zero() -> None:
     assert found.clipped == pytest.approx(10 / 4000)
 
 
+@pytest.mark.parametrize("step", [1.0, 0.25, 0.1, 3.0])
+@pytest.mark.parametrize(("low", "high"), [(0, 104), (-7, 104), (-255, 0), (0, 1), (0, 255)])
+def test_whole_numbers_of_steps_are_codes(low: int, high: int, step: float) -> None:
+    every = torch.arange(low, high + 1)[:, None].expand(-1, 3) * step
+    found = ranges.of_multiples(every)
+    assert found is not None
+    assert found[0] <= float(every.min())
+    assert found[1] >= float(every.max())
+    scale, zero = insert_fake_quant.scale_and_zero(*found)
+    back = torch.ops.bgnn.fake_quant(every, scale, zero, 0, 255)
+    torch.testing.assert_close(back, every, rtol=1e-5, atol=1e-5 * step)
+
+
+@pytest.mark.parametrize(
+    "every", [torch.randn(100, 4), torch.arange(257.0), torch.tensor([0.0, 1.0, 2.0**0.5]), torch.zeros(4),
+              torch.zeros(0), torch.tensor([1.0, float("inf")])],
+)  # fmt: skip
+def test_other_values_are_no_whole_numbers_of_steps(every: Tensor) -> None:
+    assert ranges.of_multiples(every) is None
+
+
+def test_counts_lose_nothing() -> None:
+    """104 at most: from least to largest, 1 would lie between two codes, and half of the ones be wrong by a fifth."""
+    x = torch.zeros(300, 4)
+    x[:200] = torch.arange(200)[:, None] % torch.tensor([2.0, 3.0, 2.0, 5.0])
+    x[7] = 104.0
+    assert range_of_x(x, 0.0).alone > 1e-3
+    found = range_of_x(x)
+    assert (found.low, found.high) == (0.0, 127.5)
+    assert found.alone < 1e-6
+
+
 def test_what_a_node_reaches() -> None:
     x, edge_index = random_graph(20, 60)
     gm = traced(pyg.GCN(6, 8, 2, 3), x, edge_index)

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import apply, aten, bgnn, count, exported, outputs, randn
+from graph_models import awkward_graphs, random_graph, run
+from graphs import Wrapped, apply, aten, bgnn, count, exported, outputs, randn
 from torch import Tensor, nn
 
+from bgnn.converter.sizes import check_open, graph_axes
+from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise
 from bgnn.passes.graph import is_call
 
@@ -304,3 +307,33 @@ def test_helpers_look_through_earlier_moves() -> None:
     permuted = view.args[0]
     assert canonicalise.reshape(add, view, (4, 2, 3)) is permuted
     assert canonicalise.permute(add, permuted, (1, 2, 0)) is permuted.args[0]
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        lambda x: torch.where(x >= 0, torch.ones_like(x), -torch.ones_like(x)),
+        lambda x: torch.where(x < 0, -0.7 * x.new_ones(x.shape), x.new_full(x.shape, 0.7)),
+        lambda x: torch.where(x < 0, torch.zeros_like(x), torch.minimum(x, torch.full_like(x, 0.5))),
+        lambda x: torch.max(x, torch.zeros(x.shape[0], x.shape[1])),
+    ],
+)
+def test_tensors_of_one_number_and_open_sizes_are_numbers(levels: Callable[[Tensor], Tensor]) -> None:
+    """What is as large as the graph is no constant, but where it stands beside x it need not have x's size."""
+    example = random_graph(20, 70)
+    gm = trace(Wrapped(lambda m, x, e: levels(x), {}), example, open_axes=graph_axes(example))
+    canonicalise.run(gm)
+    assert count(gm, *canonicalise.MADE) == 0
+    check_open(gm)
+    for graph in awkward_graphs().values():
+        assert torch.equal(run(gm, *graph), levels(graph[0]))
+
+
+def test_a_tensor_of_one_number_that_gives_the_size_stays() -> None:
+    example = random_graph(20, 70)
+    gm = trace(
+        Wrapped(lambda m, x, e: torch.where(x[:1] >= 0, torch.ones_like(x), x[:1]), {}),
+        example, open_axes=graph_axes(example),
+    )  # fmt: skip
+    canonicalise.run(gm)
+    assert count(gm, aten.full) == 1

@@ -93,6 +93,17 @@ def test_what_is_kept(keep: str, layers: int) -> None:
     assert count(gm, bgnn.fake_quant) < SITES["gcn"][0]
 
 
+@pytest.mark.parametrize("kind", SITES)
+def test_a_module_is_kept_with_its_sums_over_edges(kind: str) -> None:
+    gm = traced(Two(kind), *random_graph(20, 60))
+    kept = insert_fake_quant.sites(gm, ["first"])
+    inside = [n for n in kept if insert_fake_quant.module_of(n).startswith("first")]
+    assert len(inside) <= 1, "but for what the second layer reads, if the first one's last step makes it"
+    assert not any(is_call(n, bgnn.segment_sum, bgnn.segment_mean) for n in inside)
+    assert {n.name for n in kept} < {n.name for n in insert_fake_quant.sites(gm)}
+    assert sum(insert_fake_quant.module_of(n).startswith("second") for n in kept) > 0
+
+
 def test_the_read_out_stays_real() -> None:
     x, edge_index = random_graph(20, 60)
     batch = torch.arange(20) // 10

@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 
 from bgnn.models.checkpoint import save_checkpoint
 from bgnn.models.dq.networks import build
+from bgnn.models.dq.quantizer import FLOAT_BITS
 from bgnn.runtime_bench import bench_accuracy
 
 NODES, FEATURES = 120, 24
@@ -46,14 +47,33 @@ def test_a_file_beside_its_network(graph, network, kernels):
     assert row["PyTorch"] == pytest.approx(float(hits[60:].float().mean()))
 
 
+def test_calibrated_beside_float(graph, capsys):
+    torch.manual_seed(1)
+    settings = {"form": "citation", "conv": "gcn", "hidden": 8, "dropout": 0.0, "features": FEATURES, "classes": 3}
+    model = build(settings | {"bits": FLOAT_BITS}).eval()
+    row = bench_accuracy.calibrated(model, graph)
+    with torch.no_grad():
+        hits = model(graph.x, graph.edge_index).argmax(1) == graph.y
+    assert row["float"] == pytest.approx(float(hits[60:].float().mean()))
+    assert 0 < row["chosen"][1] <= row["min/max"][1] < 0.2
+    assert all(0 <= row[name][0] <= 1 for name in ("min/max", "chosen"))
+    assert ("kept" in row) == ("with it" in row)
+    bench_accuracy.print_calibrated([{"network": "GCN"} | row | {"kept": "conv2", "with it": (0.5, 0.125)}])
+    assert "0.500, 12.5% (--keep-float conv2)" in capsys.readouterr().out
+
+
 @needs_ops
 def test_the_command_takes_checkpoints(graph, network, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bgnn.models.dq.data.load_citation", lambda name, root: graph)
     save_checkpoint(tmp_path / "cora_gcn_dq8.pt", network)
+    settings = {"form": "citation", "conv": "gcn", "hidden": 8, "dropout": 0.0, "features": FEATURES, "classes": 3}
+    save_checkpoint(tmp_path / "cora_gcn_fp32.pt", build(settings | {"bits": FLOAT_BITS}).eval())
     arguments = ["--datasets", "cora", "--layers", "gcn", "--checkpoints", str(tmp_path)]
     assert bench_accuracy.main(arguments) == 0
-    assert "Cora GCN" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "results.json").read_text())
+    assert capsys.readouterr().out.count("Cora GCN") == 3
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["network"] for row in results["calibrated"]] == ["Cora GCN"]
+    rows = results["Degree-Quant"]
     assert [row["kernels"] for row in rows] == ["stock", "bgnn"]
     (tmp_path / "cora_gcn_dq8.pt").write_bytes(b"nothing")
     assert bench_accuracy.main(arguments) == 1
