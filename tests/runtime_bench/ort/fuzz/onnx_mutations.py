@@ -174,7 +174,7 @@ class Mutator:
         elif what < 0.7:
             del kind.shape.dim[-1]
         else:
-            # ONNX Runtime's own Scan makes a list of as many numbers as a dimension says, of 16 GiB for 2^31: docs/trust.md
+            # No 2^31: ONNX Runtime's own Scan then asks for a list of 16 GiB by itself (docs/trust.md).
             self.rng.choice(kind.shape.dim).dim_value = self.rng.choice([0, 1, 7, 2**16])
 
     def property(self) -> None:
