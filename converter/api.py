@@ -34,11 +34,13 @@ from bgnn.converter.trace import refuse_numbers, trace, uncached
 from bgnn.converter.verify import Check, Reference, check_sums
 from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_tables
 from bgnn.passes import accumulators, user_code
-from bgnn.passes.graph import PassResult, Tap, all_taps, is_constant, snapshot, value_of
+from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constant, shape_of, snapshot, value_of
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.runtime_bench.interpreters import run_file
 from bgnn.runtime_bench.onnx_runner import check_rows
 from bgnn.runtime_bench.outputs import write_files
+
+ROUNDINGS = [torch.ops.bgnn.fake_quant, aten.round, aten.floor, aten.ceil, aten.trunc, aten.sign, aten.sgn]
 
 
 @dataclasses.dataclass
@@ -118,10 +120,15 @@ def convert(
     refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
+    warnings: list[str] = []
     samples: list[tuple[Tensor, ...]] = []
     if calibration is not None:
         check_float(gm)
-        samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
+        names = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
+        samples = calibration.inputs(names)
+        if unused := calibration.unused(names):
+            warnings.append(f"the samples hold {', '.join(unused)}, which forward does not take: not used")
+            say(f"warning: {warnings[-1]}")
     if is_open:
         _check_indices(gm, inputs)
     ops = kinds(gm)
@@ -134,6 +141,11 @@ def convert(
     log: list[tuple[str, list[tuple[str, PassResult]]]] = []
     calibrated: CalibrationReport | None = None
     semantic, before = gm, gm
+    not_understood: list[str] = []
+
+    def warn(text: str) -> None:
+        warnings.append(text)
+        say(f"warning: {text}")
 
     def calibrate(gm: fx.GraphModule) -> None:
         """Puts quantisers into a float network; from here on that is the reference, so the float one is compared."""
@@ -146,7 +158,9 @@ def convert(
     def report(data: bytes | None) -> Report:
         made = build_report(gm, semantic, inputs, log, checks, plan, name, data)
         zeros = sum(examples[0].reference.zeros.values()) if examples and examples[0].reference else 0
-        return dataclasses.replace(made, calibration=calibrated, sign_zeros=zeros)
+        return dataclasses.replace(
+            made, calibration=calibrated, sign_zeros=zeros, not_understood=not_understood, warnings=warnings
+        )
 
     for stage, results in stages.walk(gm, plan, calibrate if calibration is not None else None):
         log.append((stage, results))
@@ -165,10 +179,19 @@ def convert(
                 checks.append(_check_stage(example, f"stage {stage}", gm, before if stage == "target" else gm))
         if stage == "semantic":
             semantic = snapshot(gm)
+        if stage == "integer" and TARGETS[target].codes:
+            stay = [n for n in calls(gm.graph, *ROUNDINGS) if shape_of(n)]
+            not_understood = [f"{user_code.called(n)}{user_code.where(n)}" for n in stay]
         if stage == "integer":
             before = snapshot(gm)  # the last graph that makes every code
         if stage == stop_after:
             return Conversion(None, report(None), None, gm)
+    made = report(None)
+    if TARGETS[target].codes and not (made.macs["binary"] or made.macs["INT8"]):
+        warn(
+            f"nothing became 8-bit or binary: {target} is for networks with quantisers or signs; --calibrate FILE "
+            "quantises a float one, and onnx-x86 is the float target"
+        )
     say("writing the file")
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
     if is_open:
@@ -190,7 +213,7 @@ def convert(
         expected = [eager.outputs(sample)[0] for sample in samples]
         calibrated = dataclasses.replace(calibrated, file=compare_file(data, samples, expected))
         if warning := calibrated.warning():
-            say(f"warning: {warning}")
+            say(f"warning: {warning}")  # the report prints it with the calibration's tables
     path = None
     if output is not None:
         path = Path(output)
@@ -268,7 +291,12 @@ def _writer_and_runtime(
     if TARGETS[plan.target].format == "onnx":
         options |= {"optimize": plan.optimize, "kernels": plan.kernels}
         return lambda **more: emit_onnx(gm, **{**options, **more}), run_onnx
-    return lambda **more: emit_tflite(gm, **options, **more), run_file
+    return lambda **more: emit_tflite(gm, **options, **more), _run_tflite
+
+
+def _run_tflite(data: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Runs a TFLite file, whose indices are int32."""
+    return run_file(data, [a.astype(np.int32) if a.dtype == np.int64 else a for a in arrays])
 
 
 def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.GraphModule) -> Check:

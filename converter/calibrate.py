@@ -50,6 +50,11 @@ class Calibration:
                 raise UsageError(f"--calibrate: the model takes {missing[0]!r}, the file holds {', '.join(sample)}")
         return [tuple(sample[name].contiguous() for name in names) for sample in self.samples]
 
+    def unused(self, names: Sequence[str]) -> list[str]:
+        """What the samples hold beside the model's inputs `names`, labels and the masks of a dataset's rows."""
+        known = {*names, LABELS, *MASKS, "train_mask", "val_mask", "batch"}
+        return list(dict.fromkeys(name for sample in self.samples for name in sample if name not in known))
+
 
 @dataclasses.dataclass(frozen=True)
 class Quantised:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, fx
 
@@ -20,6 +21,7 @@ from bgnn.converter.targets import TARGETS
 from bgnn.converter.tflite import inspect as tflite_file
 from bgnn.converter.verify import OUTPUT_TOLERANCE, Check
 from bgnn.passes import domains as dm
+from bgnn.passes import user_code
 from bgnn.passes.graph import PassResult, aten, is_call, is_static, shape_of
 
 bgnn = torch.ops.bgnn
@@ -73,6 +75,9 @@ class Report:
     checks: Sequence[Check]
     sign_zeros: int
     calibration: CalibrationReport | None = None
+    not_understood: list[str] = dataclasses.field(default_factory=list)
+    """Quantisers, roundings and signs of the model that became neither codes nor bits: call and line."""
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for report.json."""
@@ -101,6 +106,11 @@ class Report:
             table.add_row("beside the float model", _file_line(self.calibration.file))
         if not self.checks:
             table.add_row("verification", "not verified (--no-verify)")
+        if self.not_understood:
+            found = f"{len(self.not_understood)} quantisers, roundings or signs: {'; '.join(self.not_understood)}"
+            table.add_row("stays float", escape(found))
+        for warning in self.warnings:
+            table.add_row("warning", escape(warning))
         console.print(table)
         layers = Table(title="what each dot product became, and why", title_justify="left")
         for heading in ("layer", "was", "became", "M MACs", "why"):
@@ -266,6 +276,7 @@ def _layers(
 ) -> list[Layer]:
     domains = dm.analyse(semantic)
     every = [op for ops in KINDS.values() for op in ops]
+    named = {node.name: node for node in semantic.graph.nodes}
     layers = []
     for node in semantic.graph.nodes:
         if "layer" not in node.meta or not is_call(node, *FLOAT, *SUMS, bgnn.knn):
@@ -277,7 +288,7 @@ def _layers(
         why = "; ".join(
             dict.fromkeys(f"{p}: {r}" for p, at, r in refusals if at == label and not (of_bits and p == "lower_int8"))
         )
-        reason = why or _reason(node, parts, domains, scaled=of_bits)
+        reason = why or _reason(node, parts, domains, scaled=of_bits, named=named)
         was, became = _was(node, before, domains), _became(node, parts)
         layers.append(Layer(label, was, became, macs["binary"], macs["float"], reason, macs["INT8"]))
     return layers
@@ -330,7 +341,9 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     return ", ".join(words) or "removed"
 
 
-def _reason(node: fx.Node, parts: list[fx.Node], domains: dict[fx.Node, dm.Domain], scaled: bool) -> str:
+def _reason(
+    node: fx.Node, parts: list[fx.Node], domains: dict[fx.Node, dm.Domain], scaled: bool, named: dict[str, fx.Node]
+) -> str:
     """Why a layer became what it is; `scaled`: it is binary, though what it reads are not signs alone."""
     if is_call(node, bgnn.knn):
         return "features are signs: Hamming distance" if node.args[2] == "hamming" else "features are real"
@@ -345,7 +358,8 @@ def _reason(node: fx.Node, parts: list[fx.Node], domains: dict[fx.Node, dm.Domai
     if scaled:
         return "inputs and weights are signs, with scales"
     if x.kind != "binary":
-        return f"its inputs are real{f' since {x.lost}' if x.lost else ''}"
+        lost = named.get(x.lost)
+        return f"its inputs are real{f' since {user_code.called(lost)}{user_code.where(lost)}' if lost else ''}"
     return "its weights are real"
 
 

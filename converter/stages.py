@@ -239,7 +239,10 @@ def name_layers(gm: fx.GraphModule) -> None:
 
 def check_spec(gm: fx.GraphModule, stage: str, target: str = "") -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
-    check_ops(gm, SPECS[stage], target)
+    allowed = SPECS[stage]
+    if allowed is not None and target and not TARGETS[target].graphs:
+        allowed = [op for op in allowed if op not in GRAPH]
+    check_ops(gm, allowed, target)
 
 
 def check_sizes(gm: fx.GraphModule, target: str = "") -> None:
@@ -276,6 +279,9 @@ def way_out(node: fx.Node, target: str) -> str:
         bgnn.segment_sum,
         aten.index_reduce,
     ]
+    if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
+        with_codes = " or ".join(name for name, row in TARGETS.items() if row.codes)
+        return f"its 8-bit codes need --target {with_codes}"
     edges = any(is_edges(n.meta["val"]) for n in node.graph.nodes if n.op == "placeholder")
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"

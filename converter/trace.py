@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
-from bgnn.converter.sizes import open_sizes
+from bgnn.converter.sizes import is_edges, open_sizes
 from bgnn.passes import masked_writes, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
 
@@ -369,8 +369,11 @@ def _freeze(
     masked_writes.run(gm)
     for node in gm.graph.nodes:
         if isinstance(node.meta.get("val"), Tensor) and not may_be_open and not is_static(node):
+            way_out = "keep all rows and mask them (torch.where), or choose a fixed number (topk)"
+            if any(is_edges(value) for value in inputs):
+                way_out = "graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86"
             raise ConversionError(
                 f"{user_code.called(node)}{user_code.where(node)} gives a size that depends on the data, and the "
-                "file's sizes are fixed: keep all rows and mask them (torch.where), or choose a fixed number (topk)"
+                f"file's sizes are fixed: {way_out}"
             )
     return gm

@@ -30,6 +30,8 @@ def is_channel_op(node: Any) -> bool:
     """Whether `node` acts per value with constants per channel; its data operand is `data_of(node)`."""
     if not isinstance(node, fx.Node) or not isinstance(node.meta.get("val"), Tensor) or not shape_of(node):
         return False
+    if not isinstance(shape_of(node)[-1], int):
+        return False  # a number for each node or edge: an open axis holds no channels
     if is_call(node, *PLAIN):
         return sum(isinstance(a, fx.Node) for a in [*node.args, *node.kwargs.values()]) == 1  # bounds are numbers
     if is_call(node, bgnn.prelu, bgnn.batch_norm):

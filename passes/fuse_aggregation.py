@@ -47,7 +47,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     for node in calls(gm.graph, bgnn.q_table):
         codes, table = cast(tuple[fx.Node, fx.Node], node.args)
         if is_call(codes, bgnn.q_aggregate) and only_user(codes) is node and arg(codes, TABLE, "table") is None:
-            replace(node, call(node, bgnn.q_aggregate.default, *codes.args[:TABLE], table))
+            replace(node, call(node, bgnn.q_aggregate.default, *codes.args[:TABLE], table, like=codes))
             result.rewrites += 1
     remove_dead_code(gm)
     return result

@@ -241,6 +241,15 @@ def test_other_targets(target: str) -> None:
         convert(Net().eval(), (one["x"], one["edge_index"]), target=target, calibration=Calibration((one,)))
 
 
+def test_what_forward_does_not_take_is_said() -> None:
+    one = sample(edge_attr=torch.rand(5), y=torch.zeros(60, dtype=torch.int64))
+    report = convert(
+        Net().eval(), (one["x"], one["edge_index"]), target="onnx-int8-x86", calibration=Calibration((one,))
+    ).report
+    assert any("hold edge_attr, which forward does not take" in warning for warning in report.warnings)
+    assert not any(" y" in warning for warning in report.warnings if "does not take" in warning)
+
+
 class Points(nn.Module):
     """A shared MLP and a maximum."""
 

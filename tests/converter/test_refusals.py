@@ -128,3 +128,20 @@ def test_an_output_of_nan_is_the_models_own() -> None:
 def test_cat_with_an_empty_tensor_converts() -> None:
     net = users.Cloud(lambda x: torch.cat((x.amax(1), torch.as_tensor([])), 1))
     assert convert(net.eval(), POINTS, target="tflite-arm64").model_bytes
+
+
+def test_a_quantised_cloud_is_told_where_it_goes() -> None:
+    """Not `Tensor.mul is not supported`, of a network whose products are: its quantisers are not."""
+
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lin(torch.clamp(torch.round(x / 0.03), -128, 127) * 0.03).amax(1)
+
+    net, inputs = Quantised().eval(), (torch.randn(2, 12, 6),)
+    with pytest.raises(ConversionError, match=r"end of a quantiser, which TFLite files do not hold.*onnx-int8-x86"):
+        convert(net, inputs, target="tflite-arm64")
+    assert convert(net, inputs, target="onnx-int8-x86").report.checks[-1].codes == 144

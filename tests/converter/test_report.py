@@ -74,7 +74,30 @@ def test_each_layer_what_it_was_what_it_became_and_why() -> None:
 def test_where_a_tensor_stopped_being_binary_is_said() -> None:
     model = Wrapped(lambda m, x: F.linear((bgnn.binarize(x) * x).tanh(), m.w), {"w": signs(4, 3)})
     (layer,) = api.convert(model, (X,), target="lce-arm64").report.layers
-    assert layer.why == "its inputs are real since mul"
+    assert layer.why.startswith("its inputs are real since Tensor.mul (at ")
+    assert "test_report.py" in layer.why
+
+
+def test_a_float_network_for_an_8_bit_target_is_told_so() -> None:
+    model = Wrapped(lambda m, x: F.linear(x, m.w), {"w": randn(4, 3)})
+    said: list[str] = []
+    found = api.convert(model, (X,), target="onnx-int8-x86", progress=said.append).report
+    assert len(found.warnings) == 1
+    assert "nothing became 8-bit or binary" in found.warnings[0]
+    assert any(line.startswith("warning: nothing became") for line in said)
+    binary = Wrapped(lambda m, x: F.linear(bgnn.binarize(x), m.w), {"w": signs(4, 3)})
+    assert api.convert(binary, (X,), target="onnx-int8-x86").report.warnings == []
+
+
+def test_quantisers_that_stay_float_are_counted_with_their_lines() -> None:
+    def coded(m: Any, x: Tensor) -> Tensor:
+        x = torch.fake_quantize_per_tensor_affine(x, 0.001, 0, -2048, 2047)  # 12 bits
+        return F.linear(torch.fake_quantize_per_tensor_affine(F.linear(x, m.w), 0.05, 0, -128, 127), m.v)
+
+    found = api.convert(Wrapped(coded, {"w": randn(4, 3), "v": randn(3, 4)}), (X,), target="onnx-int8-x86").report
+    assert len(found.not_understood) == 1
+    assert "fake_quantize_per_tensor_affine" in found.not_understood[0]
+    assert "test_report.py" in found.not_understood[0]
 
 
 def test_refusals_reach_the_layer() -> None:
