@@ -104,7 +104,7 @@ def _origins(index: fx.Node, row: int | None) -> list[Origin]:
         x, axis = _turned(x, axis)
         if axis == 0 and _is_list(x):
             return _origins(x, number % x.meta["val"].shape[0]) if isinstance(number, int) else []
-        return _origins(x, None)
+        return []  # a column of categories: the others have tables of their own
     if is_call(index, operator.getitem) and is_call(source, aten.unbind) and row is None:
         list_ = cast(fx.Node, cast(fx.Node, source).args[0])
         x, axis = _turned(list_, arg(cast(fx.Node, source), 1, "dim", 0) % list_.meta["val"].dim())

@@ -59,3 +59,13 @@ def test_through_other_self_loops_and_fused_operators():
 def test_what_is_computed_of_an_index_is_not_its_values():
     gm = open_graph(lambda m, x, index: x.index_select(0, index // 2), torch.ones(12, 4), torch.zeros(9).long())
     assert named(gm) == {}
+
+
+def test_a_column_of_categories_says_nothing_of_the_others():
+    """OGB's encoders: each column of an atom's categories has a table of its own."""
+
+    def encoder(m, x):
+        return sum(torch.nn.functional.embedding(x[:, i], t) for i, t in enumerate((m.many, m.few)))
+
+    gm = open_graph(encoder, torch.zeros(12, 2, dtype=torch.int64), many=torch.ones(30, 4), few=torch.ones(5, 4))
+    assert named(gm) == {}
