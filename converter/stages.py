@@ -266,7 +266,10 @@ def check_ops(gm: fx.GraphModule, allowed: list[Any] | None, target: str = "") -
 def unsupported(node: fx.Node, target: str = "") -> str:
     """One line on an op that cannot be converted: the user's call, its place in their model, what to do."""
     by = f" by {target}" if target else ""
-    return f"{user_code.called(node)} is not supported{by}{user_code.where(node)}: {way_out(node, target)}"
+    what = user_code.called(node)
+    if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
+        what = f"the quantiser that ends in {what}"
+    return f"{what} is not supported{by}{user_code.where(node)}: {way_out(node, target)}"
 
 
 def way_out(node: fx.Node, target: str) -> str:

@@ -81,12 +81,6 @@ def _lower(walk: Walk, node: fx.Node) -> Any:
     if node in walk.absorbed:
         return walk.value(node.args[0])  # type: ignore[arg-type]
     name = op_name(node)
-    if name in ("bgnn.fake_quant.default", "bgnn.fake_quant_channel.default"):
-        walk.refuse(
-            node,
-            "is the end of a quantiser, which TFLite files do not hold",
-            "8-bit networks go to --target onnx-int8-x86",
-        )
     if name not in _LOWERINGS:
         walk.refuse(node, "is not supported by the TFLite targets", "rewrite this line with supported ops")
     if isinstance(node.meta["val"], torch.Tensor) and node.meta["val"].dim() > _MAX_RANK:

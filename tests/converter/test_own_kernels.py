@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.errors import BgnnError, UsageError
 from bgnn.models.checkpoint import build_model
+from bgnn.models.layers import Rescale
 from bgnn.runtime_bench import delegate
 from bgnn.runtime_bench.interpreters import run_file
 
@@ -50,6 +51,10 @@ def network(architecture: str, **config: Any) -> nn.Module:
             nn.init.uniform_(module.running_var, 0.5, 20)
         if isinstance(module, nn.PReLU):
             nn.init.uniform_(module.weight, -0.3, 0.6)
+    for module in model.modules():
+        if isinstance(module, Rescale):
+            for factor in module.parameters():  # factors of 1 would be left out
+                nn.init.uniform_(factor, 0.5, 1.5)
     return model.eval()
 
 

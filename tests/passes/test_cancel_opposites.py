@@ -90,7 +90,6 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "another type": lambda m, x: (x.double() - m.c).float() + m.c,
     "other arguments": lambda m, x: torch.sign(x) - x.clamp(-1, 1) + x.clamp(-1, 2),
     "another factor": lambda m, x: torch.sign(x) - 2 * x + x,
-    "random": lambda m, x: x + torch.rand_like(x) - torch.rand_like(x),
     "sides of a where": lambda m, x: torch.where(x > 0, x, x.relu()),
     "integers and numbers": lambda m, x: x.long() + 3 - 3,
 }

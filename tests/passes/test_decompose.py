@@ -26,7 +26,6 @@ CASES: dict[str, Callable[..., Any]] = {
     "var": lambda m, x: x.var(dim=0, correction=2),
     "addmm": lambda m, x: torch.addmm(m.b, x[:, 0], m.a, beta=0.5, alpha=2.0),
     "addmm of tensors": lambda m, x: torch.addmm(x[:, 0], x[:, 1], x[:, 2].t() @ x[:, 3]),
-    "masked numbers": lambda m, x: x.index_put([x > 1], torch.tensor(0.25)),
     "masked rows": lambda m, x: x.index_put([x[:, 0, 0] > 1], x[x[:, 0, 0] > 1].neg()),
     "masked update": lambda m, x: x.index_put([x > 1], (x[x > 1] * 2 - 1).relu()),
 }
