@@ -163,7 +163,9 @@ FAULTS = {
     "self-loops kept": Fault(
         graphs.with_self_loops, 'edge_index if loops == "more" else', "edge_index if True else", "gcn"
     ),
-    "edges the other way": Fault(graphs.tables, "edge_index[target]", "edge_index[1 - target]", "sage"),
+    "edges the other way": Fault(
+        graphs.tables, "segments(edge_index[target]", "segments(edge_index[1 - target]", "sage"
+    ),
     "degrees that overflow": Fault(
         graphs.segments, "counts.astype(np.int32)", "counts.astype(np.uint8).astype(np.int32)", "sage"
     ),
