@@ -5,6 +5,7 @@ Where `make wheels` has not been run, the tests of the wheels themselves are ski
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import platform
@@ -72,6 +73,24 @@ def test_both_projects_have_one_version() -> None:
     )
     assert runtime["version"] == convert["version"]
     assert f"bgnn-runtime=={runtime['version']}" in convert["dependencies"]
+
+
+def test_what_the_runtime_imports_is_in_its_wheel() -> None:
+    """Where a module is imported at the head of one that the wheel carries, the wheel carries it too."""
+    carried = (PACKAGING / "files.txt").read_text().split()
+    source = PACKAGING.parents[1] / "src"
+    for name in carried:
+        for node in ast.parse((source / name).read_text()).body:
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("bgnn"):
+                continue
+            module = str(node.module).replace(".", "/")
+            for each in node.names:
+                path = next(
+                    path
+                    for path in (f"{module}/{each.name}.py", f"{module}.py", f"{module}/__init__.py")
+                    if (source / path).is_file()
+                )
+                assert path in carried, f"{name} imports {path}"
 
 
 @pytest.fixture
