@@ -25,7 +25,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes import accumulators
+from bgnn.passes import accumulators, ops
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -45,7 +45,7 @@ from bgnn.passes.recognise_fake_quant import FAKE, NO_END, is_weight, rounded_as
 
 bgnn = torch.ops.bgnn
 
-MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand]
+MOVES = ops.having("move", "one")
 # Their last two arguments are the lowest and the highest code.
 MAKERS = [
     bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,
