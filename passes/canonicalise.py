@@ -447,10 +447,12 @@ def _clamp_min(node: fx.Node) -> fx.Node:
     return call(node, aten.clamp.default, node.args[0], node.args[1], like=node)
 
 
-def _rsub(node: fx.Node) -> fx.Node | None:
-    if arg(node, 2, "alpha", 1) != 1:
-        return None
-    negative = call(node, aten.neg.default, node.args[0], like=node)
+def _rsub(node: fx.Node) -> fx.Node:
+    alpha = arg(node, 2, "alpha", 1)
+    if alpha == 1:
+        negative = call(node, aten.neg.default, node.args[0], like=node)
+    else:
+        negative = call(node, aten.mul.Tensor, node.args[0], -alpha, like=node)
     return call(node, aten.add.Tensor, negative, node.args[1], like=node)
 
 

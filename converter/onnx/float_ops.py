@@ -448,7 +448,6 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.softplus.default": _softplus,
     "aten.clamp.default": _clamp,
     "aten.hardtanh.default": lambda walk, node, x, low=-1, high=1: _clamp(walk, node, x, low, high),
-    "aten.clamp_min.default": _clamp,
     "aten.relu6.default": _relu6,
     "bgnn.prelu.default": _prelu,
     **{
@@ -456,11 +455,9 @@ LOWERINGS: dict[str, Lowering] = {
         for name in ("add", "sub", "mul", "div")
         for kind in ("Tensor", "Scalar")
     },
-    "aten.rsub.Scalar": _rsub,
     "aten.maximum.default": _binary("Max"),
     "aten.minimum.default": _binary("Min"),
     "aten.pow.Tensor_Scalar": _pow,
-    "aten.square.default": _square,
     **{
         f"aten.{name}.{kind}": _comparison(op, negated)
         for name, op, negated in (
@@ -483,10 +480,6 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.masked_fill.Scalar": _masked_fill,
     "aten.masked_fill.Tensor": _masked_fill,
     **dict.fromkeys(("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout"), _to_dtype),
-    **{
-        f"aten.{name}.default": _same
-        for name in ("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "detach_")
-    },
     "aten.sym_size.int": _sym_size,
     **{
         name: _size_math(op)
@@ -512,8 +505,6 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.squeeze.dim": _squeeze,
     "aten.squeeze.dims": _squeeze,
     "aten.permute.default": _permute,
-    "aten.transpose.int": _transpose,
-    "aten.t.default": _transpose,
     "aten.expand.default": _expand,
     "aten.repeat.default": _repeat,
     "aten.cat.default": _cat,

@@ -15,6 +15,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.tflite import emit
+from bgnn.passes import canonicalise
 from bgnn.runtime_bench.interpreters import KERNELS, Interpreter, LceInterpreter, has_lce_ops, open_file
 
 
@@ -34,6 +35,7 @@ def make_graph(function: Callable[..., Any], inputs: list[torch.Tensor], **const
     tracer.graph.output(tracer.create_arg(function(Constants(), *placeholders)))
     gm = fx.GraphModule(root, tracer.graph)
     FakeTensorProp(gm, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
+    canonicalise.run(gm)
     return gm
 
 
