@@ -22,7 +22,7 @@ from torch import fx
 
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.emit import supported_ops as onnx_ops
-from bgnn.converter.sizes import check_open, is_edges
+from bgnn.converter.sizes import check_open
 from bgnn.converter.targets import STAGES, TARGETS
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
 from bgnn.passes import (
@@ -69,6 +69,7 @@ from bgnn.passes import (
     write_out_quantisers,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
+from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
 
@@ -256,7 +257,7 @@ def way_out(node: fx.Node, target: str) -> str:
     if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
         with_codes = " or ".join(name for name, row in TARGETS.items() if row.codes)
         return f"its 8-bit codes need --target {with_codes}"
-    edges = any(is_edges(n.meta["val"]) for n in node.graph.nodes if n.op == "placeholder")
+    edges = edge_inputs(node.graph)
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
         return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"
