@@ -165,7 +165,14 @@ class Net(nn.Module):
 
     def compute(self, **given: Tensor) -> Tensor:
         """The expression's value."""
-        names = {"torch": torch, "F": F, "gnn": torch_geometric.nn, "w": self.w, "module": getattr(self, "module", None), **given}
+        names = {
+            "torch": torch,
+            "F": F,
+            "gnn": torch_geometric.nn,
+            "w": self.w,
+            "module": getattr(self, "module", None),
+            **given,
+        }
         result: Tensor = eval(self.code, names)
         return result
 

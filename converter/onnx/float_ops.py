@@ -90,10 +90,6 @@ def _arithmetic(op: str) -> Lowering:
     return lower
 
 
-def _rsub(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node | Scalar, alpha: Scalar = 1) -> Value:
-    return _arithmetic("Sub")(walk, node, y, x) if alpha == 1 else walk.refuse(node, "has an alpha", "write y - a * x")
-
-
 def _binary(op: str) -> Lowering:
     def lower(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
         dtype = walk.dtype(node)
@@ -134,10 +130,6 @@ def _pow(walk: Walk, node: fx.Node, x: fx.Node, exponent: Scalar) -> Value:
     return walk.op("Pow", [value, walk.constant(np.array(exponent, dtype=value.dtype))], value.dtype)
 
 
-def _square(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
-    return _pow(walk, node, x, 2)
-
-
 def _prelu(walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node) -> Value:
     return walk.op("PRelu", [walk.value(x), walk.value(weight)], FLOAT)
 
@@ -154,10 +146,6 @@ def _masked_fill(walk: Walk, node: fx.Node, x: fx.Node, mask: fx.Node, value: fx
 
 def _to_dtype(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
     return walk.cast(walk.value(x), walk.dtype(node))
-
-
-def _same(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
-    return walk.value(x)
 
 
 # --- sizes and fillings ---
@@ -253,15 +241,6 @@ def _transposed(walk: Walk, node: fx.Node, x: fx.Node, order: Sequence[int]) -> 
 
 def _permute(walk: Walk, node: fx.Node, x: fx.Node, order: Sequence[int]) -> Value:
     return _transposed(walk, node, x, [dim % walk.rank(x) for dim in order])
-
-
-def _transpose(walk: Walk, node: fx.Node, x: fx.Node, a: int = 0, b: int = 1) -> Value:
-    rank = walk.rank(x)
-    order = list(range(rank))
-    if rank > 1:
-        a, b = a % rank, b % rank
-        order[a], order[b] = order[b], order[a]
-    return _transposed(walk, node, x, order)
 
 
 def _expand(walk: Walk, node: fx.Node, x: fx.Node, sizes: Sequence[int | fx.Node], *_: Any) -> Value:

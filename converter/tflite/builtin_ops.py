@@ -149,17 +149,11 @@ def _pow(walk: Walk, node: fx.Node, x: fx.Node, exponent: Scalar) -> Value:
     if exponent == 1:
         return value
     if exponent == 2:
-        return _square(walk, node, x)
+        return walk.op("MUL", [value, value], shape, dtype, schema.MulOptionsT())  # SQUARE knows float32 alone
     for special, op in ((0.5, "SQRT"), (-0.5, "RSQRT")):
         if exponent == special:
             return walk.op(op, [value], shape, dtype)
     return walk.op("POW", [value, walk.operand(exponent, dtype)], shape, dtype, schema.PowOptionsT())
-
-
-def _square(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
-    # MUL and not SQUARE: TFLite's own SQUARE knows float32 alone.
-    value = walk.operand(x, walk.dtype(node))
-    return walk.op("MUL", [value, value], value.shape, value.dtype, schema.MulOptionsT())
 
 
 def _leaky_relu(walk: Walk, node: fx.Node, x: fx.Node, slope: float) -> Value:
@@ -186,10 +180,6 @@ def _where(walk: Walk, node: fx.Node, condition: fx.Node, x: fx.Node, y: fx.Node
 
 def _to_dtype(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
     return walk.cast(walk.value(x), walk.dtype(node))
-
-
-def _same(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
-    return walk.value(x)
 
 
 # --- shape ---

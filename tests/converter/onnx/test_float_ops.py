@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from graphs import Wrapped, exported
+from graphs import Wrapped, graph
 from onnx_graphs import file_of, open_graph, run
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ def same(function, *inputs: torch.Tensor, tolerance: float = 1e-6, **constants: 
     inputs = tuple(value.clone() for value in inputs)  # export remembers which axes of a tensor were open
     module = Wrapped(function, constants)
     expected = module(*inputs).numpy()
-    for gm in (exported(function, *inputs, **constants), open_graph(function, *inputs, **constants)):
+    for gm in (graph(function, *inputs, **constants), open_graph(function, *inputs, **constants)):
         found = run(OnnxModel(file_of(gm)), *inputs)[0]
         assert found.shape == expected.shape
         assert found.dtype == expected.dtype
