@@ -31,7 +31,8 @@ WORDS = {"tflite": "TFLite targets", "onnx": "ONNX targets"}
 # open N. `nn.X(...)(...)` is a module of the model.
 BOTH = {
     "signs": [
-        "torch.where(x >= 0, 1.0, -1.0)", "torch.sign(x)", "(x >= 0).float() * 2 - 1", "(torch.sign(x) - x).detach() + x",
+        "torch.where(x >= 0, 1.0, -1.0)", "torch.sign(x)", "(x >= 0).float() * 2 - 1",
+        "(torch.sign(x) - x).detach() + x",
         "F.linear(torch.sign(x), torch.sign(w))",
     ],
     "dense layers": [
@@ -40,13 +41,15 @@ BOTH = {
     ],
     "activations": [
         "F.relu(x)", "F.relu6(x)", "F.leaky_relu(x, 0.2)", "nn.PReLU()(x)", "torch.tanh(x)", "torch.sigmoid(x)",
-        "F.hardtanh(x)", "x.clamp(-1, 1)", "F.elu(x)", "F.selu(x)", "F.celu(x)", "F.gelu(x)", "F.gelu(x, approximate='tanh')",
+        "F.hardtanh(x)", "x.clamp(-1, 1)", "F.elu(x)", "F.selu(x)", "F.celu(x)", "F.gelu(x)",
+        "F.gelu(x, approximate='tanh')",
         "F.silu(x)", "F.softplus(x)", "F.hardswish(x)", "F.hardsigmoid(x)", "F.mish(x)", "F.logsigmoid(x)",
         "F.softsign(x)", "F.dropout(x, 0.5, False)",
     ],
     "arithmetic": [
         "x + y", "x - y", "1 - x", "x * y", "x / (y.abs() + 1)", "-x", "x.abs()", "x.exp()", "(x.abs() + 1).log()",
-        "torch.log1p(x.abs())", "x.abs().sqrt()", "(x.abs() + 1).rsqrt()", "(x.abs() + 1).reciprocal()", "x ** 2", "x ** 3",
+        "torch.log1p(x.abs())", "x.abs().sqrt()", "(x.abs() + 1).rsqrt()", "(x.abs() + 1).reciprocal()", "x ** 2",
+        "x ** 3",
         "x.abs() ** 0.7", "torch.maximum(x, y)", "torch.minimum(x, y)", "torch.erf(x)", "torch.sin(x)", "torch.cos(x)",
         "x.floor()", "x.ceil()", "x.round()", "torch.trunc(x)", "x % 2", "torch.atan2(x, y)",
     ],
@@ -55,7 +58,8 @@ BOTH = {
         "(x > 0).float()",
     ],
     "reductions": [
-        "x.max(-1)[0]", "x.amin(-1)", "x.mean(-1)", "x.sum(-1, keepdim=True)", "x.norm(dim=-1)", "F.normalize(x, dim=-1)",
+        "x.max(-1)[0]", "x.amin(-1)", "x.mean(-1)", "x.sum(-1, keepdim=True)", "x.norm(dim=-1)",
+        "F.normalize(x, dim=-1)",
         "x.std(-1)", "x.var(-1, unbiased=False)", "F.softmax(x, -1)", "F.log_softmax(x, -1)", "x.logsumexp(-1)",
         "x.argmax(-1)", "x.prod(-1)", "x.cumsum(-1)",
     ],
@@ -85,7 +89,8 @@ CLOUDS = {
     ],
     "over points": [
         "x.max(1)[0]", "x.mean(1)", "x.median(1)[0]", "x.sort(1)[0]", "F.adaptive_max_pool1d(x.transpose(1, 2), 1)",
-        "F.adaptive_avg_pool1d(x.transpose(1, 2), 1)", "F.max_pool1d(x.transpose(1, 2), 2)", "x.repeat(1, 2, 1)", "x.tile(2, 1, 1)",
+        "F.adaptive_avg_pool1d(x.transpose(1, 2), 1)", "F.max_pool1d(x.transpose(1, 2), 2)", "x.repeat(1, 2, 1)",
+        "x.tile(2, 1, 1)",
         "x.expand(3, 2, 12, 8)",
     ],
 }  # fmt: skip
@@ -99,24 +104,31 @@ GRAPHS = {
     "sums over edges": [
         "torch.zeros_like(x).index_add(0, edge_index[1], x[edge_index[0]])",
         "torch.zeros_like(x).scatter_add(0, edge_index[1][:, None].expand(-1, 8), x[edge_index[0]])",
+       
         "torch.zeros_like(x).scatter_reduce(0, edge_index[1][:, None].expand(-1, 8), x[edge_index[0]], 'amax', include_self=False)",
         "torch.zeros_like(x).index_reduce(0, edge_index[1], x[edge_index[0]], 'mean', include_self=False)",
         "torch.zeros(x.size(0)).index_add(0, edge_index[1], torch.ones(edge_index.size(1)))",
         "torch.bincount(edge_index[1], minlength=x.size(0)).float()",
         "torch.zeros(x.size(0), x.size(0)).index_put((edge_index[1], edge_index[0]), torch.tensor(1.0)) @ x",
         "torch.zeros_like(x).index_put((edge_index[1],), x[edge_index[0]], accumulate=True)",
+       
         "torch.sparse.mm(torch.sparse_coo_tensor(edge_index, torch.ones(edge_index.size(1)), (x.size(0), x.size(0))), x)",
     ],
     "layers of PyG": [
-        "gnn.GCNConv(8, 5)(x, edge_index)", "gnn.SAGEConv(8, 5)(x, edge_index)", "gnn.SAGEConv(8, 5, aggr='max')(x, edge_index)",
+        "gnn.GCNConv(8, 5)(x, edge_index)", "gnn.SAGEConv(8, 5)(x, edge_index)",
+        "gnn.SAGEConv(8, 5, aggr='max')(x, edge_index)",
         "gnn.GATConv(8, 5, heads=2)(x, edge_index)", "gnn.GATv2Conv(8, 5)(x, edge_index)",
         "gnn.GINConv(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)))(x, edge_index)",
-        "gnn.GraphConv(8, 5)(x, edge_index)", "gnn.TransformerConv(8, 5)(x, edge_index)", "gnn.TAGConv(8, 5)(x, edge_index)",
-        "gnn.ChebConv(8, 5, K=3)(x, edge_index)", "gnn.APPNP(3, 0.1)(x, edge_index)", "gnn.SGConv(8, 5, K=2)(x, edge_index)",
+        "gnn.GraphConv(8, 5)(x, edge_index)", "gnn.TransformerConv(8, 5)(x, edge_index)",
+        "gnn.TAGConv(8, 5)(x, edge_index)",
+        "gnn.ChebConv(8, 5, K=3)(x, edge_index)", "gnn.APPNP(3, 0.1)(x, edge_index)",
+        "gnn.SGConv(8, 5, K=2)(x, edge_index)",
         "gnn.EdgeConv(nn.Linear(16, 5))(x, edge_index)", "gnn.DynamicEdgeConv(nn.Linear(16, 5), k=3)(x, batch)",
-        "gnn.GatedGraphConv(8, 2)(x, edge_index)", "gnn.ClusterGCNConv(8, 5)(x, edge_index)", "gnn.ARMAConv(8, 5)(x, edge_index)",
+        "gnn.GatedGraphConv(8, 2)(x, edge_index)", "gnn.ClusterGCNConv(8, 5)(x, edge_index)",
+        "gnn.ARMAConv(8, 5)(x, edge_index)",
         "gnn.GENConv(8, 5)(x, edge_index)", "gnn.LEConv(8, 5)(x, edge_index)", "gnn.MFConv(8, 5)(x, edge_index)",
-        "gnn.BatchNorm(8)(x)", "gnn.GraphNorm(8)(x, batch)", "gnn.PairNorm()(x)", "gnn.LayerNorm(8)(x)", "gnn.InstanceNorm(8)(x)",
+        "gnn.BatchNorm(8)(x)", "gnn.GraphNorm(8)(x, batch)", "gnn.PairNorm()(x)", "gnn.LayerNorm(8)(x)",
+        "gnn.InstanceNorm(8)(x)",
         "gnn.JumpingKnowledge('max')([x, x * 2])", "gnn.JumpingKnowledge('lstm', 8, 1)([x, x * 2])",
     ],
     "over each graph": [
