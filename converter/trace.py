@@ -24,8 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import is_edges, open_sizes
-from bgnn.passes import masked_writes, user_code
+from bgnn.passes import masked_writes, neighbour_rows, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
 
 aten = torch.ops.aten
@@ -65,7 +66,7 @@ def _export(
 ) -> ExportedProgram:
     """Exports without Dynamo; where that fails, with it."""
     dynamic = None if open_axes is None else _as_arguments(model, open_axes)
-    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), _DataAsUpdates():
+    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), traceable(), _DataAsUpdates():
         warnings.simplefilter("ignore")
         try:
             with user_code.recorded():
@@ -367,8 +368,16 @@ def _freeze(
             node.meta["val"] = as_meta(value)
     open_sizes(gm)
     masked_writes.run(gm)
+    if not may_be_open and not any(neighbour_rows.is_search(node) for node in gm.graph.nodes):
+        refuse_sizes_of_data(gm)
+    return gm
+
+
+def refuse_sizes_of_data(gm: fx.GraphModule) -> None:
+    """Raises ConversionError for a size that depends on the data, in a graph whose inputs have fixed sizes."""
+    inputs = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
     for node in gm.graph.nodes:
-        if isinstance(node.meta.get("val"), Tensor) and not may_be_open and not is_static(node):
+        if isinstance(node.meta.get("val"), Tensor) and not is_static(node):
             way_out = "keep all rows and mask them (torch.where), or choose a fixed number (topk)"
             if any(is_edges(value) for value in inputs):
                 way_out = "graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86"
@@ -376,4 +385,3 @@ def _freeze(
                 f"{user_code.called(node)}{user_code.where(node)} gives a size that depends on the data, and the "
                 f"file's sizes are fixed: {way_out}"
             )
-    return gm
