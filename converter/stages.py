@@ -21,9 +21,9 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.sizes import check_open, is_edges
+from bgnn.converter.sizes import check_open
 from bgnn.converter.targets import STAGES, TARGETS
-from bgnn.converter.trace import refuse_sizes_of_data
+from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -68,6 +68,7 @@ from bgnn.passes import (
     write_out_quantisers,
 )
 from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, is_static, shape_of
+from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
 
@@ -191,7 +192,7 @@ def walk(
                 calibrate(gm)
             mark_decisions(gm)
             if all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder"):
-                refuse_sizes_of_data(gm)
+                refuse_open(gm)
         check_spec(gm, stage, plan.target)
         check_sizes(gm, plan.target)
         if stage == "semantic":
@@ -289,7 +290,7 @@ def way_out(node: fx.Node, target: str) -> str:
     if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
         with_codes = " or ".join(name for name, row in TARGETS.items() if row.codes)
         return f"its 8-bit codes need --target {with_codes}"
-    edges = any(is_edges(n.meta["val"]) for n in node.graph.nodes if n.op == "placeholder")
+    edges = edge_inputs(node.graph)
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
         return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"
