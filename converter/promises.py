@@ -104,15 +104,15 @@ GRAPHS = {
     "sums over edges": [
         "torch.zeros_like(x).index_add(0, edge_index[1], x[edge_index[0]])",
         "torch.zeros_like(x).scatter_add(0, edge_index[1][:, None].expand(-1, 8), x[edge_index[0]])",
-       
-        "torch.zeros_like(x).scatter_reduce(0, edge_index[1][:, None].expand(-1, 8), x[edge_index[0]], 'amax', include_self=False)",
+
+        "torch.zeros_like(x).scatter_reduce(0, edge_index[1][:, None].expand(-1, 8), x[edge_index[0]], 'amax')",
         "torch.zeros_like(x).index_reduce(0, edge_index[1], x[edge_index[0]], 'mean', include_self=False)",
         "torch.zeros(x.size(0)).index_add(0, edge_index[1], torch.ones(edge_index.size(1)))",
         "torch.bincount(edge_index[1], minlength=x.size(0)).float()",
         "torch.zeros(x.size(0), x.size(0)).index_put((edge_index[1], edge_index[0]), torch.tensor(1.0)) @ x",
         "torch.zeros_like(x).index_put((edge_index[1],), x[edge_index[0]], accumulate=True)",
-       
-        "torch.sparse.mm(torch.sparse_coo_tensor(edge_index, torch.ones(edge_index.size(1)), (x.size(0), x.size(0))), x)",
+
+        "torch.sparse.mm(torch.sparse_coo_tensor(edge_index, x.new_ones(edge_index.size(1)), [x.size(0)] * 2), x)",
     ],
     "layers of PyG": [
         "gnn.GCNConv(8, 5)(x, edge_index)", "gnn.SAGEConv(8, 5)(x, edge_index)",

@@ -25,6 +25,7 @@ from bgnn.converter.onnx.emit import supported_ops as onnx_ops
 from bgnn.converter.sizes import check_open
 from bgnn.converter.targets import STAGES, TARGETS
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
+from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -47,6 +48,7 @@ from bgnn.passes import (
     lower_int8,
     lower_knn,
     merge_equal_nodes,
+    neighbour_rows,
     ops,
     pack_bits,
     quantised_weights,
@@ -68,7 +70,7 @@ from bgnn.passes import (
     user_code,
     write_out_quantisers,
 )
-from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
+from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, is_static, shape_of
 from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
@@ -101,8 +103,8 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         return _steps(
             cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
             fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
-            unpack_edges, canonicalise, merge_equal_nodes, recognise_aggregation, hoist_fake_quant, merge_equal_nodes,
-            canonicalise,
+            unpack_edges, canonicalise, merge_equal_nodes, recognise_aggregation, neighbour_rows, hoist_fake_quant,
+            merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(
@@ -152,6 +154,8 @@ def walk(
                 name_layers(gm)
                 calibrate(gm)
             mark_decisions(gm)
+            if all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder"):
+                refuse_open(gm)
         check_spec(gm, stage, plan)
         check_sizes(gm, plan)
         if stage == "semantic":

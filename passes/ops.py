@@ -49,6 +49,7 @@ TRAITS: list[tuple[str, list[Any]]] = [
                                        aten.clamp_max, aten.hardtanh, aten.softplus]),
     ("elementwise one rising", [aten.exp, aten.sqrt, aten.log]),
     ("elementwise one gentle", [aten.neg, aten.abs, aten.leaky_relu, aten.elu, aten.gelu, aten.silu]),
+    ("elementwise one gentle", [aten.sin, aten.cos]),
     ("elementwise one", [aten.rsqrt, aten.reciprocal, aten.square, aten.pow]),
     ("channel gentle", [aten.prelu, bgnn.prelu]),
     ("channel owed", [bgnn.batch_norm]),
