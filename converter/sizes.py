@@ -22,6 +22,7 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from bgnn.converter.errors import ConversionError
 from bgnn.passes.graph import aten, is_call
+from bgnn.passes.neighbour_rows import is_search
 
 FIRST = 1_000_003  # sums and small multiples of the primes from here on do not meet
 
@@ -41,10 +42,12 @@ def open_sizes(gm: fx.GraphModule) -> None:
     env = ShapeEnv()
     symbols: dict[sympy.Symbol, torch.SymInt] = {}
 
+    equal = _equal_sizes(gm)
+
     def own(size: Any) -> Any:
         if not isinstance(size, torch.SymInt):
             return size
-        expression = cast(sympy.Expr, size.node.expr)
+        expression = cast(sympy.Expr, size.node.expr).subs(equal)
         for symbol in sorted(expression.free_symbols, key=str):
             if symbol not in symbols:
                 prime = sympy.nextprime(FIRST * (len(symbols) + 1) ** 2)
@@ -63,6 +66,22 @@ def open_sizes(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         if "val" in node.meta:
             node.meta["val"] = exchanged(node.meta["val"])
+
+
+def _equal_sizes(gm: fx.GraphModule) -> dict[Any, Any]:
+    """Symbols of one number, though nothing in the program says so: a k-NN search's batch is as long as its rows."""
+    equal: dict[Any, Any] = {}
+    for node in gm.graph.nodes:
+        if not is_search(node):
+            continue
+        for rows, starts in zip(node.args[:2], node.args[2:4], strict=False):
+            if isinstance(starts, fx.Node) and is_call(starts, torch.ops.bgnn.group_starts):
+                sizes = [n.meta["val"].shape[0] for n in (cast(fx.Node, starts.args[0]), rows)]
+                if all(isinstance(size, torch.SymInt) for size in sizes):
+                    batch, count = (size.node.expr.subs(equal) for size in sizes)
+                    if batch.is_Symbol and batch != count:
+                        equal[batch] = count
+    return equal
 
 
 Terms = list[list[Any]]

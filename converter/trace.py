@@ -24,10 +24,12 @@ from torch.overrides import TorchFunctionMode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
 from bgnn.passes import masked_writes, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
 from bgnn.passes.index_limits import edge_inputs
+from bgnn.passes.neighbour_rows import is_search
 
 aten = torch.ops.aten
 
@@ -66,7 +68,7 @@ def _export(
 ) -> ExportedProgram:
     """Exports without Dynamo; where that fails, with it."""
     dynamic = None if open_axes is None else _as_arguments(model, open_axes)
-    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), _DataAsUpdates():
+    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), traceable(), _DataAsUpdates():
         warnings.simplefilter("ignore")
         try:
             with user_code.recorded():
@@ -377,7 +379,12 @@ def _freeze(
 
 
 def refuse_open(gm: fx.GraphModule) -> fx.GraphModule:
-    """The graph itself; raises ConversionError if a size in it is not a number."""
+    """The graph itself; raises ConversionError if a size in it is not a number.
+
+    With a search of neighbours it is asked again, when neighbour_rows has given that a size.
+    """
+    if any(is_search(node) for node in gm.graph.nodes):
+        return gm
     for node in gm.graph.nodes:
         if isinstance(node.meta.get("val"), Tensor) and not is_static(node):
             way_out = "keep all rows and mask them (torch.where), or choose a fixed number (topk)"
