@@ -115,7 +115,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if stage == "integer":
         steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)
         if target.codes:
-            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
+            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive, sums=target.sums)))
         if naive:
             return [*steps, ("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if target.bits else steps
         if target.bits:
@@ -150,11 +150,14 @@ def walk(
         results = [(name, run(gm)) for name, run in passes_to(stage, plan)]
         if stage == "traced":
             if calibrate is not None:
+                mark_decisions(gm)
                 results += [(name, run(gm)) for name, run in BEFORE_CALIBRATION]
+                mark_decisions(gm)
                 name_layers(gm)
                 calibrate(gm)
             mark_decisions(gm)
-            if all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder"):
+            fixed = all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder")
+            if fixed and not (TARGETS[plan.target].graphs and edge_inputs(gm.graph)):
                 refuse_open(gm)
         check_spec(gm, stage, plan)
         check_sizes(gm, plan)
@@ -163,8 +166,12 @@ def walk(
         yield stage, results
 
 
-# A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.
-BEFORE_CALIBRATION = _steps(channels_last, canonicalise, fold_batch_norm, merge_equal_nodes)
+# A float network is calibrated with its norms folded (where a norm stood, its layer's output is what gets a range), and
+# with its dense layers on nodes, not on edges.
+BEFORE_CALIBRATION = _steps(
+    recognise_knn, recognise_gather, channels_last, canonicalise, fold_batch_norm, split_edge_linear,
+    reduce_before_elementwise, merge_equal_nodes,
+)  # fmt: skip
 
 
 def mark_decisions(gm: fx.GraphModule) -> None:
@@ -172,11 +179,12 @@ def mark_decisions(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         picked = getitem(node)
         if (
-            is_call(node, bgnn.binarize)
+            is_call(node, bgnn.binarize, bgnn.knn)
             or (is_call(node, bgnn.fake_quant) and not recognise_fake_quant.is_weight(node))
             or (picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1)
         ):
-            node.meta["tap"] = Tap(node.name)
+            exact = is_call(node, bgnn.knn) and node.args[2] == "hamming"
+            node.meta["tap"] = Tap(node.name, exact=exact)
 
 
 def name_layers(gm: fx.GraphModule) -> None:
@@ -212,7 +220,8 @@ def spec(stage: str, plan: Plan) -> frozenset[str] | None:
     target = TARGETS[plan.target]
     supported = onnx_ops(plan.kernels) if target.format == "onnx" else tflite_ops(plan.kernels)
     written = {name.rsplit(".", 1)[0] for name in supported}
-    for trait, has in (("codes", target.codes), ("bits", target.bits)):
+    simulates = target.codes or target.format == "onnx"  # a quantiser in float: onnx-x86 keeps it, TFLite refuses
+    for trait, has in (("codes", target.codes), ("fake", simulates), ("bits", target.bits)):
         if not has:
             written -= {ops.name_of(op) for op in ops.having(trait)}
     return frozenset(written if stage == "target" else written | {ops.name_of(op) for op in ops.having("owed")})
@@ -264,7 +273,8 @@ def way_out(node: fx.Node, target: str) -> str:
     edges = edge_inputs(node.graph)
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
-        return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"
+        onnx = ", ".join(name for name, row in TARGETS.items() if row.graphs)
+        return f"graph networks on edges go to ONNX: --target one of {onnx}{given}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     return "rewrite this line with the operations of docs/ops.md, or do it before the model"

@@ -95,11 +95,13 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("search", [bgnn.topk_lowest, operator.getitem]),
     ("search fused", [bgnn.hamming_knn, bgnn.real_knn]),
     ("search owed", [bgnn.knn, aten.cdist]),
+    ("bits owed", [bgnn.dot_threshold, bgnn.xor_edge_layer, bgnn.bin_edge_layer, bgnn.dense_pool_layer]),
 ]  # fmt: skip
 
 # The passes that write what is owed; batch_norm of a layer is folded before, and what is left is legalise's.
 OWED_BY = {
     bgnn.binarize: "pack_bits or legalise",
+    **dict.fromkeys([bgnn.dot_threshold, bgnn.xor_edge_layer, bgnn.bin_edge_layer, bgnn.dense_pool_layer], "pack_bits"),
     bgnn.batch_norm: "fold_batch_norm or legalise",
     bgnn.knn: "lower_knn",
 }
