@@ -1,7 +1,7 @@
 """make_int8.py FOLDER: converts INT8 networks, and stores the files, an input, and x86's codes and outputs.
 
-`tests/runtime_bench/aarch64/test_int8_file.py` runs the same files on aarch64: every code must be the same. The codes of
-all quantisers are further outputs of the files.
+`tests/runtime_bench/aarch64/test_int8_file.py` runs the same files on aarch64: every code must be the same. The codes
+of all quantisers are further outputs of the files.
 """
 
 from __future__ import annotations
