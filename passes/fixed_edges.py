@@ -29,7 +29,8 @@ def reduced(node: fx.Node, dim: int, index: Tensor, size: int, values: fx.Node, 
     made = segments(index.numpy(), size, buckets=BUCKETS if crowded else 1, block=ONE_BLOCK)
     shape = list(shape_of(values))
     source = values
-    if how != "amax" and (degrees[degrees > 0].unique().numel() > 1):
+    regular = bool((degrees == degrees[0]).all())
+    if how != "amax" and not regular:
         source = _with_zeros(node, values, dim)
     parts = []
     for bucket in made.buckets:
@@ -39,11 +40,14 @@ def reduced(node: fx.Node, dim: int, index: Tensor, size: int, values: fx.Node, 
         if not len(table):
             continue
         table = np.where(table == FREE, table[:, :1] if how == "amax" else edges, table)
-        rows = constant(node, torch.from_numpy(table.reshape(-1).astype(np.int64)), "neighbours")
-        picked = call(node, aten.index_select.default, source, dim, rows, like=node)
+        picked = source
+        if table.size != edges or (table.reshape(-1) != np.arange(edges)).any():
+            rows = constant(node, torch.from_numpy(table.reshape(-1).astype(np.int64)), "neighbours")
+            picked = call(node, aten.index_select.default, source, dim, rows, like=node)
         sizes = literal([*shape[:dim], *table.shape, *shape[dim + 1 :]])
         apart = call(node, aten.reshape.default, picked, sizes, like=node)
         op = aten.amax.default if how == "amax" else aten.sum.dim_IntList
+        op = aten.mean.dim if how == "mean" and regular else op
         parts.append(call(node, op, apart, [dim + 1], like=node))
     rows = sum(part.meta["val"].shape[dim] for part in parts)
     if rows < size or (made.position != np.arange(size)).any():  # back into the order of nodes; those without edges: 0
@@ -52,7 +56,7 @@ def reduced(node: fx.Node, dim: int, index: Tensor, size: int, values: fx.Node, 
             together = _with_zeros(node, together, dim)
         order = constant(node, torch.from_numpy(np.minimum(made.position, rows).astype(np.int64)), "position")
         parts = [call(node, aten.index_select.default, together, dim, order, like=node)]
-    if how != "mean":
+    if how != "mean" or regular:
         return parts[0]
     count = degrees.clamp(min=1).float().reshape(-1, *[1] * (len(shape) - dim - 1))
     return call(node, aten.div.Tensor, parts[0], constant(node, count, "degrees"), like=node)

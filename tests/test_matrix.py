@@ -40,13 +40,15 @@ Inputs = tuple[Tensor, ...]
 class Family:
     """A kind of model. `inputs(size, seed)`: sizes are 0 (the example's) or 1 (another, for files of open sizes).
 
-    `kind`: what its layers must become where the target has it. `refused`: words of the refusal, by "target kernels".
+    `kind`: what its layers must become where the target has it. `told`: more arguments of `convert`. `refused`: words
+    of the refusal, by "target kernels".
     """
 
     make: Callable[[], nn.Module]
     inputs: Callable[[int, int], Inputs]
     kind: str = "float"
     open: bool = False
+    told: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     refused: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -60,6 +62,10 @@ def graph(size: int, seed: int) -> Inputs:
 
 def features(size: int, seed: int) -> Inputs:
     return (torch.randn(10, 6, generator=torch.Generator().manual_seed(seed)),)
+
+
+def frames(size: int, seed: int) -> Inputs:
+    return (torch.randn((3, 5)[size], 10, 6, generator=torch.Generator().manual_seed(seed)),)
 
 
 def batched(size: int, seed: int) -> Inputs:
@@ -152,9 +158,7 @@ def cloud_net(name: str, **settings: object) -> nn.Module:
 
 TO_ONNX = "graph networks on edges go to ONNX"
 NO_CODES = "its 8-bit codes need --target onnx-int8-x86"
-NO_EDGES = "give the edges as an input of forward"
 ON_TFLITE = ("lce-arm64 stock", "lce-arm64 bgnn", "tflite-arm64 stock")
-ON_ONNX = ("onnx-x86 stock", "onnx-x86 bgnn", "onnx-int8-x86 stock", "onnx-int8-x86 bgnn")
 FAMILIES: dict[str, Family] = {
     "float cloud": Family(lambda: cloud_net("dgcnn"), clouds),
     "binary cloud": Family(lambda: cloud_net("bf2", stage=3, knn="hamming"), clouds, "binary"),
@@ -171,10 +175,19 @@ FAMILIES: dict[str, Family] = {
         lambda: QuantisedGCN(TorchQuantizer), graph, "INT8", open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)
     ),
     "k-NN in a graph": Family(Dynamic, batched),
-    "graph in a buffer": Family(
+    "a graph of fixed sizes": Family(
+        FloatGraph,
+        lambda size, seed: random_graph(20, 70, seed),
+        told={"fixed_sizes": ("x=20", "edge_index=70")},
+        refused=dict.fromkeys(ON_TFLITE, TO_ONNX),
+    ),
+    "graph in a buffer": Family(OneGraph, features),
+    "graph in a buffer, open batch": Family(
         OneGraph,
-        features,
-        refused={**dict.fromkeys(ON_TFLITE, "with edge_index int64"), **dict.fromkeys(ON_ONNX, NO_EDGES)},
+        frames,
+        open=True,
+        told={"open_axes": ("x",)},
+        refused=dict.fromkeys(ON_TFLITE, "has fixed sizes; open ones go with --target onnx-x86"),
     ),
 }
 
@@ -188,7 +201,7 @@ def cell(family: Family, target: str, kernels: str) -> str:
     """Converts, runs on what was not seen, compares; returns what the layers became, or the refusal."""
     model = fresh(family)
     try:
-        done = convert(model, family.inputs(0, 0), target=target, kernels=kernels)
+        done = convert(model, family.inputs(0, 0), target=target, kernels=kernels, **family.told)  # type: ignore[arg-type]
     except BgnnError as refusal:
         return f"refused: {refusal}"
     assert done.model_bytes is not None
