@@ -30,6 +30,7 @@ from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS
 from bgnn.converter.tflite.emit import emit as emit_tflite
+from bgnn.converter.tflite.walk import SHIFT
 from bgnn.converter.trace import refuse_numbers, uncached
 from bgnn.converter.verify import Check, Reference, check_sums
 from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_tables
@@ -161,7 +162,7 @@ def convert(
         if calibration is not None:
             checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
             say("choosing ranges on the samples")
-            calibrated = quantise(gm, calibration)
+            calibrated = quantise(gm, calibration, results=not TARGETS[target].sums)
 
     def report(data: bytes | None) -> Report:
         made = build_report(gm, semantic, inputs, log, checks, plan, name, data)
@@ -219,7 +220,7 @@ def convert(
     data = emit(seen=saturated_shares(emit(), inputs)) if is_graph and examples else emit()
     if calibrated is not None and verify:
         expected = [eager.outputs(sample)[0] for sample in samples]
-        calibrated = dataclasses.replace(calibrated, file=compare_file(data, samples, expected))
+        calibrated = dataclasses.replace(calibrated, file=compare_file(functools.partial(run, data), samples, expected))
         if warning := calibrated.warning():
             say(f"warning: {warning}")  # the report prints it with the calibration's tables
     path = None
@@ -243,10 +244,9 @@ def _check_arguments(
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise UsageError(f"there is no {what} {value!r}: choose from {choices}")
-    if kernels == "bgnn" and (target == "tflite-arm64" or optimize != 1):
-        raise UsageError(
-            "--kernels bgnn goes with -O1, which fuses to its operators, and with the targets lce-arm64 and onnx-*"
-        )
+    if kernels == "bgnn" and (not TARGETS[target].own or optimize != 1):
+        own = ", ".join(name for name, row in TARGETS.items() if row.own)
+        raise UsageError(f"--kernels bgnn goes with -O1, which fuses to its operators, and with the targets {own}")
     if knn is not None and (knn == "popcount") != (kernels == "bgnn"):
         raise UsageError(
             "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"
@@ -303,8 +303,9 @@ def _writer_and_runtime(
 
 
 def _run_tflite(data: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Runs a TFLite file, whose indices are int32."""
-    return run_file(data, [a.astype(np.int32) if a.dtype == np.int64 else a for a in arrays])
+    """Runs a TFLite file, whose indices are int32; its codes, which are int8 there, as the graph has them."""
+    found = run_file(data, [a.astype(np.int32) if a.dtype == np.int64 else a for a in arrays])
+    return [(a.astype(np.int32) + SHIFT).astype(np.uint8) if a.dtype == np.int8 else a for a in found]
 
 
 def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.GraphModule) -> Check:

@@ -5,14 +5,14 @@ semantic  what the graph means: k-NN, gathers, channels last, one node per dense
 integer   norms, rescaling and signs folded into thresholds; binary tensors as bits.
 target    only ops the emitter writes.
 
-A stage is its spec (`SPECS`): leaving it with an op that is not in the list is an error that names the op and
-the line of the user's model it came from.
+A stage is its spec: leaving it with an op that is not in it is an error that names the op and the line of the user's
+model it came from. Specs follow from what the emitter can write, its lowerings, and
+from what passes owe (passes/ops.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -21,8 +21,10 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
+from bgnn.converter.onnx.emit import supported_ops as onnx_ops
 from bgnn.converter.sizes import check_open
 from bgnn.converter.targets import STAGES, TARGETS
+from bgnn.converter.tflite.emit import supported_ops as tflite_ops
 from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
     cancel_opposites,
@@ -47,6 +49,7 @@ from bgnn.passes import (
     lower_knn,
     merge_equal_nodes,
     neighbour_rows,
+    ops,
     pack_bits,
     quantised_weights,
     recognise_aggregation,
@@ -72,47 +75,7 @@ from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
 
-
-ARITHMETIC = [
-    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.log, aten.sqrt, aten.rsqrt, aten.pow,
-    aten.reciprocal, aten.relu, aten.leaky_relu, aten.elu, aten.gelu, aten.silu, aten.softplus, aten.tanh, aten.sigmoid,
-    aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum, aten.ge, aten.gt, aten.le, aten.lt, aten.eq,
-    aten.ne, aten.where, aten.masked_fill, aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax,
-    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, aten.logical_and, bgnn.prelu,
-]  # fmt: skip
-MOVES = [
-    aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.select, aten.index_select, aten.arange,
-    aten.ones, aten.zeros, aten.full, aten.new_ones, aten.new_zeros, aten.new_full, bgnn.topk_lowest, operator.getitem,
-]  # fmt: skip
-SIZES = [
-    aten.sym_size, aten.item, aten._local_scalar_dense, operator.add, operator.sub, operator.mul, operator.floordiv,
-    torch.sym_min, torch.sym_max,
-]  # fmt: skip
-DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
-GRAPH = [
-    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, bgnn.fake_quant,
-    bgnn.fake_quant_channel,
-]  # fmt: skip
-CODES = [
-    bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
-    bgnn.q_segment_sum, bgnn.q_segment_mean, bgnn.q_segment_max,
-]  # fmt: skip
-BITS = [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max, aten.bitwise_xor]
-OWN = [
-    bgnn.hamming_knn, bgnn.real_knn, bgnn.gather_max, bgnn.edge_max, bgnn.xor_edge_conv, bgnn.bin_edge_conv,
-    bgnn.dense_pool, bgnn.q_table, bgnn.q_aggregate, bgnn.q_gat_aggregate, bgnn.aggregate, bgnn.gat_aggregate,
-]  # fmt: skip
-MEANING = [bgnn.binarize, bgnn.knn, bgnn.gather_nodes, bgnn.batch_norm]
-
-FLOAT = [*ARITHMETIC, *MOVES, *SIZES, *DENSE, *GRAPH]
-SPECS: dict[str, list[Any] | None] = {
-    "traced": None,  # whatever torch.export gives
-    "semantic": [*FLOAT, *MEANING, aten.cdist],
-    "integer": [*FLOAT, *MEANING, *CODES, *BITS, *OWN, aten.cdist],
-    "target": [*FLOAT, *CODES, *BITS, *OWN, bgnn.gather_nodes],
-}
-
 Pass = Callable[[fx.GraphModule], PassResult]
 Step = tuple[str, Pass]
 
@@ -152,7 +115,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if stage == "integer":
         steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)
         if target.codes:
-            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
+            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive, sums=target.sums)))
         if naive:
             return [*steps, ("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if target.bits else steps
         if target.bits:
@@ -187,21 +150,28 @@ def walk(
         results = [(name, run(gm)) for name, run in passes_to(stage, plan)]
         if stage == "traced":
             if calibrate is not None:
+                mark_decisions(gm)
                 results += [(name, run(gm)) for name, run in BEFORE_CALIBRATION]
+                mark_decisions(gm)
                 name_layers(gm)
                 calibrate(gm)
             mark_decisions(gm)
-            if all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder"):
+            fixed = all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder")
+            if fixed and not (TARGETS[plan.target].graphs and edge_inputs(gm.graph)):
                 refuse_open(gm)
-        check_spec(gm, stage, plan.target)
-        check_sizes(gm, plan.target)
+        check_spec(gm, stage, plan)
+        check_sizes(gm, plan)
         if stage == "semantic":
             name_layers(gm)
         yield stage, results
 
 
-# A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.
-BEFORE_CALIBRATION = _steps(channels_last, canonicalise, fold_batch_norm, merge_equal_nodes)
+# A float network is calibrated with its norms folded (where a norm stood, its layer's output is what gets a range), and
+# with its dense layers on nodes, not on edges.
+BEFORE_CALIBRATION = _steps(
+    recognise_knn, recognise_gather, channels_last, canonicalise, fold_batch_norm, split_edge_linear,
+    reduce_before_elementwise, merge_equal_nodes,
+)  # fmt: skip
 
 
 def mark_decisions(gm: fx.GraphModule) -> None:
@@ -209,11 +179,12 @@ def mark_decisions(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         picked = getitem(node)
         if (
-            is_call(node, bgnn.binarize)
+            is_call(node, bgnn.binarize, bgnn.knn)
             or (is_call(node, bgnn.fake_quant) and not recognise_fake_quant.is_weight(node))
             or (picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1)
         ):
-            node.meta["tap"] = Tap(node.name)
+            exact = is_call(node, bgnn.knn) and node.args[2] == "hamming"
+            node.meta["tap"] = Tap(node.name, exact=exact)
 
 
 def name_layers(gm: fx.GraphModule) -> None:
@@ -223,7 +194,7 @@ def name_layers(gm: fx.GraphModule) -> None:
     """
     searches = sums = 0
     named: dict[str, list[fx.Node]] = {}
-    for node in calls(gm.graph, *DENSE, *SUMS, bgnn.knn):
+    for node in calls(gm.graph, *ops.having("dense", "-owed"), *SUMS, bgnn.knn):
         if is_call(node, bgnn.knn):
             searches += 1
             node.meta["layer"] = f"k-NN {searches}"
@@ -242,30 +213,39 @@ def name_layers(gm: fx.GraphModule) -> None:
             node.meta["layer"] = label if len(nodes) == 1 else f"{label} {number} of {len(nodes)}"
 
 
-def check_spec(gm: fx.GraphModule, stage: str, target: str = "") -> None:
+def spec(stage: str, plan: Plan) -> frozenset[str] | None:
+    """The ops that may stand after a stage, without their overloads (`aten.add`); None: whatever torch.export gives."""
+    if stage == "traced":
+        return None
+    target = TARGETS[plan.target]
+    supported = onnx_ops(plan.kernels) if target.format == "onnx" else tflite_ops(plan.kernels)
+    written = {name.rsplit(".", 1)[0] for name in supported}
+    simulates = target.codes or target.format == "onnx"  # a quantiser in float: onnx-x86 keeps it, TFLite refuses
+    for trait, has in (("codes", target.codes), ("fake", simulates), ("bits", target.bits)):
+        if not has:
+            written -= {ops.name_of(op) for op in ops.having(trait)}
+    return frozenset(written if stage == "target" else written | {ops.name_of(op) for op in ops.having("owed")})
+
+
+def check_spec(gm: fx.GraphModule, stage: str, plan: Plan) -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
-    allowed = SPECS[stage]
-    if allowed is not None and target and not TARGETS[target].graphs:
-        allowed = [op for op in allowed if op not in GRAPH]
-    check_ops(gm, allowed, target)
+    allowed = spec(stage, plan)
+    for node in gm.graph.nodes:
+        if allowed is None or node.op != "call_function" or ops.name_of(node.target) in allowed:
+            continue
+        owing = ops.OWED_BY.get(getattr(node.target, "overloadpacket", None))
+        if stage == "target" and owing is not None:
+            raise AssertionError(f"{node.target} is left at the end: {owing} owes it{user_code.where(node)}")
+        raise ConversionError(unsupported(node, plan.target))
 
 
-def check_sizes(gm: fx.GraphModule, target: str = "") -> None:
+def check_sizes(gm: fx.GraphModule, plan: Plan) -> None:
     """Raises ConversionError if an open size was fixed; an op that is not supported is the likelier reason."""
     try:
         check_open(gm)
     except ConversionError:
-        check_ops(gm, [*(SPECS["semantic"] or []), aten.batch_norm], target)
+        check_spec(gm, "semantic", plan)
         raise
-
-
-def check_ops(gm: fx.GraphModule, allowed: list[Any] | None, target: str = "") -> None:
-    """Raises ConversionError for the first op that is not in the list."""
-    if allowed is None:
-        return
-    for node in gm.graph.nodes:
-        if node.op == "call_function" and not is_call(node, *allowed):
-            raise ConversionError(unsupported(node, target))
 
 
 def unsupported(node: fx.Node, target: str = "") -> str:
@@ -293,7 +273,8 @@ def way_out(node: fx.Node, target: str) -> str:
     edges = edge_inputs(node.graph)
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
-        return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"
+        onnx = ", ".join(name for name, row in TARGETS.items() if row.graphs)
+        return f"graph networks on edges go to ONNX: --target one of {onnx}{given}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     return "rewrite this line with the operations of docs/ops.md, or do it before the model"

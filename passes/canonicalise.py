@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -40,10 +41,7 @@ VIEWS = [
     aten.view_as, aten.reshape_as,
 ]  # fmt: skip
 PERMUTES = [aten.permute, aten.transpose, aten.t, aten.movedim, aten.swapaxes, aten.numpy_T, aten.mT]
-NO_OPS = [
-    aten.contiguous, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy, aten.dropout,
-    aten.feature_dropout, aten.alpha_dropout, aten.detach_, aten.lift_fresh,
-]  # fmt: skip
+NO_OPS = ops.having("same")
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -488,10 +486,12 @@ def _clamp_min(node: fx.Node) -> fx.Node:
     return call(node, aten.clamp.default, node.args[0], node.args[1], like=node)
 
 
-def _rsub(node: fx.Node) -> fx.Node | None:
-    if arg(node, 2, "alpha", 1) != 1:
-        return None
-    negative = call(node, aten.neg.default, node.args[0], like=node)
+def _rsub(node: fx.Node) -> fx.Node:
+    alpha = arg(node, 2, "alpha", 1)
+    if alpha == 1:
+        negative = call(node, aten.neg.default, node.args[0], like=node)
+    else:
+        negative = call(node, aten.mul.Tensor, node.args[0], -alpha, like=node)
     return call(node, aten.add.Tensor, negative, node.args[1], like=node)
 
 
