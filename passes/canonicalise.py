@@ -34,6 +34,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("topk_lowest",)
+
 bgnn = torch.ops.bgnn
 
 VIEWS = [

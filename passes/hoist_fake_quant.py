@@ -16,6 +16,8 @@ from torch import fx
 from bgnn.passes import ops
 from bgnn.passes.graph import PassResult, call, calls, is_call, is_constant, remove_dead_code, replace
 
+NEEDS = ("fake_quant",)
+
 bgnn = torch.ops.bgnn
 
 MOST = 1 << 16  # codes of which each is looked at

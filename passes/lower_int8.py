@@ -45,6 +45,20 @@ from bgnn.passes.graph import (
 )
 from bgnn.passes.recognise_fake_quant import FAKE, NO_END, is_weight, rounded_as_written
 
+NEEDS = ("fake_quant", "fake_quant_channel", "segment_sum", "segment_mean", "segment_max")
+MAKES = (
+    "quantize",
+    "dequantize",
+    "requantize",
+    "q_linear",
+    "q_linear_float",
+    "q_mul",
+    "q_add",
+    "q_segment_sum",
+    "q_segment_mean",
+    "q_segment_max",
+)
+
 bgnn = torch.ops.bgnn
 
 MOVES = ops.having("move", "one")

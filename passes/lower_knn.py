@@ -30,6 +30,9 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
+NEEDS = ("knn",)
+MAKES = ("topk_lowest", "hamming_knn", "real_knn", "pack")
+
 bgnn = torch.ops.bgnn
 
 

@@ -36,6 +36,9 @@ from bgnn.passes.graph import (
 )
 from bgnn.passes.recognise_self_loops import BY_VALUES
 
+NEEDS = ("segment_sum", "segment_mean", "segment_max", "segment_softmax")
+MAKES = ("segment_sum", "topk_lowest")
+
 bgnn = torch.ops.bgnn
 SEARCHES = ("pyg.knn.default", "torch_cluster.knn.default")
 SEGMENTS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax]

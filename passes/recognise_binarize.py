@@ -37,6 +37,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("binarize",)
+
 bgnn = torch.ops.bgnn
 
 ELEMENTWISE = ops.having("elementwise")

@@ -42,6 +42,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("fake_quant",)
+
 bgnn = torch.ops.bgnn
 
 ELEMENTWISE = ops.having("elementwise")

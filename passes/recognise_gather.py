@@ -30,6 +30,8 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
+MAKES = ("gather_nodes",)
+
 bgnn = torch.ops.bgnn
 LOOKUPS = [aten.index, aten.index_select, aten.gather]
 MOVES = [aten.reshape, aten.permute, aten.expand, aten.slice, aten.cat, *LOOKUPS]

@@ -33,6 +33,9 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
+NEEDS = ("topk_lowest",)
+MAKES = ("knn",)
+
 bgnn = torch.ops.bgnn
 DEEPEST = 25  # nodes between the features and the score
 

@@ -27,6 +27,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("prelu",)
+
 bgnn = torch.ops.bgnn
 ELEMENTWISE = ops.having("elementwise")
 LONGEST = 8  # nodes in one expression

@@ -31,6 +31,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("batch_norm", "prelu")
+
 bgnn = torch.ops.bgnn
 EXTREMA = [aten.amax, aten.amin]
 

@@ -31,6 +31,9 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
+NEEDS = ("quantize", "dequantize", "requantize")
+MAKES = ("q_table",)
+
 bgnn = torch.ops.bgnn
 
 EACH_ELEMENT = [*ops.having("elementwise"), bgnn.batch_norm, bgnn.prelu]

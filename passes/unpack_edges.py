@@ -30,6 +30,8 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
+MAKES = ("rows of edges",)
+
 MOVES = ops.having("move")
 MOST_ROWS = 16  # in one tensor of indices
 LENGTHS = (5, 7)  # of the lists that moves are tried on
