@@ -33,7 +33,7 @@ def pointnet() -> nn.Module:
     from torch import nn
 
     def block(layer: type[nn.Module], inputs: int, outputs: int, *more: int) -> list[nn.Module]:
-        return [layer(inputs, outputs, *more), nn.BatchNorm1d(outputs), nn.ReLU()]  # type: ignore[call-arg]
+        return [layer(inputs, outputs, *more), nn.BatchNorm1d(outputs), nn.ReLU()]
 
     class PointNet(nn.Module):
         def __init__(self) -> None:
@@ -106,7 +106,7 @@ def bench(name: str, options: argparse.Namespace, clouds: np.ndarray, labels: np
         for kind, target in zip(("fp32", "INT8"), targets, strict=True):
             what = f"{kind}, {target}"
             given = {"calibration": calibration} if kind == "INT8" else {}
-            done = convert(model, (own[0],), target=target, **given)  # type: ignore[arg-type]
+            done = convert(model, (own[0],), target=target, **given)
             assert done.model_bytes is not None
             sizes[what] = f"{len(done.model_bytes):,}"
             check = done.report.checks[-1]
