@@ -191,7 +191,7 @@ def _elementwise(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
     rank = len(shape_of(node))
     tensors = [a for a in node.args if isinstance(a, fx.Node)]
     data = [a for a in tensors if not is_constant(a)]
-    if not data or any(len(shape_of(a)) != rank for a in data):
+    if not data or any(not isinstance(a.meta["val"], Tensor) or len(shape_of(a)) != rank for a in data):
         return None
     leader = max(data, key=lambda a: (a.meta["val"].numel(), laid[a].moved))
     order = laid[leader].order
