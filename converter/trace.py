@@ -26,15 +26,12 @@ import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
-from bgnn.passes import masked_writes, user_code
+from bgnn.passes import masked_writes, ops, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
 from bgnn.passes.index_limits import edge_inputs
 from bgnn.passes.neighbour_rows import is_search
 
 aten = torch.ops.aten
-
-# Composites that are easier to match taken apart; all others stay whole.
-TAKEN_APART = ["einsum", "tensordot", "outer", "inner", "pairwise_distance", "cosine_similarity", "group_norm"]
 
 LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
 
@@ -229,14 +226,24 @@ def _without_logs() -> Iterator[None]:
         logging.disable(before)
 
 
+def is_taken_apart(op: Any) -> bool:
+    """Whether an op is one that PyTorch's own decomposition writes better: all that no pass and no emitter names."""
+    packet = getattr(op, "overloadpacket", None)
+    return str(packet).startswith("aten.") and not any(packet in row for _, row in ops.TRAITS)
+
+
 def _functionalise(program: ExportedProgram) -> ExportedProgram:
-    """No in-place ops after this; composites mostly stay whole (cdist, linear, conv, prelu: easier to match)."""
+    """No in-place ops after this; composites that passes look for stay whole (cdist, linear, conv, prelu)."""
     try:
         with torch.no_grad(), warnings.catch_warnings(), _known_values():
             warnings.simplefilter("ignore")
             known = torch.export.default_decompositions()
-            apart = [getattr(aten, name).default for name in TAKEN_APART]
-            return program.run_decompositions({op: known[op] for op in apart if op in known})
+            while True:
+                used = {node.target for node in program.graph.nodes if node.op == "call_function"}
+                apart = {op: known[op] for op in used if is_taken_apart(op) and op in known}
+                program = program.run_decompositions(apart)
+                if not apart:
+                    return program
     except Exception as error:
         raise ConversionError(
             f"torch.export cannot take the model's in-place updates apart: {user_code.reason(error)}"

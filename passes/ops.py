@@ -28,6 +28,7 @@ emitter's to say (`LOWERINGS` of converter/onnx and converter/tflite); nothing h
     bits          packed signs go in, or come out
     fused         several of the user's operations in one of this project's operators
     search        finds neighbours
+    spelling      another spelling of those above, as torch.export gives it: a pass looks for it
     owed          stands for what the model means: a pass (OWED_BY) writes it with what targets have
 """
 
@@ -95,6 +96,21 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("search", [bgnn.topk_lowest, operator.getitem]),
     ("search fused", [bgnn.hamming_knn, bgnn.real_knn]),
     ("search owed", [bgnn.knn, aten.cdist]),
+    ("spelling", [
+        aten._adaptive_avg_pool2d, aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten.adaptive_max_pool1d,
+        aten.adaptive_max_pool2d, aten.avg_pool1d, aten.avg_pool2d, aten.max_pool1d, aten.max_pool2d,
+        aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten._native_batch_norm_legit_no_training,
+        aten.batch_norm, aten.layer_norm, aten.std, aten.var, aten.norm, aten.linalg_vector_norm, aten.aminmax,
+        aten.argmax, aten.argmin, aten.argsort, aten.max, aten.median, aten.min, aten.sort, aten.topk, aten.stack,
+        aten.split, aten.split_with_sizes, aten.tensor_split, aten.chunk, aten.tile, aten.unflatten, aten.movedim,
+        aten.swapaxes, aten.numpy_T, aten.mT, aten.broadcast_to, aten.expand_as, aten.reshape_as, aten.view_as,
+        aten.copy, aten.one_hot, aten.index_add, aten.index_put, aten.index_reduce, aten.scatter, aten.scatter_add,
+        aten.scatter_reduce, aten.floor_divide, aten.fmod, aten.frac, aten.remainder,
+        aten.fake_quantize_per_channel_affine, aten.fake_quantize_per_channel_affine_cachemask,
+        aten.fake_quantize_per_tensor_affine, aten.fake_quantize_per_tensor_affine_cachemask,
+        aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams, aten._fused_moving_avg_obs_fq_helper,
+        aten._fused_moving_avg_obs_fq_helper_functional,
+    ]),
     ("bits owed", [bgnn.dot_threshold, bgnn.xor_edge_layer, bgnn.bin_edge_layer, bgnn.dense_pool_layer]),
 ]  # fmt: skip
 
