@@ -36,6 +36,7 @@ from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_t
 from bgnn.passes import accumulators, user_code
 from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constant, shape_of, snapshot, value_of
 from bgnn.passes.insert_fake_quant import is_edge_tensor
+from bgnn.passes.join_edges import most_copies
 from bgnn.runtime_bench.interpreters import run_file
 from bgnn.runtime_bench.onnx_runner import check_rows
 from bgnn.runtime_bench.outputs import write_files
@@ -195,7 +196,7 @@ def convert(
     say("writing the file")
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
     if is_open:
-        metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE)
+        metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE // most_copies(gm.graph))
     emit, run = _writer_and_runtime(gm, plan, name, metadata)
     if examples:
         say("running the file and comparing it with the model")

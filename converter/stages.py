@@ -41,6 +41,7 @@ from bgnn.passes import (
     fuse_xor_edge_conv,
     hoist_binarize,
     hoist_fake_quant,
+    join_edges,
     legalise,
     lower_int8,
     lower_knn,
@@ -88,8 +89,8 @@ SIZES = [
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
 GRAPH = [
-    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, bgnn.fake_quant,
-    bgnn.fake_quant_channel,
+    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.join_edges, bgnn.drop_loops, bgnn.loop_rows,
+    bgnn.fake_quant, bgnn.fake_quant_channel, aten.index_put, aten.cumsum,
 ]  # fmt: skip
 CODES = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
@@ -136,9 +137,9 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
             cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
-            fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
-            unpack_edges, canonicalise, merge_equal_nodes, recognise_aggregation, hoist_fake_quant, merge_equal_nodes,
-            canonicalise,
+            fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, join_edges,
+            merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
+            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(

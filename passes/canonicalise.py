@@ -251,13 +251,18 @@ def _argmax(node: fx.Node) -> fx.Node | None:
     return None if dim is None else _first_extreme(node, x, cast(int, dim), is_call(node, aten.argmax), node)
 
 
-def _sort(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
-    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_slice`)."""
+def _sort(node: fx.Node, source: fx.Node, index: int) -> fx.Node | None:
+    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_slice`).
+
+    Of an open number of nodes or edges it stays what it is.
+    """
     x = cast(fx.Node, source.args[0])
     rank = len(shape_of(x))
     first = 2 if "stable" in str(source.target) and "stable" not in source.kwargs else 1  # (x, stable, dim, ...)
     along = cast(int, arg(source, first, "dim", -1)) % rank
     descending = bool(arg(source, first + 1, "descending", False))
+    if not isinstance(shape_of(x)[along], int):
+        return None
     return _topk(node, source, x, shape_of(x)[along], along, descending, index)
 
 
@@ -377,11 +382,13 @@ def _whole_axis_pool(source: fx.Node, node: fx.Node | None = None) -> fx.Node | 
     return call(node, aten.mean.dim if average else aten.amax.default, x, dims, True, like=source)
 
 
-def _median(node: fx.Node, source: fx.Node) -> fx.Node:
+def _median(node: fx.Node, source: fx.Node) -> fx.Node | None:
     """The lower median is the last of the n - (n-1)//2 largest values."""
     x, dim = cast(fx.Node, source.args[0]), cast(int, source.args[1])
     rank = len(shape_of(x))
     dim, n = dim % rank, shape_of(x)[dim]
+    if not isinstance(n, int):
+        return None
     k = n - (n - 1) // 2
     last_first = (*(d for d in range(rank) if d != dim), dim)
     top = call(node, bgnn.topk_lowest.default, permute(node, x, last_first), k, rank - 1, True, like=source)

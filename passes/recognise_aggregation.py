@@ -2,6 +2,7 @@
 
     scatter_add(zeros[n, F], 0, index[E] repeated F times, values[E, F])        segment_sum(values, index, n)
     scatter_reduce(zeros, 0, index..., values, "amax", include_self=False)      segment_max
+    gather(x, 0, index[E] repeated F times)                                     index_select(x, 0, index)
     segment_sum(values) / clamp(segment_sum(ones), min=1)                       segment_mean
     exp(v - max[index]) / (segment_sum(exp) + 1e-16)[index]                     segment_softmax
 
@@ -45,6 +46,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     result = PassResult()
     for targets, rule in (
         (SCATTERS, _segment),
+        ([aten.gather], _rows_gathered),
         ([aten.mul], _times_one),
         ([aten.div], _mean),
         ([aten.div], _softmax),
@@ -136,6 +138,15 @@ def _segment(node: fx.Node) -> fx.Node | None:
     else:
         return None
     return _onto(node, base, result, how, alone, one, values, n)
+
+
+def _rows_gathered(node: fx.Node) -> fx.Node | None:
+    """Whole rows, by an index that is repeated for each column."""
+    x, dim, index = cast(tuple[fx.Node, int, fx.Node], node.args[:3])
+    one = _one_index(index) if len(shape_of(index)) and dim % len(shape_of(x)) == 0 else None
+    if one is None or shape_of(index)[1:] != shape_of(x)[1:]:
+        return None
+    return call(node, aten.index_select.default, x, 0, one, like=node)
 
 
 def _first_rows(node: fx.Node, values: fx.Node, end: fx.Node, count: Any) -> fx.Node:
