@@ -402,6 +402,11 @@ def _freeze(
             way_out = "keep all rows and mask them (torch.where), or choose a fixed number (topk)"
             if any(is_edges(value) for value in inputs):
                 way_out = "graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86"
+            elif node.meta["val"].dtype == torch.int64:  # indices: PyG's layers drop self-loops
+                way_out = (
+                    "if these are a graph's edges, give them as an input of forward, edge_index int64 [2, E], with "
+                    f"--target onnx-x86; else {way_out}"
+                )
             raise ConversionError(
                 f"{user_code.called(node)}{user_code.where(node)} gives a size that depends on the data, and the "
                 f"file's sizes are fixed: {way_out}"

@@ -9,6 +9,7 @@
     pad(x) with a number                    cat with tensors of that number
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
     x[mask] = x[mask] - 1, x[mask] = 0      where(mask, x - 1, x), where(mask, 0, x)
+    conv(x, w) of wider windows             the window's shifted slices of x side by side, then window 1
     conv(x, w, groups=g)                    g convolutions side by side; x * w if each has 1 channel, window 1
 
 In float32 as in PyTorch up to the order of sums; the last is exact.
@@ -16,6 +17,7 @@ In float32 as in PyTorch up to the order of sums; the last is exact.
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable
@@ -70,6 +72,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.addmm], _addmm),
         ([aten.index_put], _masked_update),
         ([aten.conv1d, aten.conv2d], _grouped),
+        ([aten.conv1d, aten.conv2d], _window),
     ]
     for targets, rule in rules:
         for node in calls(gm.graph, *targets):
@@ -295,3 +298,40 @@ def _grouped(node: fx.Node) -> fx.Node | None:
         rest = [arg(node, place, name, default) for place, name, default in CONVOLUTION]
         parts.append(_op(node, node.target, channels, *rows, *rest, 1))
     return _op(node, aten.cat.default, parts, 1)
+
+
+def _window(node: fx.Node) -> fx.Node | None:
+    x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    window, sizes = shape_of(weight)[2:], shape_of(x)[2:]
+    stride, padding, dilation = (arg(node, place, name, default) for place, name, default in CONVOLUTION)
+    if arg(node, 6, "groups", 1) != 1 or len(shape_of(x)) != len(window) + 2:
+        return None
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    steps, gaps = ([given] * len(window) if isinstance(given, int) else list(given) for given in (stride, dilation))
+    if len(steps) != len(window) or len(gaps) != len(window):  # one number for all axes
+        steps, gaps = ((given * len(window))[: len(window)] for given in (steps, gaps))
+    reach = [(size - 1) * gap for size, gap in zip(window, gaps, strict=True)]
+    if isinstance(padding, str):
+        around = [(r // 2, r - r // 2) if padding == "same" else (0, 0) for r in reach]
+    else:
+        given = [padding] * len(window) if isinstance(padding, int) else (list(padding) * len(window))[: len(window)]
+        around = [(size, size) for size in given]
+    if all(size == 1 for size in (*window, *steps)) and not any(sum(pair) for pair in around):
+        return None
+    if any(sum(pair) for pair in around):
+        x = _op(node, aten.constant_pad_nd.default, x, [size for pair in reversed(around) for size in pair], 0.0)
+        x = _pad(x) or x
+    taps = []
+    for places in itertools.product(*(range(size) for size in window)):
+        tap = x
+        for axis, (place, step, gap, far) in enumerate(zip(places, steps, gaps, reach, strict=True), start=2):
+            start, end = place * gap, shape_of(x)[axis] - far + place * gap
+            if (start, end, step) != (0, shape_of(x)[axis], 1):
+                tap = _op(node, aten.slice.Tensor, tap, axis, start, end, step)
+        taps.append(tap)
+    whole = _op(node, aten.cat.default, taps, 1) if len(taps) > 1 else taps[0]
+    last = list(range(2, 2 + len(window)))
+    rows = _op(node, aten.permute.default, weight, [0, *last, 1])
+    rows = _op(node, aten.reshape.default, rows, [shape_of(weight)[0], -1, *(1 for _ in window)])
+    return _op(node, cast(Any, node.target).overloadpacket.default, whole, rows, arg(node, 2, "bias"))
