@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from bgnn.converter import stages
+from bgnn.converter.axes import trace_sized
 from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
 from bgnn.converter.decisions import completed, exact_decisions, run_with_taps, told
 from bgnn.converter.dump import dump_stage
@@ -27,14 +28,14 @@ from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import index_rows, saturated_shares
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
-from bgnn.converter.sizes import check_graph, graph_axes
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS
 from bgnn.converter.tflite.emit import emit as emit_tflite
-from bgnn.converter.trace import refuse_numbers, trace, uncached
+from bgnn.converter.trace import refuse_numbers, uncached
 from bgnn.converter.verify import Check, Reference, check_sums
 from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_tables
 from bgnn.passes import accumulators, user_code
 from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constant, shape_of, snapshot, value_of
+from bgnn.passes.index_limits import edge_inputs
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.passes.join_edges import most_copies
 from bgnn.runtime_bench.interpreters import run_file
@@ -89,6 +90,8 @@ def convert(
     dump: Path | str | None = None,
     name: str = "model",
     keep_outputs: Sequence[int] = (0,),
+    open_axes: Sequence[str] = (),
+    fixed_sizes: Sequence[str] = (),
     calibration: Calibration | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Conversion:
@@ -99,8 +102,9 @@ def convert(
     `optimize`: 1 runs all passes, 0 only makes the graph legal. `kernels`: "stock" for files that any LCE runtime
     runs, "bgnn" for this project's fused operators, which its delegate brings to LiteRT. `keep_outputs`: which of
     the model's outputs the file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples
-    reach a `torch.sign(0)`. `calibration`: sample graphs for the post-training quantisation of a float graph network,
-    with "onnx-int8-x86".
+    reach a `torch.sign(0)`. `open_axes` ("NAME" or "NAME=AXIS") and `fixed_sizes` ("NAME=SIZE"): what the user says of
+    the inputs' sizes (axes.py). `calibration`: sample graphs for the post-training quantisation of a float graph
+    network, with "onnx-int8-x86".
     `stop_after`: a stage's name, to stop there without a file; `dump`: a folder for each stage as Python.
 
     Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file
@@ -114,10 +118,14 @@ def convert(
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     _check_weights(model)
-    is_open = TARGETS[target].graphs and check_graph(model, inputs)
+    if open_axes and not TARGETS[target].graphs:
+        with_open = ", ".join(name for name, row in TARGETS.items() if row.graphs)
+        raise UsageError(f"--open {open_axes[0]}: {target} has fixed sizes; open ones go with --target {with_open}")
     say("tracing the model")
     with uncached(model):
-        gm = trace(model, inputs, keep_outputs, graph_axes(inputs) if is_open else None)
+        gm = trace_sized(
+            model, inputs, keep_outputs, opened=open_axes, fixed=fixed_sizes, may_be_open=TARGETS[target].graphs
+        )
     refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
@@ -130,11 +138,11 @@ def convert(
         if unused := calibration.unused(names):
             warnings.append(f"the samples hold {', '.join(unused)}, which forward does not take: not used")
             say(f"warning: {warnings[-1]}")
-    if is_open:
-        _check_indices(gm, inputs)
+    _check_indices(gm, inputs)
+    is_graph = bool(edge_inputs(gm.graph))
     ops = kinds(gm)
     eager = EagerModel(model, keep_outputs, functools.partial(uncached, model))
-    examples = examples_of(gm, inputs, eager, is_open) if verify else []
+    examples = examples_of(gm, inputs, eager) if verify else []
     if verify:
         refuse_nan(examples[0].plain)
         check_sums(gm, inputs)
@@ -195,7 +203,7 @@ def convert(
         )
     say("writing the file")
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
-    if is_open:
+    if is_graph:
         metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE // most_copies(gm.graph))
     emit, run = _writer_and_runtime(gm, plan, name, metadata)
     if examples:
@@ -209,7 +217,7 @@ def convert(
         metadata["verification"] = "; on a second graph: ".join(_summary(check) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
-    data = emit(seen=saturated_shares(emit(), inputs)) if is_open and examples else emit()
+    data = emit(seen=saturated_shares(emit(), inputs)) if is_graph and examples else emit()
     if calibrated is not None and verify:
         expected = [eager.outputs(sample)[0] for sample in samples]
         calibrated = dataclasses.replace(calibrated, file=compare_file(data, samples, expected))

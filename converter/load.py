@@ -34,6 +34,7 @@ from bgnn.converter.example_inputs import (
     random_points,
 )
 from bgnn.converter.load_pt2 import is_pt2, load_pt2
+from bgnn.converter.pyg_knn import provide
 from bgnn.converter.untrusted import check_archive, read_torch
 from bgnn.models.checkpoint import (
     build_model,
@@ -247,6 +248,7 @@ def _build_factory(path: Path, options: LoadOptions) -> nn.Module:
             factory = getattr(factory, part)
     except _RAISED as error:  # whatever the user's module raises on import
         raise UsageError(f"--model {options.model}: cannot import it from {os.getcwd()}: {_one_line(error)}") from error
+    provide()  # PyG's layers that search neighbours ask for it when they are made
     try:
         model = factory(**options.settings)
     except _RAISED as error:

@@ -21,8 +21,9 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.sizes import check_open, is_edges
+from bgnn.converter.sizes import check_open
 from bgnn.converter.targets import STAGES, TARGETS
+from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -46,6 +47,7 @@ from bgnn.passes import (
     lower_int8,
     lower_knn,
     merge_equal_nodes,
+    neighbour_rows,
     pack_bits,
     quantised_weights,
     recognise_aggregation,
@@ -66,7 +68,8 @@ from bgnn.passes import (
     user_code,
     write_out_quantisers,
 )
-from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
+from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, is_static, shape_of
+from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
 
@@ -76,7 +79,7 @@ ARITHMETIC = [
     aten.reciprocal, aten.relu, aten.leaky_relu, aten.elu, aten.gelu, aten.silu, aten.softplus, aten.tanh, aten.sigmoid,
     aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum, aten.ge, aten.gt, aten.le, aten.lt, aten.eq,
     aten.ne, aten.where, aten.masked_fill, aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax,
-    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, bgnn.prelu,
+    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, aten.logical_and, bgnn.prelu,
 ]  # fmt: skip
 MOVES = [
     aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.select, aten.index_select, aten.arange,
@@ -139,7 +142,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
             cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
             fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, join_edges,
             merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
-            recognise_aggregation, hoist_fake_quant, merge_equal_nodes, canonicalise,
+            recognise_aggregation, neighbour_rows, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(
@@ -189,6 +192,8 @@ def walk(
                 name_layers(gm)
                 calibrate(gm)
             mark_decisions(gm)
+            if all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder"):
+                refuse_open(gm)
         check_spec(gm, stage, plan.target)
         check_sizes(gm, plan.target)
         if stage == "semantic":
@@ -286,7 +291,7 @@ def way_out(node: fx.Node, target: str) -> str:
     if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
         with_codes = " or ".join(name for name, row in TARGETS.items() if row.codes)
         return f"its 8-bit codes need --target {with_codes}"
-    edges = any(is_edges(n.meta["val"]) for n in node.graph.nodes if n.op == "placeholder")
+    edges = edge_inputs(node.graph)
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
         return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"

@@ -25,9 +25,12 @@ from torch.fx.experimental.sym_node import SymNode
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.exchanged_calls import ExchangedCalls
-from bgnn.converter.sizes import is_edges, open_sizes
+from bgnn.converter.pyg_knn import traceable
+from bgnn.converter.sizes import open_sizes
 from bgnn.passes import masked_writes, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
+from bgnn.passes.index_limits import edge_inputs
+from bgnn.passes.neighbour_rows import is_search
 
 aten = torch.ops.aten
 
@@ -83,6 +86,7 @@ def _export(
         warnings.catch_warnings(),
         _without_logs(),
         _known_values(),
+        traceable(),
         ExchangedCalls(),
         _numbers_of_sizes(fixed),
     ):
@@ -136,10 +140,12 @@ def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> 
             f"{text}: forward fixes {constant[1]} to {constant[2]}, and a graph's nodes and edges are any number: "
             "take sizes from the tensors (x.size(0)), and no slices or tables of that length"
         )
-    if "specialized it to be a constant" in str(first) and fixed:
+    if axis := re.search(r"Constraints violated \(L\['(\w+)'\]\.size\(\)\[(\d+)\]", str(first)):
+        line = f", at {fixed[0]}" if fixed else ""
         return (
-            f"torch.export cannot trace the model, at {fixed[0]}: this line makes a number of a graph's nodes or "
-            "edges, which stays open (a loop over nodes, say): write it with tensors alone"
+            f"torch.export cannot trace the model{line}: forward makes a number of axis {axis[2]} of {axis[1]}, which is "
+            "to stay open (by a loop over it, say): write it with tensors alone, take sizes from the tensors (x.size(0)), "
+            f"or fix it with --fixed {axis[1]}=SIZE"
         )
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
@@ -397,10 +403,20 @@ def _freeze(
             node.meta["val"] = as_meta(value)
     open_sizes(gm)
     masked_writes.run(gm)
+    return gm if may_be_open else refuse_open(gm)
+
+
+def refuse_open(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph itself; raises ConversionError if a size in it is not a number.
+
+    With a search of neighbours it is asked again, when neighbour_rows has given that a size.
+    """
+    if any(is_search(node) for node in gm.graph.nodes):
+        return gm
     for node in gm.graph.nodes:
-        if isinstance(node.meta.get("val"), Tensor) and not may_be_open and not is_static(node):
+        if isinstance(node.meta.get("val"), Tensor) and not is_static(node):
             way_out = "keep all rows and mask them (torch.where), or choose a fixed number (topk)"
-            if any(is_edges(value) for value in inputs):
+            if edge_inputs(gm.graph):
                 way_out = "graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86"
             elif node.meta["val"].dtype == torch.int64:  # indices: PyG's layers drop self-loops
                 way_out = (
