@@ -39,7 +39,7 @@ aten = torch.ops.aten
 KEPT_WHOLE = {
     "__and__", "__or__", "__xor__", "_unsafe_view", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_max_pool1d", "aminmax", "arange", "argsort", "avg_pool1d", "cdist", "celu", "clamp_max", "clamp_min",
-    "conv1d", "conv2d", "detach", "fake_quantize_per_channel_affine", "fake_quantize_per_tensor_affine", "fix",
+    "conv1d", "conv2d", "detach", "eye", "fake_quantize_per_channel_affine", "fake_quantize_per_tensor_affine", "fix",
     "floor_divide", "frac", "group_norm", "heaviside", "index_add", "instance_norm", "layer_norm", "linear",
     "log_sigmoid", "log_softmax", "masked_fill", "matmul", "max", "max_pool1d", "max_pool1d_with_indices",
     "max_pool2d", "min", "new_full", "new_ones", "new_zeros", "norm", "one_hot", "ones", "ones_like", "prelu",
@@ -143,9 +143,9 @@ def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> 
     if axis := re.search(r"Constraints violated \(L\['(\w+)'\]\.size\(\)\[(\d+)\]", str(first)):
         line = f", at {fixed[0]}" if fixed else ""
         return (
-            f"torch.export cannot trace the model{line}: forward makes a number of axis {axis[2]} of {axis[1]}, which is "
-            "to stay open (by a loop over it, say): write it with tensors alone, take sizes from the tensors (x.size(0)), "
-            f"or fix it with --fixed {axis[1]}=SIZE"
+            f"torch.export cannot trace the model{line}: forward makes a number of axis {axis[2]} of {axis[1]}, which "
+            "is to stay open (by a loop over it, say): write it with tensors alone, take sizes from the tensors "
+            f"(x.size(0)), or fix it with --fixed {axis[1]}=SIZE"
         )
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"

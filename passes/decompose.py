@@ -6,6 +6,7 @@
     attention(q, k, v)                      softmax(q @ k' / sqrt(C)) @ v
     selu(x), celu(x), log_sigmoid(x)        scaled elu(x), -softplus(-x)
     isinf(x), isnan(x)                      abs(x) == inf, x != x
+    eye(n) of an open number                arange(n) == arange(n) as a column
     pad(x) with a number                    cat with tensors of that number
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
     x[mask] = x[mask] - 1, x[mask] = 0      where(mask, x - 1, x), where(mask, 0, x)
@@ -69,6 +70,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.isinf], lambda n: _op(n, aten.eq.Scalar, _op(n, aten.abs.default, n.args[0]), math.inf)),
         ([aten.isnan], lambda n: _op(n, aten.ne.Tensor, n.args[0], n.args[0])),
         ([aten.constant_pad_nd], _pad),
+        ([aten.eye], _eye),
         ([aten.addmm], _addmm),
         ([aten.index_put], _masked_update),
         ([aten.conv1d, aten.conv2d], _grouped),
@@ -188,6 +190,16 @@ def _celu(node: fx.Node) -> fx.Node:
 def _log_sigmoid(node: fx.Node) -> fx.Node:
     negative = _op(node, aten.neg.default, node.args[0])
     return _op(node, aten.neg.default, _op(node, aten.softplus.default, negative))
+
+
+def _eye(node: fx.Node) -> fx.Node | None:
+    sizes = [arg for arg in node.args if isinstance(arg, (int, fx.Node))]
+    if not any(isinstance(size, fx.Node) for size in sizes):
+        return None  # a constant
+    device = torch.device("cpu")
+    column, row = (call(node, aten.arange.default, size, device=device, like=node) for size in (sizes[0], sizes[-1]))
+    same = _op(node, aten.eq.Tensor, _op(node, aten.reshape.default, column, [-1, 1]), row)
+    return call(node, aten._to_copy.default, same, dtype=node.meta["val"].dtype, like=node)
 
 
 def _pad(node: fx.Node) -> fx.Node | None:
