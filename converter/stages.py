@@ -192,7 +192,8 @@ def walk(
                 name_layers(gm)
                 calibrate(gm)
             mark_decisions(gm)
-            if all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder"):
+            fixed = all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder")
+            if fixed and not (TARGETS[plan.target].graphs and edge_inputs(gm.graph)):
                 refuse_open(gm)
         check_spec(gm, stage, plan.target)
         check_sizes(gm, plan.target)
