@@ -30,6 +30,7 @@ from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS
 from bgnn.converter.tflite.emit import emit as emit_tflite
+from bgnn.converter.tflite.walk import SHIFT
 from bgnn.converter.trace import refuse_numbers, uncached
 from bgnn.converter.verify import Check, Reference, check_sums
 from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_tables
@@ -162,7 +163,7 @@ def convert(
         if calibration is not None:
             checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
             say("choosing ranges on the samples")
-            calibrated = quantise(gm, calibration)
+            calibrated = quantise(gm, calibration, results=not TARGETS[target].sums)
 
     def report(data: bytes | None) -> Report:
         made = build_report(gm, semantic, inputs, log, checks, plan, name, data)
@@ -214,13 +215,20 @@ def convert(
             checks.append(Check("second graph", compared=False, note=note))
         found[0].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {})[0](), run)
         checks += found[::-1]
-        metadata["verification"] = "; on a second graph: ".join(_summary(check) for check in found)
+        than = "the quantised network's" if calibration is not None else "the model's"
+        metadata["verification"] = "; on a second graph: ".join(_summary(check, than) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
     data = emit(seen=saturated_shares(emit(), inputs)) if is_graph and examples else emit()
     if calibrated is not None and verify:
         expected = [eager.outputs(sample)[0] for sample in samples]
-        calibrated = dataclasses.replace(calibrated, file=compare_file(data, samples, expected))
+        gap = compare_file(functools.partial(run, data), samples, expected)
+        calibrated = dataclasses.replace(calibrated, file=gap)
+        metadata["verification"] += (
+            f"; beside the float model, on the samples: outputs {gap.error:.2%} off (relative rms), another class than "
+            f"the float model's in {gap.changed_rows} of {gap.rows} rows"
+        )
+        data = emit(seen=saturated_shares(data, inputs)) if is_graph else emit()
         if warning := calibrated.warning():
             say(f"warning: {warning}")  # the report prints it with the calibration's tables
     path = None
@@ -244,10 +252,9 @@ def _check_arguments(
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise UsageError(f"there is no {what} {value!r}: choose from {choices}")
-    if kernels == "bgnn" and (target == "tflite-arm64" or optimize != 1):
-        raise UsageError(
-            "--kernels bgnn goes with -O1, which fuses to its operators, and with the targets lce-arm64 and onnx-*"
-        )
+    if kernels == "bgnn" and (not TARGETS[target].own or optimize != 1):
+        own = ", ".join(name for name, row in TARGETS.items() if row.own)
+        raise UsageError(f"--kernels bgnn goes with -O1, which fuses to its operators, and with the targets {own}")
     if knn is not None and (knn == "popcount") != (kernels == "bgnn"):
         raise UsageError(
             "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"
@@ -304,8 +311,9 @@ def _writer_and_runtime(
 
 
 def _run_tflite(data: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Runs a TFLite file, whose indices are int32."""
-    return run_file(data, [a.astype(np.int32) if a.dtype == np.int64 else a for a in arrays])
+    """Runs a TFLite file, whose indices are int32; its codes, which are int8 there, as the graph has them."""
+    found = run_file(data, [a.astype(np.int32) if a.dtype == np.int64 else a for a in arrays])
+    return [(a.astype(np.int32) + SHIFT).astype(np.uint8) if a.dtype == np.int8 else a for a in found]
 
 
 def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.GraphModule) -> Check:
@@ -362,9 +370,12 @@ def _check_file(
         return compare({**read(functools.partial(emit, optimize=0), on_edges)[1], **taps})
 
 
-def _summary(check: Check) -> str:
-    """One line for the file's properties."""
-    parts = [f"outputs compared, largest difference {check.output_error:.3g}, {check.column_error:.2g} of its column"]
+def _summary(check: Check, than: str) -> str:
+    """One line for the file's properties; `than`: whose outputs the file's are compared with."""
+    parts = [
+        f"outputs compared with {than}, largest difference {check.output_error:.3g}, {check.column_error:.2g} of its "
+        "column"
+    ]
     if check.signs or check.neighbours:
         parts.append(
             f"{check.signs} signs and {check.neighbours} neighbours compared, {check.exact} of them exact; turned by "
@@ -373,7 +384,7 @@ def _summary(check: Check) -> str:
     if check.codes:
         parts.append(f"{check.codes} codes compared, {check.stepped} of them one beside the model's at a tie")
     if check.rows:
-        parts.append(f"another class in {check.changed_rows} of {check.rows} rows")
+        parts.append(f"another class than {than} in {check.changed_rows} of {check.rows} rows")
     return "; ".join(parts)
 
 

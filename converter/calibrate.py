@@ -8,10 +8,11 @@ model as well: how far 8 bits are from it is what a user wants to know.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -21,9 +22,10 @@ from bgnn.converter.example_inputs import read_npz
 from bgnn.converter.ranges import Range, choose, squares, values
 from bgnn.converter.untrusted import read_torch
 from bgnn.passes import insert_fake_quant, roundings
-from bgnn.passes.graph import snapshot
+from bgnn.passes.graph import is_call, snapshot
 from bgnn.passes.user_code import where
 
+bgnn = torch.ops.bgnn
 LARGE = 0.1  # a file's relative error beside the float model, beyond which it warns
 CLASSES = 0.03  # the same of its rows that have another class: half a point of accuracy needs fewer
 LABELS, MASKS = "y", ("test_mask", "mask")
@@ -208,10 +210,10 @@ def check_float(gm: fx.GraphModule) -> None:
         )
 
 
-def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
+def quantise(gm: fx.GraphModule, calibration: Calibration, results: bool = False) -> CalibrationReport:
     """Inserts fake-quantisers into a traced graph, in place, with ranges from the samples; norms are folded already.
 
-    Raises UsageError for names that no layer has.
+    `results`: see `insert_fake_quant.sites`. Raises UsageError for names that no layer has.
     """
     named = [n for n in gm.graph.nodes if "layer" in n.meta]
     for name in calibration.keep_float:
@@ -219,7 +221,7 @@ def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
             known = ", ".join(insert_fake_quant.layer_names(gm))
             raise UsageError(f"--keep-float {name}: there is no such layer; the layers are {known}")
     samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
-    sites = insert_fake_quant.sites(gm, calibration.keep_float)
+    sites = insert_fake_quant.sites(gm, calibration.keep_float, results)
     places = [insert_fake_quant.place(site) for site in sites]
     best: dict[fx.Node, Range] = {}
     widest: dict[fx.Node, Range] = {}
@@ -229,7 +231,7 @@ def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
     plain = snapshot(gm)
     before = {n.name: n for n in plain.graph.nodes}
     insert_fake_quant.insert(gm, {site: (r.low, r.high) for site, r in best.items()}, calibration.keep_float)
-    coded = {site: next(iter(site.users)) for site in sites}
+    coded = {site: next(u for u in site.users if is_call(u, bgnn.fake_quant)) for site in sites}
 
     def set_ranges(ranges: Mapping[fx.Node, Range]) -> None:
         for site, r in ranges.items():
@@ -255,13 +257,14 @@ def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
     float_accuracy, accuracy = (
         _accuracy(graph, out, samples, calibration) for graph, out in zip((plain, gm), outputs, strict=True)
     )
-    relief = _relief(plain, gm, {site.name: ranges[site] for site in sites}, samples, calibration.keep_float)
+    coded_as = {site.name: ranges[site] for site in sites}
+    relief = _relief(plain, gm, coded_as, samples, calibration.keep_float, results)
     return CalibrationReport(rows, gaps, output_error, float_accuracy, accuracy, relief=relief)
 
 
 def _relief(
     plain: fx.GraphModule, coded: fx.GraphModule, ranges: Mapping[str, Range], samples: Sequence[Sequence[Tensor]],
-    kept: Sequence[str],
+    kept: Sequence[str], results: bool,
 ) -> Relief | None:  # fmt: skip
     """The smallest module that, kept float, leaves a small gap where `coded` has a large one; else that of the least.
 
@@ -277,7 +280,7 @@ def _relief(
     best: Relief | None = None
     for name in sorted((name for name, count in holds.items() if 0 < count < len(layers)), key=holds.__getitem__):
         gm, keep = snapshot(plain), [*kept, name]
-        left = {site: ranges[site.name] for site in insert_fake_quant.sites(gm, keep)}
+        left = {site: ranges[site.name] for site in insert_fake_quant.sites(gm, keep, results)}
         insert_fake_quant.insert(gm, {site: (r.low, r.high) for site, r in left.items()}, keep)
         found = Relief(name, _gap(plain, gm, samples))
         if not found.gap.is_large:
@@ -310,15 +313,12 @@ def _errors(
     return [(a / b) ** 0.5 if b else 0.0 for a, b in zip(lost, size, strict=True)]
 
 
-def compare_file(data: bytes, samples: Sequence[Sequence[Tensor]], expected: Sequence[Tensor]) -> FileGap:
-    """Runs an emitted file on samples, its inputs in order; `expected`: the float model's first output of each."""
-    from bgnn.runtime_bench.onnx_runner import OnnxModel
-
-    model = OnnxModel(data)
-    found = []
-    for inputs in samples:
-        arrays = dict(zip(model.input_names, (t.numpy() for t in inputs), strict=True))
-        found.append(torch.from_numpy(next(iter(model.run(**arrays).values()))))
+def compare_file(
+    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]], samples: Sequence[Sequence[Tensor]],
+    expected: Sequence[Tensor],
+) -> FileGap:  # fmt: skip
+    """`run`s an emitted file on samples, its inputs in order; `expected`: the float model's first output of each."""
+    found = [torch.from_numpy(np.array(run([t.numpy() for t in inputs])[0])) for inputs in samples]
     return _compare(expected, found)
 
 

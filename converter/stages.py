@@ -68,7 +68,7 @@ from bgnn.passes import (
     user_code,
     write_out_quantisers,
 )
-from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, is_static, shape_of
+from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, is_static, shape_of, snapshot
 from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
@@ -91,9 +91,10 @@ SIZES = [
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
+QUANTISERS = [bgnn.fake_quant, bgnn.fake_quant_channel]
 GRAPH = [
-    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.join_edges, bgnn.drop_loops, bgnn.loop_rows,
-    bgnn.fake_quant, bgnn.fake_quant_channel, aten.index_put, aten.cumsum,
+    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.join_edges, bgnn.drop_loops, bgnn.loop_rows, *QUANTISERS,
+    aten.index_put, aten.cumsum,
 ]  # fmt: skip
 CODES = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
@@ -153,7 +154,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if stage == "integer":
         steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)
         if target.codes:
-            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
+            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive, sums=target.sums)))
         if naive:
             return [*steps, ("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if target.bits else steps
         if target.bits:
@@ -188,8 +189,11 @@ def walk(
         results = [(name, run(gm)) for name, run in passes_to(stage, plan)]
         if stage == "traced":
             if calibrate is not None:
+                mark_decisions(gm)
                 results += [(name, run(gm)) for name, run in BEFORE_CALIBRATION]
+                mark_decisions(gm)
                 name_layers(gm)
+                check_ahead(gm, plan)
                 calibrate(gm)
             mark_decisions(gm)
             fixed = all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder")
@@ -202,8 +206,20 @@ def walk(
         yield stage, results
 
 
-# A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.
-BEFORE_CALIBRATION = _steps(channels_last, canonicalise, fold_batch_norm, merge_equal_nodes)
+def check_ahead(gm: fx.GraphModule, plan: Plan) -> None:
+    """Raises ConversionError for an op that no pass will take: found out on a copy, before the samples are run."""
+    trial = snapshot(gm)
+    for _, run in passes_to("semantic", plan):
+        run(trial)
+    check_spec(trial, "semantic", plan.target)
+
+
+# A float network is calibrated with its norms folded (where a norm stood, its layer's output is what gets a range), and
+# with its dense layers on nodes, not on edges.
+BEFORE_CALIBRATION = _steps(
+    recognise_knn, recognise_gather, channels_last, canonicalise, fold_batch_norm, split_edge_linear,
+    reduce_before_elementwise, merge_equal_nodes,
+)  # fmt: skip
 
 
 def mark_decisions(gm: fx.GraphModule) -> None:
@@ -211,11 +227,12 @@ def mark_decisions(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         picked = getitem(node)
         if (
-            is_call(node, bgnn.binarize)
+            is_call(node, bgnn.binarize, bgnn.knn)
             or (is_call(node, bgnn.fake_quant) and not recognise_fake_quant.is_weight(node))
             or (picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1)
         ):
-            node.meta["tap"] = Tap(node.name)
+            exact = is_call(node, bgnn.knn) and node.args[2] == "hamming"
+            node.meta["tap"] = Tap(node.name, exact=exact)
 
 
 def name_layers(gm: fx.GraphModule) -> None:
@@ -248,7 +265,8 @@ def check_spec(gm: fx.GraphModule, stage: str, target: str = "") -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
     allowed = SPECS[stage]
     if allowed is not None and target and not TARGETS[target].graphs:
-        allowed = [op for op in allowed if op not in GRAPH]
+        kept = QUANTISERS if TARGETS[target].codes else []
+        allowed = [op for op in allowed if op not in GRAPH or op in kept]
     check_ops(gm, allowed, target)
 
 
@@ -295,7 +313,8 @@ def way_out(node: fx.Node, target: str) -> str:
     edges = edge_inputs(node.graph)
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
-        return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"
+        onnx = ", ".join(name for name, row in TARGETS.items() if row.graphs)
+        return f"graph networks on edges go to ONNX: --target one of {onnx}{given}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     return "rewrite this line with the operations of docs/ops.md, or do it before the model"

@@ -9,7 +9,10 @@ from torch.nn import functional as F
 from torch_geometric.nn import aggr
 
 from bgnn import convert
+from bgnn.converter import stages
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.sizes import graph_axes
+from bgnn.converter.trace import trace
 from bgnn.runtime_bench.onnx_runner import OnnxModel
 
 
@@ -118,5 +121,12 @@ class Sorted(ByHand):
     ],
 )
 def test_what_needs_the_number_of_nodes_is_refused_at_its_line(model: type[nn.Module], words: str) -> None:
+    example = graph(20, 70)
+
+    def walked() -> None:
+        gm = trace(model(), example, open_axes=graph_axes(example))
+        for _ in stages.walk(gm, stages.Plan("onnx-x86")):
+            pass
+
     with pytest.raises(ConversionError, match=words):
-        convert(model(), graph(20, 70), target="onnx-x86")
+        walked()

@@ -44,7 +44,7 @@ def both_ways(edge_index: Tensor) -> Tensor:
 
 HABITS: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "flip": (lambda e: torch.cat([e, e.flip(0)], 1), [0, 1, 1, 0]),
-    "flip, last axis": (lambda e: torch.cat((torch.flip(e, [0]), e), dim=-1), [0, 1, 1, 0]),
+    "flip, last axis": (lambda e: torch.cat((torch.flip(e, [0]), e), dim=-1), [1, 0, 0, 1]),
     "rows by number": (lambda e: torch.cat([e, e[[1, 0]]], dim=1), [0, 1, 1, 0]),
     "rows picked": (lambda e: torch.hstack([e, e.index_select(0, torch.tensor([1, 0]))]), [0, 1, 1, 0]),
     "stacked": (both_ways, [0, 1, 1, 0]),
