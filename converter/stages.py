@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.sizes import check_open
@@ -94,7 +94,8 @@ SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
 QUANTISERS = [bgnn.fake_quant, bgnn.fake_quant_channel]
 GRAPH = [
     *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.join_edges, bgnn.drop_loops, bgnn.loop_rows, *QUANTISERS,
-    aten.index_put, aten.cumsum,
+    aten.index_put, aten.cumsum, aten.logical_and, aten.logical_or, aten.logical_not, aten.bitwise_not,
+    aten.bitwise_and, aten.bitwise_or, aten.__and__, aten.__or__,
 ]  # fmt: skip
 CODES = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
@@ -317,4 +318,11 @@ def way_out(node: fx.Node, target: str) -> str:
         return f"graph networks on edges go to ONNX: --target one of {onnx}{given}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
+    if "sparse" in str(node.target) or (node.all_input_nodes and "sparse" in str(node.all_input_nodes[0].target)):
+        return "sum over edges instead, as in torch.zeros_like(h).index_add(0, rows, h[columns] * values[:, None])"
+    masks = [
+        n for n in node.all_input_nodes if isinstance(value := n.meta.get("val"), Tensor) and value.dtype == torch.bool
+    ]
+    if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and (masks or not is_call(node, aten.index)):
+        return "how many rows it gives depends on the values: keep all rows and mask them (torch.where)"
     return "rewrite this line with the operations of docs/ops.md, or do it before the model"

@@ -48,6 +48,9 @@ KEPT_WHOLE = {
     "where", "zeros", "zeros_like",
 }  # fmt: skip
 
+# Nor what no target has, so that it is refused by its own name: solvers and transforms. Norms and products are none.
+SOLVERS = re.compile(r"fft_|_?sparse|to_sparse|linalg_(?!norm|vecdot|matmul|cross|multi_dot)")
+
 LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
 
 
@@ -267,8 +270,8 @@ def _functionalise(program: ExportedProgram) -> ExportedProgram:
 def taken_apart() -> dict[Any, Any]:
     """PyTorch's decomposition of each composite op that is not kept whole."""
     known = torch.export.default_decompositions()
-    apart = [op for op in known if op.namespace == "aten" and op._schema.name.split("::")[1] not in KEPT_WHOLE]
-    return {op: known[op] for op in apart}
+    names = {op: op._schema.name.split("::")[1] for op in known if op.namespace == "aten"}
+    return {op: known[op] for op, name in names.items() if name not in KEPT_WHOLE and not SOLVERS.match(name)}
 
 
 def _with_attributes(program: ExportedProgram) -> fx.GraphModule:

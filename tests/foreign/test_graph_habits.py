@@ -28,7 +28,9 @@ class ByHand(nn.Module):
         h = F.selu(self.lin(x))
         source = edge_index[0].view(-1, 1).repeat(1, h.shape[1])
         target = edge_index[1].unsqueeze(-1).expand(-1, 8)
-        summed = torch.zeros_like(h).scatter_add_(0, target, torch.gather(h, 0, source))
+        no_loop = ~(edge_index[0] == edge_index[1]) & torch.logical_or(edge_index[0] > 2, edge_index[1] != 1)
+        messages = torch.gather(h, 0, source) * no_loop.float()[:, None]
+        summed = torch.zeros_like(h).scatter_add_(0, target, messages)
         degree = torch.bincount(edge_index[1], minlength=n)
         mean = torch.true_divide(summed, degree.clamp(min=1).unsqueeze(1))
         adjacency = torch.zeros(n, n)
@@ -113,9 +115,29 @@ class Sorted(ByHand):
         return torch.sort(h, 0)[0]
 
 
+class Sparse(ByHand):
+    """A sparse matrix made of the edges."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        adjacency = torch.sparse_coo_tensor(edge_index, torch.ones(edge_index.size(1)), (x.size(0), x.size(0)))
+        return torch.sparse.mm(adjacency, self.lin(x))
+
+
+class Picked(ByHand):
+    """Some of the nodes."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), 8).index_add(0, edge_index[1], self.lin(x)[edge_index[0]])
+        return h[h[:, 0] > 0]
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        (
+            Picked,
+            r"indexing x\[\.\.\.\] is not .*: how many rows it gives depends on the values: keep all rows and mask",
+        ),
         (Loop, r"test_graph_habits\.py:\d+: return torch\.stack\(\[h\[i\].*makes a number of axis 0 of x"),
         (Sorted, r"torch\.sort is not supported by onnx-x86 \(at .*test_graph_habits\.py:\d+: return torch\.sort"),
     ],
@@ -130,3 +152,9 @@ def test_what_needs_the_number_of_nodes_is_refused_at_its_line(model: type[nn.Mo
 
     with pytest.raises(ConversionError, match=words):
         walked()
+
+
+def test_sparse_matrices_are_told_the_sum_over_edges() -> None:
+    words = r"torch\.sparse_coo_tensor is not supported .*test_graph_habits\.py:\d+: adj.*: sum over edges instead"
+    with pytest.raises(ConversionError, match=words):
+        convert(Sparse(), graph(20, 70), target="onnx-x86")
