@@ -28,6 +28,7 @@ from bgnn.passes import (
     canonicalise,
     channels_last,
     decompose,
+    dense_before_sum,
     fold_batch_norm,
     fold_constants,
     fold_sign,
@@ -93,7 +94,7 @@ GRAPH = [
 ]  # fmt: skip
 CODES = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
-    bgnn.q_segment_sum, bgnn.q_segment_mean, bgnn.q_segment_max,
+    bgnn.q_segment_sum, bgnn.q_segment_sum_float, bgnn.q_segment_mean, bgnn.q_segment_max,
 ]  # fmt: skip
 BITS = [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max, aten.bitwise_xor]
 OWN = [
@@ -196,7 +197,8 @@ def walk(
 
 
 # A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.
-BEFORE_CALIBRATION = _steps(channels_last, canonicalise, fold_batch_norm, merge_equal_nodes)
+# Dense layers stand in front of sums over edges where that is no more work.
+BEFORE_CALIBRATION = _steps(channels_last, canonicalise, fold_batch_norm, dense_before_sum, merge_equal_nodes)
 
 
 def mark_decisions(gm: fx.GraphModule) -> None:

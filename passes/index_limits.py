@@ -30,7 +30,7 @@ _BY_AXIS = [
 ]  # fmt: skip
 _SEGMENTS = [
     bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.q_segment_sum,
-    bgnn.q_segment_mean, bgnn.q_segment_max,
+    bgnn.q_segment_sum_float, bgnn.q_segment_mean, bgnn.q_segment_max,
 ]  # fmt: skip
 _FUSED = [bgnn.aggregate, bgnn.q_aggregate, bgnn.gat_aggregate, bgnn.q_gat_aggregate]
 

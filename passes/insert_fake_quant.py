@@ -49,7 +49,7 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]
             values = cast(fx.Node, node.args[0])
             if is_edge_tensor(values):
                 wanted.add(_origin(values))
-                if is_call(node, *SEGMENTS):
+                if is_call(node, *SEGMENTS) and not _stays_a_sum(node):
                     wanted.add(node)
     # Products and sums of features are computed on codes where their result is asked for as codes.
     for node in reversed(list(gm.graph.nodes)):
@@ -59,8 +59,24 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]
             and _is_features(node)
             and not is_kept(node, keep_float)
         ):
-            wanted |= {_origin(a) for a in node.args if isinstance(a, fx.Node) and not is_constant(a)}
+            operands = {_origin(a) for a in node.args if isinstance(a, fx.Node) and not is_constant(a)}
+            if not any(_stays_a_sum(operand) for operand in operands):
+                wanted |= operands
     return [n for n in gm.graph.nodes if n in wanted and _is_real(n) and not is_constant(n)]
+
+
+def _stays_a_sum(node: fx.Node) -> bool:
+    """Whether a sum over edges is left an exact integer: of nodes' own codes, and added to what nodes have (GIN's).
+
+    Its range is that of the node with most edges, and what is added to it has none of that: 8 bits would only round.
+    """
+    if not is_call(node, bgnn.segment_sum) or is_edge_tensor(_origin(cast(fx.Node, node.args[0]))):
+        return False
+    return any(
+        is_call(user, aten.add, aten.sub)
+        and all(isinstance(a, fx.Node) and not is_constant(a) and _is_features(a) for a in user.args[:2])
+        for user in _readers(node)
+    )
 
 
 def place(site: fx.Node) -> tuple[str, str]:
@@ -68,7 +84,7 @@ def place(site: fx.Node) -> tuple[str, str]:
     if is_call(site, *AGGREGATES):
         return module_of(site), f"{AGGREGATES[site.target.overloadpacket]} over edges"  # type: ignore[union-attr]
     if _is_layer(site):
-        return module_of(site), "output"
+        return module_of(site), "output before the sum over edges" if "before_sum" in site.meta else "output"
     users = _readers(site)
     for user in users:
         if _is_layer(user):

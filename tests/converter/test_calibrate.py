@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data, InMemoryDataset
-from torch_geometric.nn import BatchNorm, GATConv, GCNConv, GINConv, SAGEConv
+from torch_geometric.nn import BatchNorm, EdgeConv, GATConv, GCNConv, GINConv, SAGEConv
 
 from bgnn.converter import cli, stages
 from bgnn.converter.api import Conversion, convert
@@ -67,7 +67,21 @@ def test_layers(kind: str) -> None:
     assert all(layer.became.startswith("INT8") for layer in dense), report.layers
     check = report.checks[-1]
     assert check.what == "emitted file"
-    assert check.codes > 0
+    assert check.codes > check.inside
+    assert (check.inside > 0) == (kind in ("gcn", "gat")), "messages made on edges, of which the file has no tensors"
+    printed = Console(record=True, width=400)
+    report.print(printed)
+    assert ("in no tensor of it" in printed.export_text()) == (check.inside > 0)
+
+
+def test_codes_on_edges_alone_are_compared() -> None:
+    """EdgeCNN's first layer: dense layers on edges, then a maximum. Neighbour tables have none of these tensors."""
+    torch.manual_seed(0)
+    layer = EdgeConv(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)))
+    check = quantised(layer, sample()).report.checks[-1]
+    assert check.codes >= 240 * (12 + 8)
+    assert check.inside == 0
+    assert "with -O0" in check.note
 
 
 def test_the_float_network_is_compared_before_it_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
