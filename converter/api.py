@@ -154,6 +154,8 @@ def convert(
             checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
             say("choosing ranges on the samples")
             calibrated = quantise(gm, calibration)
+            if note := calibrated.note():
+                say(note)
 
     def report(data: bytes | None) -> Report:
         made = build_report(gm, semantic, inputs, log, checks, plan, name, data)

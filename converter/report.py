@@ -153,6 +153,8 @@ def _print_calibration(found: CalibrationReport, console: Console) -> None:
         table.add_row(gap.layer or "forward", gap.what, f"{gap.error:.2%}")
     table.add_row("the output", "", f"{found.output_error:.2%}")
     console.print(table)
+    if note := found.note():
+        console.print(f"[bold]not quantised:[/bold] {escape(note)}")
     if warning := found.warning():
         console.print(f"[bold]warning:[/bold] {warning}")
     if found.float_accuracy is not None and found.quantised_accuracy is not None:

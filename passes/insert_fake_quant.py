@@ -43,7 +43,7 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]
     for node in gm.graph.nodes:
         if node.op != "call_function" or is_kept(node, keep_float):
             continue
-        if _is_layer(node):
+        if is_layer(node):
             wanted.add(_origin(cast(fx.Node, node.args[0])))
         elif is_call(node, *SEGMENTS, bgnn.segment_max) and _is_features(node):
             values = cast(fx.Node, node.args[0])
@@ -83,11 +83,11 @@ def place(site: fx.Node) -> tuple[str, str]:
     """(module of the user's model, what it is there) of an activation that is quantised."""
     if is_call(site, *AGGREGATES):
         return module_of(site), f"{AGGREGATES[site.target.overloadpacket]} over edges"  # type: ignore[union-attr]
-    if _is_layer(site):
+    if is_layer(site):
         return module_of(site), "output before the sum over edges" if "before_sum" in site.meta else "output"
     users = _readers(site)
     for user in users:
-        if _is_layer(user):
+        if is_layer(user):
             return module_of(user), "input"
     for user in users:
         if is_call(user, *AGGREGATES):
@@ -97,7 +97,7 @@ def place(site: fx.Node) -> tuple[str, str]:
 
 def module_of(node: fx.Node) -> str:
     """The path of the module that a node belongs to; of PyG's layers, not their aggregation's own; "" for forward."""
-    if _is_layer(node) and "layer" in node.meta:
+    if is_layer(node) and "layer" in node.meta:
         return str(node.meta["layer"]).removesuffix(".weight")
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, kind in stack.values() if not str(kind).startswith("torch_geometric.nn.aggr.")]
@@ -125,7 +125,7 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
         new.name = f"{node.name}_codes"
         count += 1
     for node in list(gm.graph.nodes):
-        if not _is_layer(node) or is_kept(node, keep_float):
+        if not is_layer(node) or is_kept(node, keep_float):
             continue
         weight = cast(fx.Node, node.args[1])
         largest = value_of(weight).abs().amax(1).clamp_min(1e-12)
@@ -170,7 +170,8 @@ def _is_features(node: fx.Node) -> bool:
     return _is_real(node) and len(shape_of(node)) > 1
 
 
-def _is_layer(node: fx.Node) -> bool:
+def is_layer(node: fx.Node) -> bool:
+    """Whether a node is a dense layer with constant weights, on features."""
     return is_call(node, aten.linear) and is_constant(node.args[1]) and len(shape_of(node)) > 1
 
 

@@ -336,6 +336,8 @@ def _why_float(layer: fx.Node) -> str:
         reason = cast(fx.Node, weight).meta.get("stays_float")
         if reason is not None:
             return f"its weights are rounded, but {reason}"
+        if any(is_call(n, bgnn.dequantize) for n in layer.graph.nodes):  # that others are quantised shows the way
+            return "its weights are not quantised"
         return "its weights are not quantised: --calibrate does that for a float model"
     if weight_codes(cast(fx.Node, weight)) is None:
         return "its weights' codes do not fit int8 with one zero point"

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.nn import BatchNorm, EdgeConv, GATConv, GCNConv, GINConv, SAGEConv
 
-from bgnn.converter import cli, stages
+from bgnn.converter import calibrate, cli, stages
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.calibrate import Calibration, FileGap, read_samples
 from bgnn.converter.errors import ConversionError, UsageError
@@ -226,14 +226,42 @@ def test_layers_have_the_users_names() -> None:
     assert report is not None
     places = [(row.layer, row.what) for row in report.activations]
     assert ("first", "messages") in places
-    assert ("first", "sum over edges") in places
+    assert ("first", "sum over edges") not in places, "it is exact"
     assert ("first.nn.0", "input") in places
     gaps = {(gap.layer, gap.what): gap.error for gap in report.layers}
+    assert ("first", "sum over edges") in gaps
     assert [name for name, what in gaps if what == "output"] == [
         "first.nn.0", "first.nn.2", "second.nn.0", "second.nn.2",
     ]  # fmt: skip
     assert gaps["second.nn.2", "output"] == pytest.approx(report.output_error)
     assert all(0 < gap < 0.1 for gap in gaps.values())
+
+
+def test_a_small_module_stays_float_by_itself_where_that_mends_a_large_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(**how: Any) -> Any:
+        return quantised(Net("gin"), sample(), verify=False, **how).report
+
+    whole = report()
+    assert whole.calibration.spared is None
+    monkeypatch.setattr(calibrate, "CLASSES", 1.0)
+    monkeypatch.setattr(calibrate, "LARGE", 0.9 * whole.calibration.output_error)
+    advised = report()
+    assert advised.calibration.spared is None, "the modules hold more than a tenth of the weights"
+    monkeypatch.setattr(calibrate, "SPARED", 0.9)
+    spared = report()
+    module = advised.calibration.relief.module
+    assert (spared.calibration.spared.module, spared.calibration.relief) == (module, None)
+    assert spared.calibration.spared.gap.error == pytest.approx(whole.calibration.output_error, rel=1e-3)
+    assert spared.calibration.output_error < 0.9 * whole.calibration.output_error
+    assert spared.macs["INT8"] < whole.macs["INT8"]
+    floats = [layer for layer in spared.layers if layer.became == "float" and module in layer.name]
+    assert floats
+    assert all("--calibrate" not in layer.why for layer in floats)
+    printed = Console(record=True, width=400)
+    spared.print(printed)
+    assert f"{module} stays float: with its 8 bits" in printed.export_text()
+    assert report(percentile=0.0).calibration.spared is None
+    assert report(keep=(module,)).calibration.spared is None
 
 
 @pytest.mark.parametrize("percentile", [-1.0, 50.0, float("nan")])
