@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from bgnn.converter import stages
+from bgnn.converter.axes import trace_sized
 from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
 from bgnn.converter.decisions import completed, exact_decisions, holds_codes, run_with_taps, told
 from bgnn.converter.dump import dump_stage
@@ -27,14 +28,15 @@ from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import index_rows, saturated_shares
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import Report, build_report
-from bgnn.converter.sizes import check_graph, graph_axes
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS
 from bgnn.converter.tflite.emit import emit as emit_tflite
-from bgnn.converter.trace import refuse_numbers, trace, uncached
+from bgnn.converter.tflite.walk import SHIFT
+from bgnn.converter.trace import refuse_numbers, uncached
 from bgnn.converter.verify import Check, Reference, check_sums
 from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_tables
 from bgnn.passes import accumulators, user_code
 from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constant, shape_of, snapshot, value_of
+from bgnn.passes.index_limits import edge_inputs
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.runtime_bench.interpreters import run_file
 from bgnn.runtime_bench.onnx_runner import check_rows
@@ -88,6 +90,8 @@ def convert(
     dump: Path | str | None = None,
     name: str = "model",
     keep_outputs: Sequence[int] = (0,),
+    open_axes: Sequence[str] = (),
+    fixed_sizes: Sequence[str] = (),
     calibration: Calibration | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Conversion:
@@ -98,8 +102,9 @@ def convert(
     `optimize`: 1 runs all passes, 0 only makes the graph legal. `kernels`: "stock" for files that any LCE runtime
     runs, "bgnn" for this project's fused operators, which its delegate brings to LiteRT. `keep_outputs`: which of
     the model's outputs the file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples
-    reach a `torch.sign(0)`. `calibration`: sample graphs for the post-training quantisation of a float graph network,
-    with "onnx-int8-x86".
+    reach a `torch.sign(0)`. `open_axes` ("NAME" or "NAME=AXIS") and `fixed_sizes` ("NAME=SIZE"): what the user says of
+    the inputs' sizes (axes.py). `calibration`: sample graphs for the post-training quantisation of a float graph
+    network, with "onnx-int8-x86".
     `stop_after`: a stage's name, to stop there without a file; `dump`: a folder for each stage as Python.
 
     Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file
@@ -113,10 +118,14 @@ def convert(
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     _check_weights(model)
-    is_open = TARGETS[target].graphs and check_graph(model, inputs)
+    if open_axes and not TARGETS[target].graphs:
+        with_open = ", ".join(name for name, row in TARGETS.items() if row.graphs)
+        raise UsageError(f"--open {open_axes[0]}: {target} has fixed sizes; open ones go with --target {with_open}")
     say("tracing the model")
     with uncached(model):
-        gm = trace(model, inputs, keep_outputs, graph_axes(inputs) if is_open else None)
+        gm = trace_sized(
+            model, inputs, keep_outputs, opened=open_axes, fixed=fixed_sizes, may_be_open=TARGETS[target].graphs
+        )
     refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
@@ -129,11 +138,11 @@ def convert(
         if unused := calibration.unused(names):
             warnings.append(f"the samples hold {', '.join(unused)}, which forward does not take: not used")
             say(f"warning: {warnings[-1]}")
-    if is_open:
-        _check_indices(gm, inputs)
+    _check_indices(gm, inputs)
+    is_graph = bool(edge_inputs(gm.graph))
     ops = kinds(gm)
     eager = EagerModel(model, keep_outputs, functools.partial(uncached, model))
-    examples = examples_of(gm, inputs, eager, is_open) if verify else []
+    examples = examples_of(gm, inputs, eager) if verify else []
     if verify:
         refuse_nan(examples[0].plain)
         check_sums(gm, inputs)
@@ -153,7 +162,7 @@ def convert(
         if calibration is not None:
             checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
             say("choosing ranges on the samples")
-            calibrated = quantise(gm, calibration)
+            calibrated = quantise(gm, calibration, results=not TARGETS[target].sums)
             if note := calibrated.note():
                 say(note)
 
@@ -196,7 +205,7 @@ def convert(
         )
     say("writing the file")
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
-    if is_open:
+    if is_graph:
         metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE)
     emit, run = _writer_and_runtime(gm, plan, name, metadata)
     if examples:
@@ -210,10 +219,10 @@ def convert(
         metadata["verification"] = "; on a second graph: ".join(_summary(check) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
-    data = emit(seen=saturated_shares(emit(), inputs)) if is_open and examples else emit()
+    data = emit(seen=saturated_shares(emit(), inputs)) if is_graph and examples else emit()
     if calibrated is not None and verify:
         expected = [eager.outputs(sample)[0] for sample in samples]
-        calibrated = dataclasses.replace(calibrated, file=compare_file(data, samples, expected))
+        calibrated = dataclasses.replace(calibrated, file=compare_file(functools.partial(run, data), samples, expected))
         if warning := calibrated.warning():
             say(f"warning: {warning}")  # the report prints it with the calibration's tables
     path = None
@@ -237,10 +246,9 @@ def _check_arguments(
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise UsageError(f"there is no {what} {value!r}: choose from {choices}")
-    if kernels == "bgnn" and (target == "tflite-arm64" or optimize != 1):
-        raise UsageError(
-            "--kernels bgnn goes with -O1, which fuses to its operators, and with the targets lce-arm64 and onnx-*"
-        )
+    if kernels == "bgnn" and (not TARGETS[target].own or optimize != 1):
+        own = ", ".join(name for name, row in TARGETS.items() if row.own)
+        raise UsageError(f"--kernels bgnn goes with -O1, which fuses to its operators, and with the targets {own}")
     if knn is not None and (knn == "popcount") != (kernels == "bgnn"):
         raise UsageError(
             "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"
@@ -297,8 +305,9 @@ def _writer_and_runtime(
 
 
 def _run_tflite(data: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Runs a TFLite file, whose indices are int32."""
-    return run_file(data, [a.astype(np.int32) if a.dtype == np.int64 else a for a in arrays])
+    """Runs a TFLite file, whose indices are int32; its codes, which are int8 there, as the graph has them."""
+    found = run_file(data, [a.astype(np.int32) if a.dtype == np.int64 else a for a in arrays])
+    return [(a.astype(np.int32) + SHIFT).astype(np.uint8) if a.dtype == np.int8 else a for a in found]
 
 
 def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.GraphModule) -> Check:

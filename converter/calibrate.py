@@ -8,10 +8,11 @@ model as well: how far 8 bits are from it is what a user wants to know.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -21,9 +22,10 @@ from bgnn.converter.example_inputs import read_npz
 from bgnn.converter.ranges import Range, choose, squares, values
 from bgnn.converter.untrusted import read_torch
 from bgnn.passes import insert_fake_quant, roundings
-from bgnn.passes.graph import remove_dead_code, snapshot
+from bgnn.passes.graph import is_call, remove_dead_code, snapshot
 from bgnn.passes.user_code import where
 
+bgnn = torch.ops.bgnn
 LARGE = 0.1  # a file's relative error beside the float model, beyond which it warns
 CLASSES = 0.03  # the same of its rows that have another class: half a point of accuracy needs fewer
 SPARED = 0.1  # of the dense layers' weights: a module with no more stays float by itself if that mends a large gap
@@ -220,10 +222,10 @@ def check_float(gm: fx.GraphModule) -> None:
         )
 
 
-def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
+def quantise(gm: fx.GraphModule, calibration: Calibration, results: bool = False) -> CalibrationReport:
     """Inserts fake-quantisers into a traced graph, in place, with ranges from the samples; norms are folded already.
 
-    Raises UsageError for names that no layer has.
+    `results`: see `insert_fake_quant.sites`. Raises UsageError for names that no layer has.
     """
     named = [n for n in gm.graph.nodes if "layer" in n.meta]
     for name in calibration.keep_float:
@@ -234,27 +236,30 @@ def quantise(gm: fx.GraphModule, calibration: Calibration) -> CalibrationReport:
     kept = list(calibration.keep_float)
     plain = snapshot(gm)
     found = {
-        site.name: choose(plain, site, samples, calibration.percentile) for site in insert_fake_quant.sites(plain, kept)
+        site.name: choose(plain, site, samples, calibration.percentile)
+        for site in insert_fake_quant.sites(plain, kept, results)
     }
     ranges, widest = ({name: both[i] for name, both in found.items()} for i in (0, 1))
-    coded = _coded(plain, ranges, kept)
+    coded = _coded(plain, ranges, kept, results)
     if calibration.percentile is None and ranges != widest:  # alone each was better; together they must be as well
-        other = _coded(plain, widest, kept)
+        other = _coded(plain, widest, kept, results)
         if _gap(plain, other, samples).error <= _gap(plain, coded, samples).error:
             ranges, coded = widest, other
-    relief, spared = _relief(plain, coded, ranges, samples, kept), None
+    relief, spared = _relief(plain, coded, ranges, samples, kept, results), None
     if relief is not None and calibration.percentile is None and _may_be_spared(plain, relief):
         spared, relief = Relief(relief.module, _gap(plain, coded, samples)), None
         kept.append(spared.module)
-        coded = _coded(plain, ranges, kept)
+        coded = _coded(plain, ranges, kept, results)
     _become(gm, coded)
-    return dataclasses.replace(_report(plain, gm, ranges, samples, kept, calibration), relief=relief, spared=spared)
+    return dataclasses.replace(
+        _report(plain, gm, ranges, samples, kept, calibration, results), relief=relief, spared=spared
+    )
 
 
-def _coded(plain: fx.GraphModule, ranges: Mapping[str, Range], kept: Sequence[str]) -> fx.GraphModule:
+def _coded(plain: fx.GraphModule, ranges: Mapping[str, Range], kept: Sequence[str], results: bool) -> fx.GraphModule:
     """A copy with quantisers; `ranges`: by the names of the nodes, those that stay real as well."""
     gm = snapshot(plain)
-    ends = {site: ranges[site.name] for site in insert_fake_quant.sites(gm, kept)}
+    ends = {site: ranges[site.name] for site in insert_fake_quant.sites(gm, kept, results)}
     insert_fake_quant.insert(gm, {site: (r.low, r.high) for site, r in ends.items()}, kept)
     return gm
 
@@ -281,13 +286,13 @@ def _may_be_spared(plain: fx.GraphModule, relief: Relief) -> bool:
 
 def _report(
     plain: fx.GraphModule, gm: fx.GraphModule, ranges: Mapping[str, Range], samples: Sequence[Sequence[Tensor]],
-    kept: Sequence[str], calibration: Calibration,
+    kept: Sequence[str], calibration: Calibration, results: bool,
 ) -> CalibrationReport:  # fmt: skip
     """What became of a network `plain` in `gm`, the same with quantisers."""
-    sites = insert_fake_quant.sites(plain, kept)
+    sites = insert_fake_quant.sites(plain, kept, results)
     layers = [n for n in plain.graph.nodes if n.op == "call_function" and "layer" in n.meta]
     theirs = {n.name: n for n in gm.graph.nodes}
-    coded = {site: next(iter(theirs[site.name].users)) for site in sites}
+    coded = {site: next(u for u in theirs[site.name].users if is_call(u, bgnn.fake_quant)) for site in sites}
     outputs = results_of(plain)[0], results_of(gm)[0]
     pairs = [(n, coded.get(n, theirs[n.name])) for n in [*sites, *layers]]
     *errors, output_error = _errors(plain, gm, samples, [*pairs, outputs])
@@ -304,7 +309,7 @@ def _report(
 
 def _relief(
     plain: fx.GraphModule, coded: fx.GraphModule, ranges: Mapping[str, Range], samples: Sequence[Sequence[Tensor]],
-    kept: Sequence[str],
+    kept: Sequence[str], results: bool,
 ) -> Relief | None:  # fmt: skip
     """The smallest module that, kept float, leaves a small gap where `coded` has a large one; else that of the least.
 
@@ -319,7 +324,7 @@ def _relief(
     holds = {name: sum(insert_fake_quant.is_kept(n, [name]) for n in layers) for name in names if name}
     best: Relief | None = None
     for name in sorted((name for name, count in holds.items() if 0 < count < len(layers)), key=holds.__getitem__):
-        found = Relief(name, _gap(plain, _coded(plain, ranges, [*kept, name]), samples))
+        found = Relief(name, _gap(plain, _coded(plain, ranges, [*kept, name], results), samples))
         if not found.gap.is_large:
             return found
         if found.gap.excess < least:
@@ -350,15 +355,12 @@ def _errors(
     return [(a / b) ** 0.5 if b else 0.0 for a, b in zip(lost, size, strict=True)]
 
 
-def compare_file(data: bytes, samples: Sequence[Sequence[Tensor]], expected: Sequence[Tensor]) -> FileGap:
-    """Runs an emitted file on samples, its inputs in order; `expected`: the float model's first output of each."""
-    from bgnn.runtime_bench.onnx_runner import OnnxModel
-
-    model = OnnxModel(data)
-    found = []
-    for inputs in samples:
-        arrays = dict(zip(model.input_names, (t.numpy() for t in inputs), strict=True))
-        found.append(torch.from_numpy(next(iter(model.run(**arrays).values()))))
+def compare_file(
+    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]], samples: Sequence[Sequence[Tensor]],
+    expected: Sequence[Tensor],
+) -> FileGap:  # fmt: skip
+    """`run`s an emitted file on samples, its inputs in order; `expected`: the float model's first output of each."""
+    found = [torch.from_numpy(np.array(run([t.numpy() for t in inputs])[0])) for inputs in samples]
     return _compare(expected, found)
 
 

@@ -44,6 +44,8 @@ examples:
       a bare state_dict of one of the papers' models; without --set it says what to state, and the authors' values
   bgnn-convert models/trained/cora_gcn_dq8.pt --target onnx-int8-x86
       a Degree-Quant network with an example graph in it; else --input graph.npz, which holds x and edge_index
+  bgnn-convert program.pt2 --target onnx-x86 --open points=0 --open points=1
+      a point network whose file takes any number of clouds, and of points in them
   bgnn-convert weights.pt --model my_models:make_net --target onnx-int8-x86 --calibrate graph.npz
       post-training quantisation of a float PyG network
 """
@@ -105,6 +107,24 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         metavar="I",
         help="which of several outputs the file keeps, counted from 0; may be repeated (default: the first)",
+    )
+
+    parser.add_argument(
+        "--open",
+        action="append",
+        default=[],
+        metavar="NAME[=AXIS]",
+        help="an input of forward whose size stays open (ONNX targets): its axis, a number or batch, points, nodes or "
+        "edges; without it the first, of edges [2, E] the second. Axes that the model ties to it open with it. May be "
+        "repeated. Default: clouds are fixed; a graph's numbers of nodes and edges are open",
+    )
+    parser.add_argument(
+        "--fixed",
+        action="append",
+        default=[],
+        metavar="NAME=SIZE",
+        help="an input of forward whose axis of that size is fixed where it would be open: the nodes (x=2708) or edges "
+        "(edge_index=10556) of one graph. May be repeated",
     )
 
     source = parser.add_argument_group("what the model is")
@@ -278,6 +298,8 @@ def _convert(args: argparse.Namespace, say: Callable[[str], None]) -> Conversion
         dump=Path(args.dump) if args.dump else None,
         name=loaded.name,
         keep_outputs=tuple(args.keep_output or (0,)),
+        open_axes=tuple(args.open),
+        fixed_sizes=tuple(args.fixed),
         calibration=calibration,
         progress=say,
     )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.converter.dialect import knn_scores
 from bgnn.converter.errors import ConversionError
 from bgnn.passes.graph import Tap, all_taps, getitem, is_call
 from bgnn.passes.recognise_fake_quant import as_written
@@ -121,8 +122,8 @@ class Decisions(fx.Interpreter):
     def _neighbours(self, n: fx.Node, name: str, value: Tensor) -> Tensor:
         self.seen[name] = value
         picked = getitem(n)
-        assert picked is not None
-        topk, scores = picked[0], self.scores.pop(picked[0])
+        dim = -1 if picked is None else cast(int, picked[0].args[2])
+        scores = self._distances(n) if picked is None else self.scores.pop(picked[0])
         if name not in self.forced:
             return value
         theirs = _nearest(self.forced[name], value)
@@ -132,7 +133,7 @@ class Decisions(fx.Interpreter):
         rows = int((theirs != value).any(-1).sum())
         if name in self.exact:
             raise ConversionError(f"{what}: {rows} rows of neighbours {name!r} differ; their distances are integers")
-        dim = cast(int, topk.args[2]) % scores.dim()
+        dim = dim % scores.dim()
         if bool(((theirs < 0) | (theirs >= scores.shape[dim])).any()):
             raise ConversionError(f"{what}: {name!r} holds an index out of range")
         ordered = theirs.sort(dim)[0]
@@ -149,6 +150,10 @@ class Decisions(fx.Interpreter):
             )
         self.check.turned_rows += rows
         return theirs
+
+    def _distances(self, n: fx.Node) -> Tensor:
+        x, _, metric = cast(tuple[fx.Node, int, str], n.args)
+        return knn_scores(self.env[x], metric)
 
     def _codes(self, n: fx.Node, name: str, x: Tensor) -> Tensor:
         scale, zero, low, high = cast(tuple[float, int, int, int], n.args[1:])

@@ -66,15 +66,18 @@ def knn(x: Tensor, k: int, metric: str) -> Tensor:
     """
     if k > x.shape[1]:
         raise ValueError(f"knn: k={k} is more than the {x.shape[1]} nodes")
+    return topk_lowest(knn_scores(x, metric), k, -1, True)[1]
+
+
+def knn_scores(x: Tensor, metric: str) -> Tensor:
+    """What `knn` takes the largest of: f32 `[B, N, N]`; arguments as there."""
     product = x @ x.transpose(1, 2)
     if metric == "hamming":
-        score = product
-    elif metric == "l2":
-        square = (x * x).sum(-1)
-        score = 2 * product - square[:, None, :]  # the row's own |x_i|^2 does not change its order
-    else:
+        return product
+    if metric != "l2":
         raise ValueError(f"knn: metric {metric!r} is neither 'l2' nor 'hamming'")
-    return topk_lowest(score, k, -1, True)[1]
+    square = (x * x).sum(-1)
+    return 2 * product - square[:, None, :]  # the row's own |x_i|^2 does not change its order
 
 
 def gather_nodes(x: Tensor, index: Tensor) -> Tensor:

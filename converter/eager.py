@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bgnn.converter.dialect
+from bgnn.converter import pyg_knn
 from bgnn.converter.errors import ConversionError
 from bgnn.passes.graph import arg
 
@@ -156,8 +157,9 @@ class Recording(TieRule):
         """The op's result."""
         found = super().__torch_dispatch__(func, types, args, kwargs)
         if kind_of(func) in self.kinds:
+            known = pyg_knn.table_of(found, *args, **(kwargs or {})) if kind_of(func) == "knn" else found
             self.seen.setdefault(kind_of(func), []).extend(
-                leaf.clone() for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)
+                leaf.clone() for leaf in pytree.tree_leaves(known) if isinstance(leaf, Tensor)
             )
         return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.runtime_bench import limits
@@ -58,12 +59,10 @@ def check_shape(name: str, shape: Sequence[int], item_bytes: int = 4) -> None:
     limits.check_bytes(f"input {name!r} of shape {_text(shape)}", math.prod(shape) * item_bytes)
 
 
-def check_tensors(model: object, inputs: Sequence[object]) -> None:
+def check_tensors(model: nn.Module | ExportedProgram, inputs: Sequence[object]) -> None:
     """Raises UsageError for example inputs that no file takes: other things than plain tensors of the file's types."""
-    forward = getattr(model, "forward", None) if isinstance(model, nn.Module) else None
-    names = list(inspect.signature(forward).parameters) if forward is not None else []
-    for i, value in enumerate(inputs):
-        name = f"input {names[i]!r}" if i < len(names) else f"input {i}"
+    for name, value in zip(input_names(model, len(inputs)), inputs, strict=True):
+        name = f"input {name!r}"
         if not isinstance(value, Tensor):
             raise UsageError(f"{name} is {_kind(value)}, and a file takes tensors: {_instead(value)}")
         if value.layout is not torch.strided:
@@ -79,6 +78,8 @@ def check_tensors(model: object, inputs: Sequence[object]) -> None:
                 f"{name} is {kind}, and files take {wanted}: cast the input with {cast}"
                 + (", and the model with model.float()" if value.dtype.is_floating_point else "")
             )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UsageError(f"{name} holds NaN or infinity, with which nothing can be verified")
 
 
 def _kind(value: object) -> str:
@@ -135,6 +136,19 @@ def order_inputs(inputs: dict[str, Tensor], names: Sequence[str]) -> tuple[Tenso
     if set(inputs) != set(names):
         raise UsageError(f"--input names {_list(inputs)}, but the model's inputs are {_list(names)}")
     return tuple(inputs[name] for name in names)
+
+
+def input_names(model: nn.Module | ExportedProgram, count: int) -> list[str]:
+    """The names of `count` inputs: those of forward's arguments, or of a program's inputs."""
+    if isinstance(model, ExportedProgram):
+        names = [str(name) for name in model.graph_signature.user_inputs]
+    else:
+        names = [
+            f"{p.name}_{i}" if p.kind is p.VAR_POSITIONAL else p.name
+            for p in inspect.signature(model.forward).parameters.values()
+            for i in range(count if p.kind is p.VAR_POSITIONAL else 1)
+        ]
+    return [*names, *(f"input_{i}" for i in range(len(names), count))][:count]
 
 
 def forward_names(model: nn.Module, given: Sequence[str]) -> list[str]:

@@ -47,10 +47,10 @@ class Example:
         return check
 
 
-def examples_of(gm: fx.GraphModule, inputs: tuple[Tensor, ...], eager: EagerModel, is_open: bool) -> list[Example]:
+def examples_of(gm: fx.GraphModule, inputs: tuple[Tensor, ...], eager: EagerModel) -> list[Example]:
     """The user's inputs, and a second graph if the sizes are open and the model can take it."""
     first = Example(eager, inputs, eager.outputs(inputs))
-    for second in second_graphs(gm, inputs) if is_open else ():
+    for second in second_graphs(gm, inputs):
         try:
             plain = eager.outputs(second.inputs)
         except ConversionError as error:

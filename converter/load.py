@@ -23,17 +23,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 
 from bgnn.converter.errors import UsageError
 from bgnn.converter.example_inputs import (
     forward_names,
+    input_names,
     named_inputs,
     order_inputs,
     random_like,
     random_points,
 )
 from bgnn.converter.load_pt2 import is_pt2, load_pt2
+from bgnn.converter.pyg_knn import provide
 from bgnn.converter.untrusted import check_archive, read_torch
 from bgnn.models.checkpoint import (
     build_model,
@@ -247,6 +248,7 @@ def _build_factory(path: Path, options: LoadOptions) -> nn.Module:
             factory = getattr(factory, part)
     except _RAISED as error:  # whatever the user's module raises on import
         raise UsageError(f"--model {options.model}: cannot import it from {os.getcwd()}: {_one_line(error)}") from error
+    provide()  # PyG's layers that search neighbours ask for it when they are made
     try:
         model = factory(**options.settings)
     except _RAISED as error:
@@ -348,25 +350,38 @@ def _module_inputs(
 
 
 def _program_inputs(program: ExportedProgram, options: LoadOptions) -> tuple[Tensor, ...]:
-    """Inputs of the shapes the program was exported for: it has no others."""
-    values = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
-    names = [s.arg.name for s in program.graph_signature.input_specs if s.kind == InputKind.USER_INPUT]
+    """The user's inputs, else those that the program was exported with, else random ones of their shapes."""
+    names = input_names(program, len(program.graph_signature.user_inputs))
+    wanted = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
     if options.inputs:
         given = order_inputs(named_inputs(options.inputs), names)
+    elif options.example is not None:
+        given = order_inputs({name: value for name, value in options.example.items() if name in names}, names)
+    elif program.example_inputs is not None:
+        given = tuple(program.example_inputs[0])
     else:
-        given = tuple(random_like(name, tuple(values[name].shape), values[name].dtype) for name in names)
-    for name, value in zip(names, given, strict=True):
-        expected = values[name]
-        if value.shape != expected.shape or value.dtype != expected.dtype:
+        given = tuple(
+            random_like(name, [size if type(size) is int else size.node.hint for size in value.shape], value.dtype)
+            for name, value in zip(names, wanted, strict=True)
+        )
+    sizes: dict[str, int] = {}  # of open axes
+    for name, value, expected in zip(names, given, wanted, strict=True):
+        fits = value.dim() == expected.dim() and value.dtype == expected.dtype
+        if not fits or any(
+            sizes.setdefault(str(size), found) != found if type(size) is not int else size != found
+            for size, found in zip(expected.shape, value.shape, strict=True)
+        ):
+            shape = ", ".join(str(size) if type(size) is int else "open" for size in expected.shape)
             raise UsageError(
                 f"input {name!r} is {list(value.shape)} {value.dtype}, but the program was exported for "
-                f"{list(expected.shape)} {expected.dtype}: export it with the shape you want"
+                f"[{shape}] {expected.dtype}: export it with the shape you want"
             )
     first = list(given[0].shape) if given else []
-    for flag, wanted, axis in (("--batch", options.batch, 0), ("--points", options.points, 1)):
-        if wanted is not None and (axis >= len(first) or first[axis] != wanted):
+    for flag, size, axis in (("--batch", options.batch, 0), ("--points", options.points, 1)):
+        if size is not None and (axis >= len(first) or first[axis] != size):
             raise UsageError(
-                f"{flag} {wanted}: the program was exported for {first}: export it with the shape you want"
+                f"{flag} {size}: the program was exported for {first}: export it with the shape you want"
+                + (", or give inputs of it with --input" if sizes else "")
             )
     return given
 

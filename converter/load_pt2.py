@@ -9,19 +9,20 @@ names, which torch.fx writes into source text that it then executes.
 So the archive is opened here, and a new program is built from it that holds only what has been checked:
 - operators: public `aten` ops of torch's dispatcher, less a few (`aten.from_file` opens files); no other
   namespace, no higher-order ops with their subgraphs;
-- arguments: tensors by name, numbers, strings, types; sizes become the numbers they had when it was
-  exported, so the program is then one of static shapes; every device becomes the CPU;
+- arguments: tensors by name, numbers, strings, types; every device becomes the CPU;
+- sizes: numbers, or sums and products of symbols, taken apart and written anew: nothing of their text is evaluated;
 - names: plain Python identifiers; source lines in the metadata: printable text;
 - weights and constants: raw bytes with checked sizes, or a weights-only pickle; records may not be
   compressed;
-- inputs and outputs: a flat list of tensors. Sample inputs, guards, range constraints, nested call
-  signatures and extra files are dropped. What remains: torch's own deserialiser runs on this clean program,
-  and conversion executes its aten ops on the CPU. A hostile file can thus still ask for a long computation
-  or much memory, or reach a bug in one of torch's kernels.
+- inputs and outputs: a flat list of tensors. Sample inputs are read as a weights-only pickle, or not at all;
+  guards, nested call signatures and extra files are dropped. What remains: torch's own deserialiser runs on
+  this clean program, and conversion executes its aten ops on the CPU. A hostile file can thus still ask for a
+  long computation or much memory, or reach a bug in one of torch's kernels.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import io
 import json
@@ -35,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.example_inputs import MAX_ELEMENTS
@@ -51,7 +53,15 @@ _PRIVATE_OPS = {
 }  # fmt: skip
 # Ops that read files, rebind storage or skip bounds checks.
 _REFUSED_OPS = {"from_file", "set_", "resize_", "resize_as_", "segment_reduce"}
-_SIZE_ONLY = {"as_sym_int", "as_sym_float", "as_sym_bool"}
+_CHECKS = {"as_sym_float", "as_sym_bool"}
+_SYMBOL = re.compile(r"[a-z]\d{1,9}")
+# How sizes are written (sympy's srepr), with their numbers of operands.
+_TERMS = {
+    "Add": (2, 99), "Mul": (2, 99), "Max": (2, 99), "Min": (2, 99), "FloorDiv": (2, 2), "Mod": (2, 2),
+    "PythonMod": (2, 2),
+}  # fmt: skip
+_SIZE_OPS = {f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "mod", "neg")}
+_SIZE_OPS |= {"torch.sym_max", "torch.sym_min"}
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -61,10 +71,10 @@ def is_pt2(archive: zipfile.ZipFile) -> bool:
 
 
 def load_pt2(path: Path) -> ExportedProgram:
-    """The program of the `.pt2` file at `path`: static shapes, on the CPU, with a flat list of tensor inputs.
+    """The program of the `.pt2` file at `path`: on the CPU, a flat list of tensor inputs, open sizes as symbols.
 
-    Its flat outputs are those of the saved program that are tensors. Raises UsageError, with one line that
-    names what is damaged, unsafe or not supported.
+    Its `example_inputs` are those in the file, if they are tensors; its flat outputs are those of the saved program
+    that are tensors. Raises UsageError, with one line that names what is damaged, unsafe or not supported.
     """
     try:
         return _load(path)
@@ -99,19 +109,44 @@ def _load(path: Path) -> ExportedProgram:
                 f"format; torch {torch.__version__} has version {schema.SCHEMA_VERSION[0]}: save it again"
             )
         clean = _Program(program["graph_module"]).clean()
+        samples = _samples(records, model)
         weights = _tensors(records, "data/weights", f"data/weights/{model}_weights_config.json")
         constants = _tensors(records, "data/constants", f"data/constants/{model}_constants_config.json")
     serialised = {
         "graph_module": clean,
         "opset_version": {"aten": torch._C._get_max_operator_version()},
-        "range_constraints": {},
+        "range_constraints": _ranges(program.get("range_constraints") or {}),
         "schema_version": {"major": schema.SCHEMA_VERSION[0], "minor": schema.SCHEMA_VERSION[1]},
         "verifiers": ["TRAINING"],
         "torch_version": torch.__version__,
         "guards_code": [],
     }
     typed = _dict_to_dataclass(schema.ExportedProgram, serialised)
-    return ExportedProgramDeserializer().deserialize(typed, weights, constants, None)
+    made = ExportedProgramDeserializer().deserialize(typed, weights, constants, None)
+    if samples is not None and len(samples) == len(made.graph_signature.user_inputs):
+        made._example_inputs = (samples, {})
+    return made
+
+
+def _samples(records: _Records, model: str) -> tuple[Tensor, ...] | None:
+    """The inputs that the program was exported with, if they are tensors alone."""
+    name = f"data/sample_inputs/{model}.pt"
+    if name not in records.names:
+        return None
+    try:
+        found = pytree.tree_leaves(read_torch(io.BytesIO(records.read(name))))
+    except Exception:  # objects of other kinds, or damaged: then the user gives the inputs
+        return None
+    return tuple(found) if found and all(isinstance(value, Tensor) for value in found) else None
+
+
+def _ranges(ranges: dict[str, Any]) -> dict[str, Any]:
+    """What sizes may be, by their symbols."""
+    return {
+        name: {key: None if bound.get(key) is None else _int(bound[key]) for key in ("min_val", "max_val")}
+        for name, bound in ranges.items()
+        if _SYMBOL.fullmatch(name)
+    }
 
 
 class _Records:
@@ -180,13 +215,46 @@ def _tensors(records: _Records, folder: str, config: str) -> dict[str, Tensor]:
 
 
 def _static_size(value: dict[str, Any]) -> int:
-    """The number that a size had when the program was exported; its expression is never evaluated."""
-    number = value.get("as_int")
-    if number is None and "as_expr" in value:
-        number = (value["as_expr"].get("hint") or {}).get("as_int")
-    if type(number) is not int:
-        raise UsageError("the program has a size that depends on the data: export with static shapes")
-    return number
+    """A size that must be a number."""
+    if type(value.get("as_int")) is not int:
+        raise UsageError(f"the program holds {str(value)[:40]!r} where a size must be a number")
+    return int(value["as_int"])
+
+
+def _size(value: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """(a size, written anew; the number it had when the program was exported, or 1 if that depends on values)."""
+    if "as_expr" not in value:
+        number = _static_size(value)
+        return {"as_int": number}, number
+    text, hint = value["as_expr"]["expr_str"], (value["as_expr"].get("hint") or {}).get("as_int")
+    if not isinstance(text, str) or len(text) > 2000:
+        raise UsageError("the program has a size that is no expression of a reasonable length")
+    try:
+        clean = _term(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UsageError(f"the program has a size that is no sum or product of symbols: {text[:80]!r}") from error
+    expression: dict[str, Any] = {"expr_str": clean, "hint": None if hint is None else {"as_int": _int(hint)}}
+    return {"as_expr": expression}, 1 if hint is None else hint
+
+
+def _term(node: ast.expr) -> str:
+    """A part of a size, as sympy's srepr writes it; raises ValueError for what is none."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise ValueError("no call of a name")
+    name, given = node.func.id, node.args
+    if name in ("Symbol", "Integer") and len(given) == 1:
+        value = ast.literal_eval(given[0])
+        if name == "Integer" and type(value) is int and abs(value) < 2**63:
+            return f"Integer({value})"
+        if name == "Symbol" and isinstance(value, str) and _SYMBOL.fullmatch(value):
+            positive = any(one.arg == "positive" for one in node.keywords)
+            return f"Symbol('{value}', {'positive=True, ' if positive else ''}integer=True)"
+    if name == "Pow" and len(given) == 2 and (power := _term(given[1])) in ("Integer(2)", "Integer(3)", "Integer(4)"):
+        return f"Pow({_term(given[0])}, {power})"
+    least, most = _TERMS.get(name, (1, 0))
+    if not least <= len(given) <= most:
+        raise ValueError(f"{name} of {len(given)}")
+    return f"{name}({', '.join(_term(one) for one in given)})"
 
 
 class _Program:
@@ -194,7 +262,7 @@ class _Program:
 
     def __init__(self, module: dict[str, Any]):
         self.graph, self.signature = module["graph"], module["signature"]
-        self.sizes = {name: _static_size(v) for name, v in self.graph.get("sym_int_values", {}).items()}
+        self.sizes = {_name(name): _size(v)[0] for name, v in self.graph.get("sym_int_values", {}).items()}
 
     def clean(self) -> dict[str, Any]:
         inputs, input_specs = self._inputs()
@@ -218,7 +286,7 @@ class _Program:
                 "outputs": outputs,
                 "nodes": [clean for node in self.graph["nodes"] if (clean := self._node(node)) is not None],
                 "tensor_values": {_name(n): self._meta(n, m) for n, m in self.graph["tensor_values"].items()},
-                "sym_int_values": {},
+                "sym_int_values": self.sizes,
                 "sym_bool_values": {},
                 "sym_float_values": {},
                 "custom_obj_values": {},
@@ -266,11 +334,12 @@ class _Program:
         return outputs, specs
 
     def _node(self, node: dict[str, Any]) -> dict[str, Any] | None:
-        """The node, or None for one that only computes or checks sizes: those are numbers by now."""
+        """The node, or None for one that only checks something."""
         outputs = node["outputs"]
-        if all("as_none" in o or _SIZE_ONLY & o.keys() for o in outputs):
+        if all("as_none" in o or _CHECKS & o.keys() for o in outputs):
             return None
-        self._check_operator(node["target"])
+        if node["target"] not in _SIZE_OPS:
+            self._check_operator(node["target"])
         metadata = {}
         for key in ("stack_trace", "nn_module_stack"):
             if text := node.get("metadata", {}).get(key):
@@ -298,16 +367,16 @@ class _Program:
             )
 
     def _meta(self, name: str, meta: dict[str, Any]) -> dict[str, Any]:
-        sizes = [_static_size(s) for s in meta["sizes"]]
-        if any(s < 0 for s in sizes) or math.prod(sizes) > MAX_ELEMENTS:
-            raise UsageError(f"tensor {name!r} has shape {sizes}: more than 2^31 elements")
-        limits.check_bytes(f"tensor {name!r} of shape {sizes}", 4 * math.prod(sizes))
+        sizes, numbers = [_size(s)[0] for s in meta["sizes"]], [_size(s)[1] for s in meta["sizes"]]
+        if any(s < 0 for s in numbers) or math.prod(numbers) > MAX_ELEMENTS:
+            raise UsageError(f"tensor {name!r} has shape {numbers}: more than 2^31 elements")
+        limits.check_bytes(f"tensor {name!r} of shape {numbers}", 4 * math.prod(numbers))
         return {
             "dtype": _int(meta["dtype"]),
-            "sizes": [{"as_int": s} for s in sizes],
+            "sizes": sizes,
             "requires_grad": False,
             "device": _CPU,
-            "strides": [{"as_int": _static_size(s)} for s in meta["strides"]],
+            "strides": [_size(s)[0] for s in meta["strides"]],
             "storage_offset": {"as_int": 0},
             "layout": _int(meta["layout"]),
         }
@@ -327,9 +396,9 @@ class _Program:
             clean = [self._value(t) for t in (v if isinstance(v, list) else [v])]
             return {kind: clean if isinstance(v, list) else clean[0]}
         if kind == "as_sym_int":
-            return {"as_int": self._size(v)}
+            return {kind: self._size(v)}
         if kind == "as_sym_ints":
-            return {"as_ints": [self._size(s) for s in v]}
+            return {kind: [self._size(s) for s in v]}
         if kind in ("as_sym_float", "as_sym_bool"):
             ((constant, number),) = v.items()
             return self._value({constant: number})
@@ -355,10 +424,13 @@ class _Program:
             return {kind: _CPU}
         raise UsageError(f"an argument of kind {kind[:40]!r} (a subgraph or an object) is not supported")
 
-    def _size(self, size: dict[str, Any]) -> int:
-        if "as_name" in size:
-            return self.sizes[size["as_name"]]
-        return _int(size["as_int"])
+    def _size(self, size: dict[str, Any]) -> dict[str, Any]:
+        """A size among arguments: a number, or the name of what computes it."""
+        if "as_name" not in size:
+            return {"as_int": _int(size["as_int"])}
+        if size["as_name"] not in self.sizes:
+            raise UsageError(f"the program has no size {str(size['as_name'])[:80]!r}")
+        return {"as_name": _name(size["as_name"])}
 
 
 _CPU = {"type": "cpu", "index": None}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bgnn.converter.sizes import features_of, is_edges
+from bgnn.passes.index_limits import edge_inputs, numbers_of_nodes
 
 NODES = 61
 HUB = 300  # edges into one node, and a fifth as many out of it
@@ -36,22 +36,36 @@ class SecondGraph:
 def second_graphs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Iterator[SecondGraph]:
     """Such graphs, the most awkward first; none if all sizes of the traced graph's inputs are numbers.
 
-    A network that cannot take the first, since a node without edges gives it infinities, may take the next.
+    A network that cannot take the first, since a node without edges gives it infinities, may take the next. Where there
+    are no edges, only the sizes are others.
     """
-    shapes = [tuple(n.meta["val"].shape) for n in gm.graph.nodes if n.op == "placeholder"]
-    if any(not isinstance(size, int) for shape in shapes for size in shape):
-        for kind in KINDS:
-            yield _made(shapes, inputs, kind)
+    nodes = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    shapes = [tuple(n.meta["val"].shape) for n in nodes]
+    if all(isinstance(size, int) for shape in shapes for size in shape):
+        return
+    edges = [nodes.index(node) for node in edge_inputs(gm.graph)]
+    counts = numbers_of_nodes(gm.graph)
+    for kind in KINDS if edges else ("",):
+        yield _made(shapes, inputs, edges, counts, kind)
 
 
-def _made(shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], kind: str) -> SecondGraph:
+def _made(
+    shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], edges: list[int], counts: list[Any], kind: str
+) -> SecondGraph:
+    """`edges`: which inputs hold edges. `counts`: the numbers of nodes that they tell apart."""
     generator = torch.Generator().manual_seed(0)
-    sizes = _Sizes(shapes, inputs, generator)
-    made = []
-    for shape, value in zip(shapes, inputs, strict=True):
-        if is_edges(value):
-            count = sizes.of(shape[1], value.shape[1])
-            made.append(_edges(sizes.least, count, "isolated" in kind, generator).to(value.dtype))
+    sizes = _Sizes(shapes, inputs, edges, counts, generator)
+    made: list[Tensor] = []
+    ends: dict[str, Tensor] = {}  # of lists [E], by their length: a graph whose two rows such lists are in turn
+    for position, (shape, value) in enumerate(zip(shapes, inputs, strict=True)):
+        if position in edges:
+            length = str(shape[-1])
+            drawn = ends.get(length) if value.dim() == 1 else None
+            if drawn is None:
+                count = sizes.of(shape[-1], value.shape[-1])
+                drawn = ends[length] = _edges(sizes.least, count, "isolated" in kind, generator).to(value.dtype)
+            made.append(drawn if value.dim() == 2 else drawn[0])
+            ends[length] = drawn.flip(0)
         elif sizes.is_batch(value):
             rows, graphs = sizes.of(shape[0], value.shape[0]), int(value.max()) + 1
             made.append((torch.arange(rows) * graphs // rows).to(value.dtype))
@@ -59,6 +73,8 @@ def _made(shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], kind: str) ->
             for axis, size in enumerate(shape):
                 if not isinstance(size, int):
                     value = value.index_select(axis, sizes.rows(size, value.shape[axis]))
+            if not edges and value.is_floating_point():  # points drawn twice are no equals
+                value = value + 0.1 * value.std() * torch.randn(value.shape, generator=generator)
             made.append(value.contiguous())
     for position, value in enumerate(inputs):
         if sizes.is_pointer(value):  # where each graph of the batch begins
@@ -66,51 +82,52 @@ def _made(shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], kind: str) ->
             graphs = value.shape[0] - 1
             rows = sizes.nodes if batch is None else batch.shape[0]
             owner = torch.arange(rows) * graphs // rows if batch is None else batch
-            counts = torch.bincount(owner.long(), minlength=graphs)
-            made[position] = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(value.dtype)
-    edges = ", ".join(str(value.shape[1]) for value in made if is_edges(value))
-    return SecondGraph(tuple(made), f"{sizes.nodes} nodes and {edges} edges: {kind}")
+            counted = torch.bincount(owner.long(), minlength=graphs)
+            made[position] = torch.cat([counted.new_zeros(1), counted.cumsum(0)]).to(value.dtype)
+    if not edges:
+        return SecondGraph(tuple(made), "inputs of " + ", ".join(str(list(value.shape)) for value in made))
+    lengths = ", ".join(str(made[i].shape[-1]) for i in edges)
+    return SecondGraph(tuple(made), f"{sizes.nodes} nodes and {lengths} edges: {kind}")
 
 
 class _Sizes:
     """The second graph's sizes: of every open axis, by its symbol."""
 
-    def __init__(self, shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], generator: torch.Generator) -> None:
+    def __init__(
+        self, shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], of_edges: list[int], counts: list[Any],
+        generator: torch.Generator,
+    ) -> None:  # fmt: skip
         self.generator = generator
         self.values: dict[Any, int] = {}  # of symbols
         self.taken: dict[Any, Tensor] = {}  # which of the example's rows, by the size's expression
         open_axes = [
-            (size.node.expr, int(length), is_edges(value) and axis == 1)
-            for shape, value in zip(shapes, inputs, strict=True)
-            for axis, (size, length) in enumerate(zip(shape, value.shape, strict=True))
+            (size.node.expr, int(length), position in of_edges)
+            for position, (shape, value) in enumerate(zip(shapes, inputs, strict=True))
+            for size, length in zip(shape, value.shape, strict=True)
             if not isinstance(size, int)
         ]
-        features = features_of(inputs)
-        assert features is not None, "a graph network's inputs"
-        self.example_nodes = features.shape[0]
+        lengths = {str(expression): length for expression, length, _ in open_axes}
+        known = [(size, lengths[str(size)]) for size in counts if str(size) in lengths]
+        first = next((i for i, v in enumerate(inputs) if v.dim() and i not in of_edges), 0)
+        size, self.example_nodes = known[0] if known else (shapes[first][0], int(inputs[first].shape[0]))
         graphs = max((int(v.max()) + 1 for v in inputs if self.is_batch(v)), default=0)
         edges: dict[int, int] = {}
-        for expression, length, of_edges in sorted(open_axes, key=lambda axis: not axis[2]):
+        for expression, length, is_edges in sorted(open_axes, key=lambda axis: not axis[2]):
             if expression in self.values or not expression.is_Symbol:
                 continue
-            if of_edges:
+            if is_edges:
                 self.values[expression] = edges[length] = 3 * NODES + HUB + HUB // 5 + 97 + 5 * len(edges)
             elif length in edges and length != self.example_nodes:
                 self.values[expression] = edges[length]
             elif length in (graphs, graphs + 1) and length != self.example_nodes:
                 self.values[expression] = length
+            elif not of_edges:
+                self.values[expression] = length + max(1, length // 3)
             else:
                 nodes = max(NODES, 2 * graphs + 7) + 6 * len(self.values)
                 self.values[expression] = nodes + (nodes == length)
-        lengths = [
-            self.of(shape[0], value.shape[0])
-            for shape, value in zip(shapes, inputs, strict=True)
-            if not is_edges(value) and value.dim() and value.is_floating_point()
-            and value.shape[0] not in edges and value.shape[0] not in (graphs, graphs + 1)
-        ]  # fmt: skip
-        first = next(shape for shape, v in zip(shapes, inputs, strict=True) if v is features)
-        self.nodes = self.of(first[0], self.example_nodes)
-        self.least = min([self.nodes, *lengths])
+        self.nodes = self.of(size, self.example_nodes)
+        self.least = min([self.of(*one) for one in known], default=self.nodes)
 
     def of(self, size: Any, example: int) -> int:
         """The new size of an axis; a fixed one stays."""

@@ -7,71 +7,34 @@ prime that no model has, and shapes are equal only if they are meant to be.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import sympy
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
-from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils._sympy.functions import Max, Min
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.errors import ConversionError
 from bgnn.passes.graph import aten, is_call
+from bgnn.passes.neighbour_rows import is_search
 
 FIRST = 1_000_003  # sums and small multiples of the primes from here on do not meet
 
 
-def is_edges(value: Tensor) -> bool:
-    """Whether an input is a graph's edges: whole numbers `[2, E]`."""
-    return value.dim() == 2 and value.shape[0] == 2 and not value.is_floating_point() and value.dtype != torch.bool
-
-
-def features_of(inputs: Sequence[Tensor]) -> Tensor | None:
-    """The features of a graph's nodes, `[N, ...]`: the first input with axes that is no list of edges."""
-    return next((value for value in inputs if value.dim() and not is_edges(value)), None)
-
-
-def check_graph(model: nn.Module | ExportedProgram, inputs: Sequence[Tensor]) -> bool:
-    """Whether these are the inputs of a graph network; raises UsageError if they are, and are wrong."""
-    names = [f"input {i}" for i in range(len(inputs))]
-    if isinstance(model, nn.Module):
-        names = [*list(inspect.signature(model.forward).parameters)[: len(inputs)], *names][: len(inputs)]
-    for name, value in zip(names, inputs, strict=True):
-        if "edge_index" in name and not is_edges(value):
-            raise UsageError(
-                f"{name} is {list(value.shape)} {value.dtype}: edges are int64 [2, E], sources and targets"
-            )
-    edges = [(name, value) for name, value in zip(names, inputs, strict=True) if is_edges(value)]
-    features = features_of(inputs)
-    if not edges:
-        return False
-    if features is None:
-        raise UsageError("a graph network takes the features of nodes, [N, ...], beside its edges")
-    nodes = features.shape[0]
-    for name, value in edges:
-        if value.dtype != torch.int64:
-            raise UsageError(f"{name} is {value.dtype}: indices are int64; cast them with .long()")
-        if value.shape[1] < 2 or nodes < 2:
-            raise UsageError(f"the example graph has {nodes} nodes and {value.shape[1]} edges: give one with 2 or more")
-    for name, value in zip(names, inputs, strict=True):
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UsageError(f"{name} holds NaN or infinity, with which nothing can be verified")
-    return True
+def is_list(value: Tensor) -> bool:
+    """Whether a tensor has the form of a list of edges: whole numbers `[2, E]`. Use says whether it is one."""
+    return value.dim() == 2 and value.shape[0] == 2 and value.dtype in (torch.int64, torch.int32)
 
 
 def graph_axes(inputs: Sequence[Tensor]) -> list[dict[int, Any]]:
-    """For each input of a graph network, its open axes, as torch.export's `dynamic_shapes` wants them.
-
-    Axis 1 of `[2, E]` indices, axis 0 of everything else that has axes.
-    """
-    return [{1 if is_edges(value) else 0: torch.export.Dim.DYNAMIC} if value.dim() else {} for value in inputs]
+    """The open axes of most graph networks, as torch.export's `dynamic_shapes`: the first, of `[2, E]` the second."""
+    return [{int(is_list(value)): torch.export.Dim.DYNAMIC} if value.dim() else {} for value in inputs]
 
 
 def open_sizes(gm: fx.GraphModule) -> None:
@@ -79,10 +42,12 @@ def open_sizes(gm: fx.GraphModule) -> None:
     env = ShapeEnv()
     symbols: dict[sympy.Symbol, torch.SymInt] = {}
 
+    equal = _equal_sizes(gm)
+
     def own(size: Any) -> Any:
         if not isinstance(size, torch.SymInt):
             return size
-        expression = cast(sympy.Expr, size.node.expr)
+        expression = cast(sympy.Expr, size.node.expr).subs(equal)
         for symbol in sorted(expression.free_symbols, key=str):
             if symbol not in symbols:
                 prime = sympy.nextprime(FIRST * (len(symbols) + 1) ** 2)
@@ -101,6 +66,22 @@ def open_sizes(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         if "val" in node.meta:
             node.meta["val"] = exchanged(node.meta["val"])
+
+
+def _equal_sizes(gm: fx.GraphModule) -> dict[Any, Any]:
+    """Symbols of one number, though nothing in the program says so: a k-NN search's batch is as long as its rows."""
+    equal: dict[Any, Any] = {}
+    for node in gm.graph.nodes:
+        if not is_search(node):
+            continue
+        for rows, starts in zip(node.args[:2], node.args[2:4], strict=False):
+            if isinstance(starts, fx.Node) and is_call(starts, torch.ops.bgnn.group_starts):
+                sizes = [n.meta["val"].shape[0] for n in (cast(fx.Node, starts.args[0]), rows)]
+                if all(isinstance(size, torch.SymInt) for size in sizes):
+                    batch, count = (size.node.expr.subs(equal) for size in sizes)
+                    if batch.is_Symbol and batch != count:
+                        equal[batch] = count
+    return equal
 
 
 Terms = list[list[Any]]

@@ -21,8 +21,9 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.sizes import check_open, is_edges
+from bgnn.converter.sizes import check_open
 from bgnn.converter.targets import STAGES, TARGETS
+from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -46,6 +47,7 @@ from bgnn.passes import (
     lower_int8,
     lower_knn,
     merge_equal_nodes,
+    neighbour_rows,
     pack_bits,
     quantised_weights,
     recognise_aggregation,
@@ -66,7 +68,8 @@ from bgnn.passes import (
     user_code,
     write_out_quantisers,
 )
-from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, shape_of
+from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, is_static, shape_of
+from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
 
@@ -76,7 +79,7 @@ ARITHMETIC = [
     aten.reciprocal, aten.relu, aten.leaky_relu, aten.elu, aten.gelu, aten.silu, aten.softplus, aten.tanh, aten.sigmoid,
     aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum, aten.ge, aten.gt, aten.le, aten.lt, aten.eq,
     aten.ne, aten.where, aten.masked_fill, aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax,
-    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, bgnn.prelu,
+    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, aten.logical_and, bgnn.prelu,
 ]  # fmt: skip
 MOVES = [
     aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.select, aten.index_select, aten.arange,
@@ -88,9 +91,9 @@ SIZES = [
 ]  # fmt: skip
 DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
+QUANTISERS = [bgnn.fake_quant, bgnn.fake_quant_channel]
 GRAPH = [
-    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, bgnn.fake_quant,
-    bgnn.fake_quant_channel,
+    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, *QUANTISERS,
 ]  # fmt: skip
 CODES = [
     bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
@@ -138,8 +141,8 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         return _steps(
             cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
             fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
-            unpack_edges, canonicalise, merge_equal_nodes, recognise_aggregation, hoist_fake_quant, merge_equal_nodes,
-            canonicalise,
+            unpack_edges, canonicalise, merge_equal_nodes, recognise_aggregation, neighbour_rows, hoist_fake_quant,
+            merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(
@@ -150,7 +153,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if stage == "integer":
         steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)
         if target.codes:
-            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive)))
+            steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive, sums=target.sums)))
         if naive:
             return [*steps, ("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if target.bits else steps
         if target.bits:
@@ -185,10 +188,15 @@ def walk(
         results = [(name, run(gm)) for name, run in passes_to(stage, plan)]
         if stage == "traced":
             if calibrate is not None:
+                mark_decisions(gm)
                 results += [(name, run(gm)) for name, run in BEFORE_CALIBRATION]
+                mark_decisions(gm)
                 name_layers(gm)
                 calibrate(gm)
             mark_decisions(gm)
+            fixed = all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder")
+            if fixed and not (TARGETS[plan.target].graphs and edge_inputs(gm.graph)):
+                refuse_open(gm)
         check_spec(gm, stage, plan.target)
         check_sizes(gm, plan.target)
         if stage == "semantic":
@@ -196,9 +204,12 @@ def walk(
         yield stage, results
 
 
-# A float network is calibrated with its norms folded: where a norm stood, its layer's output is what gets a range.
-# Dense layers stand in front of sums over edges where that is no more work.
-BEFORE_CALIBRATION = _steps(channels_last, canonicalise, fold_batch_norm, dense_before_sum, merge_equal_nodes)
+# A float network is calibrated with its norms folded (where a norm stood, its layer's output is what gets a range), and
+# with its dense layers on nodes, not on edges, and in front of sums over edges where that is no more work.
+BEFORE_CALIBRATION = _steps(
+    recognise_knn, recognise_gather, channels_last, canonicalise, fold_batch_norm, split_edge_linear,
+    reduce_before_elementwise, dense_before_sum, merge_equal_nodes,
+)  # fmt: skip
 
 
 def mark_decisions(gm: fx.GraphModule) -> None:
@@ -206,11 +217,12 @@ def mark_decisions(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         picked = getitem(node)
         if (
-            is_call(node, bgnn.binarize)
+            is_call(node, bgnn.binarize, bgnn.knn)
             or (is_call(node, bgnn.fake_quant) and not recognise_fake_quant.is_weight(node))
             or (picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1)
         ):
-            node.meta["tap"] = Tap(node.name)
+            exact = is_call(node, bgnn.knn) and node.args[2] == "hamming"
+            node.meta["tap"] = Tap(node.name, exact=exact)
 
 
 def name_layers(gm: fx.GraphModule) -> None:
@@ -243,7 +255,8 @@ def check_spec(gm: fx.GraphModule, stage: str, target: str = "") -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
     allowed = SPECS[stage]
     if allowed is not None and target and not TARGETS[target].graphs:
-        allowed = [op for op in allowed if op not in GRAPH]
+        kept = QUANTISERS if TARGETS[target].codes else []
+        allowed = [op for op in allowed if op not in GRAPH or op in kept]
     check_ops(gm, allowed, target)
 
 
@@ -287,10 +300,11 @@ def way_out(node: fx.Node, target: str) -> str:
     if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
         with_codes = " or ".join(name for name, row in TARGETS.items() if row.codes)
         return f"its 8-bit codes need --target {with_codes}"
-    edges = any(is_edges(n.meta["val"]) for n in node.graph.nodes if n.op == "placeholder")
+    edges = edge_inputs(node.graph)
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
-        return f"graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86{given}"
+        onnx = ", ".join(name for name, row in TARGETS.items() if row.graphs)
+        return f"graph networks on edges go to ONNX: --target one of {onnx}{given}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     return "rewrite this line with the operations of docs/ops.md, or do it before the model"

@@ -9,7 +9,8 @@ import dataclasses
 class Target:
     """`format`: "tflite" or "onnx". `bits`: signs become bits. `codes`: quantisers become 8-bit integers.
 
-    `graphs`: sums over edges, and open numbers of nodes and edges.
+    `graphs`: sums over edges, and open numbers of nodes and edges. `own`: --kernels bgnn. `sums`: an 8-bit layer gives
+    its 32-bit sums as fast as its codes.
     """
 
     name: str
@@ -17,6 +18,8 @@ class Target:
     bits: bool = False
     codes: bool = False
     graphs: bool = False
+    own: bool = True
+    sums: bool = True
 
     @property
     def suffix(self) -> str:
@@ -28,9 +31,11 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("lce-arm64", "tflite", bits=True),
-        Target("tflite-arm64", "tflite"),
+        Target("tflite-arm64", "tflite", own=False),
+        Target("tflite-int8-arm64", "tflite", codes=True, own=False, sums=False),
         Target("onnx-x86", "onnx", graphs=True),
         Target("onnx-int8-x86", "onnx", bits=True, codes=True, graphs=True),
+        Target("onnx-int8-arm64", "onnx", bits=True, codes=True, graphs=True),
     )
 }
 STAGES = ("traced", "semantic", "integer", "target")

@@ -24,9 +24,12 @@ from torch.overrides import TorchFunctionMode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
-from bgnn.converter.sizes import is_edges, open_sizes
+from bgnn.converter.pyg_knn import traceable
+from bgnn.converter.sizes import open_sizes
 from bgnn.passes import masked_writes, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
+from bgnn.passes.index_limits import edge_inputs
+from bgnn.passes.neighbour_rows import is_search
 
 aten = torch.ops.aten
 
@@ -65,7 +68,7 @@ def _export(
 ) -> ExportedProgram:
     """Exports without Dynamo; where that fails, with it."""
     dynamic = None if open_axes is None else _as_arguments(model, open_axes)
-    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), _DataAsUpdates():
+    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), traceable(), _DataAsUpdates():
         warnings.simplefilter("ignore")
         try:
             with user_code.recorded():
@@ -115,6 +118,11 @@ def _not_exported(first: Exception, second: Exception) -> str:
         return (
             f"{text}: forward fixes {fixed[1]} to {fixed[2]}, and a graph's numbers of nodes and edges stay open: take "
             "sizes from the tensors (x.size(0)), and no slices or tables of that length"
+        )
+    if fixed := re.search(r"Constraints violated \(L\['(\w+)'\]\.size\(\)\[(\d+)\]", str(first)):
+        return (
+            f"{text}: forward fixes axis {fixed[2]} of {fixed[1]}, which is to stay open: take sizes from the tensors "
+            f"(x.size(0)), or fix it with --fixed {fixed[1]}=SIZE"
         )
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
@@ -367,10 +375,20 @@ def _freeze(
             node.meta["val"] = as_meta(value)
     open_sizes(gm)
     masked_writes.run(gm)
+    return gm if may_be_open else refuse_open(gm)
+
+
+def refuse_open(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph itself; raises ConversionError if a size in it is not a number.
+
+    With a search of neighbours it is asked again, when neighbour_rows has given that a size.
+    """
+    if any(is_search(node) for node in gm.graph.nodes):
+        return gm
     for node in gm.graph.nodes:
-        if isinstance(node.meta.get("val"), Tensor) and not may_be_open and not is_static(node):
+        if isinstance(node.meta.get("val"), Tensor) and not is_static(node):
             way_out = "keep all rows and mask them (torch.where), or choose a fixed number (topk)"
-            if any(is_edges(value) for value in inputs):
+            if edge_inputs(gm.graph):
                 way_out = "graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86"
             raise ConversionError(
                 f"{user_code.called(node)}{user_code.where(node)} gives a size that depends on the data, and the "

@@ -303,9 +303,15 @@ def _slice(node: fx.Node) -> fx.Node | None:
     return call(node, aten.slice.Tensor, x, dim, start, end, step, like=node)
 
 
+def _is_list(x: fx.Node) -> bool:
+    """Whether a tensor has the form of a list of edges that is computed, or an input: whole numbers `[2, E]`."""
+    value = x.meta["val"]
+    return not value.is_floating_point() and value.dim() == 2 and value.shape[0] == 2 and not is_constant(x)
+
+
 def _select(node: fx.Node) -> fx.Node | None:
     x, dim, index = cast(fx.Node, node.args[0]), cast(int, node.args[1]), cast(int, node.args[2])
-    if not is_static(x) and not x.meta["val"].is_floating_point():
+    if not x.meta["val"].is_floating_point() and (not is_static(x) or _is_list(x)):
         return None  # the sources or the targets of edges
     dim = dim % len(shape_of(x))
     if not isinstance(shape_of(x)[dim], int):
@@ -320,6 +326,8 @@ def _piece(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
     position = 1 if is_call(source, aten.unbind) else 2
     dim = arg(source, position, "dim", 0) % len(shape_of(x))
     sizes = [1] * shape_of(x)[dim] if position == 1 else [v.shape[dim] for v in source.meta["val"]]
+    if position == 1 and dim == 0 and _is_list(x):
+        return call(node, aten.select.int, x, 0, index, like=source)
     start = sum(sizes[:index])
     piece = call(node, aten.slice.Tensor, x, dim, start, start + sizes[index], 1, like=source)
     return reshape(node, piece, shape_of(node), like=source)

@@ -28,6 +28,8 @@ _BY_AXIS = [
     (aten.index_select, "index", "self"), (aten.gather, "index", "self"), (aten.scatter, "index", "self"),
     (aten.scatter_add, "index", "self"), (aten.scatter_reduce, "index", "self"), (aten.index_add, "index", "self"),
 ]  # fmt: skip
+_INDICES = (torch.int64, torch.int32)
+_GATHERS = [aten.index_select, aten.gather]
 _SEGMENTS = [
     bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.q_segment_sum,
     bgnn.q_segment_sum_float, bgnn.q_segment_mean, bgnn.q_segment_max,
@@ -41,7 +43,7 @@ Origin = tuple[fx.Node, int | None]
 def limits(graph: fx.Graph) -> dict[Origin, list[Any]]:
     """For each index input, and row of edges, the numbers of rows that its values must stay below (may be open)."""
     found: dict[Origin, list[Any]] = {}
-    for index, row, size in _uses(graph):
+    for index, row, size, _ in _uses(graph):
         for origin in _origins(index, row):
             known = found.setdefault(origin, [])
             if not any(str(size) == str(one) for one in known):
@@ -49,32 +51,79 @@ def limits(graph: fx.Graph) -> dict[Origin, list[Any]]:
     return found
 
 
-def _uses(graph: fx.Graph) -> Iterator[tuple[fx.Node, int | None, Any]]:
-    """(an index, which row of it if it is a list of edges, the number of rows that there are)."""
+def edge_inputs(graph: fx.Graph) -> list[fx.Node]:
+    """The inputs that hold a graph's edges: lists `[2, E]`, or several `[E]`, by which rows are gathered or summed.
+
+    What is gathered from follows from the inputs: labels, which pick rows of a weight, are no edges, nor is the one
+    list that says which graph of a batch each node is of.
+    """
+    found: dict[fx.Node, None] = {}
+    for index, _, _, named in _uses(graph):
+        if named is None or _inputs_of(named):
+            found |= dict.fromkeys(_inputs_of(index, whole_numbers=True))
+    lengths = [str(node.meta["val"].shape[0]) for node in found if node.meta["val"].dim() == 1]
+
+    def holds_edges(node: fx.Node) -> bool:
+        shape = node.meta["val"].shape
+        return str(shape[0]) == "2" if len(shape) == 2 else len(shape) == 1 and lengths.count(str(shape[0])) > 1
+
+    return [node for node in found if holds_edges(node)]
+
+
+def numbers_of_nodes(graph: fx.Graph) -> list[Any]:
+    """How many rows a graph's edges tell apart: of what is gathered by them, where it follows from the inputs, and of
+    sums, where their number is open."""
+    edges = edge_inputs(graph)
+    return [
+        size
+        for index, row, size, named in _uses(graph)
+        if (_inputs_of(named) if named is not None else not isinstance(size, int))
+        and any(node in edges for node, _ in _origins(index, row))
+    ]
+
+
+def _inputs_of(node: fx.Node, whole_numbers: bool = False) -> list[fx.Node]:
+    """The inputs that a value follows from, if `whole_numbers` through tensors of such alone."""
+
+    def counts(one: fx.Node) -> bool:
+        value = one.meta.get("val")
+        values = value if isinstance(value, (tuple, list)) else [value]
+        return not whole_numbers or all(isinstance(v, Tensor) and v.dtype in _INDICES for v in values)
+
+    waiting, seen = [node], {node}
+    while waiting:
+        new = [source for source in waiting.pop().all_input_nodes if source not in seen and counts(source)]
+        seen.update(new)
+        waiting += new
+    return [one for one in seen if one.op == "placeholder"]
+
+
+def _uses(graph: fx.Graph) -> Iterator[tuple[fx.Node, int | None, Any, fx.Node | None]]:
+    """(an index, which row of it if it is a list of edges, the number of rows, what they are gathered from if so)."""
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
         for op, index, named in _BY_AXIS:
             if is_call(node, op):
                 x = cast(fx.Node, _named(node, named))
-                yield cast(fx.Node, _named(node, index)), None, x.meta["val"].shape[cast(int, _named(node, "dim"))]
+                if (rank := x.meta["val"].dim()) == 0:
+                    continue
+                size = x.meta["val"].shape[cast(int, _named(node, "dim")) % rank]
+                yield cast(fx.Node, _named(node, index)), None, size, x if is_call(node, *_GATHERS) else None
         if is_call(node, aten.embedding):
-            yield (
-                cast(fx.Node, _named(node, "indices")),
-                None,
-                cast(fx.Node, _named(node, "weight")).meta["val"].shape[0],
-            )
+            x = cast(fx.Node, _named(node, "weight"))
+            yield cast(fx.Node, _named(node, "indices")), None, x.meta["val"].shape[0], x
         elif is_call(node, aten.index, aten.index_put):
-            shape = cast(fx.Node, node.args[0]).meta["val"].shape
+            x = cast(fx.Node, node.args[0])
             for axis, index in enumerate(cast(list[Any], node.args[1])):
                 if isinstance(index, fx.Node) and index.meta["val"].dtype == torch.int64:
-                    yield index, None, shape[axis]
+                    yield index, None, x.meta["val"].shape[axis], x if is_call(node, aten.index) else None
         elif is_call(node, *_SEGMENTS):
-            yield cast(fx.Node, _named(node, "index")), None, _size(_named(node, "n"))
+            yield cast(fx.Node, _named(node, "index")), None, _size(_named(node, "n")), None
         elif is_call(node, *_FUSED):
-            edges = cast(fx.Node, _named(node, "edge_index"))
-            yield edges, 0, cast(fx.Node, _named(node, "x")).meta["val"].shape[0]
-            yield edges, 1, _size(_named(node, "n"))
+            edges, x = cast(fx.Node, _named(node, "edge_index")), cast(fx.Node, _named(node, "x"))
+            yield edges, 0, x.meta["val"].shape[0], x
+            yield edges, 1, _size(_named(node, "n")), None
 
 
 def _named(node: fx.Node, name: str) -> Any:
@@ -91,7 +140,7 @@ def _size(size: Any) -> Any:
 def _origins(index: fx.Node, row: int | None) -> list[Origin]:
     """The inputs, and rows of them, that the values of `index` (of its `row`) are copied from."""
     value = index.meta.get("val")
-    if not isinstance(value, Tensor) or value.dtype != torch.int64:
+    if not isinstance(value, Tensor) or value.dtype not in _INDICES:
         return []
     if index.op == "placeholder":
         return [(index, row)] if row is not None or not _is_list(index) else []

@@ -19,7 +19,9 @@ from bgnn.passes.graph import aten, call, constant, is_call, is_constant, remove
 
 bgnn = torch.ops.bgnn
 
-MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand]
+MOVES = [
+    aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand, bgnn.gather_nodes, aten.amax, aten.amin,
+]  # fmt: skip
 SEGMENTS = [bgnn.segment_sum, bgnn.segment_mean]
 AGGREGATES = {bgnn.segment_sum: "sum", bgnn.segment_mean: "mean", bgnn.segment_max: "maximum"}
 CODES = 255  # of an activation: 0..255
@@ -34,11 +36,14 @@ def layer_names(gm: fx.GraphModule) -> list[str]:
 def is_kept(node: fx.Node, keep_float: Collection[str]) -> bool:
     """Whether a node is to stay float: its layer's name, or a module that it stands in, is in `keep_float`."""
     names = str(node.meta.get("layer", "")), module_of(node)
-    return any(own == name or own.startswith(f"{name}.") for own in names for name in keep_float)
+    return any(own == name or own.startswith((f"{name}.", f"{name} ")) for own in names for name in keep_float)
 
 
-def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]:
-    """The activations to quantise, in the graph's order."""
+def sites(gm: fx.GraphModule, keep_float: Collection[str] = (), results: bool = False) -> list[fx.Node]:
+    """The activations to quantise, in the graph's order.
+
+    `results`: those of dense layers as well, unless only the model's output reads them.
+    """
     wanted: set[fx.Node] = set()
     for node in gm.graph.nodes:
         if node.op != "call_function" or is_kept(node, keep_float):
@@ -53,15 +58,18 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = ()) -> list[fx.Node]
                     wanted.add(node)
     # Products and sums of features are computed on codes where their result is asked for as codes.
     for node in reversed(list(gm.graph.nodes)):
-        if (
-            node in wanted
-            and is_call(node, aten.mul, aten.add)
-            and _is_features(node)
-            and not is_kept(node, keep_float)
-        ):
-            operands = {_origin(a) for a in node.args if isinstance(a, fx.Node) and not is_constant(a)}
+        if node not in wanted:
+            continue
+        made = node
+        if is_call(node, aten.relu) and any(_is_gathered(a) for a in cast(fx.Node, node.args[0]).all_input_nodes):
+            made = cast(fx.Node, node.args[0])  # neighbours' codes are gathered: a quarter of the bytes
+        if is_call(made, aten.mul, aten.add) and _is_features(made) and not is_kept(made, keep_float):
+            operands = {_origin(a) for a in made.args if isinstance(a, fx.Node) and not is_constant(a)}
             if not any(_stays_a_sum(operand) for operand in operands):
                 wanted |= operands
+    for node in gm.graph.nodes if results else ():
+        if is_layer(node) and not is_kept(node, keep_float) and (end := _result(node, wanted)) is not None:
+            wanted.add(end)
     return [n for n in gm.graph.nodes if n in wanted and _is_real(n) and not is_constant(n)]
 
 
@@ -77,6 +85,43 @@ def _stays_a_sum(node: fx.Node) -> bool:
         and all(isinstance(a, fx.Node) and not is_constant(a) and _is_features(a) for a in user.args[:2])
         for user in _readers(node)
     )
+
+
+def _is_gathered(node: fx.Node) -> bool:
+    """Whether a tensor is rows of neighbours, or their maxima."""
+    while is_call(node, *MOVES):
+        if is_call(node, bgnn.gather_nodes):
+            return True
+        node = cast(fx.Node, node.args[0])
+    return False
+
+
+def _result(layer: fx.Node, wanted: Collection[fx.Node]) -> fx.Node | None:
+    """Where the codes of a layer's result are to be made: behind its ReLU. None where they are, or no layer reads them.
+
+    What is only moved or reduced to a maximum on the way to a quantiser is quantised before.
+    """
+    end = node = layer
+    while node not in wanted:
+        if len(node.users) != 1:
+            return end if _reaches_a_layer(node) else None
+        user = next(iter(node.users))
+        if is_call(user, aten.relu):
+            end = user
+        elif not is_call(user, *MOVES):
+            return end if _reaches_a_layer(node) else None
+        node = user
+    return None
+
+
+def _reaches_a_layer(node: fx.Node) -> bool:
+    after = {node}
+    for other in node.graph.nodes:
+        if not after.isdisjoint(other.all_input_nodes):
+            if is_layer(other):
+                return True
+            after.add(other)
+    return False
 
 
 def place(site: fx.Node) -> tuple[str, str]:
@@ -121,7 +166,10 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
     for node in [n for n in gm.graph.nodes if n in ranges]:
         after = node.next
         new = call(after, bgnn.fake_quant.default, node, *scale_and_zero(*ranges[node]), 0, CODES, like=node)
-        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+        given = node.op == "placeholder"  # neighbours are searched among the points as they are given
+        node.replace_all_uses_with(
+            new, delete_user_cb=lambda user, new=new, given=given: user is not new and not (given and _searches(user))
+        )
         new.name = f"{node.name}_codes"
         count += 1
     for node in list(gm.graph.nodes):
@@ -138,6 +186,10 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
         count += 1
     remove_dead_code(gm)
     return count
+
+
+def _searches(node: fx.Node) -> bool:
+    return is_call(node, bgnn.knn) or (is_call(node, *MOVES) and all(_searches(user) for user in node.users))
 
 
 def scale_and_zero(low: float, high: float) -> tuple[float, int]:

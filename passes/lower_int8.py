@@ -8,8 +8,10 @@ codes). Then what stands between codes is computed on codes:
     quantize(segment_sum(dequantize(q)))                   q_segment_sum    and means
     segment_sum(dequantize(q))                             q_segment_sum_float, where nothing quantises the sum
     quantize(leaky_relu(dequantize(q)))                    requantize
-    gather(dequantize(q))                                  dequantize(gather(q)), and all other moves
+    gather(dequantize(q))                                  dequantize(gather(q)), all other moves, maxima
+    quantize(max(linear(dequantize(q), ...)))              max(q_linear(...)): rounding keeps an order
     dequantize(q) * c                                      dequantize with another scale
+    knn(dequantize(q))                                     knn of the codes less their zero point
 
 Where codes meet no rule they are dequantised and the arithmetic stays float: the report says so. Rounds as ONNX Runtime
 does: at most one code beside the model's (converter.decisions counts where). The bias of q_linear is rounded to the
@@ -46,12 +48,14 @@ from bgnn.passes.recognise_fake_quant import FAKE, NO_END, is_weight, rounded_as
 
 bgnn = torch.ops.bgnn
 
-MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand]
+MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand, bgnn.gather_nodes]
+EXTREMA = [aten.amax, aten.amin]
 # Their last two arguments are the lowest and the highest code.
 MAKERS = [
     bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,
 ]  # fmt: skip
 BIAS_SLACK = 1 / 64  # of a code
+EXACT_FLOATS = 1 << 24  # whole numbers up to here are float32
 # In a layer of few channels the bias is added in float: it costs little there, and no code turns.
 NARROW, EXACT = 64, 1e-6  # channels; of a code
 
@@ -72,12 +76,15 @@ def codes_of(node: Any) -> Codes | None:
     return Codes(*cast(tuple[fx.Node, float, int], cast(fx.Node, node).args))
 
 
-def run(gm: fx.GraphModule, naive: bool = False) -> PassResult:
-    """Lowers every quantiser; with `naive`, all arithmetic between them stays float."""
+def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResult:
+    """Lowers every quantiser; with `naive`, all arithmetic between them stays float.
+
+    `sums`: the target's layers give their 32-bit sums as fast as codes, so that a bias may be added in float.
+    """
     result = PassResult()
     _introduce(gm, result)
     if not naive:
-        while _apply(gm, result):
+        while _apply(gm, result, narrow=NARROW if sums else 0):
             remove_dead_code(gm)
         for layer in calls(gm.graph, aten.linear):
             result.refuse(layer, _why_float(layer))
@@ -134,14 +141,14 @@ def _exactly(node: fx.Node) -> fx.Node:
     return call(node, bgnn.quantize.default, real, 1.0, -low, 0, high - low, like=node)
 
 
-def _apply(gm: fx.GraphModule, result: PassResult) -> bool:
+def _apply(gm: fx.GraphModule, result: PassResult, narrow: int) -> bool:
     changed = False
     for node in list(gm.graph.nodes):
         if node.op != "call_function" or node._erased:
             continue
         for targets, rule in RULES:
             if is_call(node, *targets):
-                new = rule(node)
+                new = rule(node) if rule is not _quantize else _quantize(node, narrow)
                 if new is not None:
                     replace(node, new)
                     result.rewrites += 1
@@ -156,6 +163,17 @@ def _move(node: fx.Node) -> fx.Node | None:
         return None
     moved = call(node, node.target, codes.node, *node.args[1:], like=node, **node.kwargs)
     return call(node, bgnn.dequantize.default, moved, codes.scale, codes.zero, like=node)
+
+
+def _knn(node: fx.Node) -> fx.Node | None:
+    """Neighbours among codes, by distances in steps: whole numbers, which float32 holds, so that ties are ties."""
+    codes = codes_of(node.args[0])
+    if codes is None or codes.scale == 1.0 or node.args[2] != "l2":
+        return None
+    if 3 * shape_of(codes.node)[-1] * accumulators.reach(codes.zero) ** 2 >= EXACT_FLOATS:  # 2 x y - y y
+        return None
+    steps = call(node, bgnn.dequantize.default, codes.node, 1.0, codes.zero, like=node)
+    return call(node, node.target, steps, *node.args[1:], like=node)
 
 
 def _cat(node: fx.Node) -> fx.Node | None:
@@ -215,7 +233,7 @@ def _relu(node: fx.Node) -> fx.Node | None:
     return call(node, bgnn.dequantize.default, above, *same, like=node)
 
 
-def _quantize(node: fx.Node) -> fx.Node | None:
+def _quantize(node: fx.Node, narrow: int = NARROW) -> fx.Node | None:
     x = cast(fx.Node, node.args[0])
     scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
     last = (scale, zero, low, high)
@@ -243,8 +261,32 @@ def _quantize(node: fx.Node) -> fx.Node | None:
         target = bgnn.q_mul if is_call(x, aten.mul) else bgnn.q_add
         return call(node, target.default, *_triple(a), *_triple(b), *last, like=x)
     if is_call(x, bgnn.q_linear_float) and only_user(x) is node:
-        return _closed_linear(node, x, last)
-    return None
+        return _closed_linear(node, x, last, narrow)
+    return _closed_before(node, last, narrow)
+
+
+def _closed_before(node: fx.Node, last: tuple[float, int, int, int], narrow: int) -> fx.Node | None:
+    """Quantises a dense layer's results before they are moved, cut by a ReLU or reduced to a maximum: exact.
+
+    Rounding keeps an order; so the layer is an integer one.
+    """
+    scale, zero, low, high = last
+    source = cast(fx.Node, node.args[0])
+    chain: list[fx.Node] = []
+    while is_call(source, *MOVES, *EXTREMA, aten.relu) and only_user(source) is not None:
+        if not is_call(source, aten.relu):
+            chain.append(source)
+        elif low <= zero:
+            low = min(zero, high)
+        else:
+            return None
+        source = cast(fx.Node, source.args[0])
+    if not chain or not is_call(source, bgnn.q_linear_float) or only_user(source) is None:
+        return None
+    value = _closed_linear(node, source, (scale, zero, low, high), narrow)
+    for step in reversed(chain) if value is not None else ():
+        value = call(node, step.target, value, *step.args[1:], like=step, **step.kwargs)
+    return value
 
 
 def _triple(codes: Codes) -> tuple[fx.Node, float, int]:
@@ -307,7 +349,7 @@ def _value(a: Any) -> Any:
     return value_of(a) if isinstance(a, fx.Node) else a
 
 
-def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int]) -> fx.Node | None:
+def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int], narrow: int) -> fx.Node | None:
     """`quantize(q_linear_float(...))` as one integer layer, if the bias is fine enough in its unit."""
     codes, x_scale, x_zero, weight, scales, w_zero, bias = cast(tuple[Any, ...], x.args)
     units: fx.Node | None = None
@@ -320,7 +362,7 @@ def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int])
         if float(whole.abs().max()) > accumulators.LARGEST:
             return None
         moved = float(((exact - whole).abs() * unit).max()) / last[0]
-        if len(whole) <= NARROW and moved > EXACT:
+        if len(whole) <= narrow and moved > EXACT:
             return None
         rounded = whole.to(torch.int32)
         if accumulators.of_linear(value_of(weight), x_zero, w_zero, rounded) > accumulators.LARGEST:
@@ -376,8 +418,9 @@ def _fold_weights(gm: fx.GraphModule) -> None:
 
 Rule = Callable[[fx.Node], "fx.Node | None"]
 RULES: list[tuple[list[Any], Rule]] = [
-    (MOVES, _move),
+    ([*MOVES, *EXTREMA], _move),
     ([aten.cat], _cat),
+    ([bgnn.knn], _knn),
     ([bgnn.segment_max], _segment_max),
     ([aten.mul], _scaled),
     ([aten.relu], _relu),

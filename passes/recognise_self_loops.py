@@ -90,10 +90,11 @@ def _chosen_sizes(gm: fx.GraphModule) -> dict[fx.Node, list[Any]]:
             shapes[node] = list(shape_of(node))
             shapes[node][axis] = counts.setdefault(key, shapes[node][axis])
     for node in calls(gm.graph, bgnn.with_self_loops):
-        edges, n = cast(tuple[fx.Node, fx.Node], node.args[:2])
+        edges, n = cast(tuple[fx.Node, fx.Node | int], node.args[:2])
         if node not in shapes:
             counted = arg(node, 2, "loops", "one") == "one" and edges in counts
-            shapes[node] = [2, counts[edges] + n.meta["val"] if counted else shape_of(node)[1]]
+            nodes = n.meta["val"] if isinstance(n, fx.Node) else n
+            shapes[node] = [2, counts[edges] + nodes if counted else shape_of(node)[1]]
     return shapes
 
 
@@ -165,10 +166,11 @@ def _new(node: fx.Node, target: Any, *args: Any) -> fx.Node:
 
 
 def _computes(node: fx.Node, edges: fx.Node, expected: Callable[[Tensor, int], Tensor], n: Any = None) -> bool:
-    """Whether `node` is this function of the edges, and of the number of nodes `n`."""
+    """Whether `node` is this function of the edges, and of the number of nodes `n`, which may be known."""
     for nodes, pairs in PROBES:
         probe = torch.tensor(pairs, dtype=torch.int64)
-        given = attempt(node, {edges: probe} | ({n: nodes} if n is not None else {}))
+        nodes = n if isinstance(n, int) else nodes
+        given = attempt(node, {edges: probe} | ({n: nodes} if isinstance(n, fx.Node) else {}))
         if given is None or not torch.equal(given, expected(probe, nodes)):
             return False
     return True
@@ -212,10 +214,10 @@ def _counts_edges(size: fx.Node) -> bool:
     return any(_counts_edges(source) for source in size.all_input_nodes)
 
 
-def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """(edges, number of nodes) if `node` is made of these alone."""
+def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node | int] | None:
+    """(edges, number of nodes) if `node` is made of these alone; a known number is that of the loops in a constant."""
     edges: fx.Node | None = None
-    number: fx.Node | None = None
+    number: fx.Node | int | None = None
     seen: set[fx.Node] = set()
     stack = [node]
     while stack:
@@ -224,7 +226,7 @@ def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
             continue
         seen.add(current)
         if isinstance(current.meta.get("val"), torch.SymInt) and not _counts_edges(current):
-            if number is not None and number is not current:
+            if isinstance(number, fx.Node) and number is not current:
                 return None
             number = current
             continue
@@ -234,6 +236,8 @@ def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
             edges = current
             continue
         if current.op == "get_attr" and value_of(current).numel() > 0:
+            if number is None and len(shape_of(current)) == 2:
+                number = shape_of(current)[1]
             continue
         stack += current.all_input_nodes
     return (edges, number) if edges is not None and number is not None else None

@@ -124,13 +124,19 @@ def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
 def _symbols(names: Mapping[fx.Node, str]) -> dict[str, str]:
     """A readable name for each dynamic dimension of the inputs: nodes, edges, or after the input it is of."""
     symbols: dict[str, str] = {}
+    graph = next(iter(names)).graph if names else fx.Graph()
+    edges = index_limits.edge_inputs(graph)
+    counts = {str(size) for size in index_limits.numbers_of_nodes(graph)}
+    known = [(size, "nodes") for node in names for size in node.meta["val"].shape if str(size) in counts]
+    known += [(node.meta["val"].shape[-1], "edges") for node in names if node in edges]
+    known += [(node.meta["val"].shape[0], "nodes") for node in names if not edges and node.meta["val"].dim() in (1, 2)]
+    for size, words in known:
+        if type(size) is not int and words not in symbols.values():
+            symbols.setdefault(str(size), words)
     for node, name in names.items():
-        shape = node.meta["val"].shape
-        for axis, dim in enumerate(shape):
-            if type(dim) is int or str(dim) in symbols:
-                continue
-            words = "edges" if axis == 1 and shape[0] == 2 else "nodes" if axis == 0 else f"{name}_{axis}"
-            symbols[str(dim)] = words if words not in symbols.values() else f"{name}_{axis}"
+        for axis, dim in enumerate(node.meta["val"].shape):
+            if type(dim) is not int:
+                symbols.setdefault(str(dim), f"{name}_{axis}")
     return symbols
 
 

@@ -18,6 +18,7 @@ from bgnn.converter.errors import ConversionError
 
 _TENSOR_TYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
+    np.dtype(np.int8): schema.TensorType.INT8,
     np.dtype(np.int32): schema.TensorType.INT32,
     np.dtype(np.bool_): schema.TensorType.BOOL,
 }
@@ -27,13 +28,23 @@ _SIZE_LIMIT = 2**31 - 2**20  # flatbuffer offsets are 31 bits; 1 MiB is left for
 
 
 @dataclass(frozen=True)
+class Codes:
+    """What the integers of a tensor stand for: `(integer - zero) * scale`; several scales are those of one axis."""
+
+    scales: tuple[float, ...]
+    zero: int = 0
+    axis: int = 0
+
+
+@dataclass(frozen=True)
 class Value:
-    """A tensor of the file: its index in the subgraph, static shape and dtype (float32, int32 or bool)."""
+    """A tensor of the file: its index in the subgraph, static shape and dtype (float32, int8, int32 or bool)."""
 
     index: int
     shape: tuple[int, ...]
     dtype: np.dtype
     constant: bool = False
+    codes: Codes | None = None
 
     @property
     def rank(self) -> int:
@@ -62,23 +73,23 @@ class FileBuilder:
         self._subgraph.name, self._subgraph.tensors, self._subgraph.operators = "main", [], []
         self._buffers: list[schema.BufferT] = [schema.BufferT()]  # buffer 0 is empty: "not a constant"
         self._buffer_of: dict[bytes, int] = {}
-        self._constant_of: dict[tuple[int, tuple[int, ...], np.dtype], Value] = {}
+        self._constant_of: dict[tuple[int, tuple[int, ...], np.dtype, Codes | None], Value] = {}
         self._codes: list[schema.OperatorCodeT] = []
         self._code_of: dict[tuple[int, str | None, int], int] = {}
 
-    def tensor(self, name: str, shape: Sequence[int], dtype: np.dtype) -> Value:
+    def tensor(self, name: str, shape: Sequence[int], dtype: np.dtype, codes: Codes | None = None) -> Value:
         """A tensor that an operator or the caller fills."""
-        return self._tensor(name, tuple(int(n) for n in shape), np.dtype(dtype), 0)
+        return self._tensor(name, tuple(int(n) for n in shape), np.dtype(dtype), 0, codes)
 
-    def constant(self, name: str, array: np.ndarray) -> Value:
+    def constant(self, name: str, array: np.ndarray, codes: Codes | None = None) -> Value:
         """A constant; equal ones share a tensor, and equal bytes a buffer."""
         array = np.asarray(array)
         if array.size == 0:
             raise ConversionError(f"constant {name} is empty: TFLite has no empty constants")
         buffer = self._buffer(np.ascontiguousarray(array).tobytes())
-        key = (buffer, array.shape, array.dtype)
+        key = (buffer, array.shape, array.dtype, codes)
         if key not in self._constant_of:
-            self._constant_of[key] = self._tensor(name, array.shape, array.dtype, buffer)
+            self._constant_of[key] = self._tensor(name, array.shape, array.dtype, buffer, codes)
         return self._constant_of[key]
 
     def rename(self, value: Value, name: str) -> None:
@@ -93,7 +104,7 @@ class FileBuilder:
     ) -> None:
         """A builtin operator: its name in the schema, and its options object (such as `AddOptionsT`)."""
         code = getattr(schema.BuiltinOperator, op)
-        operator = self._operator(code, None, _version(op, inputs, options), inputs, outputs)
+        operator = self._operator(code, None, _version(op, inputs, options, outputs), inputs, outputs)
         if options is not None:
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
@@ -142,15 +153,22 @@ class FileBuilder:
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 
-    def _tensor(self, name: str, shape: tuple[int, ...], dtype: np.dtype, buffer: int) -> Value:
+    def _tensor(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype, buffer: int, codes: Codes | None = None
+    ) -> Value:
         tensor = schema.TensorT()
         tensor.name = name
         tensor.shape = np.array(shape, dtype=np.int32)
         tensor.type = _TENSOR_TYPES[dtype]
         tensor.buffer = buffer
         tensor.hasRank = True  # tells a scalar, whose shape is empty too, from a tensor of unknown shape
+        if codes is not None:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale = np.array(codes.scales, dtype=np.float32)
+            tensor.quantization.zeroPoint = np.full(len(codes.scales), codes.zero, dtype=np.int64)
+            tensor.quantization.quantizedDimension = codes.axis
         self._subgraph.tensors.append(tensor)
-        return Value(len(self._subgraph.tensors) - 1, shape, dtype, constant=buffer != 0)
+        return Value(len(self._subgraph.tensors) - 1, shape, dtype, buffer != 0, codes)
 
     def _buffer(self, data: bytes) -> int:
         if data not in self._buffer_of:
@@ -191,33 +209,56 @@ def _tensor_map(name: str, value: Value) -> schema.TensorMapT:
     return entry
 
 
-def _version(op: str, inputs: Sequence[Value], options: Any) -> int:
+_SINCE_INT8 = {  # the version that an operator of int8 has; of those that have had it from the start 1
+    "ADD": 2, "SUB": 2, "MUL": 2, "MAXIMUM": 2, "MINIMUM": 2, "CONCATENATION": 2, "TRANSPOSE": 2, "SLICE": 2,
+    "STRIDED_SLICE": 2, "GATHER": 2, "MEAN": 2, "SUM": 2, "REDUCE_MAX": 2, "REDUCE_MIN": 2, "RELU": 2, "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "TILE": 3, "CAST": 3, "DEQUANTIZE": 2, "BATCH_MATMUL": 2,
+}  # fmt: skip
+
+
+def _version(op: str, inputs: Sequence[Value], options: Any, outputs: Sequence[Value] = ()) -> int:
     """The operator version that the features used need, by TensorFlow Lite's own table (op_version.cc).
 
     A runtime refuses versions newer than it knows, and may misread features newer than the version.
     """
     rank = max(value.rank for value in inputs)
-    dtype = inputs[0].dtype
+    first = inputs[0]
+    int8 = any(value.dtype == np.int8 for value in (first, *outputs)) if op == "CAST" else first.dtype == np.int8
+    broadcasts = len(inputs) > 1 and first.shape != inputs[1].shape
+    version = _SINCE_INT8.get(op, 1) if int8 else 1
     if op == "BROADCAST_TO":
-        return 2
-    if op == "FULLY_CONNECTED":
-        return 6 if len(inputs) == 2 else 5 if options.keepNumDims else 1
-    if op == "GATHER":
-        return 5 if options.batchDims else 3 if dtype == np.bool_ else 1
-    if op == "ABS":
-        return 5 if dtype == np.int32 else 1
-    if op == "SLICE":
-        return 5 if rank > 4 else 1
-    if op in ("TRANSPOSE", "STRIDED_SLICE"):
-        if op == "TRANSPOSE" and rank > 5:
-            return 6
-        return 4 if rank > 4 else 3 if dtype == np.bool_ else 1
-    broadcasts = len(inputs) > 1 and inputs[0].shape != inputs[1].shape
-    if op in ("MAXIMUM", "MINIMUM", "SUB") and broadcasts and rank > 4:
-        return 3
-    if op == "DIV" and broadcasts and rank > 4:
-        return 2
-    return 1
+        version = 2
+    elif op == "FULLY_CONNECTED" and len(inputs) == 2:
+        version = 6
+    elif (op == "FULLY_CONNECTED" and options.keepNumDims) or (op == "GATHER" and options.batchDims):
+        version = 5
+    elif op == "GATHER" and first.dtype == np.bool_:
+        version = 3
+    elif (op == "ABS" and first.dtype == np.int32) or (op == "SLICE" and rank > 4):
+        version = 5
+    elif op == "TRANSPOSE" and rank > 5:
+        version = 6
+    elif op in ("TRANSPOSE", "STRIDED_SLICE") and rank > 4:
+        version = 4
+    elif op in ("TRANSPOSE", "STRIDED_SLICE"):
+        version = 3 if first.dtype == np.bool_ else version
+    elif op in ("MAXIMUM", "MINIMUM", "SUB") and broadcasts and rank > 4:
+        version = 3
+    elif op == "DIV" and broadcasts and rank > 4:
+        version = 2
+    elif op == "DEQUANTIZE" and first.codes is not None and len(first.codes.scales) > 1:
+        version = 5
+    elif op == "MUL" and int8 and _grows(first, inputs[1], *outputs):
+        version = 3
+    return version
+
+
+def _grows(a: Value, b: Value, out: Value) -> bool:
+    """Whether a product of codes is rescaled by 1 or more."""
+    assert a.codes is not None
+    assert b.codes is not None
+    assert out.codes is not None
+    return a.codes.scales[0] * b.codes.scales[0] >= out.codes.scales[0]
 
 
 def numel(shape: Sequence[int]) -> int:

@@ -10,8 +10,8 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
-from bgnn.converter.tflite.builder import Value, numel
-from bgnn.converter.tflite.walk import BOOL, FLOAT, INT, Walk, arguments, op_name
+from bgnn.converter.tflite.builder import Codes, Value, numel
+from bgnn.converter.tflite.walk import BOOL, FLOAT, INT, INT8, Walk, arguments, op_name
 
 Scalar = float | bool
 Lowering = Callable[..., "Value | tuple[Value, ...]"]
@@ -23,9 +23,10 @@ _ACTIVATION = schema.ActivationFunctionType
 _BROADCAST_RANK = 4  # what most kernels broadcast at most; beyond it they abort the process
 
 
-def _elementwise(
-    walk: Walk, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype: np.dtype, options: Any = None
-) -> Value:
+def elementwise(
+    walk: Walk, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype: np.dtype, options: Any = None,
+    codes: Codes | None = None,
+) -> Value:  # fmt: skip
     """An operator whose inputs broadcast to `shape`.
 
     Beyond rank 4, neighbouring axes that broadcast alike are merged, and where that is not enough the inputs
@@ -33,7 +34,7 @@ def _elementwise(
     """
     shape = tuple(shape)
     if len(shape) <= _BROADCAST_RANK or all(value.shape == shape for value in inputs):
-        return walk.op(op, inputs, shape, dtype, options)
+        return walk.op(op, inputs, shape, dtype, options, codes)
     padded = [(1,) * (len(shape) - value.rank) + value.shape for value in inputs]
     merged: list[list[int]] = []  # for each input and then the output, the merged axes
     before = None
@@ -48,10 +49,10 @@ def _elementwise(
             merged.append(lengths)
         before = stretched
     if len(merged) > _BROADCAST_RANK:
-        return walk.op(op, [walk.broadcast(value, shape) for value in inputs], shape, dtype, options)
+        return walk.op(op, [walk.broadcast(value, shape) for value in inputs], shape, dtype, options, codes)
     *views, view = zip(*(merged or [[1] * (len(inputs) + 1)]), strict=True)  # a single element has no axis left
     narrow = [walk.reshape(value, one) for value, one in zip(inputs, views, strict=True)]
-    return walk.reshape(walk.op(op, narrow, view, dtype, options), shape)
+    return walk.reshape(walk.op(op, narrow, view, dtype, options, codes), shape)
 
 
 def _unary(op: str) -> Lowering:
@@ -111,7 +112,7 @@ def _arithmetic(op: str, options: Callable[..., Any], fuses: bool = False) -> Lo
         if alpha != 1:
             b = walk.op("MUL", [b, walk.operand(alpha, dtype)], b.shape, dtype, schema.MulOptionsT())
         activation = _fused_activation(walk, node) if fuses else _ACTIVATION.NONE
-        return _elementwise(walk, op, [a, b], walk.shape(node), dtype, options(fusedActivationFunction=activation))
+        return elementwise(walk, op, [a, b], walk.shape(node), dtype, options(fusedActivationFunction=activation))
 
     return lower
 
@@ -120,7 +121,7 @@ def _binary(op: str, options: Callable[[], Any]) -> Lowering:
     def lower(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
         dtype = walk.dtype(node)
         inputs = [walk.operand(x, dtype), walk.operand(y, dtype)]
-        return _elementwise(walk, op, inputs, walk.shape(node), dtype, options())
+        return elementwise(walk, op, inputs, walk.shape(node), dtype, options())
 
     return lower
 
@@ -130,7 +131,7 @@ def _comparison(op: str) -> Lowering:
         tensors = [arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in (x, y)]
         dtype = walk.file_dtype(node, torch.result_type(*tensors))
         inputs = [walk.operand(x, dtype), walk.operand(y, dtype)]
-        return _elementwise(walk, op, inputs, walk.shape(node), BOOL)
+        return elementwise(walk, op, inputs, walk.shape(node), BOOL)
 
     return lower
 
@@ -139,8 +140,8 @@ def _bitwise_xor(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
     shape, dtype = walk.shape(node), walk.dtype(node)
     a, b = walk.operand(x, dtype), walk.operand(y, dtype)
     if dtype == BOOL:
-        return _elementwise(walk, "NOT_EQUAL", [a, b], shape, dtype)
-    return _elementwise(walk, "BITWISE_XOR", [a, b], shape, dtype, schema.BitwiseXorOptionsT())
+        return elementwise(walk, "NOT_EQUAL", [a, b], shape, dtype)
+    return elementwise(walk, "BITWISE_XOR", [a, b], shape, dtype, schema.BitwiseXorOptionsT())
 
 
 def _pow(walk: Walk, node: fx.Node, x: fx.Node, exponent: Scalar) -> Value:
@@ -181,7 +182,7 @@ def _prelu(walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node) -> Value:
 def _where(walk: Walk, node: fx.Node, condition: fx.Node, x: fx.Node, y: fx.Node) -> Value:
     dtype = walk.dtype(node)
     inputs = [walk.value(condition), walk.operand(x, dtype), walk.operand(y, dtype)]
-    return _elementwise(walk, "SELECT_V2", inputs, walk.shape(node), dtype)
+    return elementwise(walk, "SELECT_V2", inputs, walk.shape(node), dtype)
 
 
 def _to_dtype(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
@@ -258,7 +259,12 @@ def _cat(walk: Walk, node: fx.Node, tensors: Sequence[fx.Node], dim: int = 0) ->
     dtype = walk.dtype(node)
     rank = len(walk.shape(node))
     # PyTorch lets tensors of shape [0] join anything.
-    parts = [walk.operand(tensor, dtype) for tensor in tensors if walk.shape(tensor) != (0,)]
+    joined = [tensor for tensor in tensors if walk.shape(tensor) != (0,)]
+    if dtype == INT8:  # one step and zero point for all
+        first = next(walk.value(tensor).codes for tensor in joined if walk.array(tensor) is None)
+        assert first is not None
+        return walk.concatenation([walk.coded(tensor, first) for tensor in joined], dim % rank)
+    parts = [walk.operand(tensor, dtype) for tensor in joined]
     return walk.concatenation(parts, dim % rank)
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import fx
 
 from bgnn.converter.emitted_file import named_ends
-from bgnn.converter.tflite import bgnn_ops, builtin_ops, lce_ops
+from bgnn.converter.tflite import bgnn_ops, builtin_ops, int8_ops, lce_ops
 from bgnn.converter.tflite.builder import FileBuilder, Value
 from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
 
 _LOWERINGS: dict[str, Callable[..., Any]] = {
     **builtin_ops.LOWERINGS,
+    **int8_ops.LOWERINGS,
     **lce_ops.LOWERINGS,
     **bgnn_ops.LOWERINGS,
 }
@@ -67,9 +68,11 @@ def emit(
 
 
 def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
-    """A constant in the file's dtype."""
-    dtype = walk.file_dtype(node, tensor.dtype)
+    """A constant in the file's dtype; 8-bit ones as they are, for the lowerings of the integer ops to place."""
     array = tensor.detach().cpu().contiguous().numpy()
+    if tensor.dtype in (torch.uint8, torch.int8):
+        return array
+    dtype = walk.file_dtype(node, tensor.dtype)
     limits = np.iinfo(INT)
     if tensor.dtype == torch.int64 and array.size and not limits.min <= array.min() <= array.max() <= limits.max:
         walk.refuse(node, "holds an integer beyond 32 bits", "use smaller indices: TFLite's are int32")

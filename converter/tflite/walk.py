@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.converter.tflite.builder import FileBuilder, Value, numel
+from bgnn.converter.tflite.builder import Codes, FileBuilder, Value, numel
 from bgnn.passes import user_code
 
 # The file's dtype for each of PyTorch's. int64 tensors are indices, and TFLite's indices are int32.
@@ -27,7 +27,9 @@ _DTYPES = {
 }
 FLOAT = np.dtype(np.float32)
 INT = np.dtype(np.int32)
+INT8 = np.dtype(np.int8)
 BOOL = np.dtype(np.bool_)
+SHIFT = 128  # codes are 0..255 in a graph and -128..127 in a file: TFLite's integer kernels want int8
 
 
 class Walk:
@@ -51,8 +53,12 @@ class Walk:
         return tuple(int(n) for n in node.meta["val"].shape)
 
     def dtype(self, node: fx.Node) -> np.dtype:
-        """The file's dtype of a node's tensor; refuses dtypes that the target has no kernels for."""
-        return self.file_dtype(node, node.meta["val"].dtype)
+        """The file's dtype of a node's tensor; refuses dtypes that the target has no kernels for.
+
+        What makes uint8 in a graph are the integer ops: codes, int8 in the file.
+        """
+        dtype = node.meta["val"].dtype
+        return INT8 if dtype == torch.uint8 and node.op == "call_function" else self.file_dtype(node, dtype)
 
     def file_dtype(self, node: fx.Node, dtype: torch.dtype) -> np.dtype:
         if dtype not in _DTYPES:
@@ -83,6 +89,16 @@ class Walk:
         assert isinstance(value, Value), f"{node} is a tuple"
         return value
 
+    def coded(self, node: fx.Node, codes: Codes) -> Value:
+        """A tensor of codes as int8, read as `codes` say: where its maker said otherwise, a copy that does."""
+        if node in self.arrays:
+            return self.builder.constant(node.name, (self.arrays[node].astype(INT) - SHIFT).astype(INT8), codes)
+        return self.recoded(self.value(node), codes)
+
+    def recoded(self, value: Value, codes: Codes) -> Value:
+        """The same bytes, which stand for other numbers."""
+        return value if value.codes == codes else self.copy(value, codes=codes)
+
     def array(self, node: fx.Node) -> np.ndarray | None:
         """A constant's numbers, in the file's dtype; None where the node is computed."""
         return self.arrays.get(node)
@@ -100,13 +116,18 @@ class Walk:
         """An int32 vector: axes, shapes, positions."""
         return self.constant(np.array(list(numbers), dtype=INT))
 
-    def result(self, shape: Sequence[int], dtype: np.dtype) -> Value:
+    def result(self, shape: Sequence[int], dtype: np.dtype, codes: Codes | None = None) -> Value:
         """A new tensor for an operator to fill."""
-        return self.builder.tensor(f"{self._prefix}/part", shape, dtype)
+        return self.builder.tensor(f"{self._prefix}/part", shape, dtype, codes)
 
-    def op(self, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype: np.dtype, options: Any = None) -> Value:
-        """Adds a builtin operator with one output."""
-        out = self.result(shape, dtype)
+    def op(
+        self, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype: np.dtype, options: Any = None,
+        codes: Codes | None = None,
+    ) -> Value:  # fmt: skip
+        """Adds a builtin operator with one output; of int8, it stands for what the first input's does if not told."""
+        if codes is None and dtype == INT8:
+            codes = inputs[0].codes
+        out = self.result(shape, dtype, codes)
         self.builder.builtin(op, inputs, [out], options)
         return out
 
@@ -115,7 +136,7 @@ class Walk:
         shape = tuple(shape)
         return value if shape == value.shape else self.copy(value, shape)
 
-    def copy(self, value: Value, shape: Sequence[int] | None = None) -> Value:
+    def copy(self, value: Value, shape: Sequence[int] | None = None, codes: Codes | None = None) -> Value:
         """A RESHAPE, to the same shape where none is given."""
         shape = value.shape if shape is None else tuple(shape)
         assert numel(shape) == numel(value.shape)
@@ -123,9 +144,9 @@ class Walk:
             if not value.rank:
                 value = self.copy(value, [1])
             options = schema.SqueezeOptionsT(squeezeDims=list(range(value.rank)))
-            return self.op("SQUEEZE", [value], shape, value.dtype, options)
+            return self.op("SQUEEZE", [value], shape, value.dtype, options, codes)
         options = schema.ReshapeOptionsT(newShape=list(shape))
-        return self.op("RESHAPE", [value, self.indices(shape)], shape, value.dtype, options)
+        return self.op("RESHAPE", [value, self.indices(shape)], shape, value.dtype, options, codes)
 
     def cast(self, value: Value, dtype: np.dtype) -> Value:
         """The same numbers in another dtype; no operator where it is already right."""

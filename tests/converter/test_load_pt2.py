@@ -15,12 +15,18 @@ from typing import Any
 
 import pytest
 import torch
+from graph_models import random_graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv
 
+from bgnn.converter import load_pt2 as load_pt2_module
+from bgnn.converter.api import convert
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
+from bgnn.converter.load import load
 from bgnn.converter.load_pt2 import load_pt2
+from bgnn.runtime_bench.onnx_runner import OnnxModel
 
 
 class Net(nn.Module):
@@ -135,7 +141,7 @@ def test_parameters_and_buffers_keep_their_names(saved: Path) -> None:
     assert not isinstance(program.state_dict["shift"], nn.Parameter)
 
 
-def test_dynamic_sizes_become_those_of_the_export(tmp_path: Path) -> None:
+def test_open_sizes_stay_open(tmp_path: Path) -> None:
     class Dynamic(nn.Module):
         def forward(self, points: Tensor) -> Tensor:
             b, n, c = points.shape
@@ -144,9 +150,57 @@ def test_dynamic_sizes_become_those_of_the_export(tmp_path: Path) -> None:
     size = torch.export.Dim("b", min=2, max=64)
     points = torch.randn(3, 5, 2)
     program = load_pt2(save(tmp_path, Dynamic(), (points,), dynamic_shapes=({0: size},)))
-    assert not program.range_constraints
-    assert "sym_size" not in str(program.graph)
-    torch.testing.assert_close(program.module()(points)[0], Dynamic()(points))
+    assert "sym_size" in str(program.graph)
+    for other in (points, torch.randn(4, 5, 2)):
+        torch.testing.assert_close(program.module(check_guards=False)(other)[0], Dynamic()(other))
+    (found,) = program.example_inputs[0]
+    assert torch.equal(found, points)
+
+
+class Graph(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.layer(x, edge_index)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("layer", [GCNConv(6, 3), GATConv(6, 2, heads=2), GINConv(nn.Linear(6, 3)), SAGEConv(6, 3)])
+def test_graph_networks_convert(tmp_path: Path, layer: nn.Module, opened: bool) -> None:
+    """From the file alone: the example graph is in it."""
+    model, graph = Graph(layer), random_graph(20, 70)
+    axes = ({0: torch.export.Dim("nodes", min=2)}, {1: torch.export.Dim.DYNAMIC}) if opened else None
+    loaded = load(save(tmp_path, model, graph, dynamic_shapes=axes, strict=False))
+    assert torch.equal(loaded.example_inputs[1], graph[1])
+    data = convert(loaded.model, loaded.example_inputs, target="onnx-x86").model_bytes
+    assert data is not None
+    x, edge_index = random_graph(*((33, 90) if opened else (20, 70)), 1)
+    (found,) = OnnxModel(data).run(x=x.numpy(), edge_index=edge_index.numpy()).values()
+    torch.testing.assert_close(torch.from_numpy(found), model(x, edge_index).detach(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s0", "Symbol('s0').evalf()", "Symbol('os')", "Pow(Integer(9), Integer(99))", "Integer('1')", "Add(Integer(1))",
+        "Symbol('s0', positive=exec('1'))[0]", "[Integer(1)]", "Integer(" * 300 + "1" + ")" * 300, "Lambda(1, 2)",
+    ],
+)  # fmt: skip
+def test_sizes_are_sums_and_products_of_symbols(text: str) -> None:
+    with pytest.raises(UsageError, match="the program has a size"):
+        load_pt2_module._size({"as_expr": {"expr_str": text, "hint": None}})
+
+
+def test_a_size_is_written_anew() -> None:
+    text = (
+        "Add(Mul(Integer(-1), Symbol('u3', integer=True)), Pow(Symbol('s77', positive=True, integer=True), Integer(2)))"
+    )
+    assert load_pt2_module._size({"as_expr": {"expr_str": text, "hint": {"as_int": 7}}}) == (
+        {"as_expr": {"expr_str": text, "hint": {"as_int": 7}}},
+        7,
+    )
 
 
 def test_constant_inputs_are_left_out(tmp_path: Path) -> None:
@@ -255,7 +309,8 @@ def test_size_expressions_are_not_evaluated(tmp_path: Path) -> None:
 
     hostile = rewrite(path, {"models/model.json": edit(replace)})
     assert attack.encode() in zipfile.ZipFile(hostile).read("model/models/model.json")
-    load_pt2(hostile)
+    with pytest.raises(UsageError, match="no sum or product of symbols"):
+        load_pt2(hostile)
     assert not marker.exists()
 
 

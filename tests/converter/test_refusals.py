@@ -63,7 +63,7 @@ def test_graphs(helper: Callable[[Tensor], Tensor], words: tuple[str, str]) -> N
 
 def test_graph_networks_go_to_onnx() -> None:
     message = refusal(users.Graph(torch.relu), EDGES, "tflite-arm64")
-    words = ("Tensor.scatter_add_ in SAGEConv", "--target onnx-x86, or onnx-int8-x86")
+    words = ("Tensor.div in SAGEConv", "--target onnx-x86, or onnx-int8-x86")
     check(message, words, line_of(users.Graph, "# here, on TFLite"))
 
 
@@ -112,10 +112,10 @@ def test_inputs_that_are_no_plain_tensors(value: Any, words: str) -> None:
 
 
 def test_a_fault_of_ours_is_said_to_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: Any) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
         raise IndexError("tuple index out of range")
 
-    monkeypatch.setattr("bgnn.converter.api.trace", broken)
+    monkeypatch.setattr("bgnn.converter.api.trace_sized", broken)
     with pytest.raises(ConversionError, match=r"a fault of its own: IndexError: tuple index out of range"):
         convert(users.Cloud(torch.relu), POINTS, target="tflite-arm64")
 

@@ -148,3 +148,43 @@ def test_zero_is_a_code(ends: tuple[float, float]) -> None:
     assert low <= zero <= high
     assert float(bgnn.fake_quant(torch.zeros(1), scale, zero, low, high)) == 0.0
     assert scale > 0
+
+
+class Edges(nn.Module):
+    """EdgeConv on a cloud's neighbours, as it stands before quantisers are put in: per node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.near, self.here, self.out = nn.Linear(3, 8, bias=False), nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = bgnn.knn(x, 3, "l2")
+        h = (bgnn.gather_nodes(self.near(x), index).amax(2) + self.here(x)).relu()
+        return self.out(h).relu().amax(1)
+
+
+def test_a_clouds_layers_are_quantised_per_node() -> None:
+    gm = traced(Edges(), torch.randn(2, 9, 3))
+    sites = insert_fake_quant.sites(gm)
+    assert [is_call(n, torch.ops.aten.linear) for n in sites] == [False, True, True, False], sites  # x, both, the ReLU
+    insert_fake_quant.insert(gm, dict.fromkeys(sites, (-4.0, 4.0)))
+    (search,) = [n for n in gm.graph.nodes if is_call(n, bgnn.knn)]
+    assert search.args[0].op == "placeholder"  # the points as they are given
+
+
+def test_results_of_layers_are_quantised_where_that_is_asked_for() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x).relu()
+            return self.last(torch.cat([h.amax(1), h.mean(1)], 1))
+
+    gm = traced(Two(), torch.randn(2, 9, 3))
+    plain, more = insert_fake_quant.sites(gm), insert_fake_quant.sites(gm, results=True)
+    assert len(plain) == 2  # x and the pooled; not what only the output reads
+    (new,) = set(more) - set(plain)
+    assert is_call(new, torch.ops.aten.relu)

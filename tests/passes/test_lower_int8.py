@@ -67,6 +67,46 @@ def test_rules(name: str) -> None:
     assert [n for n in real if not n.name.startswith(("flip", "slice", "select", "reshape"))] == []
 
 
+def test_a_maximum_of_a_layers_results_is_one_of_codes() -> None:
+    gm, _ = lowered(
+        lambda m, x: q(F.linear(q(x, A), q(m.wide, B), m.many).amax([0], True).relu().reshape(6, 11), Y),
+        tolerance=0.048, wide=W.repeat(22, 1), many=BIAS.repeat(22),
+    )  # fmt: skip
+    layer = only(gm, bgnn.q_linear)
+    assert layer.args[-2] == 121  # the zero point: the ReLU
+    assert only(gm, aten.amax).meta["val"].dtype == torch.uint8
+
+
+def test_a_maximum_that_something_else_reads_stays_real() -> None:
+    def shared(m: Any, x: Tensor) -> Tensor:
+        y = F.linear(q(x, A), q(m.wide, B), m.many).amax([0], True)
+        return q(y, Y) + y
+
+    gm, _ = lowered(shared, tolerance=1e-5, wide=W.repeat(22, 1), many=BIAS.repeat(22))
+    assert only(gm, aten.amax).meta["val"].dtype == torch.float32
+
+
+def test_gathered_codes_and_their_maxima() -> None:
+    index = torch.tensor([[[0, 1], [2, 2], [1, 0]]])
+    gm, _ = lowered(lambda m, x: bgnn.gather_nodes(q(x, A), m.i).amax([2]), randn(1, 3, 5), i=index)
+    assert only(gm, aten.amax).meta["val"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("channels", [5, 500])
+def test_neighbours_among_codes_are_those_of_whole_numbers(channels: int) -> None:
+    """Equal distances are equal in float32 as well, as long as the sums are below 2^24."""
+    gm = graph(lambda m, x: bgnn.knn(q(x, A), 3, "l2"), randn(1, 9, channels))
+    lower_int8.run(gm)
+    steps = 1.0 if channels == 5 else A[0]
+    assert only(gm, bgnn.dequantize).args[1] == steps
+
+
+def test_where_sums_cost_more_than_codes_a_narrow_layer_rounds_its_bias() -> None:
+    gm = graph(lambda m, x: q(F.linear(q(x, A), q(m.w, B), m.b), Y), X, w=W, b=BIAS)
+    lower_int8.run(gm, sums=False)
+    assert count(gm, bgnn.q_linear) == 1
+
+
 def test_relu_raises_the_lowest_code() -> None:
     gm, _ = lowered(lambda m, x: q(F.linear(q(x, A), q(m.w, B)), Y).relu(), w=W)
     assert only(gm, bgnn.q_linear).args[-2:] == (121, 255)
