@@ -58,15 +58,21 @@ def topk_lowest(x: Tensor, k: int, dim: int, largest: bool) -> tuple[Tensor, Ten
     return values.narrow(dim, 0, k).contiguous(), indices.narrow(dim, 0, k).contiguous()
 
 
-def knn(x: Tensor, k: int, metric: str) -> Tensor:
+def knn(x: Tensor, k: int, metric: str, group: Tensor | None = None) -> Tensor:
     """The k nearest nodes of every node, itself included; equal distances go to the lowest index.
+
+    With `group`, int `[B, N]`: of the nodes with the same number alone; where these are too few, the lowest indices of
+    the others follow.
 
     `x`: `[B, N, C]`; `metric`: "l2" for real features, "hamming" for features of +-1 (paper, Eq. 21: a matrix
     product); returns int64 `[B, N, k]`, nearest first.
     """
     if k > x.shape[1]:
         raise ValueError(f"knn: k={k} is more than the {x.shape[1]} nodes")
-    return topk_lowest(knn_scores(x, metric), k, -1, True)[1]
+    score = knn_scores(x, metric)
+    if group is not None:
+        score = score.masked_fill(group[:, :, None] != group[:, None, :], float("-inf"))
+    return topk_lowest(score, k, -1, True)[1]
 
 
 def knn_scores(x: Tensor, metric: str) -> Tensor:
@@ -259,7 +265,7 @@ _OPS: list[tuple[str, object]] = [
     ("batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps) -> Tensor", batch_norm),
     ("prelu(Tensor x, Tensor weight) -> Tensor", prelu),
     ("topk_lowest(Tensor x, int k, int dim, bool largest) -> (Tensor, Tensor)", topk_lowest),
-    ("knn(Tensor x, int k, str metric) -> Tensor", knn),
+    ("knn(Tensor x, int k, str metric, Tensor? group=None) -> Tensor", knn),
     ("gather_nodes(Tensor x, Tensor index) -> Tensor", gather_nodes),
     ("dot_threshold(Tensor x, Tensor weight, Tensor thresholds) -> Tensor", dot_threshold),
     ("pack(Tensor x) -> Tensor", pack),

@@ -18,25 +18,20 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.converter.emitted_file import results_of
+from bgnn.passes import ops
 from bgnn.passes.graph import aten, is_call
 
 bgnn = torch.ops.bgnn
 
 LEAST = 1e-30  # of a column of zeros
 
-DENSE = [aten.linear, aten.matmul, aten.mm, aten.bmm, aten.conv1d, aten.conv2d]
-# 1-Lipschitz at most, or nearly so; but for two, whose derivative follows from the result.
-ACTIVATIONS = [
-    aten.relu, aten.relu6, aten.leaky_relu, aten.prelu, bgnn.prelu, aten.elu, aten.gelu, aten.silu, aten.softplus,
-    aten.clamp, aten.hardtanh, aten.neg, aten.abs, aten.tanh, aten.sigmoid,
-]  # fmt: skip
+DENSE = ops.having("dense")
+# Their errors do not grow; but for two, whose derivative follows from the result.
+ACTIVATIONS = ops.having("gentle")
 SATURATING: dict[Any, Callable[[Tensor], Tensor]] = {aten.tanh: lambda y: 1 - y * y, aten.sigmoid: lambda y: y - y * y}
-SOFTMAX = [aten.softmax, aten._softmax, aten.log_softmax, aten._log_softmax]
+SOFTMAX = ops.having("softmax")
 ELEMENTWISE = [aten.add, aten.sub, aten.mul, aten.div, aten.batch_norm]
-MOVES_AND_SUMS = [
-    aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.select, aten.index_select, bgnn.gather_nodes,
-    aten.amax, aten.amin, aten.sum, aten.mean, bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max,
-]  # fmt: skip
+MOVES_AND_SUMS = [*ops.having("move"), *ops.having("reduction"), bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
 FOLLOWED = [*ACTIVATIONS, *SOFTMAX, *ELEMENTWISE, *MOVES_AND_SUMS]
 
 

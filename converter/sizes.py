@@ -69,18 +69,24 @@ def open_sizes(gm: fx.GraphModule) -> None:
 
 
 def _equal_sizes(gm: fx.GraphModule) -> dict[Any, Any]:
-    """Symbols of one number, though nothing in the program says so: a k-NN search's batch is as long as its rows."""
-    equal: dict[Any, Any] = {}
+    """Symbols of one number, though the program does not say so: a k-NN search's batch is as long as its rows, a mask
+    as what is written through it."""
+    pairs: list[tuple[Any, Any]] = []
     for node in gm.graph.nodes:
-        if not is_search(node):
-            continue
-        for rows, starts in zip(node.args[:2], node.args[2:4], strict=False):
-            if isinstance(starts, fx.Node) and is_call(starts, torch.ops.bgnn.group_starts):
-                sizes = [n.meta["val"].shape[0] for n in (cast(fx.Node, starts.args[0]), rows)]
-                if all(isinstance(size, torch.SymInt) for size in sizes):
-                    batch, count = (size.node.expr.subs(equal) for size in sizes)
-                    if batch.is_Symbol and batch != count:
-                        equal[batch] = count
+        if is_search(node):
+            for rows, starts in zip(node.args[:2], node.args[2:4], strict=False):
+                if is_call(starts, torch.ops.bgnn.group_starts):
+                    pairs.append((starts.args[0].meta["val"].shape[0], rows.meta["val"].shape[0]))
+        elif is_call(node, aten.index_put) and len(node.args[1]) == 1:
+            x, mask = node.args[0].meta["val"], node.args[1][0].meta["val"]
+            if mask.dtype == torch.bool:
+                pairs += zip(mask.shape, x.shape, strict=False)
+    equal: dict[Any, Any] = {}
+    for left, right in pairs:
+        if isinstance(left, torch.SymInt) and isinstance(right, torch.SymInt):
+            one, other = left.node.expr.subs(equal), right.node.expr.subs(equal)
+            if one.is_Symbol and one != other:
+                equal[one] = other
     return equal
 
 

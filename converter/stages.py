@@ -5,14 +5,14 @@ semantic  what the graph means: k-NN, gathers, channels last, one node per dense
 integer   norms, rescaling and signs folded into thresholds; binary tensors as bits.
 target    only ops the emitter writes.
 
-A stage is its spec (`SPECS`): leaving it with an op that is not in the list is an error that names the op and
-the line of the user's model it came from.
+A stage is its spec: leaving it with an op that is not in it is an error that names the op and the line of the user's
+model it came from. Specs follow from what the emitter can write, its lowerings, and
+from what passes owe (passes/ops.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -21,8 +21,10 @@ import torch
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
+from bgnn.converter.onnx.emit import supported_ops as onnx_ops
 from bgnn.converter.sizes import check_open
 from bgnn.converter.targets import STAGES, TARGETS
+from bgnn.converter.tflite.emit import supported_ops as tflite_ops
 from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
     cancel_opposites,
@@ -48,6 +50,7 @@ from bgnn.passes import (
     lower_knn,
     merge_equal_nodes,
     neighbour_rows,
+    ops,
     pack_bits,
     quantised_weights,
     recognise_aggregation,
@@ -73,47 +76,7 @@ from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
 
-
-ARITHMETIC = [
-    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.log, aten.sqrt, aten.rsqrt, aten.pow,
-    aten.reciprocal, aten.relu, aten.leaky_relu, aten.elu, aten.gelu, aten.silu, aten.softplus, aten.tanh, aten.sigmoid,
-    aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum, aten.ge, aten.gt, aten.le, aten.lt, aten.eq,
-    aten.ne, aten.where, aten.masked_fill, aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax,
-    aten.amax, aten.amin, aten.mean, aten.sum, aten._to_copy, aten.to, aten.round, aten.logical_and, bgnn.prelu,
-]  # fmt: skip
-MOVES = [
-    aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.select, aten.index_select, aten.arange,
-    aten.ones, aten.zeros, aten.full, aten.new_ones, aten.new_zeros, aten.new_full, bgnn.topk_lowest, operator.getitem,
-]  # fmt: skip
-SIZES = [
-    aten.sym_size, aten.item, aten._local_scalar_dense, operator.add, operator.sub, operator.mul, operator.floordiv,
-    torch.sym_min, torch.sym_max,
-]  # fmt: skip
-DENSE = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
-QUANTISERS = [bgnn.fake_quant, bgnn.fake_quant_channel]
-GRAPH = [
-    *SUMS, bgnn.segment_softmax, bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, *QUANTISERS,
-]  # fmt: skip
-CODES = [
-    bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul, bgnn.q_add,
-    bgnn.q_segment_sum, bgnn.q_segment_sum_float, bgnn.q_segment_mean, bgnn.q_segment_max,
-]  # fmt: skip
-BITS = [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max, aten.bitwise_xor]
-OWN = [
-    bgnn.hamming_knn, bgnn.real_knn, bgnn.gather_max, bgnn.edge_max, bgnn.xor_edge_conv, bgnn.bin_edge_conv,
-    bgnn.dense_pool, bgnn.q_table, bgnn.q_aggregate, bgnn.q_gat_aggregate, bgnn.aggregate, bgnn.gat_aggregate,
-]  # fmt: skip
-MEANING = [bgnn.binarize, bgnn.knn, bgnn.gather_nodes, bgnn.batch_norm]
-
-FLOAT = [*ARITHMETIC, *MOVES, *SIZES, *DENSE, *GRAPH]
-SPECS: dict[str, list[Any] | None] = {
-    "traced": None,  # whatever torch.export gives
-    "semantic": [*FLOAT, *MEANING, aten.cdist],
-    "integer": [*FLOAT, *MEANING, *CODES, *BITS, *OWN, aten.cdist],
-    "target": [*FLOAT, *CODES, *BITS, *OWN, bgnn.gather_nodes],
-}
-
 Pass = Callable[[fx.GraphModule], PassResult]
 Step = tuple[str, Pass]
 
@@ -197,8 +160,8 @@ def walk(
             fixed = all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder")
             if fixed and not (TARGETS[plan.target].graphs and edge_inputs(gm.graph)):
                 refuse_open(gm)
-        check_spec(gm, stage, plan.target)
-        check_sizes(gm, plan.target)
+        check_spec(gm, stage, plan)
+        check_sizes(gm, plan)
         if stage == "semantic":
             name_layers(gm)
         yield stage, results
@@ -232,7 +195,7 @@ def name_layers(gm: fx.GraphModule) -> None:
     """
     searches = sums = 0
     named: dict[str, list[fx.Node]] = {}
-    for node in calls(gm.graph, *DENSE, *SUMS, bgnn.knn):
+    for node in calls(gm.graph, *ops.having("dense", "-owed"), *SUMS, bgnn.knn):
         if is_call(node, bgnn.knn):
             searches += 1
             node.meta["layer"] = f"k-NN {searches}"
@@ -251,31 +214,39 @@ def name_layers(gm: fx.GraphModule) -> None:
             node.meta["layer"] = label if len(nodes) == 1 else f"{label} {number} of {len(nodes)}"
 
 
-def check_spec(gm: fx.GraphModule, stage: str, target: str = "") -> None:
+def spec(stage: str, plan: Plan) -> frozenset[str] | None:
+    """The ops that may stand after a stage, without their overloads (`aten.add`); None: whatever torch.export gives."""
+    if stage == "traced":
+        return None
+    target = TARGETS[plan.target]
+    supported = onnx_ops(plan.kernels) if target.format == "onnx" else tflite_ops(plan.kernels)
+    written = {name.rsplit(".", 1)[0] for name in supported}
+    simulates = target.codes or target.format == "onnx"  # a quantiser in float: onnx-x86 keeps it, TFLite refuses
+    for trait, has in (("codes", target.codes), ("fake", simulates), ("bits", target.bits)):
+        if not has:
+            written -= {ops.name_of(op) for op in ops.having(trait)}
+    return frozenset(written if stage == "target" else written | {ops.name_of(op) for op in ops.having("owed")})
+
+
+def check_spec(gm: fx.GraphModule, stage: str, plan: Plan) -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
-    allowed = SPECS[stage]
-    if allowed is not None and target and not TARGETS[target].graphs:
-        kept = QUANTISERS if TARGETS[target].codes else []
-        allowed = [op for op in allowed if op not in GRAPH or op in kept]
-    check_ops(gm, allowed, target)
+    allowed = spec(stage, plan)
+    for node in gm.graph.nodes:
+        if allowed is None or node.op != "call_function" or ops.name_of(node.target) in allowed:
+            continue
+        owing = ops.OWED_BY.get(getattr(node.target, "overloadpacket", None))
+        if stage == "target" and owing is not None:
+            raise AssertionError(f"{node.target} is left at the end: {owing} owes it{user_code.where(node)}")
+        raise ConversionError(unsupported(node, plan.target))
 
 
-def check_sizes(gm: fx.GraphModule, target: str = "") -> None:
+def check_sizes(gm: fx.GraphModule, plan: Plan) -> None:
     """Raises ConversionError if an open size was fixed; an op that is not supported is the likelier reason."""
     try:
         check_open(gm)
     except ConversionError:
-        check_ops(gm, [*(SPECS["semantic"] or []), aten.batch_norm], target)
+        check_spec(gm, "semantic", plan)
         raise
-
-
-def check_ops(gm: fx.GraphModule, allowed: list[Any] | None, target: str = "") -> None:
-    """Raises ConversionError for the first op that is not in the list."""
-    if allowed is None:
-        return
-    for node in gm.graph.nodes:
-        if node.op == "call_function" and not is_call(node, *allowed):
-            raise ConversionError(unsupported(node, target))
 
 
 def unsupported(node: fx.Node, target: str = "") -> str:

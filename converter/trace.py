@@ -326,6 +326,10 @@ def _reads_an_input(node: fx.Node) -> bool:
     return any(source.op == "placeholder" for source in seen)
 
 
+def _is_not_finite(tensor: Tensor) -> Tensor:
+    return ~torch.isfinite(tensor)
+
+
 def _by_name(node: fx.Node) -> dict[str, Any]:
     """A call's arguments by the names of its op's schema, defaults filled in; none of other calls."""
     schema = getattr(node.target, "_schema", None)
@@ -364,7 +368,10 @@ def _freeze(
         _refuse_what_changes(node)
         if node.op == "get_attr":
             tensor = getattr(gm, node.target)
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            broken = (
+                torch.isnan if str(node.target).startswith("lifted_tensor") else _is_not_finite
+            )  # a number in forward
+            if tensor.is_floating_point() and broken(tensor).any():
                 kind = "a NaN" if torch.isnan(tensor).any() else "an infinite"
                 name = node.meta.get("source", node.target)
                 raise ConversionError(f"{name} holds {kind} value: mend the checkpoint (training diverged?)")

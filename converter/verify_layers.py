@@ -25,6 +25,7 @@ from torch import Tensor, fx
 from bgnn.converter.decisions import CODE_TOLERANCE, as_codes, from_codes
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.verify import Proof
+from bgnn.passes import ops
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.graph import (
     Tap,
@@ -43,10 +44,7 @@ from bgnn.passes.recognise_fake_quant import as_written
 bgnn = torch.ops.bgnn
 
 DENSE = [aten.linear, aten.conv1d, aten.conv2d]
-EACH = [
-    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.relu, aten.relu6, aten.leaky_relu, aten.tanh, aten.sigmoid,
-    aten.clamp, aten.hardtanh, aten.abs, aten.maximum, aten.minimum, aten.elu, aten.gelu, aten.silu,
-]  # fmt: skip
+EACH = ops.having("elementwise")
 REDUCED = [aten.amax, aten.amin]
 STAYS = [aten.reshape, aten.expand, aten.permute, bgnn.gather_nodes, bgnn.packed_max, bgnn.unpack, *REDUCED]
 MAKERS = [

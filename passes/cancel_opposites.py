@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -38,10 +39,7 @@ from bgnn.passes.graph import (
 from bgnn.passes.merge_equal_nodes import frozen
 
 SUMS = [aten.add, aten.sub, aten.rsub, aten.neg, aten.mul]
-NOTHING = [
-    aten.detach, aten.detach_, aten.alias, aten.clone, aten.contiguous, aten.lift_fresh, aten.lift_fresh_copy,
-    aten._to_copy, aten.to,
-]  # fmt: skip
+NOTHING = [*ops.having("same"), aten._to_copy, aten.to]
 LARGEST = 256  # terms of one sum
 
 

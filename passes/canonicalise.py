@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -33,6 +34,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("topk_lowest",)
+
 bgnn = torch.ops.bgnn
 
 VIEWS = [
@@ -40,10 +43,7 @@ VIEWS = [
     aten.view_as, aten.reshape_as,
 ]  # fmt: skip
 PERMUTES = [aten.permute, aten.transpose, aten.t, aten.movedim, aten.swapaxes, aten.numpy_T, aten.mT]
-NO_OPS = [
-    aten.contiguous, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy, aten.dropout,
-    aten.feature_dropout, aten.alpha_dropout, aten.detach_, aten.lift_fresh,
-]  # fmt: skip
+NO_OPS = ops.having("same")
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -69,13 +69,26 @@ def run(gm: fx.GraphModule) -> PassResult:
 
 def reshape(before: fx.Node, x: fx.Node, shape: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
     """`x` in another shape; looks through views, and gives the node itself where the shape is its own."""
-    while is_call(x, aten.reshape):
+    while is_call(x, aten.reshape) and can_reshape(cast(fx.Node, x.args[0]), shape):
         x = cast(fx.Node, x.args[0])
     if shape_of(x) == tuple(shape):
         return x
-    sizes = literal(shape)
-    assert sizes is not None, "a reshape to several open sizes"
+    sizes: list[Any] | None = literal(shape)
+    if sizes is None:
+        assert can_reshape(x, shape), "a reshape to several open sizes, which are not its own"
+        own, sizes = [str(size) for size in shape_of(x)], list(shape)
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int):
+                known = str(size) in own
+                sizes[axis] = call(before, aten.sym_size.int, x, own.index(str(size)), like=like) if known else -1
     return call(before, aten.reshape.default, x, sizes, like=like)
+
+
+def can_reshape(x: fx.Node, shape: Sequence[Any]) -> bool:
+    """Whether a shape can be told of `x`: at most one of its open sizes is not one of `x` itself."""
+    own = [str(size) for size in shape_of(x)]
+    new = [size for size in shape if not isinstance(size, int) and str(size) not in own]
+    return literal(shape) is not None or len(new) <= 1
 
 
 def permute(before: fx.Node, x: fx.Node, dims: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
@@ -93,7 +106,12 @@ def _view(node: fx.Node) -> fx.Node | None:
     if node.target is aten.view.dtype:
         return None  # the bits under another type: no reshape
     if literal(shape_of(node)) is None:
-        return None
+        x = cast(fx.Node, node.args[0])
+        if str(shape_of(x)) == str(shape_of(node)):
+            return x
+        inner = cast(fx.Node, x.args[0]) if is_call(x, aten.reshape) else x
+        spelled = is_call(node, aten.reshape) and inner is x
+        return None if spelled or not can_reshape(inner, shape_of(node)) else reshape(node, x, shape_of(node), node)
     new = reshape(node, cast(fx.Node, node.args[0]), shape_of(node), like=node)
     same = is_call(node, aten.reshape) and is_call(new, aten.reshape) and new.args[0] is node.args[0]
     if same and list(cast(list[int], node.args[1])) == literal(shape_of(node)):
@@ -176,6 +194,8 @@ def _repeat(node: fx.Node) -> fx.Node | None:
     if any(isinstance(t, fx.Node) for t in times):
         return None
     times = [1] * (len(shape_of(x)) - len(times)) + list(times)
+    if len(times) == len(shape_of(x)) and all(t == 1 or n == 1 for t, n in zip(times, shape_of(x), strict=True)):
+        return call(node, aten.expand.default, x, [-1 if t == 1 else t for t in times], like=node)
     sizes = (1,) * (len(times) - len(shape_of(x))) + shape_of(x)
     repeats_open = any(t != 1 and not isinstance(size, int) for t, size in zip(times, sizes, strict=True))
     if repeats_open or literal(sizes) is None:
@@ -251,23 +271,34 @@ def _argmax(node: fx.Node) -> fx.Node | None:
     return None if dim is None else _first_extreme(node, x, cast(int, dim), is_call(node, aten.argmax), node)
 
 
-def _sort(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
-    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_slice`)."""
+def _sort(node: fx.Node, source: fx.Node, index: int, k: int | None = None) -> fx.Node | None:
+    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_fewer`), k for instance."""
     x = cast(fx.Node, source.args[0])
     rank = len(shape_of(x))
     first = 2 if "stable" in str(source.target) and "stable" not in source.kwargs else 1  # (x, stable, dim, ...)
     along = cast(int, arg(source, first, "dim", -1)) % rank
     descending = bool(arg(source, first + 1, "descending", False))
-    return _topk(node, source, x, shape_of(x)[along], along, descending, index)
+    k = shape_of(x)[along] if k is None else k
+    return _topk(node, source, x, k, along, descending, index) if isinstance(k, int) else None
 
 
 def _fewer(node: fx.Node) -> fx.Node | None:
     """The first k of a topk's results are a smaller topk's."""
-    picked = getitem(cast(fx.Node, node.args[0]))
+    sorted_ = cast(fx.Node, node.args[0])
+    picked = (sorted_, 1) if is_call(sorted_, aten.argsort) else getitem(sorted_)
+    dim, start, end = cast(int, arg(node, 1, "dim", 0)), arg(node, 2, "start", 0), arg(node, 3, "end")
+    if picked is not None and is_call(picked[0], aten.sort, aten.argsort):
+        whole = shape_of(sorted_)[dim % len(shape_of(sorted_))]
+        first = (start or 0) == 0 and arg(node, 4, "step", 1) == 1 and isinstance(end, int)
+        if isinstance(whole, int) or not first or end < 0:
+            return None  # a number is sorted in whole, and then this
+        new = _sort(node, picked[0], picked[1], end)
+        if new is None or str(shape_of(new)) == str(shape_of(node)):
+            return new
+        return None  # along another axis
     if picked is None or not is_call(picked[0], bgnn.topk_lowest):
         return None
     x, k, along, largest = cast(tuple[fx.Node, int, int, bool], picked[0].args)
-    dim, start, end = cast(int, arg(node, 1, "dim", 0)), arg(node, 2, "start", 0), arg(node, 3, "end")
     rank = len(shape_of(x))
     if along % rank != dim % rank or (start or 0) != 0 or arg(node, 4, "step", 1) != 1:
         return None
@@ -457,10 +488,12 @@ def _clamp_min(node: fx.Node) -> fx.Node:
     return call(node, aten.clamp.default, node.args[0], node.args[1], like=node)
 
 
-def _rsub(node: fx.Node) -> fx.Node | None:
-    if arg(node, 2, "alpha", 1) != 1:
-        return None
-    negative = call(node, aten.neg.default, node.args[0], like=node)
+def _rsub(node: fx.Node) -> fx.Node:
+    alpha = arg(node, 2, "alpha", 1)
+    if alpha == 1:
+        negative = call(node, aten.neg.default, node.args[0], like=node)
+    else:
+        negative = call(node, aten.mul.Tensor, node.args[0], -alpha, like=node)
     return call(node, aten.add.Tensor, negative, node.args[1], like=node)
 
 
@@ -489,6 +522,8 @@ def _plain_constants(node: fx.Node) -> fx.Node | None:
     sides: list[Any] = []
     for side, other in zip(node.args[:2], reversed(node.args[:2]), strict=True):
         if is_constant(side) and isinstance(other, fx.Node) and not is_constant(other):
+            if not isinstance(other.meta["val"], Tensor):
+                return None  # times an open size
             value = value_of(cast(fx.Node, side))
             small = value
             while small.dim() > (1 if value.numel() > 1 else 0) and small.shape[0] == 1:
@@ -700,7 +735,9 @@ def _index(node: fx.Node) -> fx.Node | None:
     repeated = _repeat_rows(node)
     if repeated is not None:
         return repeated
-    if literal(shape_of(node)) is None or (not is_static(index) and len(shape_of(index)) != 1):
+    if literal(shape_of(node)) is None and len(shape_of(index)) != 1:
+        return None
+    if not is_static(index) and len(shape_of(index)) != 1:
         return None
     if is_constant(index) and bool((value_of(index) < 0).any()):
         index = constant(node, value_of(index) % shape_of(x)[dim], str(index.target))

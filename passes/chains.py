@@ -12,11 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import aten, is_call, is_constant, shape_of, value_of
 
 bgnn = torch.ops.bgnn
 
-PLAIN = [aten.neg, aten.relu, aten.relu6, aten.leaky_relu, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh, aten.abs]
+PLAIN = ops.having("elementwise", "one", "-rounds")
 WITH_CONSTANT = [aten.add, aten.sub, aten.mul, aten.div]
 
 

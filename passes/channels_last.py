@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.canonicalise import permute, reshape
 from bgnn.passes.graph import (
     PassResult,
@@ -30,14 +31,13 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("batch_norm", "prelu")
+
 bgnn = torch.ops.bgnn
 
-UNARY = [
-    aten.neg, aten.relu, aten.abs, aten.exp, aten.sqrt, aten.rsqrt, aten.tanh, aten.sigmoid, aten.leaky_relu,
-    aten.clamp, aten.hardtanh, aten.relu6, aten.log, aten.reciprocal, bgnn.binarize,
-]  # fmt: skip
-BINARY = [aten.add, aten.sub, aten.mul, aten.div, aten.maximum, aten.minimum]
-REDUCE = [aten.amax, aten.amin, aten.mean, aten.sum]
+UNARY = ops.having("elementwise", "one")
+BINARY = ops.having("elementwise", "two")
+REDUCE = ops.having("reduction")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _move(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -> Laid 
         return Laid(call(node, node.target, known.base, grown, like=node), known.order)
     if is_call(node, aten.reshape):
         return _reshape(node, laid[x])
-    if is_call(node, aten.softmax, aten.log_softmax, aten._softmax, aten._log_softmax):
+    if is_call(node, *ops.having("softmax")):
         return _softmax(node, laid, x)
     return None
 
@@ -191,7 +191,7 @@ def _elementwise(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
     rank = len(shape_of(node))
     tensors = [a for a in node.args if isinstance(a, fx.Node)]
     data = [a for a in tensors if not is_constant(a)]
-    if not data or any(len(shape_of(a)) != rank for a in data):
+    if not data or any(not isinstance(a.meta["val"], Tensor) or len(shape_of(a)) != rank for a in data):
         return None
     leader = max(data, key=lambda a: (a.meta["val"].numel(), laid[a].moved))
     order = laid[leader].order

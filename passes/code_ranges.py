@@ -12,14 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import arg, aten, is_call, value_of
 
 bgnn = torch.ops.bgnn
 
-_SUMS = [
-    bgnn.segment_sum, bgnn.segment_mean, bgnn.aggregate, bgnn.gat_aggregate, bgnn.q_segment_sum,
-    bgnn.q_segment_sum_float, bgnn.q_segment_mean, bgnn.q_aggregate, bgnn.q_gat_aggregate,
-]  # fmt: skip
+_SUMS = ops.having("sum")
 _ENDS = [aten.linear, aten.matmul, aten.mm, aten.bmm, bgnn.q_linear, bgnn.q_linear_float]
 _EDGES = [aten.index_select, aten.embedding]
 _CODED = [

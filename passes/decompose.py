@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -32,12 +33,6 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
-
-# Of one tensor and numbers, or of one tensor: what a masked update may compute.
-ELEMENTWISE = [
-    aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.exp, aten.abs, aten.relu, aten.reciprocal,
-    aten.zeros_like, aten.ones_like, aten.full_like, aten.clamp, aten.pow, aten.sqrt, aten.sigmoid, aten.tanh,
-]  # fmt: skip
 
 CONVOLUTION = [(3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)]
 
@@ -123,7 +118,8 @@ def _masked_update(node: fx.Node) -> fx.Node | None:
     if arg(node, 3, "accumulate", False) or len(index) != 1 or index[0].meta["val"].dtype != torch.bool:
         return None
     mask, steps = cast(fx.Node, index[0]), []
-    while is_call(value, *ELEMENTWISE) and value.all_input_nodes == [value.args[0]] and only_user(value) is not None:
+    masked = ops.having("elementwise")
+    while is_call(value, *masked) and value.all_input_nodes == [value.args[0]] and only_user(value) is not None:
         steps.append(value)
         value = cast(fx.Node, value.args[0])
     if is_constant(value) and value_of(value).numel() == 1:

@@ -33,6 +33,7 @@ from bgnn.passes.graph import (
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 
 bgnn = torch.ops.bgnn
+NEEDS = ("segment_sum",)
 
 
 def run(gm: fx.GraphModule) -> PassResult:

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import arg, aten, is_call, is_constant, shape_of, value_of
 
 bgnn = torch.ops.bgnn
@@ -42,10 +43,7 @@ REAL = Domain("real")
 # Beyond this, float32 sums of integers are no longer exact, so "integer" would promise too much.
 EXACT = 1 << 24
 
-MOVES = [
-    aten.reshape, aten.permute, aten.expand, aten.slice, aten.index_select, aten.gather, aten.index, aten.clone,
-    bgnn.gather_nodes, aten.amax, aten.amin,
-]  # fmt: skip
+MOVES = [*ops.having("move", "one"), *ops.having("lookup"), *ops.having("same"), *ops.having("extremum")]
 
 
 class Domains(dict[fx.Node, Domain]):

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
+import sympy
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.graph import value_of
+from bgnn.passes.graph import is_call, value_of
 
 LARGEST = 64  # numbers in a constant of which each is looked at
 
@@ -36,6 +37,34 @@ def expressions(
         if not is_inside(last):
             return
         inside.add(last)
+
+
+class Tried:
+    """Open sizes as small numbers: those on which what an expression computes is tried."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Any, int] = {}  # of symbols
+
+    def size(self, size: Any) -> int:
+        """A size, each open one another prime."""
+        if isinstance(size, int):
+            return size
+        for symbol in sorted(size.node.expr.free_symbols, key=str):
+            self.numbers.setdefault(symbol, int(sympy.nextprime(max(self.numbers.values(), default=8))))
+        return int(size.node.expr.subs(self.numbers))
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a node's value."""
+        return tuple(self.size(size) for size in node.meta["val"].shape)
+
+    def known(self, graph: fx.Graph) -> dict[fx.Node, Any]:
+        """The graph's nodes that are sizes, and their numbers."""
+        return {n: self.size(n.meta["val"]) for n in graph.nodes if isinstance(n.meta.get("val"), torch.SymInt)}
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a node is a size, or a range up to one: made of no tensor's values."""
+    return isinstance(node.meta.get("val"), torch.SymInt) or is_call(node, torch.ops.aten.arange)
 
 
 def numbers_in(inside: set[fx.Node]) -> list[float]:

@@ -31,6 +31,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("batch_norm",)
+
 bgnn = torch.ops.bgnn
 
 

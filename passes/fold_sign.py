@@ -30,6 +30,9 @@ from bgnn.passes.graph import (
 )
 from bgnn.passes.reduce_before_elementwise import direction
 
+NEEDS = ("binarize", "prelu", "batch_norm")
+MAKES = ("sign(x - t)",)
+
 bgnn = torch.ops.bgnn
 LARGEST = torch.finfo(torch.float32).max
 

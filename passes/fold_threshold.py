@@ -38,6 +38,9 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("binarize", "prelu", "batch_norm")
+MAKES = ("dot_threshold",)
+
 bgnn = torch.ops.bgnn
 
 MOST_STEPS = 4  # each threshold is one more binary layer where there are only LCE's ops

@@ -29,6 +29,9 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
+NEEDS = ("segment_sum", "segment_mean", "segment_max", "segment_softmax", "q_segment_sum", "q_mul", "q_table")
+MAKES = ("aggregate", "gat_aggregate", "q_aggregate", "q_gat_aggregate")
+
 bgnn = torch.ops.bgnn
 NO_QUANTISER = (0.0, 0, 0, 255)
 TABLE = 16  # q_aggregate's argument, its last

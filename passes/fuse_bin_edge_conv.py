@@ -34,6 +34,9 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("sign(x - t)", "gather_nodes", "prelu")
+MAKES = ("bin_edge_layer",)
+
 bgnn = torch.ops.bgnn
 
 

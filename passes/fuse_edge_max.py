@@ -30,6 +30,9 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("gather_nodes",)
+MAKES = ("edge_max",)
+
 bgnn = torch.ops.bgnn
 
 

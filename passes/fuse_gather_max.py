@@ -13,6 +13,9 @@ from torch import fx
 from bgnn.passes.canonicalise import reshape
 from bgnn.passes.graph import PassResult, aten, call, calls, is_call, reduced_axes, remove_dead_code, replace, shape_of
 
+NEEDS = ("gather_nodes",)
+MAKES = ("gather_max",)
+
 bgnn = torch.ops.bgnn
 
 

@@ -35,6 +35,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("dense_pool_layer",)
+
 bgnn = torch.ops.bgnn
 
 

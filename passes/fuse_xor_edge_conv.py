@@ -28,6 +28,9 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("dot_threshold", "gather_nodes")
+MAKES = ("xor_edge_layer",)
+
 bgnn = torch.ops.bgnn
 
 

@@ -31,6 +31,9 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("binarize", "gather_nodes")
+MAKES = ("binarize", "batch_norm")
+
 bgnn = torch.ops.bgnn
 
 

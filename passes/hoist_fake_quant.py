@@ -13,12 +13,15 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from bgnn.passes.graph import PassResult, aten, call, calls, is_call, is_constant, remove_dead_code, replace
+from bgnn.passes import ops
+from bgnn.passes.graph import PassResult, call, calls, is_call, is_constant, remove_dead_code, replace
+
+NEEDS = ("fake_quant",)
 
 bgnn = torch.ops.bgnn
 
 MOST = 1 << 16  # codes of which each is looked at
-MOVES = [aten.index_select, aten.reshape, aten.permute]
+MOVES = ops.having("move", "one")
 
 
 def run(gm: fx.GraphModule) -> PassResult:

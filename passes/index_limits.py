@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import arg, aten, is_call
 
 bgnn = torch.ops.bgnn
@@ -22,7 +23,7 @@ _COPIES = [
     aten.clone, aten.contiguous, aten.alias, aten.detach, aten.reshape, aten.view, aten.expand, aten.expand_as,
     aten.unsqueeze, aten.squeeze, aten.repeat,
 ]  # fmt: skip
-_SAME_AXES = [aten.clone, aten.contiguous, aten.alias, aten.detach, aten._to_copy]  # the whole tensor, as it was
+_SAME_AXES = [*ops.having("same"), aten._to_copy]  # the whole tensor, as it was
 # (the op, where its index stands, where the tensor whose rows it names)
 _BY_AXIS = [
     (aten.index_select, "index", "self"), (aten.gather, "index", "self"), (aten.scatter, "index", "self"),
@@ -30,11 +31,8 @@ _BY_AXIS = [
 ]  # fmt: skip
 _INDICES = (torch.int64, torch.int32)
 _GATHERS = [aten.index_select, aten.gather]
-_SEGMENTS = [
-    bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax, bgnn.q_segment_sum,
-    bgnn.q_segment_sum_float, bgnn.q_segment_mean, bgnn.q_segment_max,
-]  # fmt: skip
-_FUSED = [bgnn.aggregate, bgnn.q_aggregate, bgnn.gat_aggregate, bgnn.q_gat_aggregate]
+_SEGMENTS = ops.having("segment", "-fused")
+_FUSED = ops.having("segment", "fused")
 
 Origin = tuple[fx.Node, int | None]
 """An input and the row of it, None for all of a vector (or of more axes)."""

@@ -15,13 +15,12 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.graph import aten, call, constant, is_call, is_constant, remove_dead_code, shape_of, value_of
 
 bgnn = torch.ops.bgnn
 
-MOVES = [
-    aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand, bgnn.gather_nodes, aten.amax, aten.amin,
-]  # fmt: skip
+MOVES = [*ops.having("move", "one"), *ops.having("extremum")]
 SEGMENTS = [bgnn.segment_sum, bgnn.segment_mean]
 AGGREGATES = {bgnn.segment_sum: "sum", bgnn.segment_mean: "mean", bgnn.segment_max: "maximum"}
 CODES = 255  # of an activation: 0..255

@@ -10,6 +10,8 @@ from torch import fx
 from bgnn.passes.chains import norm_affine
 from bgnn.passes.graph import PassResult, arg, aten, call, calls, constant, remove_dead_code, replace, shape_of
 
+NEEDS = ("batch_norm", "binarize")
+
 bgnn = torch.ops.bgnn
 
 

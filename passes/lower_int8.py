@@ -28,7 +28,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes import accumulators
+from bgnn.passes import accumulators, ops
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -46,10 +46,25 @@ from bgnn.passes.graph import (
 )
 from bgnn.passes.recognise_fake_quant import FAKE, NO_END, is_weight, rounded_as_written
 
+NEEDS = ("fake_quant", "fake_quant_channel", "segment_sum", "segment_mean", "segment_max")
+MAKES = (
+    "quantize",
+    "dequantize",
+    "requantize",
+    "q_linear",
+    "q_linear_float",
+    "q_mul",
+    "q_add",
+    "q_segment_sum",
+    "q_segment_sum_float",
+    "q_segment_mean",
+    "q_segment_max",
+)
+
 bgnn = torch.ops.bgnn
 
-MOVES = [aten.index_select, aten.reshape, aten.permute, aten.slice, aten.expand, bgnn.gather_nodes]
-EXTREMA = [aten.amax, aten.amin]
+MOVES = ops.having("move", "one")
+EXTREMA = ops.having("extremum")
 # Their last two arguments are the lowest and the highest code.
 MAKERS = [
     bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,

@@ -18,6 +18,7 @@ from torch import fx
 
 from bgnn.passes.graph import (
     PassResult,
+    arg,
     aten,
     call,
     calls,
@@ -29,6 +30,9 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
+NEEDS = ("knn",)
+MAKES = ("topk_lowest", "hamming_knn", "real_knn", "pack")
+
 bgnn = torch.ops.bgnn
 
 
@@ -36,12 +40,15 @@ def run(gm: fx.GraphModule, naive: bool = False, popcount: bool = False) -> Pass
     """Replaces every `bgnn::knn`."""
     result = PassResult()
     for node in calls(gm.graph, bgnn.knn):
-        x, k, metric = cast(tuple[fx.Node, int, str], node.args)
-        if popcount:
+        x, k, metric = cast(tuple[fx.Node, int, str], node.args[:3])
+        group = cast("fx.Node | None", arg(node, 3, "group"))
+        if popcount and group is None:
             replace(node, _counted(node, x, k, metric))
             result.rewrites += 1
             continue
         score = _naive_score(node, x, metric) if naive else _score(node, x, metric)
+        if group is not None:
+            score = _within(node, score, group)
         top = call(node, bgnn.topk_lowest.default, score, k, 2, True, like=node)
         replace(node, call(node, operator.getitem, top, 1, like=node))
         result.rewrites += 1
@@ -62,13 +69,26 @@ def _counted(node: fx.Node, x: fx.Node, k: int, metric: str) -> fx.Node:
     return call(node, bgnn.hamming_knn.default, words, channels, k, like=node)
 
 
+def _within(node: fx.Node, score: fx.Node, group: fx.Node) -> fx.Node:
+    """The score, below all others between nodes of different graphs."""
+    batch = shape_of(group)[0]  # 1 where a batch says which graph a node is of
+    columns = call(node, aten.reshape.default, group, [batch, -1, 1], like=node)
+    rows = call(node, aten.reshape.default, group, [batch, 1, -1], like=node)
+    apart = call(node, aten.ne.Tensor, columns, rows, like=node)
+    return call(node, aten.where.self, apart, constant(node, torch.tensor(float("-inf")), "far"), score, like=node)
+
+
 def _score(node: fx.Node, x: fx.Node, metric: str) -> fx.Node:
     if metric == "hamming":
         return call(node, aten.matmul.default, x, _turned(node, x), like=node)
     # [x_i, -1] . [2 x_j, |x_j|^2]: the whole score in one product, no second pass over N x N values
     square = _squares(node, x)
     minus_one = constant(node, torch.full((1, 1, 1), -1.0), "minus_one")
-    minus_one = call(node, aten.expand.default, minus_one, list(shape_of(square)), like=node)
+    sizes = [
+        size if isinstance(size, int) else call(node, aten.sym_size.int, square, axis, like=node)
+        for axis, size in enumerate(shape_of(square))
+    ]
+    minus_one = call(node, aten.expand.default, minus_one, sizes, like=node)
     left = call(node, aten.cat.default, [x, minus_one], 2, like=node)
     right = call(node, aten.cat.default, [call(node, aten.mul.Tensor, x, 2.0, like=node), square], 2, like=node)
     return call(node, aten.matmul.default, left, _turned(node, right), like=node)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError
-from bgnn.passes import user_code
+from bgnn.passes import ops, user_code
 from bgnn.passes.expressions import attempt
 from bgnn.passes.graph import (
     PassResult,
@@ -36,6 +36,9 @@ from bgnn.passes.graph import (
 )
 from bgnn.passes.recognise_self_loops import BY_VALUES
 
+NEEDS = ("segment_sum", "segment_mean", "segment_max", "segment_softmax")
+MAKES = ("segment_sum", "topk_lowest")
+
 bgnn = torch.ops.bgnn
 SEARCHES = ("pyg.knn.default", "torch_cluster.knn.default")
 SEGMENTS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, bgnn.segment_softmax]
@@ -44,14 +47,8 @@ PROBE = torch.tensor([[3, 0, 2, 2], [1, 5, 0, 4]])
 
 # What is computed for each row by itself, if the axis of rows is not the one that is worked on.
 EACH = [
-    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.log, aten.sqrt, aten.rsqrt, aten.pow,
-    aten.reciprocal, aten.relu, aten.leaky_relu, aten.elu, aten.gelu, aten.silu, aten.softplus, aten.tanh, aten.sigmoid,
-    aten.clamp, aten.hardtanh, aten.relu6, aten.maximum, aten.minimum, aten.ge, aten.gt, aten.le, aten.lt, aten.eq,
-    aten.ne, aten.where, aten.masked_fill, aten._to_copy, aten.round, aten.batch_norm, aten.prelu, aten.sign,
-    aten.logical_and, aten.logical_not, aten.bitwise_and, aten.bitwise_not, aten.cos, aten.sin,
-    bgnn.prelu, bgnn.binarize, bgnn.fake_quant, bgnn.fake_quant_channel,
-    aten.expand, aten.full, aten.ones, aten.zeros, aten.new_ones, aten.new_zeros, aten.new_full,
-    aten.amax, aten.amin, aten.mean, aten.sum,
+    *ops.having("elementwise"), *ops.having("channel"), *ops.having("fake"), *ops.having("filling"),
+    *ops.having("reduction"), aten.batch_norm, aten.expand,
 ]  # fmt: skip
 ALONG = [aten.softmax, aten.log_softmax, aten.cat, aten.stack, aten.slice, aten.select, aten.flip]
 MADE = [aten.new_zeros, aten.new_ones, aten.new_full]

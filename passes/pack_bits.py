@@ -42,6 +42,9 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("binarize", "dot_threshold", "xor_edge_layer", "bin_edge_layer", "dense_pool_layer", "gather_nodes")
+MAKES = ("pack", "unpack", "bconv", "bconv_bits", "packed_max", "xor_edge_conv", "bin_edge_conv", "dense_pool")
+
 bgnn = torch.ops.bgnn
 
 

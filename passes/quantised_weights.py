@@ -33,6 +33,8 @@ from bgnn.passes.graph import (
 )
 from bgnn.passes.recognise_binarize import AFFINE, MOVES
 
+MAKES = ("fake_quant", "fake_quant_channel")
+
 bgnn = torch.ops.bgnn
 
 ROUNDINGS = [aten.round, aten.floor, aten.ceil, aten.trunc, aten.fix]

@@ -33,6 +33,9 @@ from bgnn.passes.graph import (
 )
 from bgnn.passes.recognise_self_loops import PROBES
 
+NEEDS = ("rows of edges",)
+MAKES = ("segment_sum", "segment_mean", "segment_max", "segment_softmax")
+
 bgnn = torch.ops.bgnn
 
 ZEROS = [aten.new_zeros, aten.zeros, aten.zeros_like, aten.full, aten.new_full, aten.full_like]

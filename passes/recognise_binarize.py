@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.expressions import attempt, evaluate, expressions, numbers_in
 from bgnn.passes.float_order import number, order
 from bgnn.passes.graph import (
@@ -36,23 +37,14 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("binarize",)
+
 bgnn = torch.ops.bgnn
 
-ELEMENTWISE = [
-    aten.sign, aten.where, aten.ge, aten.gt, aten.le, aten.lt, aten.eq, aten.ne, aten.add, aten.sub, aten.mul,
-    aten.div, aten.neg, aten._to_copy, aten.to, aten.abs, aten.clamp, aten.hardtanh, aten.logical_not,
-    aten.bitwise_not, aten.heaviside, aten.copysign, aten.detach, aten.sgn, aten.masked_fill, aten.round, aten.floor,
-    aten.ceil, aten.trunc, aten.sigmoid, aten.tanh, aten.exp, aten.relu, aten.relu6, aten.maximum, aten.minimum,
-    aten.logical_and, aten.logical_or, aten.logical_xor, aten.bitwise_and, aten.bitwise_or, aten.bitwise_xor,
-    aten.__and__, aten.__or__, aten.__xor__,
-    aten.signbit, aten.reciprocal, aten.sqrt, aten.rsqrt, aten.pow, bgnn.binarize,
-]  # fmt: skip
-MOVES = [
-    aten.reshape, aten.view, aten.permute, aten.transpose, aten.expand, aten.slice, aten.index_select, aten.gather,
-    aten.index, aten.cat, aten.amax, aten.amin, aten.unsqueeze, aten.squeeze, aten.clone, aten.detach,
-]  # fmt: skip
+ELEMENTWISE = ops.having("elementwise")
+MOVES = [*ops.having("move"), *ops.having("extremum"), *ops.having("same")]
 AFFINE = [aten.mul, aten.div, aten.add, aten.sub, aten.neg]
-DENSE = [aten.linear, aten.matmul, aten.mm, aten.bmm, aten.addmm, aten.conv1d, aten.conv2d]
+DENSE = ops.having("dense")
 LONGEST = 40  # nodes in one expression
 MOST_POSITIONS = 1 << 12  # of constants: each is a function of its own
 LARGEST = 1e30

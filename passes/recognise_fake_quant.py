@@ -26,6 +26,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.expressions import attempt, expressions
 from bgnn.passes.graph import (
     PassResult,
@@ -41,14 +42,11 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("fake_quant",)
+
 bgnn = torch.ops.bgnn
 
-ELEMENTWISE = [
-    aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.abs, aten.reciprocal, aten.clamp, aten.clamp_min,
-    aten.clamp_max, aten.hardtanh, aten.relu, aten.relu6, aten.minimum, aten.maximum, aten.round, aten.floor,
-    aten.ceil, aten.trunc, aten._to_copy, aten.to, aten.where, aten.ge, aten.gt, aten.le, aten.lt, aten.sign,
-    aten.zeros_like, aten.ones_like, aten.full_like, aten.masked_fill, aten.sgn,
-]  # fmt: skip
+ELEMENTWISE = ops.having("elementwise")
 LATER = [aten.relu, aten.relu6]  # behind a quantiser they are lower_int8's: codes are shared with what reads them plain
 ROUNDINGS = [aten.round, aten.floor, aten.ceil, aten.trunc]
 REDUCTIONS = [aten.amax, aten.amin, aten.max, aten.min, aten.mean, aten.sum, aten.std, aten.var, aten.aminmax]

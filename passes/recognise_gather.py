@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.canonicalise import permute, reshape
-from bgnn.passes.expressions import attempt
+from bgnn.passes.canonicalise import can_reshape, permute, reshape
+from bgnn.passes.expressions import Tried, attempt, is_size
 from bgnn.passes.graph import (
     PassResult,
     aten,
     call,
+    getitem,
     is_call,
     is_constant,
     is_static,
@@ -28,6 +29,8 @@ from bgnn.passes.graph import (
     replace,
     shape_of,
 )
+
+MAKES = ("gather_nodes",)
 
 bgnn = torch.ops.bgnn
 LOOKUPS = [aten.index, aten.index_select, aten.gather]
@@ -73,7 +76,7 @@ def _sources(node: fx.Node, nearest: bool, chosen: bool) -> tuple[fx.Node, fx.No
     stack, looked_up = [node], False
     while stack:
         current = stack.pop()
-        if current in seen or is_constant(current):
+        if current in seen or is_constant(current) or is_size(current):
             continue
         seen.add(current)
         if len(seen) > LARGEST:
@@ -97,13 +100,23 @@ def _sources(node: fx.Node, nearest: bool, chosen: bool) -> tuple[fx.Node, fx.No
 def _as_gather(node: fx.Node, features: fx.Node, index: fx.Node) -> fx.Node | None:
     if not isinstance(index.meta["val"], Tensor) or index.meta["val"].dtype not in (torch.int64, torch.int32):
         return None
-    if len(shape_of(features)) not in (2, 3) or not all(is_static(n) for n in (node, features, index)):
+    if len(shape_of(features)) not in (2, 3):
         return None
+    if not is_static(index) and not is_search(index):
+        return None  # edges that are given: a graph network gathers by them as they are
     for form in _forms(shape_of(index)):
         new = _of_form(node, features, index, form)
         if new is not None:
             return new
     return None
+
+
+def is_search(index: fx.Node) -> bool:
+    """Whether whole numbers are the neighbours that a search found, perhaps with some of them exchanged."""
+    while is_call(index, aten.where, aten.reshape):
+        index = cast(fx.Node, index.args[1 if is_call(index, aten.where) else 0])
+    picked = getitem(index)
+    return is_call(index, bgnn.knn) or (picked is not None and is_call(picked[0], bgnn.topk_lowest) and picked[1] == 1)
 
 
 def _forms(shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
@@ -116,31 +129,36 @@ def _forms(shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
 
 
 def _of_form(node: fx.Node, features: fx.Node, index: fx.Node, form: tuple[int, int, int]) -> fx.Node | None:
-    batch, m, k = form
-    shape = shape_of(index)
-    size = node.meta["val"].numel()
-    if size % (batch * m * k) or features.meta["val"].numel() > 1 << 24:
+    tried = Tried()
+    batch, m, k = (tried.size(size) for size in form)
+    shape, of_features = tried.shape(index), tried.shape(features)
+    size = math.prod(tried.shape(node))
+    if size % (batch * m * k) or math.prod(of_features) > 1 << 24:
         return None
     channels = size // (batch * m * k)
-    address = torch.arange(features.meta["val"].numel(), dtype=torch.float64).reshape(shape_of(features))
+    address = torch.arange(math.prod(of_features), dtype=torch.float64).reshape(of_features)
+    known = tried.known(node.graph)
     for channel_first in (False, True):
-        if channel_first and (len(shape_of(features)) != 3 or shape_of(features)[:2] != (batch, channels)):
+        if channel_first and (len(of_features) != 3 or of_features[:2] != (batch, channels)):
             continue
         rows = address.transpose(1, 2) if channel_first else address
         if rows.numel() % (batch * channels) or rows.shape[-1] != channels:
+            continue
+        if not isinstance(shape_of(features)[1 if channel_first else -1], int):
             continue
         rows = rows.reshape(batch, -1, channels)
         generator = torch.Generator().manual_seed(0)
         orders = list(itertools.permutations(range(4)))  # of the axes of `expected[b, m, k, c]` in the result
         for _ in range(DRAWS):
             picked = torch.randint(0, rows.shape[1], (batch, m, k), generator=generator)
-            out = attempt(node, {features: address, index: picked.reshape(shape).to(index.meta["val"].dtype)})
+            given = {features: address, index: picked.reshape(shape).to(index.meta["val"].dtype)}
+            out = attempt(node, {**known, **given})
             if out is None:
                 return None
             expected, flat = bgnn.gather_nodes(rows, picked), out.flatten()
             orders = [order for order in orders if torch.equal(expected.permute(order).flatten(), flat)]
         if orders:
-            return _build(node, features, index, channel_first, (batch, m, k, channels), orders[0])
+            return _build(node, features, index, channel_first, (*form, channels), orders[0])
     return None
 
 
@@ -149,15 +167,18 @@ def _build(
     features: fx.Node,
     index: fx.Node,
     channel_first: bool,
-    sizes: tuple[int, ...],
+    sizes: tuple[Any, ...],
     order: tuple[int, ...],
-) -> fx.Node:
+) -> fx.Node | None:
     batch, m, k, channels = sizes
     rows = permute(node, features, (0, 2, 1), like=node) if channel_first else features
-    count = features.meta["val"].numel() // (batch * channels)
-    rows = reshape(node, rows, (batch, count, channels), like=node)
+    found = shape_of(rows)
+    if len(found) == 2:
+        if batch != 1 and not is_static(features):
+            return None
+        found = (batch, found[0] if batch == 1 else found[0] // batch, channels)
+    rows = reshape(node, rows, found, like=node)
     table = reshape(node, index, (batch, m, k), like=node)
     gathered = call(node, bgnn.gather_nodes.default, rows, table, like=node)
     moved = permute(node, gathered, order, like=node)
-    assert math.prod(shape_of(node)) == math.prod(sizes)
-    return reshape(node, moved, shape_of(node), like=node)
+    return reshape(node, moved, shape_of(node), like=node) if can_reshape(moved, shape_of(node)) else None

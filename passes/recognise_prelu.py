@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.expressions import around_constants, expressions
 from bgnn.passes.graph import (
     PassResult,
@@ -26,11 +27,10 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("prelu",)
+
 bgnn = torch.ops.bgnn
-ELEMENTWISE = [
-    aten.add, aten.sub, aten.mul, aten.neg, aten.relu, aten.maximum, aten.minimum, aten.clamp, aten.where, aten.gt,
-    aten.ge, aten.lt, aten.le, aten.abs,
-]  # fmt: skip
+ELEMENTWISE = ops.having("elementwise")
 LONGEST = 8  # nodes in one expression
 POINTS = torch.tensor([0.37, 1.0, 2.6180339, 11.3, 517.77, 3.14159e-3]).repeat_interleave(2) * torch.tensor(
     [1.0, -1.0] * 6

@@ -38,6 +38,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+MAKES = ("with_self_loops", "drop_loops", "loop_rows")
+
 bgnn = torch.ops.bgnn
 
 # What gives sizes, or numbers that become sizes, by values: their symbols stay as traced.

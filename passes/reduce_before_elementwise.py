@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from bgnn.passes import ops
 from bgnn.passes.canonicalise import reshape
 from bgnn.passes.chains import affine_of, data_of, is_channel_op
 from bgnn.passes.graph import (
@@ -29,6 +30,8 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
+
+MAKES = ("batch_norm", "prelu")
 
 bgnn = torch.ops.bgnn
 EXTREMA = [aten.amax, aten.amin]
@@ -82,7 +85,7 @@ def _way(z: fx.Node, users: list[fx.Node], result: PassResult) -> tuple[fx.Node,
 
 def direction(op: fx.Node) -> str | None:
     """How a channel op goes: "rising", "falling", "ends" (monotone, each channel its own way), "convex" (a valley)."""
-    if is_call(op, aten.relu, aten.relu6, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh):
+    if is_call(op, *ops.having("rising")):
         return "rising"
     if is_call(op, aten.abs):
         return "convex"

@@ -31,6 +31,8 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("gather_nodes",)
+
 bgnn = torch.ops.bgnn
 
 

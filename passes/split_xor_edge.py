@@ -31,6 +31,9 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+NEEDS = ("dot_threshold",)
+MAKES = ("binarize",)
+
 bgnn = torch.ops.bgnn
 
 

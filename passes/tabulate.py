@@ -15,11 +15,11 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.chains import evaluate
 from bgnn.passes.depthwise import depthwise
 from bgnn.passes.graph import (
     PassResult,
-    aten,
     call,
     calls,
     constant,
@@ -31,13 +31,12 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
+NEEDS = ("quantize", "dequantize", "requantize")
+MAKES = ("q_table",)
+
 bgnn = torch.ops.bgnn
 
-EACH_ELEMENT = [
-    aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.relu, aten.leaky_relu,
-    aten.elu, aten.gelu, aten.silu, aten.softplus, aten.tanh, aten.sigmoid, aten.clamp, aten.hardtanh, aten.relu6,
-    bgnn.batch_norm, bgnn.prelu,
-]  # fmt: skip
+EACH_ELEMENT = [*ops.having("elementwise"), bgnn.batch_norm, bgnn.prelu]
 
 
 def run(gm: fx.GraphModule, any_table: bool = False) -> PassResult:

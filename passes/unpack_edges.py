@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes import ops
 from bgnn.passes.canonicalise import reshape
 from bgnn.passes.expressions import attempt
 from bgnn.passes.graph import (
@@ -29,10 +30,9 @@ from bgnn.passes.graph import (
     shape_of,
 )
 
-MOVES = [
-    aten.reshape, aten.permute, aten.expand, aten.cat, aten.slice, aten.select, aten.flip, aten.roll, aten.index_select,
-    aten.index,
-]  # fmt: skip
+MAKES = ("rows of edges",)
+
+MOVES = ops.having("move")
 MOST_ROWS = 16  # in one tensor of indices
 LENGTHS = (5, 7)  # of the lists that moves are tried on
 

@@ -17,6 +17,7 @@ from bgnn.converter.errors import BgnnError
 from bgnn.converter.onnx.emit import emit
 from bgnn.converter.sizes import graph_axes
 from bgnn.converter.trace import trace
+from bgnn.passes import canonicalise
 from bgnn.runtime_bench.onnx_ops import library_path
 from bgnn.runtime_bench.onnx_runner import OnnxModel
 
@@ -36,10 +37,12 @@ Form = tuple[int, str]
 
 
 def open_graph(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, **constants: Tensor) -> fx.GraphModule:
-    """`function(m, *inputs)` with open numbers of nodes and edges; dialect ops may stand in it, no pass runs."""
+    """`function(m, *inputs)` with open numbers of nodes and edges; dialect ops may stand in it, in one spelling."""
     axes = graph_axes(inputs)
     program = torch.export.export(Wrapped(function, constants), inputs, dynamic_shapes=(tuple(axes),), strict=False)
-    return trace(program, inputs, range(outputs), axes)
+    gm = trace(program, inputs, range(outputs), axes)
+    canonicalise.run(gm)
+    return gm
 
 
 def file_of(gm: fx.GraphModule, form: Form = (1, "stock"), probes: dict[str, fx.Node] | None = None) -> bytes:

@@ -90,10 +90,6 @@ def _arithmetic(op: str) -> Lowering:
     return lower
 
 
-def _rsub(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node | Scalar, alpha: Scalar = 1) -> Value:
-    return _arithmetic("Sub")(walk, node, y, x) if alpha == 1 else walk.refuse(node, "has an alpha", "write y - a * x")
-
-
 def _binary(op: str) -> Lowering:
     def lower(walk: Walk, node: fx.Node, x: fx.Node, y: fx.Node) -> Value:
         dtype = walk.dtype(node)
@@ -134,10 +130,6 @@ def _pow(walk: Walk, node: fx.Node, x: fx.Node, exponent: Scalar) -> Value:
     return walk.op("Pow", [value, walk.constant(np.array(exponent, dtype=value.dtype))], value.dtype)
 
 
-def _square(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
-    return _pow(walk, node, x, 2)
-
-
 def _prelu(walk: Walk, node: fx.Node, x: fx.Node, weight: fx.Node) -> Value:
     return walk.op("PRelu", [walk.value(x), walk.value(weight)], FLOAT)
 
@@ -154,10 +146,6 @@ def _masked_fill(walk: Walk, node: fx.Node, x: fx.Node, mask: fx.Node, value: fx
 
 def _to_dtype(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
     return walk.cast(walk.value(x), walk.dtype(node))
-
-
-def _same(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
-    return walk.value(x)
 
 
 # --- sizes and fillings ---
@@ -253,15 +241,6 @@ def _transposed(walk: Walk, node: fx.Node, x: fx.Node, order: Sequence[int]) -> 
 
 def _permute(walk: Walk, node: fx.Node, x: fx.Node, order: Sequence[int]) -> Value:
     return _transposed(walk, node, x, [dim % walk.rank(x) for dim in order])
-
-
-def _transpose(walk: Walk, node: fx.Node, x: fx.Node, a: int = 0, b: int = 1) -> Value:
-    rank = walk.rank(x)
-    order = list(range(rank))
-    if rank > 1:
-        a, b = a % rank, b % rank
-        order[a], order[b] = order[b], order[a]
-    return _transposed(walk, node, x, order)
 
 
 def _expand(walk: Walk, node: fx.Node, x: fx.Node, sizes: Sequence[int | fx.Node], *_: Any) -> Value:
@@ -448,7 +427,6 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.softplus.default": _softplus,
     "aten.clamp.default": _clamp,
     "aten.hardtanh.default": lambda walk, node, x, low=-1, high=1: _clamp(walk, node, x, low, high),
-    "aten.clamp_min.default": _clamp,
     "aten.relu6.default": _relu6,
     "bgnn.prelu.default": _prelu,
     **{
@@ -456,11 +434,9 @@ LOWERINGS: dict[str, Lowering] = {
         for name in ("add", "sub", "mul", "div")
         for kind in ("Tensor", "Scalar")
     },
-    "aten.rsub.Scalar": _rsub,
     "aten.maximum.default": _binary("Max"),
     "aten.minimum.default": _binary("Min"),
     "aten.pow.Tensor_Scalar": _pow,
-    "aten.square.default": _square,
     **{
         f"aten.{name}.{kind}": _comparison(op, negated)
         for name, op, negated in (
@@ -483,10 +459,6 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.masked_fill.Scalar": _masked_fill,
     "aten.masked_fill.Tensor": _masked_fill,
     **dict.fromkeys(("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout"), _to_dtype),
-    **{
-        f"aten.{name}.default": _same
-        for name in ("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "detach_")
-    },
     "aten.sym_size.int": _sym_size,
     **{
         name: _size_math(op)
@@ -512,8 +484,6 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.squeeze.dim": _squeeze,
     "aten.squeeze.dims": _squeeze,
     "aten.permute.default": _permute,
-    "aten.transpose.int": _transpose,
-    "aten.t.default": _transpose,
     "aten.expand.default": _expand,
     "aten.repeat.default": _repeat,
     "aten.cat.default": _cat,

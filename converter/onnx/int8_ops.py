@@ -18,6 +18,7 @@ from bgnn.converter.onnx.float_ops import reduce
 from bgnn.converter.onnx.graph_ops import counts, empty_row, scatter, zeros
 from bgnn.converter.onnx.tables import Bucket, named
 from bgnn.converter.onnx.walk import BOOL, FLOAT, I8, I32, I64, U8, Walk
+from bgnn.passes import ops
 from bgnn.passes.depthwise import depthwise
 from bgnn.passes.graph import is_call
 from bgnn.passes.insert_fake_quant import is_edge_tensor
@@ -25,7 +26,7 @@ from bgnn.passes.insert_fake_quant import is_edge_tensor
 aten = torch.ops.aten
 
 
-_DENSE = [aten.linear, aten.matmul, aten.mm, aten.bmm, aten.addmm]
+_DENSE = ops.having("dense")
 _SEEN_THROUGH = [
     aten.reshape, aten.view, aten.permute, aten.transpose, aten.unsqueeze, aten.squeeze, aten.expand, aten.slice,
     aten.select, aten.cat, aten.index_select, aten.relu, aten.clamp, aten.relu6, aten.hardtanh, aten.clone, aten.amax,

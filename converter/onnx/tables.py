@@ -26,6 +26,7 @@ from bgnn.converter.onnx.builder import ModelBuilder, Value
 from bgnn.converter.onnx.walk import FLOAT, I32, U8, Walk
 from bgnn.converter.sizes import host_size
 from bgnn.converter.tflite.walk import arguments
+from bgnn.passes import ops
 from bgnn.passes.graph import arg, is_call, value_of
 from bgnn.runtime_bench.graphs import FREE
 
@@ -43,15 +44,8 @@ SEGMENTS = (
     "q_segment_max",
 )  # fmt: skip
 # Ops on each edge alone. What else touches an edge tensor needs all of it, as [E, ...].
-EDGEWISE = [
-    aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.log, aten.sqrt, aten.rsqrt,
-    aten.relu, aten.leaky_relu, aten.elu, aten.tanh, aten.sigmoid, aten.clamp, aten.clamp_min, aten.hardtanh,
-    aten.relu6, aten.maximum, aten.minimum, aten.pow, aten.square, aten.reciprocal, aten.ge, aten.gt, aten.le,
-    aten.lt, aten.eq, aten.ne, aten.where, aten.masked_fill, aten._to_copy, aten.to, aten.clone, aten.contiguous,
-    aten.alias, aten.detach, aten.round, aten.logical_and, aten.logical_or, aten.logical_not, aten.linear,
-    aten.gelu, aten.silu, aten.softplus, aten.ones_like, aten.zeros_like, aten.full_like, bgnn.prelu,
-]  # fmt: skip
-FILLED = [aten.full, aten.ones, aten.zeros, aten.new_zeros, aten.new_ones, aten.new_full]
+EDGEWISE = [*ops.having("elementwise"), bgnn.prelu, aten.linear]
+FILLED = ops.having("filling", "-elementwise")
 _QUANTISED = (
     "fake_quant", "fake_quant_channel", "quantize", "dequantize", "requantize", "q_table",
     "q_linear", "q_linear_float", "q_mul", "q_add",
@@ -60,7 +54,7 @@ _MOVES = [
     aten.reshape, aten.view, aten.unsqueeze, aten.squeeze, aten.expand, aten.permute, aten.detach, aten.clone,
     aten.alias, aten.contiguous,
 ]  # fmt: skip
-_COPIES = [aten.clone, aten.contiguous, aten.alias, aten.detach, aten._to_copy]
+_COPIES = [*ops.having("same"), aten._to_copy]
 
 
 def named(node: Any, *names: str) -> bool:

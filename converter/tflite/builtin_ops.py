@@ -150,17 +150,11 @@ def _pow(walk: Walk, node: fx.Node, x: fx.Node, exponent: Scalar) -> Value:
     if exponent == 1:
         return value
     if exponent == 2:
-        return _square(walk, node, x)
+        return walk.op("MUL", [value, value], shape, dtype, schema.MulOptionsT())  # SQUARE knows float32 alone
     for special, op in ((0.5, "SQRT"), (-0.5, "RSQRT")):
         if exponent == special:
             return walk.op(op, [value], shape, dtype)
     return walk.op("POW", [value, walk.operand(exponent, dtype)], shape, dtype, schema.PowOptionsT())
-
-
-def _square(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
-    # MUL and not SQUARE: TFLite's own SQUARE knows float32 alone.
-    value = walk.operand(x, walk.dtype(node))
-    return walk.op("MUL", [value, value], value.shape, value.dtype, schema.MulOptionsT())
 
 
 def _leaky_relu(walk: Walk, node: fx.Node, x: fx.Node, slope: float) -> Value:
@@ -187,10 +181,6 @@ def _where(walk: Walk, node: fx.Node, condition: fx.Node, x: fx.Node, y: fx.Node
 
 def _to_dtype(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
     return walk.cast(walk.value(x), walk.dtype(node))
-
-
-def _same(walk: Walk, node: fx.Node, x: fx.Node, *_: Any) -> Value:
-    return walk.value(x)
 
 
 # --- shape ---
@@ -434,7 +424,6 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.minimum.default": _binary("MINIMUM", schema.MaximumMinimumOptionsT),
     "aten.bitwise_xor.Tensor": _bitwise_xor,
     "aten.pow.Tensor_Scalar": _pow,
-    "aten.square.default": _square,
     **{
         f"aten.{name}.{kind}": _comparison(op)
         for name, op in (
@@ -450,19 +439,8 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.where.self": _where,
     "aten._to_copy.default": _to_dtype,
     "aten.to.dtype": _to_dtype,
-    "aten.clone.default": _same,
-    "aten.contiguous.default": _same,
-    "aten.alias.default": _same,
-    "aten.detach.default": _same,
-    "aten.view.default": _reshape,
     "aten.reshape.default": _reshape,
-    "aten._unsafe_view.default": _reshape,
-    "aten.unsqueeze.default": _reshape,
-    "aten.squeeze.dim": _reshape,
-    "aten.squeeze.dims": _reshape,
     "aten.permute.default": _permute,
-    "aten.transpose.int": _permute,
-    "aten.t.default": _permute,
     "aten.expand.default": _expand,
     "aten.cat.default": _cat,
     "aten.slice.Tensor": _slice,
@@ -475,7 +453,6 @@ LOWERINGS: dict[str, Lowering] = {
     "aten._softmax.default": _softmax("SOFTMAX", lambda: schema.SoftmaxOptionsT(beta=1.0)),
     "aten.log_softmax.int": _softmax("LOG_SOFTMAX", schema.LogSoftmaxOptionsT),
     "aten._log_softmax.default": _softmax("LOG_SOFTMAX", schema.LogSoftmaxOptionsT),
-    "aten.topk.default": _topk,
     "bgnn.topk_lowest.default": _topk,
     "getitem": _getitem,
     "aten.linear.default": _linear,

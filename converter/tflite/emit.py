@@ -15,19 +15,15 @@ from bgnn.converter.tflite import bgnn_ops, builtin_ops, int8_ops, lce_ops
 from bgnn.converter.tflite.builder import FileBuilder, Value
 from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
 
-_LOWERINGS: dict[str, Callable[..., Any]] = {
-    **builtin_ops.LOWERINGS,
-    **int8_ops.LOWERINGS,
-    **lce_ops.LOWERINGS,
-    **bgnn_ops.LOWERINGS,
-}
+_STOCK: dict[str, Callable[..., Any]] = {**builtin_ops.LOWERINGS, **int8_ops.LOWERINGS, **lce_ops.LOWERINGS}
+_LOWERINGS = {**_STOCK, **bgnn_ops.LOWERINGS}
 
 _MAX_RANK = 6  # what XNNPACK and the builtin kernels of both runtimes take
 
 
-def supported_ops() -> list[str]:
+def supported_ops(kernels: str = "stock") -> list[str]:
     """The ops that may stand in a target-stage graph, as `aten.add.Tensor`, sorted."""
-    return sorted(_LOWERINGS)
+    return sorted(_LOWERINGS if kernels == "bgnn" else _STOCK)
 
 
 def emit(

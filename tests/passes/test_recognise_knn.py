@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import bgnn, check_meta, count, only, outputs, randn, signs, traced
+from graphs import Wrapped, bgnn, check_meta, count, only, outputs, randn, signs, traced
 from torch import Tensor, fx
 
+from bgnn.converter import stages
+from bgnn.converter.trace import trace
 from bgnn.passes import recognise_knn
 from bgnn.passes.graph import PassResult
 
@@ -183,3 +185,61 @@ def test_very_few_points(n: int) -> None:
     before = outputs(gm, x)[0]
     recognise_knn.run(gm)
     assert torch.equal(outputs(gm, x)[0], before)
+
+
+def others(x: Tensor, graph: Tensor) -> Tensor:
+    return graph[:, None] != graph[None, :]
+
+
+WITHIN: dict[str, Callable[..., Any]] = {
+    "masked cdist": lambda m, x, g: top(torch.cdist(x, x).masked_fill(others(x, g), float("inf")), False),
+    "pairs": lambda m, x, g: top(
+        -torch.where(g.view(-1, 1) == g, ((x[:, None] - x[None]) ** 2).sum(-1), torch.tensor(float("inf")))
+    ),
+    "product": lambda m, x, g: top(
+        (two_xy(x[None])[0] - squares(x) - squares(x).T).masked_fill(others(x, g), float("-inf"))
+    ),
+    "far": lambda m, x, g: torch.where(others(x, g), torch.tensor(1e10), torch.cdist(x, x)).argsort(1)[:, :K],
+    "written": lambda m, x, g: (lambda d: (d.__setitem__(others(x, g), 1e12), top(d, False))[1])(torch.cdist(x, x)),
+}
+GRAPHS = torch.tensor([0] * 6 + [1] * 2 + [2] * 4)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("name", WITHIN)
+def test_searches_within_each_graph(name: str, is_open: bool) -> None:
+    """Rows of other graphs are all equally far; a graph of two has too few, and the lowest of the others follow."""
+    x = X[0].clone()
+    x[3] = x[4]
+    axes = [{0: torch.export.Dim.DYNAMIC}] * 2 if is_open else None
+    gm = trace(Wrapped(WITHIN[name], {}), (x, GRAPHS), open_axes=axes)
+    for _, step in stages.passes_to("traced", stages.Plan("onnx-x86")):
+        step(gm)
+    before = outputs(gm, x, GRAPHS)[0]
+    assert recognise_knn.run(gm).rewrites == 1
+    node = only(gm, bgnn.knn)
+    assert node.args[2] == "l2"
+    assert node.args[3] is not None
+    assert torch.equal(outputs(gm, x, GRAPHS)[0], before)
+    if is_open:
+        more = torch.arange(20) // 7
+        y = randn(20, C, seed=3)
+        assert torch.equal(outputs(gm, y, more)[0], WITHIN[name](None, y, more))
+
+
+NOT_WITHIN: dict[str, Callable[..., Any]] = {
+    "others farther, by distance": lambda m, x, g: top(torch.cdist(x, x) + 1e3 * others(x, g), False),
+    "others nearer": lambda m, x, g: top(torch.cdist(x, x).masked_fill(others(x, g), 0.0), False),
+    "of its own graph none": lambda m, x, g: top(torch.cdist(x, x).masked_fill(~others(x, g), float("inf")), False),
+    "of two numbers": lambda m, x, g: top(
+        torch.cdist(x, x).masked_fill((g[:, None] != g.flip(0)[None, :]), float("inf")), False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_WITHIN)
+def test_other_searches_with_whole_numbers_stay(name: str) -> None:
+    gm = traced(NOT_WITHIN[name], X[0], GRAPHS)
+    before = outputs(gm, X[0], GRAPHS)[0]
+    assert recognise_knn.run(gm).rewrites == 0
+    assert torch.equal(outputs(gm, X[0], GRAPHS)[0], before)

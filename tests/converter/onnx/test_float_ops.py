@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from graphs import Wrapped, exported
+from graphs import Wrapped, graph
 from onnx_graphs import file_of, open_graph, run
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ def same(function, *inputs: torch.Tensor, tolerance: float = 1e-6, **constants: 
     inputs = tuple(value.clone() for value in inputs)  # export remembers which axes of a tensor were open
     module = Wrapped(function, constants)
     expected = module(*inputs).numpy()
-    for gm in (exported(function, *inputs, **constants), open_graph(function, *inputs, **constants)):
+    for gm in (graph(function, *inputs, **constants), open_graph(function, *inputs, **constants)):
         found = run(OnnxModel(file_of(gm)), *inputs)[0]
         assert found.shape == expected.shape
         assert found.dtype == expected.dtype
@@ -114,13 +114,13 @@ def test_ties_go_to_the_lowest_index(largest):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_neighbours_rows(batch):
     index = torch.randint(0, 9, (batch, 5, 4))
-    gm = exported(lambda m, x: bgnn.gather_nodes(x, m.i), torch.randn(batch, 9, 8), i=index)
+    gm = graph(lambda m, x: bgnn.gather_nodes(x, m.i), torch.randn(batch, 9, 8), i=index)
     x = torch.randn(batch, 9, 8)
     np.testing.assert_array_equal(run(OnnxModel(file_of(gm)), x)[0], bgnn.gather_nodes(x, index).numpy())
 
 
 def test_what_is_not_supported():
     with pytest.raises(ConversionError, match=r"torch\.erfinv.* is not supported by the ONNX targets: rewrite"):
-        file_of(exported(lambda m, x: torch.erfinv(x), X.clone()))
+        file_of(graph(lambda m, x: torch.erfinv(x), X.clone()))
     with pytest.raises(ConversionError, match=r"float64"):
-        file_of(exported(lambda m, x: x.double() * 2, X.clone()))
+        file_of(graph(lambda m, x: x.double() * 2, X.clone()))

@@ -15,6 +15,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.tflite import emit
+from bgnn.passes import canonicalise
+from bgnn.passes.graph import as_meta
 from bgnn.runtime_bench.interpreters import KERNELS, Interpreter, LceInterpreter, has_lce_ops, open_file
 
 
@@ -34,6 +36,9 @@ def make_graph(function: Callable[..., Any], inputs: list[torch.Tensor], **const
     tracer.graph.output(tracer.create_arg(function(Constants(), *placeholders)))
     gm = fx.GraphModule(root, tracer.graph)
     FakeTensorProp(gm, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
+    for node in gm.graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = as_meta(node.meta["val"])
     return gm
 
 
@@ -80,6 +85,7 @@ def check_function(
     Floats may differ by `tolerance` (relative and absolute), everything else not at all.
     """
     gm = make_graph(function, list(inputs), **constants)
+    canonicalise.run(gm)
     expected = gm(*inputs)
     expected = file_arrays([expected] if isinstance(expected, torch.Tensor) else list(expected))
     file = emit_graph(gm)

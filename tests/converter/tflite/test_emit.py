@@ -147,7 +147,7 @@ def test_an_unsupported_op_names_the_users_line(graph, emitted):
     [
         (lambda m, x: aten.neg.default(x), [torch.randn(3).double()], "torch.float64"),
         (lambda m, x: aten.add.Tensor(x, m.c), [torch.zeros(1, dtype=torch.int64)], "32 bits"),
-        (lambda m, x: aten.view.default(x, [1] * 7), [torch.randn(1)], "rank 7"),
+        (lambda m, x: aten.reshape.default(x, [1] * 7), [torch.randn(1)], "rank 7"),
         (lambda m, x: aten.matmul.default(x, x), [torch.randn(3)], "vector"),
     ],
 )
