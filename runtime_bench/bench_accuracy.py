@@ -70,7 +70,7 @@ def calibrated(model: Any, graph: Data) -> dict[str, Any]:
         return found
 
     widest, chosen = quantised(percentile=0.0), quantised()
-    row = {"float": chosen.float_accuracy, "min/max": _figures(widest), "chosen": _figures(chosen)}
+    row: dict[str, Any] = {"float": chosen.float_accuracy, "min/max": _figures(widest), "chosen": _figures(chosen)}
     if chosen.spared is not None:
         row["spared"] = chosen.spared.module
     if chosen.relief is None:
