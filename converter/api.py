@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import stages
 from bgnn.converter.axes import trace_sized
 from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
-from bgnn.converter.decisions import completed, exact_decisions, run_with_taps, told
+from bgnn.converter.decisions import completed, exact_decisions, holds_codes, run_with_taps, told
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
@@ -38,6 +38,7 @@ from bgnn.passes import accumulators, user_code
 from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constant, shape_of, snapshot, value_of
 from bgnn.passes.index_limits import edge_inputs
 from bgnn.passes.insert_fake_quant import is_edge_tensor
+from bgnn.passes.join_edges import most_copies
 from bgnn.runtime_bench.interpreters import run_file
 from bgnn.runtime_bench.onnx_runner import check_rows
 from bgnn.runtime_bench.outputs import write_files
@@ -163,6 +164,8 @@ def convert(
             checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
             say("choosing ranges on the samples")
             calibrated = quantise(gm, calibration, results=not TARGETS[target].sums)
+            if note := calibrated.note():
+                say(note)
 
     def report(data: bytes | None) -> Report:
         made = build_report(gm, semantic, inputs, log, checks, plan, name, data)
@@ -204,7 +207,7 @@ def convert(
     say("writing the file")
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
     if is_graph:
-        metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE)
+        metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE // most_copies(gm.graph))
     emit, run = _writer_and_runtime(gm, plan, name, metadata)
     if examples:
         say("running the file and comparing it with the model")
@@ -214,13 +217,20 @@ def convert(
             checks.append(Check("second graph", compared=False, note=note))
         found[0].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {})[0](), run)
         checks += found[::-1]
-        metadata["verification"] = "; on a second graph: ".join(_summary(check) for check in found)
+        than = "the quantised network's" if calibration is not None else "the model's"
+        metadata["verification"] = "; on a second graph: ".join(_summary(check, than) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
     data = emit(seen=saturated_shares(emit(), inputs)) if is_graph and examples else emit()
     if calibrated is not None and verify:
         expected = [eager.outputs(sample)[0] for sample in samples]
-        calibrated = dataclasses.replace(calibrated, file=compare_file(functools.partial(run, data), samples, expected))
+        gap = compare_file(functools.partial(run, data), samples, expected)
+        calibrated = dataclasses.replace(calibrated, file=gap)
+        metadata["verification"] += (
+            f"; beside the float model, on the samples: outputs {gap.error:.2%} off (relative rms), another class than "
+            f"the float model's in {gap.changed_rows} of {gap.rows} rows"
+        )
+        data = emit(seen=saturated_shares(data, inputs)) if is_graph else emit()
         if warning := calibrated.warning():
             say(f"warning: {warning}")  # the report prints it with the calibration's tables
     path = None
@@ -313,8 +323,9 @@ def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.Gra
     reference = example.reference
     assert reference is not None
     taps, outputs = run_with_taps(gm, example.inputs, reference.shapes)
-    taps = dict(completed(before, example.inputs, reference.shapes, taps))
-    check = reference.compare(example.named(what), taps, outputs, exact_decisions(gm))
+    every = completed(before, example.inputs, reference.shapes, taps)
+    check = reference.compare(example.named(what), every, outputs, exact_decisions(gm))
+    check.inside = reference.codes(set(every) - set(taps))
     if not example.second:
         check.proof = prove_layers(reference.gm, gm, what)
         if before is not gm:
@@ -349,22 +360,32 @@ def _check_file(
 
     def compare(taps: Mapping[str, Any]) -> Check:
         every = completed(before, example.inputs, reference.shapes, taps)
-        return reference.compare(example.named("emitted file"), every, outputs, exact_decisions(gm))
+        check = reference.compare(example.named("emitted file"), every, outputs, exact_decisions(gm))
+        check.inside = reference.codes(set(every) - set(taps))
+        return check
 
     outputs, taps = read(emit, tapped)
     try:
-        return compare(taps)
+        if not on_edges or any(holds_codes(node) for node, _ in tapped):
+            return compare(taps)
     except ConversionError:
         if not on_edges:
             raise
-        # A code of an edge that lies at a tie, which the runtime rounds the other way: the same operators tell it where
-        # edges are tensors.
-        return compare({**read(functools.partial(emit, optimize=0), on_edges)[1], **taps})
+    # All codes are of edges, or a decision on an edge lies at a tie, which the runtime rounds the other way: the same
+    # operators tell them where edges are tensors.
+    check = compare({**read(functools.partial(emit, optimize=0), on_edges)[1], **taps})
+    check.note = (
+        "this file has no tensors of edges: their signs and codes are those that the same operators make with -O0"
+    )
+    return check
 
 
-def _summary(check: Check) -> str:
-    """One line for the file's properties."""
-    parts = [f"outputs compared, largest difference {check.output_error:.3g}, {check.column_error:.2g} of its column"]
+def _summary(check: Check, than: str) -> str:
+    """One line for the file's properties; `than`: whose outputs the file's are compared with."""
+    parts = [
+        f"outputs compared with {than}, largest difference {check.output_error:.3g}, {check.column_error:.2g} of its "
+        "column"
+    ]
     if check.signs or check.neighbours:
         parts.append(
             f"{check.signs} signs and {check.neighbours} neighbours compared, {check.exact} of them exact; turned by "
@@ -373,7 +394,7 @@ def _summary(check: Check) -> str:
     if check.codes:
         parts.append(f"{check.codes} codes compared, {check.stepped} of them one beside the model's at a tie")
     if check.rows:
-        parts.append(f"another class in {check.changed_rows} of {check.rows} rows")
+        parts.append(f"another class than {than} in {check.changed_rows} of {check.rows} rows")
     return "; ".join(parts)
 
 

@@ -13,6 +13,8 @@ emitter's to say (`LOWERINGS` of converter/onnx and converter/tflite); nothing h
       same        the tensor itself
     channel       elementwise, with a constant for each channel
     reduction     over axes that are named
+    running       up to each element along an axis
+    written       by a tensor of indices
       extremum    that picks one of the elements
     softmax       along one axis
     move          elements change their places, and nothing else
@@ -55,7 +57,7 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("channel gentle", [aten.prelu, bgnn.prelu]),
     ("channel owed", [bgnn.batch_norm]),
     ("elementwise one rounds rising", [aten.round, aten.floor, aten.ceil, aten.trunc, aten.fix]),
-    ("elementwise one rounds rising", [aten.sign, aten.sgn, aten.heaviside]),
+    ("elementwise one rounds rising", [aten.sign, aten.sgn, aten.sgn_, aten.heaviside]),
     ("elementwise one rounds rising owed", [bgnn.binarize]),
     ("elementwise one", [aten.signbit, aten.logical_not, aten.bitwise_not, aten._to_copy, aten.to, aten.type_as]),
     ("elementwise one same", [aten.clone, aten.contiguous, aten.alias, aten.detach, aten.detach_, aten.lift_fresh,
@@ -76,15 +78,17 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("move", [aten.cat, aten.unbind]),
     ("move lookup one", [aten.index_select, bgnn.gather_nodes]),
     ("move lookup", [aten.index, aten.gather, aten.embedding]),
-    ("size", [aten.sym_size, aten.item, aten._local_scalar_dense, aten.arange, operator.add, operator.sub, operator.mul,
+    ("running", [aten.cumsum]),
+    ("written", [aten.index_put]),
+    ("size", [aten.sym_size, aten._local_scalar_dense, aten.arange, operator.add, operator.sub, operator.mul,
               operator.floordiv, torch.sym_min, torch.sym_max]),
     ("dense", [aten.linear, aten.matmul, aten.bmm, aten.mm, aten.addmm]),
     ("dense owed", [aten.conv1d, aten.conv2d]),
     ("segment sum", [bgnn.segment_sum, bgnn.segment_mean]),
     ("segment", [bgnn.segment_max, bgnn.segment_softmax]),
-    ("segment sum codes", [bgnn.q_segment_sum, bgnn.q_segment_mean]),
+    ("segment sum codes", [bgnn.q_segment_sum, bgnn.q_segment_sum_float, bgnn.q_segment_mean]),
     ("segment codes", [bgnn.q_segment_max]),
-    ("loops", [bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows]),
+    ("loops", [bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, bgnn.join_edges]),
     ("fake", [bgnn.fake_quant, bgnn.fake_quant_channel]),
     ("codes", [bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul,
                bgnn.q_add, bgnn.q_table]),
@@ -97,6 +101,7 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("search fused", [bgnn.hamming_knn, bgnn.real_knn]),
     ("search owed", [bgnn.knn, aten.cdist]),
     ("spelling", [
+        aten.celu, aten.log_sigmoid, aten.group_norm, aten.instance_norm, aten.scaled_dot_product_attention, aten.eye,
         aten._adaptive_avg_pool2d, aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten.adaptive_max_pool1d,
         aten.adaptive_max_pool2d, aten.avg_pool1d, aten.avg_pool2d, aten.max_pool1d, aten.max_pool2d,
         aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten._native_batch_norm_legit_no_training,

@@ -39,7 +39,10 @@ BUCKETS, BUCKETS_OF_CODES = 12, 8
 _CACHE = 512 * 1024  # bytes of one gathered block; half the second-level cache of a server's core
 LOWEST = float(np.finfo(np.float32).min)
 
-SEGMENTS = ("segment_sum", "segment_mean", "segment_max", "q_segment_sum", "q_segment_mean", "q_segment_max")
+SEGMENTS = (
+    "segment_sum", "segment_mean", "segment_max", "q_segment_sum", "q_segment_sum_float", "q_segment_mean",
+    "q_segment_max",
+)  # fmt: skip
 # Ops on each edge alone. What else touches an edge tensor needs all of it, as [E, ...].
 EDGEWISE = [*ops.having("elementwise"), bgnn.prelu, aten.linear]
 FILLED = ops.having("filling", "-elementwise")
@@ -64,7 +67,10 @@ def named(node: Any, *names: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """An index vector: row `row` of a list of edges (an input, or `with_self_loops` of one), or an input (None)."""
+    """An index vector: row `row` of a list of edges, or an input (None).
+
+    The list is an input, `join_edges` of one, or `with_self_loops` of either.
+    """
 
     source: fx.Node
     row: int | None
@@ -83,6 +89,7 @@ def index_of(node: fx.Node) -> Index | None:
     else:
         return None
     list_input, value = source.args[0] if named(source, "with_self_loops") else source, source.meta["val"]
+    list_input = cast(fx.Node, list_input).args[0] if named(list_input, "join_edges") else list_input
     if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or value.dim() != 2:
         return None
     if value.dtype != torch.int64 or value.shape[0] != 2:
@@ -167,7 +174,10 @@ class TableForm:
                 if at is None:
                     return None
                 source, loops = cast(fx.Node, source.args[0]), {"kind": arg(source, 2, "loops", "one"), "nodes": at}
-            host = {"index": self.names[source], "row": found.row, "self_loops": loops, "size": counted}
+            host: dict[str, Any] = {"row": found.row, "self_loops": loops, "size": counted}
+            if named(source, "join_edges"):
+                source, host["joined"] = cast(fx.Node, source.args[0]), list(cast(list[int], source.args[1]))
+            host["index"] = self.names[source]
             self.sets[found] = TableSet(self.walk.builder, f"table{len(self.sets)}", found, host)
         known = self.sets[found]
         return known if known.host["size"] == counted else None
