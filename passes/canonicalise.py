@@ -705,7 +705,7 @@ def _index(node: fx.Node) -> fx.Node | None:
         return repeated
     if literal(shape_of(node)) is None and len(shape_of(index)) != 1:
         return None
-    if not is_static(index) and len(shape_of(index)) != 1:
+    if literal(shape_of(index)) is None:
         return None
     if is_constant(index) and bool((value_of(index) < 0).any()):
         index = constant(node, value_of(index) % shape_of(x)[dim], str(index.target))
