@@ -3,6 +3,8 @@
     layer_norm(x, w, b)                     (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b
     std(x), var(x)                          of the mean square of x - mean
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
+    hardsigmoid(x), hardswish(x)            clamp(x + 3, 0, 6) / 6, and x times that
+    mish(x), log_sigmoid(x)                 x * tanh(softplus(x)), -softplus(-x)
     x[mask] = x[mask] - 1, x[mask] = 0      where(mask, x - 1, x), where(mask, 0, x)
     conv(x, w, groups=g)                    g convolutions side by side; x * w if each has 1 channel, window 1
 
@@ -46,6 +48,10 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.addmm], _addmm),
         ([aten.index_put], _masked_update),
         ([aten.conv1d, aten.conv2d], _grouped),
+        ([aten.hardswish], lambda node: _op(node, aten.mul.Tensor, node.args[0], _hard_sigmoid(node))),
+        ([aten.hardsigmoid], _hard_sigmoid),
+        ([aten.mish], lambda node: _op(node, aten.mul.Tensor, node.args[0], _tanh_of_softplus(node))),
+        ([aten.log_sigmoid], _log_sigmoid),
     ):
         for node in calls(gm.graph, *targets):
             new = rule(node)
@@ -58,6 +64,20 @@ def run(gm: fx.GraphModule) -> PassResult:
 
 def _op(node: fx.Node, target: Any, *args: Any) -> fx.Node:
     return call(node, target, *args, like=node)
+
+
+def _hard_sigmoid(node: fx.Node) -> fx.Node:
+    risen = _op(node, aten.clamp.default, _op(node, aten.add.Tensor, node.args[0], 3.0), 0.0, 6.0)
+    return _op(node, aten.div.Tensor, risen, 6.0)
+
+
+def _tanh_of_softplus(node: fx.Node) -> fx.Node:
+    return _op(node, aten.tanh.default, _op(node, aten.softplus.default, node.args[0]))
+
+
+def _log_sigmoid(node: fx.Node) -> fx.Node:
+    turned = _op(node, aten.neg.default, node.args[0])
+    return _op(node, aten.neg.default, _op(node, aten.softplus.default, turned))
 
 
 def _centred(node: fx.Node, x: fx.Node, axes: list[int], keep: bool) -> tuple[fx.Node, fx.Node]:

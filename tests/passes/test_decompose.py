@@ -15,6 +15,7 @@ from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, decompose, merge_equal_nodes
 
 TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.index_put]
+TARGETS += [aten.hardsigmoid, aten.hardswish, aten.mish, aten.log_sigmoid]
 X = randn(7, 4, 6) * 3 + 1
 CASES: dict[str, Callable[..., Any]] = {
     "layer_norm": lambda m, x: F.layer_norm(x, [6], m.w, m.b, 1e-3),
@@ -26,6 +27,10 @@ CASES: dict[str, Callable[..., Any]] = {
     "var": lambda m, x: x.var(dim=0, correction=2),
     "addmm": lambda m, x: torch.addmm(m.b, x[:, 0], m.a, beta=0.5, alpha=2.0),
     "addmm of tensors": lambda m, x: torch.addmm(x[:, 0], x[:, 1], x[:, 2].t() @ x[:, 3]),
+    "hardsigmoid": lambda m, x: F.hardsigmoid(x),
+    "hardswish": lambda m, x: F.hardswish(x - 2),
+    "mish": lambda m, x: F.mish(x),
+    "log_sigmoid": lambda m, x: F.logsigmoid(x),
     "masked rows": lambda m, x: x.index_put([x[:, 0, 0] > 1], x[x[:, 0, 0] > 1].neg()),
     "masked update": lambda m, x: x.index_put([x > 1], (x[x > 1] * 2 - 1).relu()),
 }
