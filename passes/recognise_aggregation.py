@@ -3,6 +3,7 @@
     scatter_add(zeros[n, F], 0, index[E] repeated F times, values[E, F])        segment_sum(values, index, n)
     scatter_reduce(zeros, 0, index..., values, "amax", include_self=False)      segment_max
     segment_sum(values) / clamp(segment_sum(ones), min=1)                       segment_mean
+    segment_max(values[n * k, F], [0, 0, 0, 1, 1, 1, ...])                      amax of values[n, k, F]
     exp(v - max[index]) / (segment_sum(exp) + 1e-16)[index]                     segment_softmax
 
 The last is found by what it computes: the part of the graph is run on small graphs with loops, double edges and
@@ -17,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from bgnn.passes.expressions import attempt
+from bgnn.passes.expressions import Tried, attempt
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -26,6 +27,7 @@ from bgnn.passes.graph import (
     calls,
     is_call,
     is_constant,
+    literal,
     remove_dead_code,
     replace,
     shape_of,
@@ -51,6 +53,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.mul], _times_one),
         ([aten.div], _mean),
         ([aten.div], _softmax),
+        ([bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max], _each_row),
     ):
         for node in calls(gm.graph, *targets):
             new = rule(node)
@@ -85,15 +88,21 @@ def _first_size(node: fx.Node, before: fx.Node) -> Any:
     return cast(Any, node.args[position])[0]
 
 
-def _one_index(index: fx.Node) -> fx.Node | None:
+def _one_index(index: fx.Node, before: fx.Node) -> fx.Node | None:
     """The index `[E]` behind one that is repeated over trailing axes."""
     edges = shape_of(index)[0]
+    found, column = (index if len(shape_of(index)) == 1 else None), None
     while is_call(index, aten.expand, aten.reshape):
         shape = shape_of(index)
         if shape[0] != edges or (is_call(index, aten.reshape) and any(size != 1 for size in shape[1:])):
-            return None
+            break
+        column = index if all(size == 1 for size in shape[1:]) else column
         index = cast(fx.Node, index.args[0])
-    return index if len(shape_of(index)) == 1 and shape_of(index)[0] == edges else None
+        if len(shape_of(index)) == 1 and shape_of(index)[0] == edges:
+            found = index
+    if found is None and column is not None:
+        return call(before, aten.reshape.default, column, [-1])
+    return found
 
 
 def _segment(node: fx.Node) -> fx.Node | None:
@@ -109,7 +118,7 @@ def _segment(node: fx.Node) -> fx.Node | None:
     alone = arg(node, 5, "include_self", True) is False
     if dim % max(len(shape_of(values)), 1) != 0 or index.meta["val"].dtype == torch.bool:
         return None
-    one = _one_index(index)
+    one = _one_index(index, node)
     if one is None or shape_of(base)[1:] != shape_of(values)[1:]:
         return None
     if len(shape_of(index)) > 1 and shape_of(index)[1:] != shape_of(values)[1:]:
@@ -139,6 +148,28 @@ def _segment(node: fx.Node) -> fx.Node | None:
     else:
         return None
     return _onto(node, base, result, how, alone, one, values, n)
+
+
+def _each_row(node: fx.Node) -> fx.Node | None:
+    """A reduction by `[0, 0, 0, 1, 1, 1, ...]`, k times each of n rows: over axis 1 of `[n, k, ...]`."""
+    values, index, n = cast(tuple[fx.Node, fx.Node, Any], node.args)
+    tried = Tried()
+    count = n.meta["val"] if isinstance(n, fx.Node) else n
+    edges, rows = shape_of(index)[0], tried.size(count)
+    if is_call(index, aten.reshape) and rows and tried.size(edges) % rows == 0:
+        k = tried.size(edges) // rows
+        rest = shape_of(values)[1:]
+        known = attempt(index, tried.known(node.graph))
+        wanted = torch.arange(rows).repeat_interleave(k)
+        sizes = literal((count, k, *rest))
+        if known is None or not torch.equal(known, wanted) or str(edges) != str(count * k) or sizes is None:
+            return None
+        table = call(node, aten.reshape.default, values, sizes, like=node)
+        if is_call(node, bgnn.segment_max):
+            return call(node, aten.amax.default, table, [1], like=node)
+        mean = is_call(node, bgnn.segment_mean)
+        return call(node, aten.mean.dim if mean else aten.sum.dim_IntList, table, [1], like=node)
+    return None
 
 
 def _first_rows(node: fx.Node, values: fx.Node, end: fx.Node, count: Any) -> fx.Node:
