@@ -8,10 +8,10 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --cache-dir .cache
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels bench-int8 bench-accuracy interpreters fuzz wheels aarch64 a72 cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels bench-int8 bench-accuracy bench-calibrated bench-binary-graphs interpreters fuzz wheels aarch64 a72 cross-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.installed $(LCE_VENV)/.installed ## make the environments .venv and .venv-lce (does nothing when they are up to date)
 
@@ -90,6 +90,12 @@ bench-int8: setup kernels ## INT8 graph layers beside fp32, on Cora, Citeseer, m
 
 bench-accuracy: setup kernels ## INT8 networks trained on Cora and Citeseer, PyTorch beside the files: accuracies, codes (ARGS="--root DIR")
 	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench_accuracy $(ARGS)
+
+bench-calibrated: setup kernels ## point-cloud networks in INT8 by --calibrate beside float: accuracy, size, time (ARGS="--models DIR")
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench_calibrated $(ARGS)
+
+bench-binary-graphs: setup kernels ## binary GraphSAGE and GCN on Cora beside the float files (ARGS="--planetoid DIR")
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench_binary_graphs $(ARGS)
 
 interpreters: setup kernels ## the same files in five stock TFLite interpreters, each in its own environment (about 2.5 GB)
 	@$(VENV)/bin/python -m bgnn.runtime_bench.stock_interpreters

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from bgnn.converter import stages
 from bgnn.converter.axes import trace_sized
 from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
-from bgnn.converter.decisions import completed, exact_decisions, run_with_taps, told
+from bgnn.converter.decisions import completed, exact_decisions, holds_codes, run_with_taps, told
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
@@ -163,6 +163,8 @@ def convert(
             checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
             say("choosing ranges on the samples")
             calibrated = quantise(gm, calibration, results=not TARGETS[target].sums)
+            if note := calibrated.note():
+                say(note)
 
     def report(data: bytes | None) -> Report:
         made = build_report(gm, semantic, inputs, log, checks, plan, name, data)
@@ -313,8 +315,9 @@ def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.Gra
     reference = example.reference
     assert reference is not None
     taps, outputs = run_with_taps(gm, example.inputs, reference.shapes)
-    taps = dict(completed(before, example.inputs, reference.shapes, taps))
-    check = reference.compare(example.named(what), taps, outputs, exact_decisions(gm))
+    every = completed(before, example.inputs, reference.shapes, taps)
+    check = reference.compare(example.named(what), every, outputs, exact_decisions(gm))
+    check.inside = reference.codes(set(every) - set(taps))
     if not example.second:
         check.proof = prove_layers(reference.gm, gm, what)
         if before is not gm:
@@ -349,17 +352,24 @@ def _check_file(
 
     def compare(taps: Mapping[str, Any]) -> Check:
         every = completed(before, example.inputs, reference.shapes, taps)
-        return reference.compare(example.named("emitted file"), every, outputs, exact_decisions(gm))
+        check = reference.compare(example.named("emitted file"), every, outputs, exact_decisions(gm))
+        check.inside = reference.codes(set(every) - set(taps))
+        return check
 
     outputs, taps = read(emit, tapped)
     try:
-        return compare(taps)
+        if not on_edges or any(holds_codes(node) for node, _ in tapped):
+            return compare(taps)
     except ConversionError:
         if not on_edges:
             raise
-        # A code of an edge that lies at a tie, which the runtime rounds the other way: the same operators tell it where
-        # edges are tensors.
-        return compare({**read(functools.partial(emit, optimize=0), on_edges)[1], **taps})
+    # All codes are of edges, or a decision on an edge lies at a tie, which the runtime rounds the other way: the same
+    # operators tell them where edges are tensors.
+    check = compare({**read(functools.partial(emit, optimize=0), on_edges)[1], **taps})
+    check.note = (
+        "this file has no tensors of edges: their signs and codes are those that the same operators make with -O0"
+    )
+    return check
 
 
 def _summary(check: Check) -> str:

@@ -22,12 +22,13 @@ from bgnn.converter.example_inputs import read_npz
 from bgnn.converter.ranges import Range, choose, squares, values
 from bgnn.converter.untrusted import read_torch
 from bgnn.passes import insert_fake_quant, roundings
-from bgnn.passes.graph import is_call, snapshot
+from bgnn.passes.graph import is_call, remove_dead_code, snapshot
 from bgnn.passes.user_code import where
 
 bgnn = torch.ops.bgnn
 LARGE = 0.1  # a file's relative error beside the float model, beyond which it warns
 CLASSES = 0.03  # the same of its rows that have another class: half a point of accuracy needs fewer
+SPARED = 0.1  # of the dense layers' weights: a module with no more stays float by itself if that mends a large gap
 LABELS, MASKS = "y", ("test_mask", "mask")
 
 
@@ -127,10 +128,21 @@ class CalibrationReport:
     file: FileGap | None = None
     relief: Relief | None = None
     """Only where the gap is large."""
+    spared: Relief | None = None
+    """What stays float by itself, and what 8 bits there would have changed."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for report.json."""
         return dataclasses.asdict(self)
+
+    def note(self) -> str | None:
+        """What was not quantised unasked, and why."""
+        if self.spared is None:
+            return None
+        return (
+            f"{self.spared.module} stays float: with its 8 bits the file would change {self.spared.gap}, more than "
+            f"{LARGE:.0%} or {CLASSES:.0%} of the rows (--percentile 0 quantises it all the same)"
+        )
 
     def warning(self) -> str | None:
         """What to tell a user whose file is far from their model."""
@@ -221,45 +233,78 @@ def quantise(gm: fx.GraphModule, calibration: Calibration, results: bool = False
             known = ", ".join(insert_fake_quant.layer_names(gm))
             raise UsageError(f"--keep-float {name}: there is no such layer; the layers are {known}")
     samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
-    sites = insert_fake_quant.sites(gm, calibration.keep_float, results)
-    places = [insert_fake_quant.place(site) for site in sites]
-    best: dict[fx.Node, Range] = {}
-    widest: dict[fx.Node, Range] = {}
-    for site in sites:
-        best[site], widest[site] = choose(gm, site, samples, calibration.percentile)
-    layers = {n: insert_fake_quant.place(n) for n in gm.graph.nodes if n.op == "call_function" and "layer" in n.meta}
+    kept = list(calibration.keep_float)
     plain = snapshot(gm)
-    before = {n.name: n for n in plain.graph.nodes}
-    insert_fake_quant.insert(gm, {site: (r.low, r.high) for site, r in best.items()}, calibration.keep_float)
-    coded = {site: next(u for u in site.users if is_call(u, bgnn.fake_quant)) for site in sites}
+    found = {
+        site.name: choose(plain, site, samples, calibration.percentile)
+        for site in insert_fake_quant.sites(plain, kept, results)
+    }
+    ranges, widest = ({name: both[i] for name, both in found.items()} for i in (0, 1))
+    coded = _coded(plain, ranges, kept, results)
+    if calibration.percentile is None and ranges != widest:  # alone each was better; together they must be as well
+        other = _coded(plain, widest, kept, results)
+        if _gap(plain, other, samples).error <= _gap(plain, coded, samples).error:
+            ranges, coded = widest, other
+    relief, spared = _relief(plain, coded, ranges, samples, kept, results), None
+    if relief is not None and calibration.percentile is None and _may_be_spared(plain, relief):
+        spared, relief = Relief(relief.module, _gap(plain, coded, samples)), None
+        kept.append(spared.module)
+        coded = _coded(plain, ranges, kept, results)
+    _become(gm, coded)
+    return dataclasses.replace(
+        _report(plain, gm, ranges, samples, kept, calibration, results), relief=relief, spared=spared
+    )
 
-    def set_ranges(ranges: Mapping[fx.Node, Range]) -> None:
-        for site, r in ranges.items():
-            scale, zero = insert_fake_quant.scale_and_zero(r.low, r.high)
-            coded[site].args = (site, scale, zero, *coded[site].args[3:])
 
+def _coded(plain: fx.GraphModule, ranges: Mapping[str, Range], kept: Sequence[str], results: bool) -> fx.GraphModule:
+    """A copy with quantisers; `ranges`: by the names of the nodes, those that stay real as well."""
+    gm = snapshot(plain)
+    ends = {site: ranges[site.name] for site in insert_fake_quant.sites(gm, kept, results)}
+    insert_fake_quant.insert(gm, {site: (r.low, r.high) for site, r in ends.items()}, kept)
+    return gm
+
+
+def _become(gm: fx.GraphModule, other: fx.GraphModule) -> None:
+    """Makes `gm` the other graph, with its constants."""
+    for name, value in other.named_buffers(recurse=False):
+        if not hasattr(gm, name):
+            gm.register_buffer(name, value)
+    gm.graph = other.graph
+    remove_dead_code(gm)
+
+
+def _may_be_spared(plain: fx.GraphModule, relief: Relief) -> bool:
+    """Whether a module may stay float unasked: that mends the gap, and it holds few of the layers' weights."""
+    weights = {
+        n: n.args[1].meta["val"].numel()
+        for n in plain.graph.nodes
+        if insert_fake_quant.is_layer(n) and "layer" in n.meta
+    }
+    inside = sum(size for n, size in weights.items() if insert_fake_quant.is_kept(n, [relief.module]))
+    return not relief.gap.is_large and inside <= SPARED * sum(weights.values())
+
+
+def _report(
+    plain: fx.GraphModule, gm: fx.GraphModule, ranges: Mapping[str, Range], samples: Sequence[Sequence[Tensor]],
+    kept: Sequence[str], calibration: Calibration, results: bool,
+) -> CalibrationReport:  # fmt: skip
+    """What became of a network `plain` in `gm`, the same with quantisers."""
+    sites = insert_fake_quant.sites(plain, kept, results)
+    layers = [n for n in plain.graph.nodes if n.op == "call_function" and "layer" in n.meta]
+    theirs = {n.name: n for n in gm.graph.nodes}
+    coded = {site: next(u for u in theirs[site.name].users if is_call(u, bgnn.fake_quant)) for site in sites}
     outputs = results_of(plain)[0], results_of(gm)[0]
-    ranges = best
-    if calibration.percentile is None and best != widest:  # alone each was better; together they must be as well
-        error = _errors(plain, gm, samples, [outputs])
-        set_ranges(widest)
-        if error < _errors(plain, gm, samples, [outputs]):
-            set_ranges(best)
-        else:
-            ranges = widest
-    pairs = [(before[n.name], coded.get(n, n)) for n in [*sites, *layers]]
+    pairs = [(n, coded.get(n, theirs[n.name])) for n in [*sites, *layers]]
     *errors, output_error = _errors(plain, gm, samples, [*pairs, outputs])
     rows = [
-        Quantised(*place, r.low, r.high, r.clipped, error, r.alone)
-        for place, r, error in zip(places, ranges.values(), errors, strict=False)
+        Quantised(*insert_fake_quant.place(site), r.low, r.high, r.clipped, error, r.alone)
+        for site, r, error in zip(sites, (ranges[site.name] for site in sites), errors, strict=False)
     ]
-    gaps = [LayerGap(*place, e) for place, e in zip(layers.values(), errors[len(sites) :], strict=True)]
-    float_accuracy, accuracy = (
+    gaps = [LayerGap(*insert_fake_quant.place(n), e) for n, e in zip(layers, errors[len(sites) :], strict=True)]
+    before, after = (
         _accuracy(graph, out, samples, calibration) for graph, out in zip((plain, gm), outputs, strict=True)
     )
-    coded_as = {site.name: ranges[site] for site in sites}
-    relief = _relief(plain, gm, coded_as, samples, calibration.keep_float, results)
-    return CalibrationReport(rows, gaps, output_error, float_accuracy, accuracy, relief=relief)
+    return CalibrationReport(rows, gaps, output_error, before, after)
 
 
 def _relief(
@@ -279,10 +324,7 @@ def _relief(
     holds = {name: sum(insert_fake_quant.is_kept(n, [name]) for n in layers) for name in names if name}
     best: Relief | None = None
     for name in sorted((name for name, count in holds.items() if 0 < count < len(layers)), key=holds.__getitem__):
-        gm, keep = snapshot(plain), [*kept, name]
-        left = {site: ranges[site.name] for site in insert_fake_quant.sites(gm, keep, results)}
-        insert_fake_quant.insert(gm, {site: (r.low, r.high) for site, r in left.items()}, keep)
-        found = Relief(name, _gap(plain, gm, samples))
+        found = Relief(name, _gap(plain, _coded(plain, ranges, [*kept, name], results), samples))
         if not found.gap.is_large:
             return found
         if found.gap.excess < least:

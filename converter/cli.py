@@ -197,7 +197,8 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--report",
         metavar="FILE",
-        help="where to write the report as JSON (default: report.json beside the output)",
+        help="where to write the report as JSON (default: report.json beside the output, or OUTPUT.report.json if "
+        "that is another conversion's)",
     )
     output.add_argument("--dump", metavar="DIR", help="write every stage of the conversion as readable Python")
     output.add_argument("--stop-after", metavar="STAGE", help=f"stop after a stage ({', '.join(STAGES)}); no file")
@@ -238,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     output = Path(args.output or Path(args.file).stem + (".onnx" if args.target.startswith("onnx-") else ".tflite"))
-    report = Path(args.report) if args.report else output.parent / "report.json"
+    report = Path(args.report) if args.report else _usual_report(output)
     _check(args, output, report)
     # as the user meant them, wherever the user's own code goes to
     written, reported = Path(os.path.abspath(output)), Path(os.path.abspath(report))
@@ -258,7 +259,7 @@ def _run(args: argparse.Namespace) -> None:
             console.print(f"wrote {output} and {report}", soft_wrap=True)
 
     assert conversion.model_bytes is not None
-    text = json.dumps(conversion.report.to_json(), indent=2) + "\n"
+    text = json.dumps({"output": output.name, **conversion.report.to_json()}, indent=2) + "\n"
     write_files({written: conversion.model_bytes, reported: text.encode()}, announce)
 
 
@@ -333,6 +334,19 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
         raise UsageError(f"cannot write {output}: it is the report of another conversion")
     if report.is_file() and report.stat().st_size and not _is_report(report):
         raise UsageError(f"cannot write {report}: it is there already, and is no report of a conversion")
+    if _is_of_another(report, output):
+        raise UsageError(f"cannot write {report}: it is the report of another conversion")
+
+
+def _usual_report(output: Path) -> Path:
+    """report.json beside the output, or OUTPUT.report.json where that one tells of another file."""
+    usual = output.with_name("report.json")
+    return output.with_name(f"{output.name}.report.json") if _is_of_another(usual, output) else usual
+
+
+def _is_of_another(report: Path, output: Path) -> bool:
+    """Whether a report is there, and not of an earlier conversion to the same output."""
+    return report.is_file() and _is_report(report) and json.loads(report.read_bytes()).get("output") != output.name
 
 
 def _is_report(path: Path) -> bool:

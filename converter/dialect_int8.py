@@ -131,6 +131,11 @@ def q_segment_sum(
     return requantized(total, _f32(m_scale) / _f32(y_scale), y_zero, low, high)
 
 
+def q_segment_sum_float(m: Tensor, m_scale: float, m_zero: int, index: Tensor, n: int) -> Tensor:
+    """Sums of codes over segments with real output: as `q_segment_sum`, but the integer sum `* m_scale`, f32."""
+    return _segment_total(m, m_zero, index, n).to(torch.float32) * _f32(m_scale)
+
+
 def q_segment_mean(
     m: Tensor, m_scale: float, m_zero: int, index: Tensor, n: int, y_scale: float, y_zero: int, low: int, high: int
 ) -> Tensor:
@@ -243,6 +248,11 @@ for _schema, _reference, _fake in (
     (f"q_mul({_AB}, {_Y}) -> Tensor", q_mul, lambda a, s, z, b, *rest: _codes_like(a + b)),
     (f"q_add({_AB}, {_Y}) -> Tensor", q_add, lambda a, s, z, b, *rest: _codes_like(a + b)),
     (f"q_segment_sum({_SEGMENT}, {_Y}) -> Tensor", q_segment_sum, lambda m, s, z, i, n, *rest: _rows_of_codes(m, n)),
+    (
+        f"q_segment_sum_float({_SEGMENT}) -> Tensor",
+        q_segment_sum_float,
+        lambda m, scale, zero, index, n: m.new_empty([n, *m.shape[1:]], dtype=torch.float32),
+    ),
     (f"q_segment_mean({_SEGMENT}, {_Y}) -> Tensor", q_segment_mean, lambda m, s, z, i, n, *rest: _rows_of_codes(m, n)),
     (
         "q_segment_max(Tensor m, int m_zero, Tensor index, SymInt n) -> Tensor",

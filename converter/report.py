@@ -31,7 +31,7 @@ SEARCH = [bgnn.hamming_knn, bgnn.real_knn]
 FLOAT = [aten.linear, aten.matmul, aten.bmm, aten.mm]
 INTEGER = [bgnn.q_linear, bgnn.q_linear_float]
 SUMS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max]
-INTEGER_SUMS = [bgnn.q_segment_sum, bgnn.q_segment_mean, bgnn.q_segment_max]
+INTEGER_SUMS = [bgnn.q_segment_sum, bgnn.q_segment_sum_float, bgnn.q_segment_mean, bgnn.q_segment_max]
 FUSED_SUMS = [bgnn.aggregate, bgnn.gat_aggregate]
 FUSED_INTEGER_SUMS = [bgnn.q_aggregate, bgnn.q_gat_aggregate]
 ON_EDGES = [*SUMS, *INTEGER_SUMS, *FUSED_SUMS, *FUSED_INTEGER_SUMS]
@@ -153,6 +153,8 @@ def _print_calibration(found: CalibrationReport, console: Console) -> None:
         table.add_row(gap.layer or "forward", gap.what, f"{gap.error:.2%}")
     table.add_row("the output", "", f"{found.output_error:.2%}")
     console.print(table)
+    if note := found.note():
+        console.print(f"[bold]not quantised:[/bold] {escape(note)}")
     if warning := found.warning():
         console.print(f"[bold]warning:[/bold] {warning}")
     if found.float_accuracy is not None and found.quantised_accuracy is not None:
@@ -169,7 +171,8 @@ def _check_line(check: Check, than: str = "") -> str:
         f"{check.column_error:.1g} of its column (tolerance {OUTPUT_TOLERANCE:g})"
     ]
     if check.codes:
-        parts.append(f"{check.codes:,} codes compared, {check.stepped:,} of them one beside the model's at a tie")
+        inside = f" ({check.inside:,} of them in no tensor of it: they follow from the others)" if check.inside else ""
+        parts.append(f"{check.codes:,} codes compared{inside}, {check.stepped:,} one beside the model's at a tie")
     if check.rows:
         parts.append(f"another class{than} in {check.changed_rows:,} of {check.rows:,} rows")
     if check.signs or check.neighbours:
@@ -321,6 +324,8 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
             return word
     if is_call(node, *SUMS):
         kind = "INT8" if any(is_call(n, *KINDS["INT8"]) for n in parts) else "float"
+        if any(is_call(n, bgnn.q_segment_sum_float) for n in parts):
+            kind = "INT8, float out"
         alone = any(is_call(n, *FUSED_SUMS, *FUSED_INTEGER_SUMS) for n in parts)
         return f"{kind}, fused: no tensor of edges" if alone else kind if parts else "removed"
     bits = sum(is_call(n, bgnn.bconv_bits) for n in parts)

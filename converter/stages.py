@@ -31,6 +31,7 @@ from bgnn.passes import (
     canonicalise,
     channels_last,
     decompose,
+    dense_before_sum,
     fold_batch_norm,
     fold_constants,
     fold_sign,
@@ -167,10 +168,10 @@ def walk(
 
 
 # A float network is calibrated with its norms folded (where a norm stood, its layer's output is what gets a range), and
-# with its dense layers on nodes, not on edges.
+# with its dense layers on nodes, not on edges, and in front of sums over edges where that is no more work.
 BEFORE_CALIBRATION = _steps(
     recognise_knn, recognise_gather, channels_last, canonicalise, fold_batch_norm, split_edge_linear,
-    reduce_before_elementwise, merge_equal_nodes,
+    reduce_before_elementwise, dense_before_sum, merge_equal_nodes,
 )  # fmt: skip
 
 

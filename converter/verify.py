@@ -44,7 +44,8 @@ class Check:
     value (`output_scale`) and the largest difference relative to its column (`column_error`).
 
     `rows` are the first output's, `changed_rows` those in which another class is the largest. `note`: what else is to
-    be said, or why nothing was `compared`. `proof`: what was proven beside it.
+    be said, or why nothing was `compared`. `proof`: what was proven beside it. `inside`: how many of the `codes` no
+    tensor tells (a fused operator keeps them to itself, a neighbour table has no edges): they follow from the others.
     """
 
     what: str
@@ -54,6 +55,7 @@ class Check:
     turned_signs: int = 0
     turned_rows: int = 0
     codes: int = 0
+    inside: int = 0
     stepped: int = 0
     rows: int = 0
     changed_rows: int = 0
@@ -111,6 +113,11 @@ class Reference:
             check.rows = first.shape[0]
             check.changed_rows = int((first.argmax(1) != given.argmax(1)).sum())
         return check
+
+    def codes(self, names: Collection[str]) -> int:
+        """How many codes the tensors of these traced names have."""
+        found = (mine for name, mine in self.decisions.items() if name in names)
+        return sum(mine.codes.numel() for mine in found if isinstance(mine, Seen))
 
     def _magnitudes(self, taps: Mapping[str, Forced], exact: Collection[str]) -> list[Tensor]:
         run = Decisions(self.gm, taps, exact, Check(""), rounding.needed(self.gm))

@@ -367,9 +367,10 @@ def _slice(node: fx.Node) -> fx.Node | None:
 
 
 def _is_list(x: fx.Node) -> bool:
-    """Whether a tensor has the form of a list of edges that is computed, or an input: whole numbers `[2, E]`."""
-    value = x.meta["val"]
-    return not value.is_floating_point() and value.dim() == 2 and value.shape[0] == 2 and not is_constant(x)
+    """Whether a tensor has the form of a list of edges, whole numbers `[2, E]`, whose rows are not known one by one."""
+    value, joined = x.meta["val"], is_call(x, aten.stack) or (is_call(x, aten.cat) and arg(x, 1, "dim", 0) in (0, -2))
+    whole = not value.is_floating_point() and value.dim() == 2 and value.shape[0] == 2
+    return whole and not joined and not is_constant(x)
 
 
 def _select(node: fx.Node) -> fx.Node | None:
@@ -661,39 +662,6 @@ def _one_hot(node: fx.Node) -> fx.Node | None:
     return call(node, aten._to_copy.default, same, dtype=torch.int64, like=node)
 
 
-def _scatter(node: fx.Node) -> fx.Node | None:
-    """Aggregation over edges whose targets are known, with as many edges at every node (a k-NN graph).
-
-    `scatter(x[E, C], target)` becomes a reduction over `[nodes, degree, C]`, after sorting the edges by target.
-    """
-    base, dim, index, source = cast(tuple[fx.Node, int, fx.Node, fx.Node], node.args[:4])
-    while is_call(index, aten.expand, aten.reshape):  # one target per edge, repeated over the channels
-        index = cast(fx.Node, index.args[0])
-    if not (is_constant(base) and is_constant(index)) or dim % len(shape_of(source)) != 0:
-        return None
-    how = {aten.scatter_add: "sum"}.get(cast(Any, node.target).overloadpacket) or cast(str, node.args[4])
-    include_self = node.kwargs.get("include_self", True)
-    if how not in ("sum", "amax", "amin", "mean") or (how != "sum" and include_self):
-        return None
-    rows = value_of(index)
-    if rows.shape[0] != shape_of(source)[0]:
-        return None
-    target = rows.reshape(rows.shape[0], -1)[:, 0]
-    nodes = shape_of(base)[0]
-    columns = rows.reshape(rows.shape[0], -1) == target[:, None]
-    counts = torch.bincount(target, minlength=nodes)
-    if not bool(columns.all()) or int(counts.min()) != int(counts.max()) or bool(value_of(base).any()):
-        return None
-    order = torch.argsort(target, stable=True)
-    x = source
-    if not torch.equal(order, torch.arange(len(order))):
-        x = call(node, aten.index_select.default, x, 0, constant(node, order, "edge_order"), like=node)
-    degree = int(counts[0])
-    x = reshape(node, x, (nodes, degree, *shape_of(source)[1:]), like=node)
-    reduce = {"sum": aten.sum.dim_IntList, "amax": aten.amax.default, "amin": aten.amin.default, "mean": aten.mean.dim}
-    return call(node, reduce[how], x, [1], False, like=node)
-
-
 def _reduce_all(node: fx.Node) -> fx.Node | None:
     x = cast(fx.Node, node.args[0])
     table = {
@@ -832,7 +800,6 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full,
       aten.zeros, aten.ones, aten.full], _ones),
     ([aten.one_hot], _one_hot),
-    ([aten.scatter_add, aten.scatter_reduce], _scatter),
     ([aten.index_select], _repeat_rows),
     ([aten.index, aten.embedding], _index),
     ([aten.mean.default, aten.sum.default], _reduce_all),

@@ -47,13 +47,13 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = (), results: bool = 
     for node in gm.graph.nodes:
         if node.op != "call_function" or is_kept(node, keep_float):
             continue
-        if _is_layer(node):
+        if is_layer(node):
             wanted.add(_origin(cast(fx.Node, node.args[0])))
         elif is_call(node, *SEGMENTS, bgnn.segment_max) and _is_features(node):
             values = cast(fx.Node, node.args[0])
             if is_edge_tensor(values):
                 wanted.add(_origin(values))
-                if is_call(node, *SEGMENTS):
+                if is_call(node, *SEGMENTS) and not _stays_a_sum(node):
                     wanted.add(node)
     # Products and sums of features are computed on codes where their result is asked for as codes.
     for node in reversed(list(gm.graph.nodes)):
@@ -63,11 +63,27 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = (), results: bool = 
         if is_call(node, aten.relu) and any(_is_gathered(a) for a in cast(fx.Node, node.args[0]).all_input_nodes):
             made = cast(fx.Node, node.args[0])  # neighbours' codes are gathered: a quarter of the bytes
         if is_call(made, aten.mul, aten.add) and _is_features(made) and not is_kept(made, keep_float):
-            wanted |= {_origin(a) for a in made.args if isinstance(a, fx.Node) and not is_constant(a)}
+            operands = {_origin(a) for a in made.args if isinstance(a, fx.Node) and not is_constant(a)}
+            if not any(_stays_a_sum(operand) for operand in operands):
+                wanted |= operands
     for node in gm.graph.nodes if results else ():
-        if _is_layer(node) and not is_kept(node, keep_float) and (end := _result(node, wanted)) is not None:
+        if is_layer(node) and not is_kept(node, keep_float) and (end := _result(node, wanted)) is not None:
             wanted.add(end)
     return [n for n in gm.graph.nodes if n in wanted and _is_real(n) and not is_constant(n)]
+
+
+def _stays_a_sum(node: fx.Node) -> bool:
+    """Whether a sum over edges is left an exact integer: of nodes' own codes, and added to what nodes have (GIN's).
+
+    Its range is that of the node with most edges, and what is added to it has none of that: 8 bits would only round.
+    """
+    if not is_call(node, bgnn.segment_sum) or is_edge_tensor(_origin(cast(fx.Node, node.args[0]))):
+        return False
+    return any(
+        is_call(user, aten.add, aten.sub)
+        and all(isinstance(a, fx.Node) and not is_constant(a) and _is_features(a) for a in user.args[:2])
+        for user in _readers(node)
+    )
 
 
 def _is_gathered(node: fx.Node) -> bool:
@@ -101,7 +117,7 @@ def _reaches_a_layer(node: fx.Node) -> bool:
     after = {node}
     for other in node.graph.nodes:
         if not after.isdisjoint(other.all_input_nodes):
-            if _is_layer(other):
+            if is_layer(other):
                 return True
             after.add(other)
     return False
@@ -111,11 +127,11 @@ def place(site: fx.Node) -> tuple[str, str]:
     """(module of the user's model, what it is there) of an activation that is quantised."""
     if is_call(site, *AGGREGATES):
         return module_of(site), f"{AGGREGATES[site.target.overloadpacket]} over edges"  # type: ignore[union-attr]
-    if _is_layer(site):
-        return module_of(site), "output"
+    if is_layer(site):
+        return module_of(site), "output before the sum over edges" if "before_sum" in site.meta else "output"
     users = _readers(site)
     for user in users:
-        if _is_layer(user):
+        if is_layer(user):
             return module_of(user), "input"
     for user in users:
         if is_call(user, *AGGREGATES):
@@ -125,7 +141,7 @@ def place(site: fx.Node) -> tuple[str, str]:
 
 def module_of(node: fx.Node) -> str:
     """The path of the module that a node belongs to; of PyG's layers, not their aggregation's own; "" for forward."""
-    if _is_layer(node) and "layer" in node.meta:
+    if is_layer(node) and "layer" in node.meta:
         return str(node.meta["layer"]).removesuffix(".weight")
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, kind in stack.values() if not str(kind).startswith("torch_geometric.nn.aggr.")]
@@ -156,7 +172,7 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
         new.name = f"{node.name}_codes"
         count += 1
     for node in list(gm.graph.nodes):
-        if not _is_layer(node) or is_kept(node, keep_float):
+        if not is_layer(node) or is_kept(node, keep_float):
             continue
         weight = cast(fx.Node, node.args[1])
         largest = value_of(weight).abs().amax(1).clamp_min(1e-12)
@@ -205,7 +221,8 @@ def _is_features(node: fx.Node) -> bool:
     return _is_real(node) and len(shape_of(node)) > 1
 
 
-def _is_layer(node: fx.Node) -> bool:
+def is_layer(node: fx.Node) -> bool:
+    """Whether a node is a dense layer with constant weights, on features."""
     return is_call(node, aten.linear) and is_constant(node.args[1]) and len(shape_of(node)) > 1
 
 

@@ -6,6 +6,7 @@ codes). Then what stands between codes is computed on codes:
     quantize(linear(dequantize(q), fake_quant(W), b))      q_linear         a ReLU raises the lowest code
     quantize(dequantize(a) * dequantize(b))                q_mul            and their sums q_add
     quantize(segment_sum(dequantize(q)))                   q_segment_sum    and means
+    segment_sum(dequantize(q))                             q_segment_sum_float, where nothing quantises the sum
     quantize(leaky_relu(dequantize(q)))                    requantize
     gather(dequantize(q))                                  dequantize(gather(q)), all other moves, maxima
     quantize(max(linear(dequantize(q), ...)))              max(q_linear(...)): rounding keeps an order
@@ -55,6 +56,7 @@ MAKES = (
     "q_mul",
     "q_add",
     "q_segment_sum",
+    "q_segment_sum_float",
     "q_segment_mean",
     "q_segment_max",
 )
@@ -102,8 +104,14 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
         for layer in calls(gm.graph, aten.linear):
             result.refuse(layer, _why_float(layer))
         for total in calls(gm.graph, bgnn.segment_sum, bgnn.segment_mean):
-            if codes_of(total.args[0]) is not None:
+            codes = codes_of(total.args[0])
+            if codes is None:
+                continue
+            if is_call(total, bgnn.segment_mean) or accumulators.of_segments(codes.zero) > accumulators.LARGEST:
                 result.refuse(total, "it sums codes, but nothing quantises its sums: they stay real")
+                continue
+            replace(total, call(total, bgnn.q_segment_sum_float.default, *_triple(codes), *total.args[1:], like=total))
+            result.rewrites += 1
     _fold_weights(gm)
     remove_dead_code(gm)
     return result
@@ -385,6 +393,8 @@ def _why_float(layer: fx.Node) -> str:
         reason = cast(fx.Node, weight).meta.get("stays_float")
         if reason is not None:
             return f"its weights are rounded, but {reason}"
+        if any(is_call(n, bgnn.dequantize) for n in layer.graph.nodes):  # that others are quantised shows the way
+            return "its weights are not quantised"
         return "its weights are not quantised: --calibrate does that for a float model"
     if weight_codes(cast(fx.Node, weight)) is None:
         return "its weights' codes do not fit int8 with one zero point"

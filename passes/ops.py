@@ -81,7 +81,7 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("dense owed", [aten.conv1d, aten.conv2d]),
     ("segment sum", [bgnn.segment_sum, bgnn.segment_mean]),
     ("segment", [bgnn.segment_max, bgnn.segment_softmax]),
-    ("segment sum codes", [bgnn.q_segment_sum, bgnn.q_segment_mean]),
+    ("segment sum codes", [bgnn.q_segment_sum, bgnn.q_segment_sum_float, bgnn.q_segment_mean]),
     ("segment codes", [bgnn.q_segment_max]),
     ("loops", [bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows]),
     ("fake", [bgnn.fake_quant, bgnn.fake_quant_channel]),

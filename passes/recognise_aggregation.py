@@ -12,12 +12,15 @@ isolated nodes, and compared with the op. Exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
+from bgnn.passes import fixed_edges
+from bgnn.passes.canonicalise import reshape
 from bgnn.passes.expressions import Tried, attempt
 from bgnn.passes.graph import (
     PassResult,
@@ -25,6 +28,7 @@ from bgnn.passes.graph import (
     aten,
     call,
     calls,
+    constant,
     is_call,
     is_constant,
     literal,
@@ -66,6 +70,8 @@ def run(gm: fx.GraphModule) -> PassResult:
 
 def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
     """Whether `node` is a tensor of one number, made of sizes alone, or a constant where those are known."""
+    while is_call(node, aten.permute):
+        node = cast(fx.Node, node.args[0])
     if is_constant(node):
         return bool((value_of(node) == value).all())
     if not is_call(node, *makers):
@@ -77,32 +83,38 @@ def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
     return True
 
 
-def _first_size(node: fx.Node, before: fx.Node) -> Any:
-    """The size of axis 0 of a tensor made of sizes, as its argument was: a node or a number."""
-    if is_constant(node):
-        return shape_of(node)[0]
+def _size_of(node: fx.Node, dim: int, before: fx.Node) -> Any:
+    """The size of an axis of a tensor made of sizes, as its argument was: a node or a number."""
+    size = shape_of(node)[dim]
+    if isinstance(size, int):
+        return size
     if not is_call(node, aten.new_zeros, aten.new_full, aten.zeros, aten.full):
-        size = shape_of(node)[0]
-        return size if isinstance(size, int) else call(before, aten.sym_size.int, node, 0)
+        return call(before, aten.sym_size.int, node, dim)
     position = 1 if is_call(node, aten.new_zeros, aten.new_full) else 0
-    return cast(Any, node.args[position])[0]
+    return cast(Any, node.args[position])[dim]
 
 
-def _one_index(index: fx.Node, before: fx.Node) -> fx.Node | None:
-    """The index `[E]` behind one that is repeated over trailing axes."""
-    edges = shape_of(index)[0]
-    found, column = (index if len(shape_of(index)) == 1 else None), None
+def _one_index(index: fx.Node, dim: int, before: fx.Node) -> fx.Node | Tensor | None:
+    """The index `[E]` behind one that is repeated over all axes but `dim`; its numbers if the model holds them."""
+    edges, column = shape_of(index)[dim], None
     while is_call(index, aten.expand, aten.reshape):
-        shape = shape_of(index)
-        if shape[0] != edges or (is_call(index, aten.reshape) and any(size != 1 for size in shape[1:])):
-            break
-        column = index if all(size == 1 for size in shape[1:]) else column
-        index = cast(fx.Node, index.args[0])
-        if len(shape_of(index)) == 1 and shape_of(index)[0] == edges:
-            found = index
-    if found is None and column is not None:
-        return call(before, aten.reshape.default, column, [-1])
-    return found
+        source = cast(fx.Node, index.args[0])
+        shape = shape_of(source)
+        if all(size == 1 for axis, size in enumerate(shape_of(index)) if axis != dim):
+            column = index
+        if is_call(index, aten.expand):
+            dim -= len(shape_of(index)) - len(shape)
+        elif any(size != 1 for axis, size in enumerate(shape_of(index)) if axis != dim):
+            return None
+        else:
+            dim = next((axis for axis, size in enumerate(shape) if size is edges or bool(size == edges)), -1)
+        if dim < 0 or not bool(shape[dim] == edges):  # made of a table: the column itself
+            return None if column is None else reshape(before, column, (edges,))
+        index = source
+    if is_constant(index) and index.meta["val"].dtype == torch.int64:
+        columns = value_of(index).movedim(dim, 0).reshape(edges, -1)
+        return columns[:, 0] if columns.numel() and bool((columns == columns[:, :1]).all()) else None
+    return index if len(shape_of(index)) == 1 and shape_of(index)[0] == edges else None
 
 
 def _segment(node: fx.Node) -> fx.Node | None:
@@ -116,14 +128,38 @@ def _segment(node: fx.Node) -> fx.Node | None:
         base, dim, index, values = cast(tuple[fx.Node, int, fx.Node, fx.Node], node.args[:4])
         how = cast(str, node.args[4]) if is_call(node, aten.scatter_reduce, aten.index_reduce) else "sum"
     alone = arg(node, 5, "include_self", True) is False
-    if dim % max(len(shape_of(values)), 1) != 0 or index.meta["val"].dtype == torch.bool:
+    dim %= max(len(shape_of(values)), 1)
+    if index.meta["val"].dtype == torch.bool or not shape_of(values):
         return None
-    one = _one_index(index, node)
-    if one is None or shape_of(base)[1:] != shape_of(values)[1:]:
+    one = _one_index(index, dim if len(shape_of(index)) > 1 else 0, node)
+    if one is None or _but(shape_of(base), dim) != _but(shape_of(values), dim):
         return None
-    if len(shape_of(index)) > 1 and shape_of(index)[1:] != shape_of(values)[1:]:
+    if len(shape_of(index)) > 1 and _but(shape_of(index), dim) != _but(shape_of(values), dim):
         return None  # not all columns
-    n = _first_size(base, node)
+    n = _size_of(base, dim, node)
+    if isinstance(one, Tensor):
+        if not isinstance(n, int) or literal(shape_of(values)) is None or one.numel() != shape_of(values)[dim]:
+            return None
+        count = torch.bincount(one, minlength=n).float().reshape(-1, *[1] * (len(shape_of(values)) - dim - 1))
+        reduce = partial(fixed_edges.reduced, node, dim, one, n)
+        return _reduced(node, base, values, how, alone, reduce, lambda: constant(node, count, "degrees"))
+    if dim:  # the same with the nodes' axis as the first
+        order = [dim, *(axis for axis in range(len(shape_of(values))) if axis != dim)]
+        base, values = (call(node, aten.permute.default, x, order, like=node) for x in (base, values))
+        found = _segments(node, base, values, one, n, how, alone)
+        back = [order.index(axis) for axis in range(len(order))]
+        return None if found is None else call(node, aten.permute.default, found, back, like=node)
+    return _segments(node, base, values, one, n, how, alone)
+
+
+def _but(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
+    return (*shape[:dim], *shape[dim + 1 :])
+
+
+def _segments(
+    node: fx.Node, base: fx.Node, values: fx.Node, one: fx.Node, n: Any, how: str, alone: bool
+) -> fx.Node | None:  # fmt: skip
+    """A reduction of rows by an index that is computed, or an input."""
     if shape_of(one)[0] != shape_of(values)[0]:  # a scatter takes as many rows as the index has
         if is_call(node, aten.index_add, aten.index_put, aten.index_reduce):
             return None
@@ -131,23 +167,37 @@ def _segment(node: fx.Node) -> fx.Node | None:
         values = _first_rows(node, values, end, shape_of(one)[0])
     if not values.meta["val"].is_floating_point():
         return _counted(node, base, one, values, n) if how == "sum" else None
+    ops = {"sum": bgnn.segment_sum, "mean": bgnn.segment_mean, "amax": bgnn.segment_max}
+
+    def reduce(what: fx.Node, by: str) -> fx.Node:
+        return call(node, ops[by].default, what, one, n, like=node)
+
+    def counts() -> fx.Node:
+        edges = shape_of(values)[0]
+        sizes = [edges if isinstance(edges, int) else call(node, aten.sym_size.int, values, 0, like=node)]
+        sizes += [1] * (len(shape_of(values)) - 1)
+        kind = values.meta["val"].dtype
+        ones = call(node, aten.full.default, sizes, 1.0, dtype=kind, device=torch.device("cpu"), like=node)
+        return reduce(ones, "sum")
+
+    return _reduced(node, base, values, how, alone, reduce, counts)
+
+
+def _reduced(
+    node: fx.Node, base: fx.Node, values: fx.Node, how: str, alone: bool,
+    reduce: Callable[[fx.Node, str], fx.Node], counts: Callable[[], fx.Node],
+) -> fx.Node | None:  # fmt: skip
+    """A reduction in terms of sums, means and maxima: with what `base` holds, or without (`alone`)."""
+    if not values.meta["val"].is_floating_point() or how not in ("sum", "mean", "amax", "amin"):
+        return None
     if node.kwargs.get("alpha", 1) != 1:
         values = call(node, aten.mul.Tensor, values, node.kwargs["alpha"], like=node)
-
-    if how == "sum":
-        result = call(node, bgnn.segment_sum.default, values, one, n, like=node)
-    elif how == "mean":
-        op = bgnn.segment_mean if alone else bgnn.segment_sum
-        result = call(node, op.default, values, one, n, like=node)
-    elif how == "amax":
-        result = call(node, bgnn.segment_max.default, values, one, n, like=node)
-    elif how == "amin":
-        negative = call(node, aten.neg.default, values, like=node)
-        largest = call(node, bgnn.segment_max.default, negative, one, n, like=node)
+    if how == "amin":
+        largest = reduce(call(node, aten.neg.default, values, like=node), "amax")
         result = call(node, aten.neg.default, largest, like=node)
     else:
-        return None
-    return _onto(node, base, result, how, alone, one, values, n)
+        result = reduce(values, "sum" if how == "mean" and not alone else how)
+    return _onto(node, base, result, how, alone, counts)
 
 
 def _each_row(node: fx.Node) -> fx.Node | None:
@@ -183,26 +233,20 @@ def _first_rows(node: fx.Node, values: fx.Node, end: fx.Node, count: Any) -> fx.
 
 
 def _onto(
-    node: fx.Node, base: fx.Node, result: fx.Node, how: str, alone: bool, index: fx.Node, values: fx.Node, n: Any
+    node: fx.Node, base: fx.Node, result: fx.Node, how: str, alone: bool, counts: Callable[[], fx.Node]
 ) -> fx.Node:  # fmt: skip
     """What `base` becomes: with `alone`, its rows count only where nothing is reduced to them."""
     if is_filled(base, 0, ZEROS) and (alone or how == "sum"):
         return result  # a segment without elements is 0
     if how == "sum" and not alone:
         return call(node, aten.add.Tensor, base, result, like=node)
-    edges = shape_of(values)[0]
-    sizes = [edges if isinstance(edges, int) else call(node, aten.sym_size.int, values, 0, like=node)]
-    sizes += [1] * (len(shape_of(values)) - 1)
-    kind = values.meta["val"].dtype
-    ones = call(node, aten.full.default, sizes, 1.0, dtype=kind, device=torch.device("cpu"), like=node)
-    counts = call(node, bgnn.segment_sum.default, ones, index, n, like=node)
     if how == "mean" and not alone:
         both = call(node, aten.add.Tensor, base, result, like=node)
-        return call(node, aten.div.Tensor, both, call(node, aten.add.Tensor, counts, 1, like=node), like=node)
+        return call(node, aten.div.Tensor, both, call(node, aten.add.Tensor, counts(), 1, like=node), like=node)
     if not alone:
         extreme = aten.maximum.default if how == "amax" else aten.minimum.default
         result = call(node, extreme, base, result, like=node)
-    some = call(node, aten.gt.Scalar, counts, 0, like=node)
+    some = call(node, aten.gt.Scalar, counts(), 0, like=node)
     return call(node, aten.where.self, some, result, base, like=node)
 
 

@@ -50,7 +50,7 @@ def run(gm: fx.GraphModule) -> PassResult:
                 continue
             slope = _slope(node, source, inside)
             if slope is not None:
-                replace(node, _prelu(node, source, slope))
+                replace(node, source if bool((slope == 1).all()) else _prelu(node, source, slope))
                 result.rewrites += 1
                 break
     remove_dead_code(gm)

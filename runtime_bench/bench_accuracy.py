@@ -50,7 +50,8 @@ def trained(dataset: str, layer: str, how: str, graph: Data, folder: Path, say: 
 def calibrated(model: Any, graph: Data) -> dict[str, Any]:
     """A float network beside itself under `--calibrate` on its graph, as (accuracy, the logits' relative error).
 
-    With ranges from least to largest, with chosen ones, and as the report advises, if it warns.
+    With ranges from least to largest, with chosen ones (and, where that mends a large gap, a small module left float),
+    and as the report advises, if it warns.
     """
     from bgnn.converter.api import convert
     from bgnn.converter.calibrate import Calibration
@@ -69,7 +70,9 @@ def calibrated(model: Any, graph: Data) -> dict[str, Any]:
         return found
 
     widest, chosen = quantised(percentile=0.0), quantised()
-    row = {"float": chosen.float_accuracy, "min/max": _figures(widest), "chosen": _figures(chosen)}
+    row: dict[str, Any] = {"float": chosen.float_accuracy, "min/max": _figures(widest), "chosen": _figures(chosen)}
+    if chosen.spared is not None:
+        row["spared"] = chosen.spared.module
     if chosen.relief is None:
         return row
     module = chosen.relief.module
@@ -140,6 +143,8 @@ def print_calibrated(rows: list[dict[str, Any]]) -> None:
         table.add_column(heading)
     for row in rows:
         cells = ["{:.3f}, {:.1%}".format(*row[name]) for name in ("min/max", "chosen", "with it") if name in row]
+        if "spared" in row:
+            cells[1] += f" ({row['spared']} float)"
         if "kept" in row:
             cells[-1] += f" (--keep-float {row['kept']})"
         table.add_row(row["network"], f"{row['float']:.3f}", *cells)

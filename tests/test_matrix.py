@@ -42,13 +42,15 @@ Inputs = tuple[Tensor, ...]
 class Family:
     """A kind of model. `inputs(size, seed)`: sizes are 0 (the example's) or 1 (another, for files of open sizes).
 
-    `kind`: what its layers must become where the target has it. `refused`: words of the refusal, by "target kernels".
+    `kind`: what its layers must become where the target has it. `told`: more arguments of `convert`. `refused`: words
+    of the refusal, by "target kernels".
     """
 
     make: Callable[[], nn.Module]
     inputs: Callable[[int, int], Inputs]
     kind: str = "float"
     open: bool = False
+    told: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     refused: dict[str, str] = dataclasses.field(default_factory=dict)
     calibrated: bool = False
 
@@ -63,6 +65,10 @@ def graph(size: int, seed: int) -> Inputs:
 
 def features(size: int, seed: int) -> Inputs:
     return (torch.randn(10, 6, generator=torch.Generator().manual_seed(seed)),)
+
+
+def frames(size: int, seed: int) -> Inputs:
+    return (torch.randn((3, 5)[size], 10, 6, generator=torch.Generator().manual_seed(seed)),)
 
 
 def batched(size: int, seed: int) -> Inputs:
@@ -156,12 +162,9 @@ def cloud_net(name: str, **settings: object) -> nn.Module:
 NO_CALIBRATION = "--calibrate makes 8-bit layers, which"
 TO_ONNX = "graph networks on edges go to ONNX"
 NO_CODES = "its 8-bit codes need --target tflite-int8-arm64 or onnx-int8-x86 or onnx-int8-arm64"
-NO_EDGES = "give the edges as an input of forward"
-CELL_NAMES = [" ".join(one) for one in CELLS]
 WITHOUT_CODES = ("lce-arm64 stock", "lce-arm64 bgnn", "tflite-arm64 stock")
 FLOAT_ONLY = (*WITHOUT_CODES, "onnx-x86 stock", "onnx-x86 bgnn")
 ON_TFLITE = (*WITHOUT_CODES, "tflite-int8-arm64 stock")
-ON_ONNX = [one for one in CELL_NAMES if one.startswith("onnx")]
 FAMILIES: dict[str, Family] = {
     "float cloud": Family(lambda: cloud_net("dgcnn"), clouds),
     "binary cloud": Family(lambda: cloud_net("bf2", stage=3, knn="hamming"), clouds, "binary"),
@@ -183,10 +186,19 @@ FAMILIES: dict[str, Family] = {
         lambda: QuantisedGCN(TorchQuantizer), graph, "INT8", open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)
     ),
     "k-NN in a graph": Family(Dynamic, batched),
-    "graph in a buffer": Family(
+    "a graph of fixed sizes": Family(
+        FloatGraph,
+        lambda size, seed: random_graph(20, 70, seed),
+        told={"fixed_sizes": ("x=20", "edge_index=70")},
+        refused=dict.fromkeys(ON_TFLITE, TO_ONNX),
+    ),
+    "graph in a buffer": Family(OneGraph, features),
+    "graph in a buffer, open batch": Family(
         OneGraph,
-        features,
-        refused={**dict.fromkeys(ON_TFLITE, "with edge_index int64"), **dict.fromkeys(ON_ONNX, NO_EDGES)},
+        frames,
+        open=True,
+        told={"open_axes": ("x",)},
+        refused=dict.fromkeys(ON_TFLITE, "has fixed sizes; open ones go with --target onnx-x86"),
     ),
 }
 
@@ -202,7 +214,9 @@ def cell(family: Family, target: str, kernels: str) -> str:
     try:
         samples = Calibration(tuple({"points": family.inputs(0, seed)[0]} for seed in range(4)))
         calibration = samples if family.calibrated else None
-        done = convert(model, family.inputs(0, 0), target=target, kernels=kernels, calibration=calibration)
+        done = convert(
+            model, family.inputs(0, 0), target=target, kernels=kernels, calibration=calibration, **family.told
+        )  # type: ignore[arg-type]
     except BgnnError as refusal:
         return f"refused: {refusal}"
     assert done.model_bytes is not None

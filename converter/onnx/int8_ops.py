@@ -274,11 +274,8 @@ def _scattered_total(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: 
     return scatter(walk, zeros(walk, node, size, I32), codes, walk.rank(m), walk.value(index), "add")
 
 
-def q_segment_mean(
-    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int | fx.Node,
-    y_scale: float, y_zero: int, low: int, high: int,
-) -> Value:  # fmt: skip
-    """The exact sum, in a bucket a product of ones with the table's codes, times m_scale / (y_scale * length)."""
+def _total(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int | fx.Node) -> Value:
+    """The exact sum as int32, in a bucket a product of ones with the table's codes."""
 
     def in_bucket(bucket: Bucket, value: Value) -> Value:
         if walk.rank(m) > 2:
@@ -291,8 +288,23 @@ def q_segment_mean(
     total = None
     if walk.tables is not None and walk.rank(m) > 1:
         total = walk.tables.segment(node, m, index, size, float(m_zero), empty_row(walk, node, 0, I32), in_bucket)
-    if total is None:
-        total = _scattered_total(walk, node, m, m_zero, index, size)
+    return _scattered_total(walk, node, m, m_zero, index, size) if total is None else total
+
+
+def q_segment_sum_float(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int | fx.Node
+) -> Value:
+    """The exact sum, times m_scale."""
+    total = walk.cast(_total(walk, node, m, m_zero, index, size), FLOAT)
+    return walk.op("Mul", [total, _scale(walk, m_scale)], FLOAT)
+
+
+def q_segment_mean(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int | fx.Node,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """The exact sum times m_scale / (y_scale * length)."""
+    total = _total(walk, node, m, m_zero, index, size)
     length = walk.reshape(counts(walk, index, size), [-1, *[1] * (walk.rank(m) - 1)])
     divisor = walk.op("Mul", [_scale(walk, y_scale), length], FLOAT)
     return _requantized(walk, total, walk.op("Div", [_scale(walk, m_scale), divisor], FLOAT), y_zero, low, high)
@@ -326,6 +338,7 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.q_mul.default": _two_codes("QLinearMul"),
     "bgnn.q_add.default": _two_codes("QLinearAdd"),
     "bgnn.q_segment_sum.default": q_segment_sum,
+    "bgnn.q_segment_sum_float.default": q_segment_sum_float,
     "bgnn.q_segment_mean.default": q_segment_mean,
     "bgnn.q_segment_max.default": q_segment_max,
 }

@@ -170,6 +170,16 @@ def _q_segment(reduce: str) -> Callable[..., Value]:
     return lower
 
 
+def q_segment_sum_float(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int | fx.Node
+) -> Value:
+    """AggregateInt32, and its sums times m_scale."""
+    rows, *graph = _rows_and_graph(walk, m, index, size)
+    codes = walk.op("Sub", [walk.cast(rows, I32), walk.constant(np.int32(m_zero))], I32)
+    total = walk.cast(_own(walk, "AggregateInt32", [codes, *graph], I32), FLOAT)
+    return walk.op("Mul", [total, walk.constant(np.float32(m_scale))], FLOAT)
+
+
 def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int | fx.Node) -> Value:
     """QAggregate by maximum, which leaves codes as they are."""
     return _q_segment("max")(walk, node, m, 1.0, m_zero, index, size, 1.0, m_zero, 0, 255)
@@ -261,6 +271,7 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.segment_max.default": _segment("max"),
     "bgnn.segment_softmax.default": segment_softmax,
     "bgnn.q_segment_sum.default": _q_segment("sum"),
+    "bgnn.q_segment_sum_float.default": q_segment_sum_float,
     "bgnn.q_segment_mean.default": _q_segment("mean"),
     "bgnn.q_segment_max.default": q_segment_max,
     "bgnn.aggregate.default": aggregate,

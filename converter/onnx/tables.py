@@ -39,7 +39,10 @@ BUCKETS, BUCKETS_OF_CODES = 12, 8
 _CACHE = 512 * 1024  # bytes of one gathered block; half the second-level cache of a server's core
 LOWEST = float(np.finfo(np.float32).min)
 
-SEGMENTS = ("segment_sum", "segment_mean", "segment_max", "q_segment_sum", "q_segment_mean", "q_segment_max")
+SEGMENTS = (
+    "segment_sum", "segment_mean", "segment_max", "q_segment_sum", "q_segment_sum_float", "q_segment_mean",
+    "q_segment_max",
+)  # fmt: skip
 # Ops on each edge alone. What else touches an edge tensor needs all of it, as [E, ...].
 EDGEWISE = [*ops.having("elementwise"), bgnn.prelu, aten.linear]
 FILLED = ops.having("filling", "-elementwise")

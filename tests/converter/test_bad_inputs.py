@@ -521,6 +521,7 @@ def test_outputs_that_are_inputs(refused: Check) -> None:
     assert "it is the output, too" in refused(*command, "-o", "report.json", code=2)
     assert "it is the output, too" in refused(*command, "-o", "n", "--report", f"../{Path.cwd().name}/n", code=2)
     assert "the report of another conversion" in refused(*command, "-o", "old.json", code=2)
+    assert "the report of another conversion" in refused(*command, "--report", "old.json", code=2)
     assert "no report of a conversion" in refused(*command, "--report", "bad_models.py", code=2)
     assert "the code of --model" in refused(
         "linear.pt", *TARGET, "--model", "bad_models:Shapes", "--input", "in.npz", "-o", "bad_models.py", code=2

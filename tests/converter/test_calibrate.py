@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data, InMemoryDataset
-from torch_geometric.nn import BatchNorm, GATConv, GCNConv, GINConv, SAGEConv
+from torch_geometric.nn import BatchNorm, GATConv, GCNConv, GINConv, MessagePassing, SAGEConv
 
-from bgnn.converter import cli, stages
+from bgnn.converter import calibrate, cli, stages
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.calibrate import Calibration, FileGap, read_samples
 from bgnn.converter.errors import ConversionError, UsageError
@@ -67,7 +67,34 @@ def test_layers(kind: str) -> None:
     assert all(layer.became.startswith("INT8") for layer in dense), report.layers
     check = report.checks[-1]
     assert check.what == "emitted file"
-    assert check.codes > 0
+    assert check.codes > check.inside
+    assert (check.inside > 0) == (kind in ("gcn", "gat")), "messages made on edges, of which the file has no tensors"
+    printed = Console(record=True, width=400)
+    report.print(printed)
+    assert ("in no tensor of it" in printed.export_text()) == (check.inside > 0)
+
+
+class Apart(MessagePassing):
+    """Dense layers on what is between two nodes: nothing of it can be computed on nodes."""
+
+    def __init__(self) -> None:
+        super().__init__(aggr="max")
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.propagate(edge_index, x=x)
+
+    def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        return self.second(self.first((x_i - x_j).abs()).relu())
+
+
+def test_codes_on_edges_alone_are_compared() -> None:
+    """Neighbour tables have no tensors of edges."""
+    check = quantised(Apart(), sample()).report.checks[-1]
+    assert check.codes >= 240 * (6 + 8)
+    assert check.inside == 0
+    assert "with -O0" in check.note
 
 
 def test_the_float_network_is_compared_before_it_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,14 +239,42 @@ def test_layers_have_the_users_names() -> None:
     assert report is not None
     places = [(row.layer, row.what) for row in report.activations]
     assert ("first", "messages") in places
-    assert ("first", "sum over edges") in places
+    assert ("first", "sum over edges") not in places, "it is exact"
     assert ("first.nn.0", "input") in places
     gaps = {(gap.layer, gap.what): gap.error for gap in report.layers}
+    assert ("first", "sum over edges") in gaps
     assert [name for name, what in gaps if what == "output"] == [
         "first.nn.0", "first.nn.2", "second.nn.0", "second.nn.2",
     ]  # fmt: skip
     assert gaps["second.nn.2", "output"] == pytest.approx(report.output_error)
     assert all(0 < gap < 0.1 for gap in gaps.values())
+
+
+def test_a_small_module_stays_float_by_itself_where_that_mends_a_large_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(**how: Any) -> Any:
+        return quantised(Net("gin"), sample(), verify=False, **how).report
+
+    whole = report()
+    assert whole.calibration.spared is None
+    monkeypatch.setattr(calibrate, "CLASSES", 1.0)
+    monkeypatch.setattr(calibrate, "LARGE", 0.9 * whole.calibration.output_error)
+    advised = report()
+    assert advised.calibration.spared is None, "the modules hold more than a tenth of the weights"
+    monkeypatch.setattr(calibrate, "SPARED", 0.9)
+    spared = report()
+    module = advised.calibration.relief.module
+    assert (spared.calibration.spared.module, spared.calibration.relief) == (module, None)
+    assert spared.calibration.spared.gap.error == pytest.approx(whole.calibration.output_error, rel=1e-3)
+    assert spared.calibration.output_error < 0.9 * whole.calibration.output_error
+    assert spared.macs["INT8"] < whole.macs["INT8"]
+    floats = [layer for layer in spared.layers if layer.became == "float" and module in layer.name]
+    assert floats
+    assert all("--calibrate" not in layer.why for layer in floats)
+    printed = Console(record=True, width=400)
+    spared.print(printed)
+    assert f"{module} stays float: with its 8 bits" in printed.export_text()
+    assert report(percentile=0.0).calibration.spared is None
+    assert report(keep=(module,)).calibration.spared is None
 
 
 @pytest.mark.parametrize("percentile", [-1.0, 50.0, float("nan")])

@@ -97,6 +97,18 @@ def test_the_report_goes_beside_the_output(folder: Path) -> None:
     assert files(folder) == {"small.pt", "out/net.tflite", "out/report.json"}
 
 
+def test_the_report_of_another_output_is_left_alone(folder: Path) -> None:
+    def convert(*more: str) -> int:
+        return cli.main(["small.pt", "--target", "lce-arm64", "--no-verify", *more])
+
+    assert [convert(), convert("-O0"), convert("-o", "b.tflite"), convert("-o", "b.tflite", "-O0")] == [0, 0, 0, 0]
+    assert files(folder) == {"small.pt", "small.tflite", "report.json", "b.tflite", "b.tflite.report.json"}
+    for name, output in (("report.json", "small.tflite"), ("b.tflite.report.json", "b.tflite")):
+        report = json.loads(Path(name).read_text())
+        assert (report["output"], report["optimize"]) == (output, 0)
+    assert convert("-o", "b.tflite", "--report", "report.json") == 2
+
+
 def test_stop_after_and_dump(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["small.pt", "--target", "lce-arm64", "--stop-after", "semantic", "--dump", "ir"]) == 0
     assert "stopped after stage semantic: no file written" in capsys.readouterr().out

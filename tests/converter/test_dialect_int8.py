@@ -117,6 +117,8 @@ def test_q_segment_ops(trailing: tuple[int, ...]) -> None:
     out = bgnn.q_segment_sum(m, 0.02, 120, EDGES[1], N, 0.05, 130, 0, 255)
     assert np.array_equal(out.numpy(), requant(total, F32(0.02) / F32(0.05), 130))
     assert bool((out[3:] == 130).all())
+    real = bgnn.q_segment_sum_float(m, 0.02, 120, EDGES[1], N)
+    assert np.array_equal(real.numpy(), total.astype(F32) * F32(0.02))
     length = np.array([max(len(p), 1) for p in parts]).reshape(-1, *[1] * len(trailing))
     mean = bgnn.q_segment_mean(m, 0.02, 120, EDGES[1], N, 0.05, 130, 0, 255)
     assert np.array_equal(mean.numpy(), requant(total, F32(0.02) / (F32(0.05) * length.astype(F32)), 130))

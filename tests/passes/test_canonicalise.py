@@ -252,43 +252,6 @@ def test_a_slice_in_the_middle_of_a_sort_and_a_whole_sort() -> None:
         assert outputs(gm, TIES)[0].flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("reduce", ["sum", "amax", "amin", "mean"])
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_scatter_with_equally_many_edges_at_each_node(reduce: str, shuffled: bool) -> None:
-    """PyG's aggregation, where the targets are known."""
-    target = torch.arange(4).repeat_interleave(3)
-    if shuffled:
-        target = target[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
-    x = randn(12, 5)
-
-    def function(m: Any, x: Tensor) -> Tensor:
-        index = m.target[:, None].expand(-1, 5)
-        if reduce == "sum":
-            return x.new_zeros(4, 5).scatter_add_(0, index, x)
-        return x.new_zeros(4, 5).scatter_reduce_(0, index, x, reduce, include_self=False)
-
-    from bgnn.passes import fold_constants
-
-    gm = exported(function, x, target=target)
-    expected = outputs(gm, x)[0]
-    for step in (canonicalise, fold_constants, canonicalise):
-        step.run(gm)
-    assert count(gm, aten.scatter_add, aten.scatter_reduce) == 0
-    torch.testing.assert_close(outputs(gm, x)[0], expected)
-
-
-def test_scatter_with_unequal_degrees_stays() -> None:
-    from bgnn.passes import fold_constants
-
-    target = torch.tensor([0, 0, 0, 1])
-    gm = exported(
-        lambda m, x: x.new_zeros(2, 5).scatter_add_(0, m.target[:, None].expand(-1, 5), x), randn(4, 5), target=target
-    )
-    for step in (canonicalise, fold_constants, canonicalise):
-        step.run(gm)
-    assert count(gm, aten.scatter_add) == 1
-
-
 def test_batch_norm_of_either_export() -> None:
     from bgnn.converter.trace import trace
 

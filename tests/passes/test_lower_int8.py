@@ -48,6 +48,7 @@ RULES: dict[str, tuple[Any, Callable[..., Any]]] = {
     "product with a column": (bgnn.q_mul, lambda m, x: q(q(x, A) * q(x[:, :1], B), Y)),
     "sum": (bgnn.q_add, lambda m, x: q(q(x, A) + q(x.flip(0), B), Y)),
     "segment sum": (bgnn.q_segment_sum, lambda m, x: q(bgnn.segment_sum(q(x, A), m.i, N), Y)),
+    "segment sum, real output": (bgnn.q_segment_sum_float, lambda m, x: bgnn.segment_sum(q(x, A), m.i, N)),
     "segment mean": (bgnn.q_segment_mean, lambda m, x: q(bgnn.segment_mean(q(x, A), m.i, N), Y)),
     "segment max": (bgnn.q_segment_max, lambda m, x: bgnn.segment_max(q(x, A), m.i, N)),
     "requantised": (bgnn.requantize, lambda m, x: q(q(x, A), Y)),
@@ -206,9 +207,9 @@ STAYS: dict[str, tuple[str, Callable[..., Any]]] = {
         "computed from codes with real arithmetic",
         lambda m, x: F.linear(q(x, A) * q(x, A), q(m.w, B)),
     ),
-    "sums that nothing quantises": (
+    "means that nothing quantises": (
         "nothing quantises its sums",
-        lambda m, x: bgnn.segment_sum(q(x, A), m.i, N),
+        lambda m, x: bgnn.segment_mean(q(x, A), m.i, N),
     ),
     "zero has no code": ("not those of 8 bits", lambda m, x: q(x, (0.1, -9, -8, 7))),
 }
@@ -237,6 +238,9 @@ def test_sums_that_could_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("overflow" in why for _, why in result.refusals)
     gm, _ = lowered(lambda m, x: q(bgnn.segment_sum(q(x, A), m.i, N), Y), i=INDEX)
     assert count(gm, bgnn.q_segment_sum) == 0
+    gm, result = lowered(lambda m, x: bgnn.segment_sum(q(x, A), m.i, N), i=INDEX)
+    assert count(gm, bgnn.q_segment_sum_float) == 0
+    assert result.refusals
 
 
 def test_naive_quantises_and_dequantises_and_no_more() -> None:

@@ -172,6 +172,17 @@ def test_sums_of_codes(op, form, scales):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("heads", [0, 2])
+def test_sums_of_codes_as_real_numbers(form, heads):
+    def layer(m, x, edges):
+        codes = codes_of(x).reshape(-1, heads, 4) if heads else codes_of(x)
+        message = codes.index_select(0, edges.select(0, 0))
+        return bgnn.q_segment_sum_float(message, 0.0231, 121, edges.select(0, 1), x.shape[0])
+
+    check(layer, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("low", "high", "zero"), [(0, 15, 7), (130, 255, 120), (120, 255, 120)])
 def test_ranges_of_sums(low, high, zero, form):
     """4 bits; a ReLU in the range; a zero point that is no code: an empty segment is clamped as well."""
