@@ -304,7 +304,10 @@ def _argmax(node: fx.Node) -> fx.Node | None:
 
 
 def _sort(node: fx.Node, source: fx.Node, index: int, k: int | None = None) -> fx.Node | None:
-    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_fewer`), k for instance."""
+    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_fewer`), k for instance.
+
+    Of an open number of nodes or edges it stays what it is.
+    """
     x = cast(fx.Node, source.args[0])
     rank = len(shape_of(x))
     first = 2 if "stable" in str(source.target) and "stable" not in source.kwargs else 1  # (x, stable, dim, ...)
@@ -449,11 +452,13 @@ def _whole_axis_pool(source: fx.Node, node: fx.Node | None = None) -> fx.Node | 
     return call(node, aten.mean.dim if average else aten.amax.default, x, dims, True, like=source)
 
 
-def _median(node: fx.Node, source: fx.Node) -> fx.Node:
+def _median(node: fx.Node, source: fx.Node) -> fx.Node | None:
     """The lower median is the last of the n - (n-1)//2 largest values."""
     x, dim = cast(fx.Node, source.args[0]), cast(int, source.args[1])
     rank = len(shape_of(x))
     dim, n = dim % rank, shape_of(x)[dim]
+    if not isinstance(n, int):
+        return None
     k = n - (n - 1) // 2
     last_first = (*(d for d in range(rank) if d != dim), dim)
     top = call(node, bgnn.topk_lowest.default, permute(node, x, last_first), k, rank - 1, True, like=source)

@@ -2,6 +2,7 @@
 
     scatter_add(zeros[n, F], 0, index[E] repeated F times, values[E, F])        segment_sum(values, index, n)
     scatter_reduce(zeros, 0, index..., values, "amax", include_self=False)      segment_max
+    gather(x, 0, index[E] repeated F times)                                     index_select(x, 0, index)
     segment_sum(values) / clamp(segment_sum(ones), min=1)                       segment_mean
     segment_max(values[n * k, F], [0, 0, 0, 1, 1, 1, ...])                      amax of values[n, k, F]
     exp(v - max[index]) / (segment_sum(exp) + 1e-16)[index]                     segment_softmax
@@ -54,6 +55,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     result = PassResult()
     for targets, rule in (
         (SCATTERS, _segment),
+        ([aten.gather], _rows_gathered),
         ([aten.mul], _times_one),
         ([aten.div], _mean),
         ([aten.div], _softmax),
@@ -220,6 +222,18 @@ def _each_row(node: fx.Node) -> fx.Node | None:
         mean = is_call(node, bgnn.segment_mean)
         return call(node, aten.mean.dim if mean else aten.sum.dim_IntList, table, [1], like=node)
     return None
+
+
+def _rows_gathered(node: fx.Node) -> fx.Node | None:
+    """Whole rows, by an index that is repeated for each column."""
+    x, dim, index = cast(tuple[fx.Node, int, fx.Node], node.args[:3])
+    dim %= max(len(shape_of(x)), 1)
+    if not shape_of(index) or _but(shape_of(index), dim) != _but(shape_of(x), dim):
+        return None
+    one = _one_index(index, dim, node)
+    if one is None or isinstance(one, Tensor):
+        return None
+    return call(node, aten.index_select.default, x, dim, one, like=node)
 
 
 def _first_rows(node: fx.Node, values: fx.Node, end: fx.Node, count: Any) -> fx.Node:
