@@ -38,6 +38,7 @@ from bgnn.passes import accumulators, user_code
 from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constant, shape_of, snapshot, value_of
 from bgnn.passes.index_limits import edge_inputs
 from bgnn.passes.insert_fake_quant import is_edge_tensor
+from bgnn.passes.join_edges import most_copies
 from bgnn.runtime_bench.interpreters import run_file
 from bgnn.runtime_bench.onnx_runner import check_rows
 from bgnn.runtime_bench.outputs import write_files
@@ -204,7 +205,7 @@ def convert(
     say("writing the file")
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
     if is_graph:
-        metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE)
+        metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE // most_copies(gm.graph))
     emit, run = _writer_and_runtime(gm, plan, name, metadata)
     if examples:
         say("running the file and comparing it with the model")
@@ -214,13 +215,20 @@ def convert(
             checks.append(Check("second graph", compared=False, note=note))
         found[0].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {})[0](), run)
         checks += found[::-1]
-        metadata["verification"] = "; on a second graph: ".join(_summary(check) for check in found)
+        than = "the quantised network's" if calibration is not None else "the model's"
+        metadata["verification"] = "; on a second graph: ".join(_summary(check, than) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
     data = emit(seen=saturated_shares(emit(), inputs)) if is_graph and examples else emit()
     if calibrated is not None and verify:
         expected = [eager.outputs(sample)[0] for sample in samples]
-        calibrated = dataclasses.replace(calibrated, file=compare_file(functools.partial(run, data), samples, expected))
+        gap = compare_file(functools.partial(run, data), samples, expected)
+        calibrated = dataclasses.replace(calibrated, file=gap)
+        metadata["verification"] += (
+            f"; beside the float model, on the samples: outputs {gap.error:.2%} off (relative rms), another class than "
+            f"the float model's in {gap.changed_rows} of {gap.rows} rows"
+        )
+        data = emit(seen=saturated_shares(data, inputs)) if is_graph else emit()
         if warning := calibrated.warning():
             say(f"warning: {warning}")  # the report prints it with the calibration's tables
     path = None
@@ -362,9 +370,12 @@ def _check_file(
     return check
 
 
-def _summary(check: Check) -> str:
-    """One line for the file's properties."""
-    parts = [f"outputs compared, largest difference {check.output_error:.3g}, {check.column_error:.2g} of its column"]
+def _summary(check: Check, than: str) -> str:
+    """One line for the file's properties; `than`: whose outputs the file's are compared with."""
+    parts = [
+        f"outputs compared with {than}, largest difference {check.output_error:.3g}, {check.column_error:.2g} of its "
+        "column"
+    ]
     if check.signs or check.neighbours:
         parts.append(
             f"{check.signs} signs and {check.neighbours} neighbours compared, {check.exact} of them exact; turned by "
@@ -373,7 +384,7 @@ def _summary(check: Check) -> str:
     if check.codes:
         parts.append(f"{check.codes} codes compared, {check.stepped} of them one beside the model's at a tie")
     if check.rows:
-        parts.append(f"another class in {check.changed_rows} of {check.rows} rows")
+        parts.append(f"another class than {than} in {check.changed_rows} of {check.rows} rows")
     return "; ".join(parts)
 
 

@@ -75,6 +75,15 @@ def with_self_loops(edge_index: Tensor, n: int, loops: str = "one") -> Tensor:
     return torch.cat([kept, every.expand(2, -1)], 1)
 
 
+def join_edges(edge_index: Tensor, rows: list[int]) -> Tensor:
+    """Edges several times over, some the other way round: int64 `[2, E]`, rows `[2k]` -> int64 `[2, kE]`.
+
+    Copy i has row `rows[2i]` of the edges as sources and row `rows[2i + 1]` as targets: `[0, 1, 1, 0]` makes a list
+    of directed edges an undirected one.
+    """
+    return torch.cat([edge_index[list(pair)] for pair in zip(rows[::2], rows[1::2], strict=True)], 1)
+
+
 def drop_loops(values: Tensor, edge_index: Tensor) -> Tensor:
     """The rows of the edges that are no self-loops, in their order: `[E, ...]`, edges int64 `[2, E]` -> `[E', ...]`."""
     return values[edge_index[0] != edge_index[1]]
@@ -161,6 +170,7 @@ for _schema, _reference, _fake in (
     ("segment_max(Tensor values, Tensor index, SymInt n) -> Tensor", segment_max, _like_nodes),
     ("segment_softmax(Tensor values, Tensor index, SymInt n) -> Tensor", segment_softmax, _like_first),
     ("with_self_loops(Tensor edge_index, SymInt n, str loops='one') -> Tensor", with_self_loops, _other_edges),
+    ("join_edges(Tensor edge_index, int[] rows) -> Tensor", join_edges, join_edges),
     ("drop_loops(Tensor values, Tensor edge_index) -> Tensor", drop_loops, _fewer_rows),
     (
         "loop_rows(Tensor values, Tensor edge_index, Tensor base) -> Tensor",

@@ -141,7 +141,12 @@ def order_inputs(inputs: dict[str, Tensor], names: Sequence[str]) -> tuple[Tenso
     if len(inputs) == 1 == len(names):
         return tuple(inputs.values())
     if set(inputs) != set(names):
-        raise UsageError(f"--input names {_list(inputs)}, but the model's inputs are {_list(names)}")
+        object_ = (
+            f": where {names[0]} is an object of several tensors (PyG's Data), give a module whose forward takes them, "
+            f"as in forward({', '.join(inputs)}), and makes it"
+        )
+        way_out = object_ if len(names) == 1 and len(inputs) > 1 else ""
+        raise UsageError(f"--input names {_list(inputs)}, but the model's inputs are {_list(names)}{way_out}")
     return tuple(inputs[name] for name in names)
 
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.emit import supported_ops as onnx_ops
@@ -45,6 +45,7 @@ from bgnn.passes import (
     fuse_xor_edge_conv,
     hoist_binarize,
     hoist_fake_quant,
+    join_edges,
     legalise,
     lower_int8,
     lower_knn,
@@ -71,7 +72,7 @@ from bgnn.passes import (
     user_code,
     write_out_quantisers,
 )
-from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, is_static, shape_of
+from bgnn.passes.graph import PassResult, Tap, aten, calls, getitem, is_call, is_static, shape_of, snapshot
 from bgnn.passes.index_limits import edge_inputs
 
 bgnn = torch.ops.bgnn
@@ -103,9 +104,9 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
             cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
-            fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, recognise_self_loops,
-            unpack_edges, canonicalise, merge_equal_nodes, recognise_aggregation, neighbour_rows, hoist_fake_quant,
-            merge_equal_nodes, canonicalise,
+            fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, join_edges,
+            merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
+            recognise_aggregation, neighbour_rows, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(
@@ -155,6 +156,7 @@ def walk(
                 results += [(name, run(gm)) for name, run in BEFORE_CALIBRATION]
                 mark_decisions(gm)
                 name_layers(gm)
+                check_ahead(gm, plan)
                 calibrate(gm)
             mark_decisions(gm)
             fixed = all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder")
@@ -165,6 +167,14 @@ def walk(
         if stage == "semantic":
             name_layers(gm)
         yield stage, results
+
+
+def check_ahead(gm: fx.GraphModule, plan: Plan) -> None:
+    """Raises ConversionError for an op that no pass will take: found out on a copy, before the samples are run."""
+    trial = snapshot(gm)
+    for _, run in passes_to("semantic", plan):
+        run(trial)
+    check_spec(trial, "semantic", plan)
 
 
 # A float network is calibrated with its norms folded (where a norm stood, its layer's output is what gets a range), and
@@ -278,4 +288,11 @@ def way_out(node: fx.Node, target: str) -> str:
         return f"graph networks on edges go to ONNX: --target one of {onnx}{given}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
+    if "sparse" in str(node.target) or (node.all_input_nodes and "sparse" in str(node.all_input_nodes[0].target)):
+        return "sum over edges instead, as in torch.zeros_like(h).index_add(0, rows, h[columns] * values[:, None])"
+    masks = [
+        n for n in node.all_input_nodes if isinstance(value := n.meta.get("val"), Tensor) and value.dtype == torch.bool
+    ]
+    if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and (masks or not is_call(node, aten.index)):
+        return "how many rows it gives depends on the values: keep all rows and mask them (torch.where)"
     return "rewrite this line with the operations of docs/ops.md, or do it before the model"

@@ -20,10 +20,11 @@ from torch._subclasses import fake_tensor
 from torch.ao.quantization import FakeQuantizeBase
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.overrides import TorchFunctionMode
+from torch.fx.experimental.sym_node import SymNode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.exchanged_calls import ExchangedCalls
 from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
 from bgnn.passes import masked_writes, user_code
@@ -33,8 +34,22 @@ from bgnn.passes.neighbour_rows import is_search
 
 aten = torch.ops.aten
 
-# Composites that are easier to match taken apart; all others stay whole.
-TAKEN_APART = ["einsum", "tensordot", "outer", "inner", "pairwise_distance", "cosine_similarity", "group_norm"]
+# What passes match or emitters write as it is, although PyTorch knows it as a composite of others. All other composites
+# are taken apart: aliases (`torch.multiply`), activations, norms and products become a few dozen ops.
+KEPT_WHOLE = {
+    "__and__", "__or__", "__xor__", "_unsafe_view", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_max_pool1d", "aminmax", "arange", "argsort", "avg_pool1d", "cdist", "celu", "clamp_max", "clamp_min",
+    "conv1d", "conv2d", "detach", "eye", "fake_quantize_per_channel_affine", "fake_quantize_per_tensor_affine", "fix",
+    "floor_divide", "frac", "group_norm", "heaviside", "index_add", "instance_norm", "layer_norm", "linear",
+    "log_sigmoid", "log_softmax", "masked_fill", "matmul", "max", "max_pool1d", "max_pool1d_with_indices",
+    "max_pool2d", "min", "new_full", "new_ones", "new_zeros", "norm", "one_hot", "ones", "ones_like", "prelu",
+    "relu6", "roll", "rsub", "scaled_dot_product_attention", "sgn", "sgn_", "silu", "softmax", "softplus", "split",
+    "square", "squeeze", "stack", "std", "sum", "sym_size", "t", "tile", "transpose", "type_as", "unbind", "var",
+    "where", "zeros", "zeros_like",
+}  # fmt: skip
+
+# Nor what no target has, so that it is refused by its own name: solvers and transforms. Norms and products are none.
+SOLVERS = re.compile(r"fft_|_?sparse|to_sparse|linalg_(?!norm|vecdot|matmul|cross|multi_dot)")
 
 LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
 
@@ -68,7 +83,16 @@ def _export(
 ) -> ExportedProgram:
     """Exports without Dynamo; where that fails, with it."""
     dynamic = None if open_axes is None else _as_arguments(model, open_axes)
-    with torch.no_grad(), warnings.catch_warnings(), _without_logs(), _known_values(), traceable(), _DataAsUpdates():
+    fixed: list[str] = []
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+        _without_logs(),
+        _known_values(),
+        traceable(),
+        ExchangedCalls(),
+        _numbers_of_sizes(fixed),
+    ):
         warnings.simplefilter("ignore")
         try:
             with user_code.recorded():
@@ -78,24 +102,7 @@ def _export(
             try:
                 return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception as second:
-                raise ConversionError(_not_exported(first, second)) from first
-
-
-class _DataAsUpdates(TorchFunctionMode):
-    """Within it, `x.data` is `x.detach()`, and `x.data = y` writes y to x, as far as shapes and types allow.
-
-    Layers that binarise `input.data` and `weight.data` in forward (BinaryNet's) are traced so; what export makes of the
-    assignment itself drops y. Where x is a view, PyTorch leaves the tensor that it views alone, and this does not.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        data: Any = Tensor.data
-        if func == data.__get__:
-            return args[0].detach()
-        if func == data.__set__ and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
-            args[0].copy_(args[1])
-            return None
-        return func(*args, **(kwargs or {}))
+                raise ConversionError(_not_exported(first, second, fixed)) from first
 
 
 def _run_eagerly(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -110,19 +117,38 @@ def _run_eagerly(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         ) from error
 
 
-def _not_exported(first: Exception, second: Exception) -> str:
-    """Why neither way of torch.export went through, each with the user's line; `first` is the one without Dynamo."""
+@contextmanager
+def _numbers_of_sizes(places: list[str]) -> Iterator[None]:
+    """Within the block, adds each line of the user's that makes a number of an open size: `range(x.size(0))`."""
+    guard_int = SymNode.guard_int
+
+    def noted(node: SymNode, *args: Any) -> int:
+        if node.expr.free_symbols and (place := user_code.running()):
+            places.append(place)
+        return guard_int(node, *args)
+
+    with mock.patch.object(SymNode, "guard_int", noted):
+        yield
+
+
+def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> str:
+    """Why neither way of torch.export went through, each with the user's line; `first` is the one without Dynamo.
+
+    `fixed`: lines that made numbers of open sizes.
+    """
     at, also = user_code.raised_at(first, others=False), user_code.raised_at(second, others=False)
     text = f"torch.export cannot trace the model{f', at {at}' if at else ''}: {user_code.reason(first)}"
-    if fixed := re.search(r"(\S+) was inferred to be a constant \((\d+)\)", str(first)):
+    if constant := re.search(r"(\S+) was inferred to be a constant \((\d+)\)", str(first)):
         return (
-            f"{text}: forward fixes {fixed[1]} to {fixed[2]}, and a graph's numbers of nodes and edges stay open: take "
-            "sizes from the tensors (x.size(0)), and no slices or tables of that length"
+            f"{text}: forward fixes {constant[1]} to {constant[2]}, and a graph's nodes and edges are any number: "
+            "take sizes from the tensors (x.size(0)), and no slices or tables of that length"
         )
-    if fixed := re.search(r"Constraints violated \(L\['(\w+)'\]\.size\(\)\[(\d+)\]", str(first)):
+    if axis := re.search(r"Constraints violated \(L\['(\w+)'\]\.size\(\)\[(\d+)\]", str(first)):
+        line = f", at {fixed[0]}" if fixed else ""
         return (
-            f"{text}: forward fixes axis {fixed[2]} of {fixed[1]}, which is to stay open: take sizes from the tensors "
-            f"(x.size(0)), or fix it with --fixed {fixed[1]}=SIZE"
+            f"torch.export cannot trace the model{line}: forward makes a number of axis {axis[2]} of {axis[1]}, which "
+            "is to stay open (by a loop over it, say): write it with tensors alone, take sizes from the tensors "
+            f"(x.size(0)), or fix it with --fixed {axis[1]}=SIZE"
         )
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
@@ -234,13 +260,18 @@ def _functionalise(program: ExportedProgram) -> ExportedProgram:
     try:
         with torch.no_grad(), warnings.catch_warnings(), _known_values():
             warnings.simplefilter("ignore")
-            known = torch.export.default_decompositions()
-            apart = [getattr(aten, name).default for name in TAKEN_APART]
-            return program.run_decompositions({op: known[op] for op in apart if op in known})
+            return program.run_decompositions(taken_apart())
     except Exception as error:
         raise ConversionError(
             f"torch.export cannot take the model's in-place updates apart: {user_code.reason(error)}"
         ) from error
+
+
+def taken_apart() -> dict[Any, Any]:
+    """PyTorch's decomposition of each composite op that is not kept whole."""
+    known = torch.export.default_decompositions()
+    names = {op: op._schema.name.split("::")[1] for op in known if op.namespace == "aten"}
+    return {op: known[op] for op, name in names.items() if name not in KEPT_WHOLE and not SOLVERS.match(name)}
 
 
 def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
@@ -397,6 +428,11 @@ def refuse_open(gm: fx.GraphModule) -> fx.GraphModule:
             way_out = "keep all rows and mask them (torch.where), or choose a fixed number (topk)"
             if edge_inputs(gm.graph):
                 way_out = "graph networks on edges go to ONNX: --target onnx-x86, or onnx-int8-x86"
+            elif node.meta["val"].dtype == torch.int64:  # indices: PyG's layers drop self-loops
+                way_out = (
+                    "if these are a graph's edges, give them as an input of forward, edge_index int64 [2, E], with "
+                    f"--target onnx-x86; else {way_out}"
+                )
             raise ConversionError(
                 f"{user_code.called(node)}{user_code.where(node)} gives a size that depends on the data, and the "
                 f"file's sizes are fixed: {way_out}"

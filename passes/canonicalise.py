@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -89,6 +90,25 @@ def can_reshape(x: fx.Node, shape: Sequence[Any]) -> bool:
     own = [str(size) for size in shape_of(x)]
     new = [size for size in shape if not isinstance(size, int) and str(size) not in own]
     return literal(shape) is not None or len(new) <= 1
+
+
+def expand(before: fx.Node, x: fx.Node, shape: Sequence[Any], like: fx.Node | None = None) -> fx.Node:
+    """`x` repeated to a shape; an open size that is not its own is asked of a tensor before that has it."""
+    sizes, own = list(shape), (1,) * (len(shape) - len(shape_of(x))) + shape_of(x)
+    for axis, size in enumerate(shape):
+        if isinstance(size, int):
+            continue
+        sizes[axis] = -1
+        if str(own[axis]) != str(size):
+            source, dim = next(
+                (n, i)
+                for n in before.graph.nodes
+                if n < before and isinstance(n.meta.get("val"), Tensor)
+                for i, known in enumerate(shape_of(n))
+                if str(known) == str(size)
+            )
+            sizes[axis] = call(before, aten.sym_size.int, source, dim, like=like)
+    return call(before, aten.expand.default, x, sizes, like=like)
 
 
 def permute(before: fx.Node, x: fx.Node, dims: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
@@ -211,6 +231,18 @@ def _repeat(node: fx.Node) -> fx.Node | None:
     return reshape(node, x, shape_of(node), like=node)
 
 
+def _repeat_each(node: fx.Node) -> fx.Node | None:
+    """`repeat_interleave(x, k, dim)` is an expand of an axis of size 1 behind the repeated one."""
+    x, times, dim = cast(fx.Node, node.args[0]), node.args[1], arg(node, 2, "dim")
+    if not isinstance(times, int) or (dim is None and len(shape_of(x)) != 1):
+        return None
+    axis, shape = cast(int, dim or 0) % len(shape_of(x)), shape_of(x)
+    apart, grown = (*shape[: axis + 1], 1, *shape[axis + 1 :]), (*shape[: axis + 1], times, *shape[axis + 1 :])
+    if not can_reshape(x, apart):
+        return None
+    return reshape(node, expand(node, reshape(node, x, apart, like=node), grown, like=node), shape_of(node), like=node)
+
+
 def _batch_norm(node: fx.Node) -> fx.Node | None:
     source = getitem(node)
     if source is None or source[1] != 0 or not is_call(source[0], aten._native_batch_norm_legit_no_training):
@@ -272,7 +304,10 @@ def _argmax(node: fx.Node) -> fx.Node | None:
 
 
 def _sort(node: fx.Node, source: fx.Node, index: int, k: int | None = None) -> fx.Node | None:
-    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_fewer`), k for instance."""
+    """`sort` and `argsort` are a topk of everything; a slice of it asks for less (see `_fewer`), k for instance.
+
+    Of an open number of nodes or edges it stays what it is.
+    """
     x = cast(fx.Node, source.args[0])
     rank = len(shape_of(x))
     first = 2 if "stable" in str(source.target) and "stable" not in source.kwargs else 1  # (x, stable, dim, ...)
@@ -290,7 +325,7 @@ def _fewer(node: fx.Node) -> fx.Node | None:
     if picked is not None and is_call(picked[0], aten.sort, aten.argsort):
         whole = shape_of(sorted_)[dim % len(shape_of(sorted_))]
         first = (start or 0) == 0 and arg(node, 4, "step", 1) == 1 and isinstance(end, int)
-        if isinstance(whole, int) or not first or end < 0:
+        if isinstance(whole, int) or not first or not 0 <= end < sys.maxsize:
             return None  # a number is sorted in whole, and then this
         new = _sort(node, picked[0], picked[1], end)
         if new is None or str(shape_of(new)) == str(shape_of(node)):
@@ -417,11 +452,13 @@ def _whole_axis_pool(source: fx.Node, node: fx.Node | None = None) -> fx.Node | 
     return call(node, aten.mean.dim if average else aten.amax.default, x, dims, True, like=source)
 
 
-def _median(node: fx.Node, source: fx.Node) -> fx.Node:
+def _median(node: fx.Node, source: fx.Node) -> fx.Node | None:
     """The lower median is the last of the n - (n-1)//2 largest values."""
     x, dim = cast(fx.Node, source.args[0]), cast(int, source.args[1])
     rank = len(shape_of(x))
     dim, n = dim % rank, shape_of(x)[dim]
+    if not isinstance(n, int):
+        return None
     k = n - (n - 1) // 2
     last_first = (*(d for d in range(rank) if d != dim), dim)
     top = call(node, bgnn.topk_lowest.default, permute(node, x, last_first), k, rank - 1, True, like=source)
@@ -747,6 +784,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.copy], _copy),
     ([aten.expand, aten.expand_as, aten.broadcast_to], _expand),
     ([aten.repeat, aten.tile], _repeat),
+    ([aten.repeat_interleave], _repeat_each),
     ([operator.getitem], _getitem),
     ([aten.argsort], lambda n: _sort(n, n, 1)),
     ([aten.argmax, aten.argmin], _argmax),

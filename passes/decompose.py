@@ -1,9 +1,16 @@
 """Operations that are several others: written with those, which every emitter and pass knows.
 
     layer_norm(x, w, b)                     (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b
-    std(x), var(x)                          of the mean square of x - mean
+    group_norm(x), instance_norm(x)         a norm of each group of channels, of each channel
+    std(x), var(x), var_mean(x)             of the mean square of x - mean
+    attention(q, k, v)                      softmax(q @ k' / sqrt(C)) @ v
+    selu(x), celu(x), log_sigmoid(x)        scaled elu(x), -softplus(-x)
+    isinf(x), isnan(x)                      abs(x) == inf, x != x
+    eye(n) of an open number                arange(n) == arange(n) as a column
+    pad(x) with a number                    cat with tensors of that number
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
     x[mask] = x[mask] - 1, x[mask] = 0      where(mask, x - 1, x), where(mask, 0, x)
+    conv(x, w) of wider windows             the window's shifted slices of x side by side, then window 1
     conv(x, w, groups=g)                    g convolutions side by side; x * w if each has 1 channel, window 1
 
 In float32 as in PyTorch up to the order of sums; the last is exact.
@@ -11,7 +18,10 @@ In float32 as in PyTorch up to the order of sums; the last is exact.
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -25,6 +35,7 @@ from bgnn.passes.graph import (
     call,
     calls,
     constant,
+    getitem,
     is_call,
     is_constant,
     only_user,
@@ -34,19 +45,33 @@ from bgnn.passes.graph import (
     value_of,
 )
 
+Rule = Callable[[fx.Node], "fx.Node | None"]
 CONVOLUTION = [(3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)]
 
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Takes apart what it knows; what it cannot stays, and is refused by name later."""
     result = PassResult()
-    for targets, rule in (
+    rules: list[tuple[list[Any], Rule]] = [
         ([aten.layer_norm], _layer_norm),
+        ([aten.group_norm], _group_norm),
+        ([aten.instance_norm], _instance_norm),
         ([aten.std, aten.var], _spread),
+        ([operator.getitem], _spread_and_mean),
+        ([aten.scaled_dot_product_attention], _attention),
+        ([aten.elu], _scaled_elu),
+        ([aten.celu], _celu),
+        ([aten.log_sigmoid], _log_sigmoid),
+        ([aten.isinf], lambda n: _op(n, aten.eq.Scalar, _op(n, aten.abs.default, n.args[0]), math.inf)),
+        ([aten.isnan], lambda n: _op(n, aten.ne.Tensor, n.args[0], n.args[0])),
+        ([aten.constant_pad_nd], _pad),
+        ([aten.eye], _eye),
         ([aten.addmm], _addmm),
         ([aten.index_put], _masked_update),
         ([aten.conv1d, aten.conv2d], _grouped),
-    ):
+        ([aten.conv1d, aten.conv2d], _window),
+    ]
+    for targets, rule in rules:
         for node in calls(gm.graph, *targets):
             new = rule(node)
             if new is not None:
@@ -66,14 +91,138 @@ def _centred(node: fx.Node, x: fx.Node, axes: list[int], keep: bool) -> tuple[fx
     return apart, _op(node, aten.mean.dim, _op(node, aten.mul.Tensor, apart, apart), axes, keep)
 
 
+def _normed(node: fx.Node, x: fx.Node, axes: list[int], eps: Any) -> fx.Node:
+    apart, square = _centred(node, x, axes, True)
+    return _op(node, aten.div.Tensor, apart, _op(node, aten.sqrt.default, _op(node, aten.add.Tensor, square, eps)))
+
+
+def _scaled(node: fx.Node, x: fx.Node, weight: Any, bias: Any, shape: list[int] | None = None) -> fx.Node:
+    for op, factor in ((aten.mul.Tensor, weight), (aten.add.Tensor, bias)):
+        if factor is not None:
+            x = _op(node, op, x, factor if shape is None else _op(node, aten.reshape.default, factor, shape))
+    return x
+
+
 def _layer_norm(node: fx.Node) -> fx.Node:
     x, shape = cast(tuple[fx.Node, list[int]], node.args[:2])
     rank = len(shape_of(x))
-    apart, square = _centred(node, x, list(range(rank - len(shape), rank)), True)
-    deviation = _op(node, aten.sqrt.default, _op(node, aten.add.Tensor, square, arg(node, 4, "eps", 1e-5)))
-    made = _op(node, aten.div.Tensor, apart, deviation)
-    for op, factor in ((aten.mul.Tensor, arg(node, 2, "weight")), (aten.add.Tensor, arg(node, 3, "bias"))):
-        made = made if factor is None else _op(node, op, made, factor)
+    made = _normed(node, x, list(range(rank - len(shape), rank)), arg(node, 4, "eps", 1e-5))
+    return _scaled(node, made, arg(node, 2, "weight"), arg(node, 3, "bias"))
+
+
+def _group_norm(node: fx.Node) -> fx.Node | None:
+    x, groups = cast(tuple[fx.Node, int], node.args[:2])
+    _, channels, *rest = shape_of(x)
+    if not all(isinstance(size, int) for size in rest):
+        return None
+    made = _op(node, aten.reshape.default, x, [-1, groups, channels // groups * math.prod(rest)])
+    made = _op(node, aten.reshape.default, _normed(node, made, [2], arg(node, 4, "eps", 1e-5)), [-1, channels, *rest])
+    return _scaled(node, made, arg(node, 2, "weight"), arg(node, 3, "bias"), [channels, *(1 for _ in rest)])
+
+
+def _instance_norm(node: fx.Node) -> fx.Node:
+    x, weight, bias, mean, var, of_input, _, eps, _ = node.args
+    if not of_input:
+        return _op(node, aten.batch_norm.default, x, weight, bias, mean, var, False, 0.1, eps, False)
+    _, channels, *rest = shape_of(cast(fx.Node, x))
+    made = _normed(node, cast(fx.Node, x), list(range(2, 2 + len(rest))), eps)
+    return _scaled(node, made, weight, bias, [channels, *(1 for _ in rest)])
+
+
+def _spread_and_mean(node: fx.Node) -> fx.Node | None:
+    """`var_mean` and `std_mean`: a spread, and a mean of the same arguments."""
+    source, index = cast(tuple[fx.Node, int], getitem(node))
+    if not is_call(source, aten.var_mean, aten.std_mean):
+        return None
+    if index == 0:
+        packet = aten.var if is_call(source, aten.var_mean) else aten.std
+        return call(
+            node, getattr(packet, cast(Any, source.target)._overloadname), *source.args, like=source, **source.kwargs
+        )
+    overload = cast(Any, source.target)._overloadname
+    x, dims = source.args[0], None if overload == "default" else arg(source, 1, "dim")
+    keep = overload != "default" and bool(arg(source, 3 if overload == "dim" else 4, "keepdim", False))
+    axes = list(dims) if dims else list(range(len(shape_of(cast(fx.Node, x)))))
+    return call(node, aten.mean.dim, x, axes, keep, like=source)
+
+
+def _attention(node: fx.Node) -> fx.Node | None:
+    query, keys, values = cast(tuple[fx.Node, fx.Node, fx.Node], node.args[:3])
+    if arg(node, 5, "is_causal", False) or node.kwargs.get("enable_gqa", False):
+        return None
+    scale = node.kwargs.get("scale")
+    scale = 1 / math.sqrt(shape_of(query)[-1]) if scale is None else scale
+    scores = _op(node, aten.matmul.default, query, _op(node, aten.transpose.int, keys, -2, -1))
+    scores = _op(node, aten.mul.Tensor, scores, scale)
+    mask = arg(node, 3, "attn_mask")
+    if mask is not None and mask.meta["val"].dtype != torch.bool:
+        scores, mask = _op(node, aten.add.Tensor, scores, mask), None
+    if mask is not None:
+        low = constant(node, torch.tensor(torch.finfo(torch.float32).min), f"{node.name}_low")
+        scores = _op(node, aten.where.self, mask, scores, low)
+    shares = _op(node, aten.softmax.int, scores, -1)
+    if mask is not None:  # a query without any key gives zeros
+        shares = _op(node, aten.where.self, mask, shares, constant(node, torch.tensor(0.0), f"{node.name}_none"))
+    return _op(node, aten.matmul.default, shares, values)
+
+
+def _scaled_elu(node: fx.Node) -> fx.Node | None:
+    """`scale * elu(x)`: SELU."""
+    scale = arg(node, 2, "scale", 1)
+    if scale == 1 or arg(node, 3, "input_scale", 1) != 1:
+        return None
+    return _op(node, aten.mul.Tensor, _op(node, aten.elu.default, node.args[0], arg(node, 1, "alpha", 1)), scale)
+
+
+def _celu(node: fx.Node) -> fx.Node:
+    x, alpha = node.args[0], arg(node, 1, "alpha", 1.0)
+    if alpha == 1:
+        return _op(node, aten.elu.default, x)
+    made = _op(node, aten.elu.default, _op(node, aten.div.Tensor, x, alpha))
+    return _op(node, aten.mul.Tensor, made, alpha)
+
+
+def _log_sigmoid(node: fx.Node) -> fx.Node:
+    negative = _op(node, aten.neg.default, node.args[0])
+    return _op(node, aten.neg.default, _op(node, aten.softplus.default, negative))
+
+
+def _eye(node: fx.Node) -> fx.Node | None:
+    sizes = [arg for arg in node.args if isinstance(arg, (int, fx.Node))]
+    if not any(isinstance(size, fx.Node) for size in sizes):
+        return None  # a constant
+    device = torch.device("cpu")
+    column, row = (call(node, aten.arange.default, size, device=device, like=node) for size in (sizes[0], sizes[-1]))
+    same = _op(node, aten.eq.Tensor, _op(node, aten.reshape.default, column, [-1, 1]), row)
+    return call(node, aten._to_copy.default, same, dtype=node.meta["val"].dtype, like=node)
+
+
+def _pad(node: fx.Node) -> fx.Node | None:
+    """Numbers before and after along the last axes, the last first; a negative number cuts."""
+    made, widths, value = cast(fx.Node, node.args[0]), cast(list[int], node.args[1]), arg(node, 2, "value", 0)
+    if not all(isinstance(width, int) for width in widths):
+        return None
+    for place in range(len(widths) // 2):
+        axis, (before, after) = len(shape_of(made)) - 1 - place, widths[2 * place : 2 * place + 2]
+        if not isinstance(shape_of(made)[axis], int) or (before, after) == (0, 0):
+            if (before, after) != (0, 0):
+                return None
+            continue
+        size = shape_of(made)[axis]
+        if before < 0 or after < 0:
+            made = _op(node, aten.slice.Tensor, made, axis, max(-before, 0), size + min(after, 0))
+        parts = [made]
+        for width, first in ((before, True), (after, False)):
+            if width > 0:
+                sizes: list[Any] = [
+                    width if one == axis else length if isinstance(length, int)
+                    else _op(node, aten.sym_size.int, made, one)
+                    for one, length in enumerate(shape_of(made))
+                ]  # fmt: skip
+                kind = node.meta["val"].dtype
+                filling = call(node, aten.full.default, sizes, value, dtype=kind, device=torch.device("cpu"), like=node)
+                parts.insert(0 if first else len(parts), filling)
+        made = _op(node, aten.cat.default, parts, axis) if len(parts) > 1 else made
     return made
 
 
@@ -157,3 +306,40 @@ def _grouped(node: fx.Node) -> fx.Node | None:
         rest = [arg(node, place, name, default) for place, name, default in CONVOLUTION]
         parts.append(_op(node, node.target, channels, *rows, *rest, 1))
     return _op(node, aten.cat.default, parts, 1)
+
+
+def _window(node: fx.Node) -> fx.Node | None:
+    x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    window, sizes = shape_of(weight)[2:], shape_of(x)[2:]
+    stride, padding, dilation = (arg(node, place, name, default) for place, name, default in CONVOLUTION)
+    if arg(node, 6, "groups", 1) != 1 or len(shape_of(x)) != len(window) + 2:
+        return None
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    steps, gaps = ([given] * len(window) if isinstance(given, int) else list(given) for given in (stride, dilation))
+    if len(steps) != len(window) or len(gaps) != len(window):  # one number for all axes
+        steps, gaps = ((given * len(window))[: len(window)] for given in (steps, gaps))
+    reach = [(size - 1) * gap for size, gap in zip(window, gaps, strict=True)]
+    if isinstance(padding, str):
+        around = [(r // 2, r - r // 2) if padding == "same" else (0, 0) for r in reach]
+    else:
+        given = [padding] * len(window) if isinstance(padding, int) else (list(padding) * len(window))[: len(window)]
+        around = [(size, size) for size in given]
+    if all(size == 1 for size in (*window, *steps)) and not any(sum(pair) for pair in around):
+        return None
+    if any(sum(pair) for pair in around):
+        x = _op(node, aten.constant_pad_nd.default, x, [size for pair in reversed(around) for size in pair], 0.0)
+        x = _pad(x) or x
+    taps = []
+    for places in itertools.product(*(range(size) for size in window)):
+        tap = x
+        for axis, (place, step, gap, far) in enumerate(zip(places, steps, gaps, reach, strict=True), start=2):
+            start, end = place * gap, shape_of(x)[axis] - far + place * gap
+            if (start, end, step) != (0, shape_of(x)[axis], 1):
+                tap = _op(node, aten.slice.Tensor, tap, axis, start, end, step)
+        taps.append(tap)
+    whole = _op(node, aten.cat.default, taps, 1) if len(taps) > 1 else taps[0]
+    last = list(range(2, 2 + len(window)))
+    rows = _op(node, aten.permute.default, weight, [0, *last, 1])
+    rows = _op(node, aten.reshape.default, rows, [shape_of(weight)[0], -1, *(1 for _ in window)])
+    return _op(node, cast(Any, node.target).overloadpacket.default, whole, rows, arg(node, 2, "bias"))

@@ -19,6 +19,8 @@ from torch._dispatch.python import enable_python_dispatcher
 
 import bgnn.converter.dialect_int8  # noqa: F401
 from bgnn.converter.dialect import bin_edge_signs  # (the import defines the bgnn:: ops that every pass names)
+from bgnn.converter.errors import ConversionError
+from bgnn.passes import user_code
 
 aten = torch.ops.aten
 
@@ -160,6 +162,18 @@ def compute_meta(node: fx.Node) -> None:
         kwargs = {**kwargs, "device": "meta"}
     with nullcontext() if all(is_static(n) for n in node.all_input_nodes) else enable_python_dispatcher():
         node.meta["val"] = as_meta(cast(Callable[..., Any], node.target)(*args, **kwargs))
+    _refuse_fixed_sizes(node)
+
+
+def _refuse_fixed_sizes(node: fx.Node) -> None:
+    """Raises ConversionError if a size that must stay open has become a number in working out this call's shape."""
+    value = node.meta["val"]
+    for size in value.shape if isinstance(value, Tensor) else ():
+        if isinstance(size, torch.SymInt) and size.node.shape_env.replacements:
+            raise ConversionError(
+                f"{user_code.called(node)}{user_code.where(node)} needs a number where a graph's number of nodes or "
+                "edges stays open: rewrite this line so that it takes any graph"
+            )
 
 
 def slice_bounds(node: fx.Node) -> list[Any]:

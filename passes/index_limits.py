@@ -161,6 +161,10 @@ def _origins(index: fx.Node, row: int | None) -> list[Origin]:
         if row is not None and along == 0:
             return []
         return [origin for part in cast(list[fx.Node], source) for origin in _origins(part, row)]
+    if is_call(index, bgnn.join_edges):
+        rows = cast(list[int], index.args[1])
+        wanted = rows if row is None else rows[row::2]
+        return [origin for one in sorted(set(wanted)) for origin in _origins(cast(fx.Node, source), one)]
     if is_call(index, bgnn.with_self_loops):
         return _origins(cast(fx.Node, source), row)
     if is_call(index, aten.index):

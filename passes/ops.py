@@ -13,6 +13,8 @@ emitter's to say (`LOWERINGS` of converter/onnx and converter/tflite); nothing h
       same        the tensor itself
     channel       elementwise, with a constant for each channel
     reduction     over axes that are named
+    running       up to each element along an axis
+    written       by a tensor of indices
       extremum    that picks one of the elements
     softmax       along one axis
     move          elements change their places, and nothing else
@@ -75,6 +77,8 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("move", [aten.cat, aten.unbind]),
     ("move lookup one", [aten.index_select, bgnn.gather_nodes]),
     ("move lookup", [aten.index, aten.gather, aten.embedding]),
+    ("running", [aten.cumsum]),
+    ("written", [aten.index_put]),
     ("size", [aten.sym_size, aten.item, aten._local_scalar_dense, aten.arange, operator.add, operator.sub, operator.mul,
               operator.floordiv, torch.sym_min, torch.sym_max]),
     ("dense", [aten.linear, aten.matmul, aten.bmm, aten.mm, aten.addmm]),
@@ -83,7 +87,7 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("segment", [bgnn.segment_max, bgnn.segment_softmax]),
     ("segment sum codes", [bgnn.q_segment_sum, bgnn.q_segment_sum_float, bgnn.q_segment_mean]),
     ("segment codes", [bgnn.q_segment_max]),
-    ("loops", [bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows]),
+    ("loops", [bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, bgnn.join_edges]),
     ("fake", [bgnn.fake_quant, bgnn.fake_quant_channel]),
     ("codes", [bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul,
                bgnn.q_add, bgnn.q_table]),

@@ -68,6 +68,8 @@ def run(gm: fx.GraphModule) -> PassResult:
         if values is None or found is None or _is_of_signs(node, values):
             continue
         origin = _origin(node, values)
+        if origin is None:
+            continue
         made = constant(node, values, str(origin.target))
         if "source" in origin.meta:
             made.meta["source"] = origin.meta["source"]
@@ -178,8 +180,8 @@ def _is_of_signs(node: fx.Node, values: Tensor) -> bool:
     return False
 
 
-def _origin(node: fx.Node, values: Tensor) -> fx.Node:
-    """The stored weight that a constant is made of."""
+def _origin(node: fx.Node, values: Tensor) -> fx.Node | None:
+    """The stored weight that a constant is made of; None if it is made of sizes alone (`eye`)."""
     leaves, seen, stack = [], set(), [node]
     while stack:
         one = stack.pop()
@@ -187,4 +189,6 @@ def _origin(node: fx.Node, values: Tensor) -> fx.Node:
             seen.add(one)
             stack += one.all_input_nodes
             leaves += [one] if is_constant(one) else []
-    return max(leaves, key=lambda leaf: (leaf.meta["val"].numel() == values.numel(), leaf.meta["val"].numel()))
+    return max(
+        leaves, key=lambda leaf: (leaf.meta["val"].numel() == values.numel(), leaf.meta["val"].numel()), default=None
+    )

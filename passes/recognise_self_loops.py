@@ -200,12 +200,18 @@ def _edges_behind(node: fx.Node) -> fx.Node | None:
         if current in seen:
             continue
         seen.add(current)
-        if current.op == "placeholder":
+        if _is_given(current):
             if (edges is not None and edges is not current) or not _is_list(current):
                 return None
             edges = current
+            continue
         stack += current.all_input_nodes
     return edges
+
+
+def _is_given(node: fx.Node) -> bool:
+    """Whether a node stands for a list of edges as it is given: an input, or one joined of an input's edges."""
+    return node.op == "placeholder" or is_call(node, bgnn.join_edges)
 
 
 def _counts_edges(size: fx.Node) -> bool:
@@ -232,7 +238,7 @@ def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node | int] | None:
                 return None
             number = current
             continue
-        if current.op == "placeholder":
+        if _is_given(current):
             if edges is not None and edges is not current:
                 return None
             edges = current

@@ -40,11 +40,7 @@ LENGTHS = (5, 7)  # of the lists that moves are tried on
 def run(gm: fx.GraphModule) -> PassResult:
     """Rewrites every row of a list of indices, and every gather through several rows."""
     result = PassResult()
-    lists: dict[fx.Node, fx.Node] = {}  # what is moved from a list, and the list
-    for node in gm.graph.nodes:
-        source = _source(node, lists)
-        if source is not None:
-            lists[node] = source
+    lists = moved_lists(gm)
     for node in calls(gm.graph, aten.index, aten.embedding):
         new = _gathers(node, lists)
         if new is not None:
@@ -60,10 +56,45 @@ def run(gm: fx.GraphModule) -> PassResult:
     return result
 
 
+def moved_lists(gm: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """What is only moved from a list of indices, and that list."""
+    lists: dict[fx.Node, fx.Node] = {}
+    for node in gm.graph.nodes:
+        source = _source(node, lists)
+        if source is not None:
+            lists[node] = source
+    return lists
+
+
+def copies(node: fx.Node, source: fx.Node) -> Tensor | None:
+    """Of `[kE]` or `[R, kE]` moved from a list `[2, E]`: which of its rows each copy is, `[1 or R, k]`."""
+    found: list[Tensor] = []
+    for length in LENGTHS:
+        value = _moved(node, source, length)
+        if value is None or value.shape[-1] % length:
+            return None
+        value = value.reshape(-1, value.shape[-1] // length, length)
+        rows = value[..., :1] // length
+        if not torch.equal(value, rows * length + torch.arange(length)):
+            return None
+        found.append(rows[..., 0])
+    return found[0] if torch.equal(*found) else None
+
+
+def _moved(node: fx.Node, source: fx.Node, length: int) -> Tensor | None:
+    """`node` of a list of so many columns, whose elements tell their places."""
+    count, edges = shape_of(source)
+    sizes = [n for n in node.graph.nodes if isinstance(n.meta.get("val"), torch.SymInt)]
+    known: dict[fx.Node, Any] = {n: length for n in sizes if str(n.meta["val"]) == str(edges)}
+    known[source] = torch.arange(count * length).reshape(count, length)
+    return attempt(node, known)
+
+
 def _source(node: fx.Node, lists: dict[fx.Node, fx.Node]) -> fx.Node | None:
     """The list `[R, E]`, E open, that a tensor of indices is moved from."""
     value = node.meta.get("val")
-    if not isinstance(value, Tensor) or value.dtype != torch.int64 or not is_call(node, *MOVES):
+    turned = is_call(node, torch.ops.bgnn.join_edges) and len(cast(list[int], node.args[1])) == 2
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or not (turned or is_call(node, *MOVES)):
         return None
     tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor) and not is_constant(n)]
     sources = {lists.get(n, n) for n in tensors}
@@ -80,18 +111,13 @@ def _is_list(node: fx.Node) -> bool:
 
 def _rows(node: fx.Node, source: fx.Node) -> Tensor | None:
     """Which rows of the list stand in a tensor of indices, along its one open axis: of its shape, with 1 there."""
-    count, edges = shape_of(source)
     shape = shape_of(node)
     axes = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
     if len(axes) != 1:
         return None
-    lengths = [n for n in node.graph.nodes if isinstance(n.meta.get("val"), torch.SymInt)]
-    lengths = [n for n in lengths if str(n.meta["val"]) == str(edges)]
     found: list[Tensor] = []
     for length in LENGTHS:
-        places = torch.arange(count * length).reshape(count, length)
-        known: dict[fx.Node, Any] = {source: places, **dict.fromkeys(lengths, length)}
-        value = attempt(node, known)
+        value = _moved(node, source, length)
         if value is None or value.shape != torch.Size(length if axis in axes else s for axis, s in enumerate(shape)):
             return None
         rows = value.narrow(axes[0], 0, 1) // length

@@ -78,6 +78,16 @@ def _describe(func: Any) -> tuple[str, str]:
     return _name(func) + (f" in {made_by}" if made_by else ""), place
 
 
+def running() -> str:
+    """ "file:line: code" of the user's line that is running; empty where none is."""
+    frame = _frame_of_caller()
+    while frame is not None and _is_library(frame.f_code.co_filename):
+        frame = (
+            None if _is_own(frame.f_code.co_filename) and "trace.py" not in frame.f_code.co_filename else frame.f_back
+        )
+    return _line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
 def _frame_of_caller() -> FrameType | None:
     """The innermost frame outside of this file and of PyTorch's dispatch of overrides."""
     frame: FrameType | None = sys._getframe(1)

@@ -13,6 +13,7 @@ the size of the processor's cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +63,12 @@ def with_self_loops(edge_index: np.ndarray, num_nodes: int, loops: str = "one") 
     kept = edge_index if loops == "more" else edge_index[:, edge_index[0] != edge_index[1]]
     every = np.arange(0 if loops == "none" else num_nodes, dtype=np.int64)
     return np.concatenate([kept, np.stack([every, every])], axis=1)
+
+
+def join_edges(edge_index: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """int64 [2, E] several times over: copy i has its rows `rows[2i]` and `rows[2i + 1]` as sources and targets."""
+    pairs = [list(pair) for pair in zip(rows[::2], rows[1::2], strict=True)]
+    return edge_index if pairs == [[0, 1]] else np.concatenate([edge_index[pair] for pair in pairs], axis=1)
 
 
 def check_index(index: np.ndarray, size: int, name: str, counted: str = "") -> None:

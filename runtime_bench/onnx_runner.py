@@ -214,10 +214,9 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
     if wanted["row"] is None:
         made = graphs.segments(index, size, **settings)
     else:
-        loops = wanted["self_loops"]
-        edges = (
-            index if loops is None else graphs.with_self_loops(index, size_of(loops["nodes"], arrays), loops["kind"])
-        )
+        edges, loops = graphs.join_edges(index, wanted.get("joined", [0, 1])), wanted["self_loops"]
+        if loops is not None:
+            edges = graphs.with_self_loops(edges, size_of(loops["nodes"], arrays), loops["kind"])
         others = int(edges[1 - wanted["row"]].max(initial=-1)) + 1  # checked against the rows there are
         made = graphs.tables(edges, size, target=wanted["row"], num_others=others, **settings)
     whole: dict[str, np.ndarray] = {"position": made.position, "counts": made.counts}

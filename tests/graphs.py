@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from bgnn.converter import stages
 from bgnn.converter.decisions import run_with_taps
-from bgnn.converter.trace import TAKEN_APART, _freeze, trace
+from bgnn.converter.trace import _freeze, taken_apart, trace
 from bgnn.passes import canonicalise
 from bgnn.passes.graph import PassResult, all_taps, is_call, shape_of
 from bgnn.passes.graph import run as run_graph
@@ -20,6 +20,7 @@ aten = torch.ops.aten
 
 
 # Composites that functionalisation writes otherwise.
+APART = set(taken_apart())
 EXPORT_REWRITES = ["narrow", "expand_as", "to", "type_as"]
 
 
@@ -54,7 +55,7 @@ def exported(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, **
     program = torch.export.export(Wrapped(function, constants), inputs, strict=False)
     keep = tuple(range(outputs))
     targets = [n.target for n in program.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
-    if any(t._schema.is_mutable or t.__name__.split(".")[0] in [*TAKEN_APART, *EXPORT_REWRITES] for t in targets):
+    if any(t._schema.is_mutable or t in APART or t.__name__.split(".")[0] in EXPORT_REWRITES for t in targets):
         return trace(program, inputs, keep)
     return _freeze(program, inputs, keep)
 

@@ -32,6 +32,13 @@ def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int | fx.No
     return walk.op("Concat", [kept, walk.op("Expand", [every, walk.indices([2, 1])], I64)], I64, axis=1)
 
 
+def join_edges(walk: Walk, node: fx.Node, edges: fx.Node, rows: list[int]) -> Value:
+    """The edges several times over, with these rows of theirs as sources and targets."""
+    pairs = [walk.indices(list(pair)) for pair in zip(rows[::2], rows[1::2], strict=True)]
+    parts = [walk.op("Gather", [walk.value(edges), pair], I64, axis=0) for pair in pairs]
+    return walk.op("Concat", parts, I64, axis=1) if len(parts) > 1 else parts[0]
+
+
 def _is_loop(walk: Walk, edges: fx.Node) -> Value:
     """Which edges begin and end at the same node."""
     if ("loops", edges) not in walk.shared:
@@ -178,6 +185,30 @@ def segment_softmax(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, 
     return walk.op("Div", [powers, walk.op("Add", [total, walk.constant(np.float32(1e-16))], FLOAT)], FLOAT)
 
 
+def index_put(
+    walk: Walk, node: fx.Node, x: fx.Node, indices: list[fx.Node | None], values: fx.Node, accumulate: bool = False
+) -> Value:
+    """`x[i, j] = value` of a matrix, or `+=`: an adjacency matrix made of edges. Written, or summed, one by one."""
+    found = [index for index in indices if index is not None]
+    vectors = len(found) == len(indices) == walk.rank(x) == 2
+    if not vectors or any(walk.rank(one) != 1 or walk.dtype(one) == BOOL for one in found):
+        walk.refuse(node, "writes to parts of a tensor", "use torch.where, or write x[i, j] of a matrix")
+    start = walk.value(x)
+    columns = walk.op("Gather", [walk.op("Shape", [start], I64), walk.constant(np.array(1))], I64)
+    rows = walk.op("Mul", [walk.value(found[0]), columns], I64)
+    places = walk.op("Add", [rows, walk.value(found[1])], I64)
+    written = walk.op("Expand", [walk.value(values), walk.op("Shape", [places], I64)], start.dtype)
+    flat = [walk.reshape(start, [-1]), places, written]
+    done = walk.op("ScatterElements", flat, start.dtype, axis=0, reduction="add" if accumulate else "none")
+    return walk.op("Reshape", [done, walk.op("Shape", [start], I64)], start.dtype)
+
+
+def cumsum(walk: Walk, node: fx.Node, x: fx.Node, dim: int, *_: Any) -> Value:
+    """Sums of all elements up to each."""
+    axis = walk.constant(np.array(walk.axis(x, dim)))
+    return walk.op("CumSum", [walk.cast(walk.value(x), walk.dtype(node)), axis], walk.dtype(node))
+
+
 def item(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
     """A tensor of one element as a size."""
     return walk.reshape(walk.cast(walk.value(x), I64), [])
@@ -190,12 +221,15 @@ def max_all(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
 
 LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.with_self_loops.default": with_self_loops,
+    "bgnn.join_edges.default": join_edges,
     "bgnn.drop_loops.default": drop_loops,
     "bgnn.loop_rows.default": loop_rows,
     "bgnn.segment_sum.default": segment_sum,
     "bgnn.segment_mean.default": segment_mean,
     "bgnn.segment_max.default": segment_max,
     "bgnn.segment_softmax.default": segment_softmax,
+    "aten.index_put.default": index_put,
+    "aten.cumsum.default": cumsum,
     "aten._local_scalar_dense.default": item,
     "aten.item.default": item,
     "aten.max.default": max_all,

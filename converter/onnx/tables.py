@@ -67,7 +67,10 @@ def named(node: Any, *names: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """An index vector: row `row` of a list of edges (an input, or `with_self_loops` of one), or an input (None)."""
+    """An index vector: row `row` of a list of edges, or an input (None).
+
+    The list is an input, `join_edges` of one, or `with_self_loops` of either.
+    """
 
     source: fx.Node
     row: int | None
@@ -86,6 +89,7 @@ def index_of(node: fx.Node) -> Index | None:
     else:
         return None
     list_input, value = source.args[0] if named(source, "with_self_loops") else source, source.meta["val"]
+    list_input = cast(fx.Node, list_input).args[0] if named(list_input, "join_edges") else list_input
     if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or value.dim() != 2:
         return None
     if value.dtype != torch.int64 or value.shape[0] != 2:
@@ -170,7 +174,10 @@ class TableForm:
                 if at is None:
                     return None
                 source, loops = cast(fx.Node, source.args[0]), {"kind": arg(source, 2, "loops", "one"), "nodes": at}
-            host = {"index": self.names[source], "row": found.row, "self_loops": loops, "size": counted}
+            host: dict[str, Any] = {"row": found.row, "self_loops": loops, "size": counted}
+            if named(source, "join_edges"):
+                source, host["joined"] = cast(fx.Node, source.args[0]), list(cast(list[int], source.args[1]))
+            host["index"] = self.names[source]
             self.sets[found] = TableSet(self.walk.builder, f"table{len(self.sets)}", found, host)
         known = self.sets[found]
         return known if known.host["size"] == counted else None

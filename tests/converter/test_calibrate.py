@@ -381,3 +381,21 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert cli.main([*arguments, "--input", "graph.npz", "--percentile", "1"]) == 2
     assert cli.main([*arguments, "--calibrate", "graph.npz", "--percentile", "50"]) == 2
     assert cli.main([*arguments, "--calibrate", "graph.npz", "--percentile", "0.1"]) == 0
+
+
+def test_the_property_says_what_was_compared_with_what() -> None:
+    done = quantised(Net(), sample())
+    said = OnnxModel(done.model_bytes or b"").properties["verification"]
+    assert "another class than the quantised network's in 0 of 60 rows" in said
+    assert "beside the float model, on the samples: outputs " in said
+    assert "another class than the float model's in " in said
+
+
+def test_what_no_target_has_is_found_before_the_samples_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Net):
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            return torch.lgamma(super().forward(x, edge_index).abs() + 1)
+
+    monkeypatch.setattr("bgnn.converter.api.quantise", lambda *_: pytest.fail("ranges were chosen"))
+    with pytest.raises(ConversionError, match=r"torch\.lgamma is not supported .*test_calibrate\.py"):
+        quantised(Late(), sample())

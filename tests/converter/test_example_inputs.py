@@ -149,3 +149,11 @@ def test_inputs_follow_the_order_of_forward() -> None:
 
 def test_a_single_input_may_have_any_name() -> None:
     assert len(order_inputs({"whatever": torch.ones(1)}, ["points"])) == 1
+
+
+def test_several_arrays_for_a_model_of_one_object() -> None:
+    given = {"x": torch.zeros(3, 2), "edge_index": torch.zeros(2, 4, dtype=torch.int64)}
+    with pytest.raises(UsageError, match=r"model's inputs are 'data': .* forward\(x, edge_index\)"):
+        order_inputs(given, ["data"])
+    with pytest.raises(UsageError, match=r"model's inputs are 'x', 'y'$"):
+        order_inputs(given, ["x", "y"])

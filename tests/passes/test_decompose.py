@@ -56,6 +56,76 @@ def test_the_same_numbers(name: str) -> None:
     same(outputs(gm, X)[0], expected, 0.0 if "masked" in name else 1e-6)
 
 
+def weights(*shape: int) -> Tensor:
+    return torch.linspace(-1, 1, torch.Size(shape).numel()).reshape(shape).sin()
+
+
+WINDOWS: dict[str, Callable[..., Any]] = {
+    "over time": lambda m, x: F.conv1d(x, weights(5, 4, 3), torch.arange(5.0), padding=1),
+    "strided, apart": lambda m, x: F.conv1d(x, weights(5, 4, 2), None, 2, 1, 2),
+    "same": lambda m, x: F.conv1d(x, weights(5, 4, 4), padding="same"),
+    "two axes": lambda m, x: F.conv2d(x[:, None], weights(3, 1, 3, 2), torch.arange(3.0), (2, 1), (1, 0), (1, 2)),
+    "one row at a time": lambda m, x: F.conv2d(x[:, None], weights(3, 1, 1, 6)),
+    "window 1 with steps": lambda m, x: F.conv2d(x[:, None], weights(3, 1, 1, 1), stride=2),
+    "groups": lambda m, x: F.conv1d(x, weights(4, 2, 3), groups=2, padding=2),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_become_window_1(name: str) -> None:
+    gm = graph(WINDOWS[name])
+    assert decompose.run(gm).rewrites >= 1
+    for node in gm.graph.nodes:
+        if node.target in (aten.conv1d.default, aten.conv2d.default):
+            assert set(node.args[1].meta["val"].shape[2:]) == {1}
+            assert len(node.args) == 3, "no stride, no padding"
+    x = randn(3, 4, 6, seed=3)
+    same(outputs(gm, x)[0], WINDOWS[name](None, x), 1e-6)
+
+
+NORMS_AND_SUCH: dict[str, Callable[..., Any]] = {
+    "group_norm": lambda m, x: F.group_norm(x, 2, torch.arange(4.0), torch.arange(4.0) - 1, 1e-3),
+    "group_norm of rows": lambda m, x: F.group_norm(x[:, 0], 3),
+    "instance_norm": lambda m, x: F.instance_norm(x, weight=torch.arange(4.0), bias=torch.ones(4)),
+    "instance_norm that runs": lambda m, x: F.instance_norm(x, torch.ones(4), torch.ones(4) * 2, use_input_stats=False),
+    "var_mean": lambda m, x: torch.add(*torch.var_mean(x, 1)),
+    "std_mean, kept": lambda m, x: torch.add(*torch.std_mean(x, (1, 2), correction=0, keepdim=True)),
+    "selu": lambda m, x: F.selu(x),
+    "celu": lambda m, x: F.celu(x, 0.3),
+    "logsigmoid": lambda m, x: F.logsigmoid(x * 9),
+    "attention": lambda m, x: F.scaled_dot_product_attention(x, x * 2, x.neg()),
+    "attention with a scale": lambda m, x: F.scaled_dot_product_attention(x, x, x, scale=0.2),
+    "attention with a mask": lambda m, x: F.scaled_dot_product_attention(
+        x, x, x, attn_mask=x[:, :, :1] > x[:, :1, 0:1]
+    ),
+    "pad": lambda m, x: F.pad(x, (1, 2, 0, 3), value=0.5),
+    "pad that cuts": lambda m, x: F.pad(x, (-1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS_AND_SUCH)
+def test_norms_attention_and_padding(name: str) -> None:
+    gm = graph(NORMS_AND_SUCH[name])
+    before = decompose.run(gm)
+    canonicalise.run(gm)
+    assert before.rewrites >= 1
+    left = {str(n.target) for n in gm.graph.nodes if n.op == "call_function"} & {
+        f"aten.{op}.default"
+        for op in (
+            "group_norm",
+            "instance_norm",
+            "celu",
+            "log_sigmoid",
+            "scaled_dot_product_attention",
+            "constant_pad_nd",
+        )
+    }
+    assert not left
+    for rows in (7, 3):
+        x = randn(rows, 4, 6, seed=rows) * 2
+        same(outputs(gm, x)[0], NORMS_AND_SUCH[name](None, x), 2e-6)
+
+
 def test_what_is_no_update_of_the_masked_rows_stays() -> None:
     for function in (
         lambda m, x: x.index_put([x > 1], torch.tensor(1.0), accumulate=True),
@@ -85,7 +155,7 @@ def test_grouped_convolutions(kind: str) -> None:
         "two": randn(6, 3, 1), "wide": randn(8, 3, 3), "one": randn(6, 1, 1), "more": randn(12, 1, 1), "bias": randn(6),
     }  # fmt: skip
     gm = exported(function, x, **constants)
-    assert apply(decompose.run, gm, x, tolerance=1e-6).rewrites == 1
+    assert apply(decompose.run, gm, x, tolerance=1e-6).rewrites == (3 if kind == "with a window" else 1)
     assert count(gm, aten.conv1d) == left
     assert apply(decompose.run, gm, x).rewrites == 0
 

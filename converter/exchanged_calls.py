@@ -1,0 +1,98 @@
+"""Calls of PyTorch that torch.export cannot trace as they are, exchanged for others while a model is exported.
+
+    x.data                                   x.detach(); `x.data = y` is a write of y to x
+    bincount(i, minlength=n)                 zeros(n) with ones added at i
+    segment_reduce(x, "sum", offsets=ptr)    a scatter by the segment that each row lies in
+    repeat_interleave(x, counts)             x[the segment that each row lies in]
+
+The later three have sizes that depend on values; here the sizes are those that the user's call says, or that follow.
+A file checks its indices, so that a count beyond `minlength` is refused when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class ExchangedCalls(TorchFunctionMode):
+    """Within it such calls become others.
+
+    Layers that binarise `input.data` and `weight.data` in forward (BinaryNet's) are traced so; what export makes of the
+    assignment itself drops y. Where x is a view, PyTorch leaves the tensor that it views alone, and this does not.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What the call gives."""
+        data: Any = Tensor.data
+        kwargs = kwargs or {}
+        if func == data.__get__:
+            return args[0].detach()
+        if func == data.__set__ and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
+            args[0].copy_(args[1])
+            return None
+        exchange = _EXCHANGED.get(func)
+        made = exchange(*args, **kwargs) if exchange is not None else None
+        return func(*args, **kwargs) if made is None else made
+
+
+def _bincount(input: Tensor, weights: Tensor | None = None, minlength: Any = 0) -> Tensor | None:
+    """Counts, or sums of weights, of each whole number below `minlength`, or below the largest of them plus 1."""
+    if isinstance(minlength, int) and minlength == 0:
+        minlength = input.max().item() + 1
+    ones = torch.ones_like(input) if weights is None else weights
+    return ones.new_zeros(minlength).scatter_add(0, input.long(), ones)
+
+
+def _segments(ends: Tensor, rows: Any) -> Tensor:
+    """Which segment each of the rows lies in: `ends` int64 `[G]` -> int64 `[rows]`."""
+    return (torch.arange(rows)[:, None] >= ends).sum(1)
+
+
+_REDUCTIONS = {"sum": ("sum", 0.0), "mean": ("mean", 0.0), "max": ("amax", -torch.inf), "min": ("amin", torch.inf)}
+
+
+def _segment_reduce(
+    data: Tensor, reduce: str, *, lengths: Tensor | None = None, indices: Tensor | None = None,
+    offsets: Tensor | None = None, axis: int = 0, unsafe: bool = False, initial: Any = None,
+) -> Tensor | None:  # fmt: skip
+    """A reduction of rows between offsets, or of as many as lengths say."""
+    how, empty = _REDUCTIONS.get(reduce.removeprefix("a"), ("", 0.0))
+    given = offsets if offsets is not None else lengths
+    if not how or given is None or indices is not None or given.dim() != 1 or axis != 0:
+        return None
+    if initial is not None and (how != "mean" or initial != 0):
+        return None
+    ends = lengths.cumsum(0) if offsets is None and lengths is not None else given[1:]
+    index = _segments(ends, data.shape[0]).reshape(-1, *[1] * (data.dim() - 1)).expand_as(data)
+    start = data.new_full([ends.shape[0], *data.shape[1:]], empty)
+    if how == "sum":
+        return start.scatter_add(0, index, data)
+    return start.scatter_reduce(0, index, data, how, include_self=how != "mean")
+
+
+def _repeat_interleave(
+    input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: Any = None
+) -> Tensor | None:
+    """Each row as often as a tensor says; of counts alone, which of them each result belongs to."""
+    if repeats is None:
+        repeats, input, dim = input, torch.arange(input.shape[0]), 0
+    if not isinstance(repeats, Tensor) or repeats.dim() != 1:
+        return None
+    if dim is None:
+        input, dim = input.flatten(), 0
+    size = repeats.sum().item() if output_size is None else output_size
+    return input.index_select(dim, _segments(repeats.cumsum(0), size))
+
+
+_EXCHANGED: dict[Any, Callable[..., Tensor | None]] = {
+    torch.bincount: _bincount,
+    Tensor.bincount: _bincount,
+    torch.segment_reduce: _segment_reduce,
+    torch.repeat_interleave: _repeat_interleave,
+    Tensor.repeat_interleave: _repeat_interleave,
+}

@@ -1,0 +1,160 @@
+"""What people write by hand around graphs, in one network each: it converts, and agrees on graphs of other sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.nn import aggr
+
+from bgnn import convert
+from bgnn.converter import stages
+from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.sizes import graph_axes
+from bgnn.converter.trace import trace
+from bgnn.runtime_bench.onnx_runner import OnnxModel
+
+
+class ByHand(nn.Module):
+    """Degrees counted, rows gathered by repeated indices, a dense adjacency, odd names of common operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.out = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        n = x.size(0)
+        h = F.selu(self.lin(x))
+        source = edge_index[0].view(-1, 1).repeat(1, h.shape[1])
+        target = edge_index[1].unsqueeze(-1).expand(-1, 8)
+        no_loop = ~(edge_index[0] == edge_index[1]) & torch.logical_or(edge_index[0] > 2, edge_index[1] != 1)
+        messages = torch.gather(h, 0, source) * no_loop.float()[:, None]
+        summed = torch.zeros_like(h).scatter_add_(0, target, messages)
+        degree = torch.bincount(edge_index[1], minlength=n)
+        mean = torch.true_divide(summed, degree.clamp(min=1).unsqueeze(1))
+        adjacency = torch.zeros(n, n)
+        adjacency[edge_index[0], edge_index[1]] = 1
+        adjacency = adjacency + torch.eye(n)
+        scale = adjacency.sum(1).pow(-0.5)
+        dense = torch.multiply(scale[:, None], adjacency) * scale @ h
+        return F.logsigmoid(self.out(torch.subtract(mean, dense)))
+
+
+class ByPointer(nn.Module):
+    """Graphs of a batch told by where each begins, read out by attention; a node's largest features beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(6, 6)
+        self.read = aggr.AttentionalAggregation(gate_nn=nn.Linear(6, 1))
+
+    def forward(self, x: Tensor, edge_index: Tensor, ptr: Tensor) -> Tensor:
+        h = F.group_norm(self.lin(x).index_add(0, edge_index[1], x[edge_index[0]]), 2)
+        largest = torch.segment_reduce(h, "max", offsets=ptr)
+        return self.read(h, ptr=ptr) + largest.nan_to_num(neginf=0.0)
+
+
+class LastGraph(nn.Module):
+    """The number of graphs is one more than the last node's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        h = self.lin(x).index_add(0, edge_index[1], self.lin(x[edge_index[0]]))
+        return torch.zeros(int(batch[-1]) + 1, 3).index_add(0, batch, h)
+
+
+def graph(nodes: int, edges: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(nodes)
+    return torch.randn(nodes, 6, generator=generator), torch.randint(nodes, (2, edges), generator=generator)
+
+
+def agrees(model: nn.Module, *others: tuple[Tensor, ...]) -> OnnxModel:
+    torch.manual_seed(0)
+    done = convert(model.eval(), others[0], target="onnx-x86")
+    file = OnnxModel(done.model_bytes or b"")
+    for given in others:
+        (found,) = file.run(**dict(zip(file.input_names, (t.numpy() for t in given), strict=True))).values()
+        assert torch.allclose(torch.from_numpy(found), model(*given), atol=2e-6)
+    return file
+
+
+def test_written_by_hand() -> None:
+    file = agrees(ByHand(), graph(20, 70), graph(33, 91), graph(5, 4))
+    x, edge_index = graph(9, 20)
+    edge_index[1, 3] = 9  # no node of that number: adjacency[i, 9] would be another node's row
+    with pytest.raises(UsageError, match="edge_index"):
+        file.run(x=x.numpy(), edge_index=edge_index.numpy())
+
+
+def test_graphs_by_pointer() -> None:
+    pointers = (torch.tensor([0, 7, 12, 20]), torch.tensor([0, 5, 10, 11, 33]))
+    agrees(ByPointer(), (*graph(20, 70), pointers[0]), (*graph(33, 91), pointers[1]))
+
+
+def test_as_many_graphs_as_the_last_node_says() -> None:
+    agrees(LastGraph(), (*graph(20, 70), torch.arange(20) // 7), (*graph(33, 91), torch.arange(33) // 10))
+
+
+class Loop(ByHand):
+    """A loop over the nodes."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), 8).index_add(0, edge_index[1], self.lin(x)[edge_index[0]])
+        return torch.stack([h[i].relu() for i in range(x.size(0))])
+
+
+class Sorted(ByHand):
+    """All nodes in order."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), 8).index_add(0, edge_index[1], self.lin(x)[edge_index[0]])
+        return torch.sort(h, 0)[0]
+
+
+class Sparse(ByHand):
+    """A sparse matrix made of the edges."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        adjacency = torch.sparse_coo_tensor(edge_index, torch.ones(edge_index.size(1)), (x.size(0), x.size(0)))
+        return torch.sparse.mm(adjacency, self.lin(x))
+
+
+class Picked(ByHand):
+    """Some of the nodes."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), 8).index_add(0, edge_index[1], self.lin(x)[edge_index[0]])
+        return h[h[:, 0] > 0]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            Picked,
+            r"indexing x\[\.\.\.\] is not .*: how many rows it gives depends on the values: keep all rows and mask",
+        ),
+        (Loop, r"test_graph_habits\.py:\d+: return torch\.stack\(\[h\[i\].*makes a number of axis 0 of x"),
+        (Sorted, r"torch\.sort is not supported by onnx-x86 \(at .*test_graph_habits\.py:\d+: return torch\.sort"),
+    ],
+)
+def test_what_needs_the_number_of_nodes_is_refused_at_its_line(model: type[nn.Module], words: str) -> None:
+    example = graph(20, 70)
+
+    def walked() -> None:
+        gm = trace(model(), example, open_axes=graph_axes(example))
+        for _ in stages.walk(gm, stages.Plan("onnx-x86")):
+            pass
+
+    with pytest.raises(ConversionError, match=words):
+        walked()
+
+
+def test_sparse_matrices_are_told_the_sum_over_edges() -> None:
+    words = r"torch\.sparse_coo_tensor is not supported .*test_graph_habits\.py:\d+: adj.*: sum over edges instead"
+    with pytest.raises(ConversionError, match=words):
+        convert(Sparse(), graph(20, 70), target="onnx-x86")
