@@ -22,12 +22,12 @@ from bgnn.converter.dump import dump_stage
 from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
-from bgnn.converter.example_inputs import check_tensors, refuse_nan
+from bgnn.converter.example_inputs import check_example, refuse_nan
 from bgnn.converter.examples import Example, examples_of
 from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import index_rows, saturated_shares
 from bgnn.converter.onnx.emit import run_file as run_onnx
-from bgnn.converter.report import Report, build_report
+from bgnn.converter.report import KINDS, Report, build_report
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS
 from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.tflite.walk import SHIFT
@@ -115,10 +115,9 @@ def convert(
     if calibration is not None and not TARGETS[target].codes:
         with_codes = ", ".join(name for name, row in TARGETS.items() if row.codes)
         raise UsageError(f"--calibrate makes 8-bit layers, which {target} does not have: --target {with_codes} does")
-    check_tensors(model, example_inputs)
+    check_example(model, example_inputs)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
-    _check_weights(model)
     if open_axes and not TARGETS[target].graphs:
         with_open = ", ".join(name for name, row in TARGETS.items() if row.graphs)
         raise UsageError(f"--open {open_axes[0]}: {target} has fixed sizes; open ones go with --target {with_open}")
@@ -198,8 +197,7 @@ def convert(
             before = snapshot(gm)  # the last graph that makes every code
         if stage == stop_after:
             return Conversion(None, report(None), None, gm)
-    made = report(None)
-    if TARGETS[target].codes and not (made.macs["binary"] or made.macs["INT8"]):
+    if TARGETS[target].codes and not any(calls(gm.graph, *KINDS["binary"], *KINDS["INT8"])):
         warn(
             f"nothing became 8-bit or binary: {target} is for networks with quantisers or signs; --calibrate FILE "
             "quantises a float one, and onnx-x86 is the float target"
@@ -262,14 +260,6 @@ def _check_arguments(
             "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"
         )
     return stages.Plan(target, optimize, kernels)
-
-
-def _check_weights(model: nn.Module | ExportedProgram) -> None:
-    """Files compute in float32 where they do not in bits or codes."""
-    weights = [value for _, value in model.named_parameters() if value.is_floating_point()]
-    if weights and all(value.dtype != torch.float32 for value in weights):
-        kind = str(weights[0].dtype).removeprefix("torch.")
-        raise ConversionError(f"the model is {kind}, and files compute in float32: convert model.float()")
 
 
 def _check_indices(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:

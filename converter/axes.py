@@ -69,6 +69,8 @@ def trace_sized(
     symbols, edges, wanted = _symbols(gm), edge_inputs(gm.graph), set(to_open)
     if edges:
         nodes = {str(size) for size in numbers_of_nodes(gm.graph)}
+        given = [node for node in gm.graph.nodes if node.op == "placeholder"]
+        default = {(i, axis if given[i] in edges else 0) for i, axis in default}
         wanted |= {axis for axis, symbol in symbols.items() if axis in default or symbol in nodes}
         if not to_fix and any(size.isdigit() for size in nodes):
             if failed is not None:

@@ -24,7 +24,7 @@ from torch import Tensor, fx
 
 from bgnn.converter.dialect import knn_scores
 from bgnn.converter.errors import ConversionError
-from bgnn.passes.graph import Tap, all_taps, getitem, is_call
+from bgnn.passes.graph import Tap, all_taps, arg, getitem, is_call
 from bgnn.passes.recognise_fake_quant import as_written
 
 if TYPE_CHECKING:
@@ -152,8 +152,9 @@ class Decisions(fx.Interpreter):
         return theirs
 
     def _distances(self, n: fx.Node) -> Tensor:
-        x, _, metric = cast(tuple[fx.Node, int, str], n.args)
-        return knn_scores(self.env[x], metric)
+        x, _, metric = cast(tuple[fx.Node, int, str], n.args[:3])
+        group = cast("fx.Node | None", arg(n, 3, "group"))
+        return knn_scores(self.env[x], metric, None if group is None else self.env[group])
 
     def _codes(self, n: fx.Node, name: str, x: Tensor) -> Tensor:
         scale, zero, low, high = cast(tuple[float, int, int, int], n.args[1:])

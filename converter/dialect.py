@@ -69,21 +69,20 @@ def knn(x: Tensor, k: int, metric: str, group: Tensor | None = None) -> Tensor:
     """
     if k > x.shape[1]:
         raise ValueError(f"knn: k={k} is more than the {x.shape[1]} nodes")
-    score = knn_scores(x, metric)
+    return topk_lowest(knn_scores(x, metric, group), k, -1, True)[1]
+
+
+def knn_scores(x: Tensor, metric: str, group: Tensor | None = None) -> Tensor:
+    """What `knn` takes the largest of: f32 `[B, N, N]`; arguments as there."""
+    if metric not in ("l2", "hamming"):
+        raise ValueError(f"knn: metric {metric!r} is neither 'l2' nor 'hamming'")
+    score = x @ x.transpose(1, 2)
+    if metric == "l2":
+        square = (x * x).sum(-1)
+        score = 2 * score - square[:, None, :]  # the row's own |x_i|^2 does not change its order
     if group is not None:
         score = score.masked_fill(group[:, :, None] != group[:, None, :], float("-inf"))
-    return topk_lowest(score, k, -1, True)[1]
-
-
-def knn_scores(x: Tensor, metric: str) -> Tensor:
-    """What `knn` takes the largest of: f32 `[B, N, N]`; arguments as there."""
-    product = x @ x.transpose(1, 2)
-    if metric == "hamming":
-        return product
-    if metric != "l2":
-        raise ValueError(f"knn: metric {metric!r} is neither 'l2' nor 'hamming'")
-    square = (x * x).sum(-1)
-    return 2 * product - square[:, None, :]  # the row's own |x_i|^2 does not change its order
+    return score
 
 
 def gather_nodes(x: Tensor, index: Tensor) -> Tensor:

@@ -59,8 +59,11 @@ def check_shape(name: str, shape: Sequence[int], item_bytes: int = 4) -> None:
     limits.check_bytes(f"input {name!r} of shape {_text(shape)}", math.prod(shape) * item_bytes)
 
 
-def check_tensors(model: nn.Module | ExportedProgram, inputs: Sequence[object]) -> None:
-    """Raises UsageError for example inputs that no file takes: other things than plain tensors of the file's types."""
+def check_example(model: nn.Module | ExportedProgram, inputs: Sequence[object]) -> None:
+    """Raises UsageError for example inputs that no file takes: other things than plain tensors of the file's types.
+
+    And ConversionError for a model of another precision: files compute in float32 where not in bits or codes.
+    """
     for name, value in zip(input_names(model, len(inputs)), inputs, strict=True):
         name = f"input {name!r}"
         if not isinstance(value, Tensor):
@@ -80,6 +83,10 @@ def check_tensors(model: nn.Module | ExportedProgram, inputs: Sequence[object]) 
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise UsageError(f"{name} holds NaN or infinity, with which nothing can be verified")
+    weights = [value for _, value in model.named_parameters() if value.is_floating_point()]
+    if weights and all(value.dtype != torch.float32 for value in weights):
+        kind = str(weights[0].dtype).removeprefix("torch.")
+        raise ConversionError(f"the model is {kind}, and files compute in float32: convert model.float()")
 
 
 def _kind(value: object) -> str:

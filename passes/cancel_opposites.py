@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes import ops
+from bgnn.passes.canonicalise import expand
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -117,7 +118,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         if new.meta["val"].dtype != root.meta["val"].dtype:
             new = call(root, aten._to_copy.default, new, dtype=root.meta["val"].dtype, like=root)
         if shape_of(new) != shape_of(root):
-            new = call(root, aten.expand.default, new, list(shape_of(root)), like=root)
+            new = expand(root, new, shape_of(root), like=root)
         replace(root, new)
         root.meta["became"] = new
         result.rewrites += 1

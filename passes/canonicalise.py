@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -89,6 +90,25 @@ def can_reshape(x: fx.Node, shape: Sequence[Any]) -> bool:
     own = [str(size) for size in shape_of(x)]
     new = [size for size in shape if not isinstance(size, int) and str(size) not in own]
     return literal(shape) is not None or len(new) <= 1
+
+
+def expand(before: fx.Node, x: fx.Node, shape: Sequence[Any], like: fx.Node | None = None) -> fx.Node:
+    """`x` repeated to a shape; an open size that is not its own is asked of a tensor before that has it."""
+    sizes, own = list(shape), (1,) * (len(shape) - len(shape_of(x))) + shape_of(x)
+    for axis, size in enumerate(shape):
+        if isinstance(size, int):
+            continue
+        sizes[axis] = -1
+        if str(own[axis]) != str(size):
+            source, dim = next(
+                (n, i)
+                for n in before.graph.nodes
+                if n < before and isinstance(n.meta.get("val"), Tensor)
+                for i, known in enumerate(shape_of(n))
+                if str(known) == str(size)
+            )
+            sizes[axis] = call(before, aten.sym_size.int, source, dim, like=like)
+    return call(before, aten.expand.default, x, sizes, like=like)
 
 
 def permute(before: fx.Node, x: fx.Node, dims: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
@@ -211,6 +231,18 @@ def _repeat(node: fx.Node) -> fx.Node | None:
     return reshape(node, x, shape_of(node), like=node)
 
 
+def _repeat_each(node: fx.Node) -> fx.Node | None:
+    """`repeat_interleave(x, k, dim)` is an expand of an axis of size 1 behind the repeated one."""
+    x, times, dim = cast(fx.Node, node.args[0]), node.args[1], arg(node, 2, "dim")
+    if not isinstance(times, int) or (dim is None and len(shape_of(x)) != 1):
+        return None
+    axis, shape = cast(int, dim or 0) % len(shape_of(x)), shape_of(x)
+    apart, grown = (*shape[: axis + 1], 1, *shape[axis + 1 :]), (*shape[: axis + 1], times, *shape[axis + 1 :])
+    if not can_reshape(x, apart):
+        return None
+    return reshape(node, expand(node, reshape(node, x, apart, like=node), grown, like=node), shape_of(node), like=node)
+
+
 def _batch_norm(node: fx.Node) -> fx.Node | None:
     source = getitem(node)
     if source is None or source[1] != 0 or not is_call(source[0], aten._native_batch_norm_legit_no_training):
@@ -293,7 +325,7 @@ def _fewer(node: fx.Node) -> fx.Node | None:
     if picked is not None and is_call(picked[0], aten.sort, aten.argsort):
         whole = shape_of(sorted_)[dim % len(shape_of(sorted_))]
         first = (start or 0) == 0 and arg(node, 4, "step", 1) == 1 and isinstance(end, int)
-        if isinstance(whole, int) or not first or end < 0:
+        if isinstance(whole, int) or not first or not 0 <= end < sys.maxsize:
             return None  # a number is sorted in whole, and then this
         new = _sort(node, picked[0], picked[1], end)
         if new is None or str(shape_of(new)) == str(shape_of(node)):
@@ -710,7 +742,7 @@ def _index(node: fx.Node) -> fx.Node | None:
         return repeated
     if literal(shape_of(node)) is None and len(shape_of(index)) != 1:
         return None
-    if not is_static(index) and len(shape_of(index)) != 1:
+    if literal(shape_of(index)) is None:
         return None
     if is_constant(index) and bool((value_of(index) < 0).any()):
         index = constant(node, value_of(index) % shape_of(x)[dim], str(index.target))
@@ -752,6 +784,7 @@ RULES: list[tuple[list[Any], Rule]] = [
     ([aten.copy], _copy),
     ([aten.expand, aten.expand_as, aten.broadcast_to], _expand),
     ([aten.repeat, aten.tile], _repeat),
+    ([aten.repeat_interleave], _repeat_each),
     ([operator.getitem], _getitem),
     ([aten.argsort], lambda n: _sort(n, n, 1)),
     ([aten.argmax, aten.argmin], _argmax),

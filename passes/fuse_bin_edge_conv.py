@@ -46,6 +46,8 @@ def run(gm: fx.GraphModule) -> PassResult:
     for top in calls(gm.graph, aten.amax):
         if reduced_axes(top) != [2] or len(shape_of(cast(fx.Node, top.args[0]))) != 4:
             continue
+        if not isinstance(shape_of(cast(fx.Node, top.args[0]))[1], int):
+            continue  # a factor for each point: their number is known
         layer, factors, slope = _down_to_layer(top)
         if layer is None:
             continue

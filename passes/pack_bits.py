@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from bgnn.converter.dialect import WORD
 from bgnn.passes import domains as dm
 from bgnn.passes.binary_rows import binary_rows, why_not
-from bgnn.passes.canonicalise import reshape
+from bgnn.passes.canonicalise import expand, reshape
 from bgnn.passes.chains import affine_of
 from bgnn.passes.fuse_xor_edge_conv import packed_weight
 from bgnn.passes.graph import (
@@ -130,7 +130,7 @@ def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
         return Bits(reshape(node, bits.words, shape, like=node), channels, bits.flip)
     if is_call(node, aten.expand) and same_channels:
         shape_list = [*shape_of(node)[:-1], shape_of(bits.words)[-1]]
-        return Bits(call(node, aten.expand.default, bits.words, shape_list, like=node), channels, bits.flip)
+        return Bits(expand(node, bits.words, shape_list, like=node), channels, bits.flip)
     if is_call(node, bgnn.gather_nodes):
         return Bits(call(node, node.target, bits.words, node.args[1], like=node), channels, bits.flip)
     moves_rows = is_call(node, aten.slice, aten.index_select) and cast(int, node.args[1]) % rank != rank - 1

@@ -4,6 +4,7 @@
     scatter_reduce(zeros, 0, index..., values, "amax", include_self=False)      segment_max
     gather(x, 0, index[E] repeated F times)                                     index_select(x, 0, index)
     segment_sum(values) / clamp(segment_sum(ones), min=1)                       segment_mean
+    segment_max(values[n * k, F], [0, 0, 0, 1, 1, 1, ...])                      amax of values[n, k, F]
     exp(v - max[index]) / (segment_sum(exp) + 1e-16)[index]                     segment_softmax
 
 The last is found by what it computes: the part of the graph is run on small graphs with loops, double edges and
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes import fixed_edges
-from bgnn.passes.expressions import attempt
+from bgnn.passes.canonicalise import reshape
+from bgnn.passes.expressions import Tried, attempt
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -57,6 +59,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.mul], _times_one),
         ([aten.div], _mean),
         ([aten.div], _softmax),
+        ([bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max], _each_row),
     ):
         for node in calls(gm.graph, *targets):
             new = rule(node)
@@ -93,20 +96,22 @@ def _size_of(node: fx.Node, dim: int, before: fx.Node) -> Any:
     return cast(Any, node.args[position])[dim]
 
 
-def _one_index(index: fx.Node, dim: int) -> fx.Node | Tensor | None:
+def _one_index(index: fx.Node, dim: int, before: fx.Node) -> fx.Node | Tensor | None:
     """The index `[E]` behind one that is repeated over all axes but `dim`; its numbers if the model holds them."""
-    edges = shape_of(index)[dim]
+    edges, column = shape_of(index)[dim], None
     while is_call(index, aten.expand, aten.reshape):
         source = cast(fx.Node, index.args[0])
         shape = shape_of(source)
+        if all(size == 1 for axis, size in enumerate(shape_of(index)) if axis != dim):
+            column = index
         if is_call(index, aten.expand):
             dim -= len(shape_of(index)) - len(shape)
         elif any(size != 1 for axis, size in enumerate(shape_of(index)) if axis != dim):
             return None
         else:
             dim = next((axis for axis, size in enumerate(shape) if size is edges or bool(size == edges)), -1)
-        if dim < 0 or not bool(shape[dim] == edges):
-            return None
+        if dim < 0 or not bool(shape[dim] == edges):  # made of a table: the column itself
+            return None if column is None else reshape(before, column, (edges,))
         index = source
     if is_constant(index) and index.meta["val"].dtype == torch.int64:
         columns = value_of(index).movedim(dim, 0).reshape(edges, -1)
@@ -128,7 +133,7 @@ def _segment(node: fx.Node) -> fx.Node | None:
     dim %= max(len(shape_of(values)), 1)
     if index.meta["val"].dtype == torch.bool or not shape_of(values):
         return None
-    one = _one_index(index, dim if len(shape_of(index)) > 1 else 0)
+    one = _one_index(index, dim if len(shape_of(index)) > 1 else 0, node)
     if one is None or _but(shape_of(base), dim) != _but(shape_of(values), dim):
         return None
     if len(shape_of(index)) > 1 and _but(shape_of(index), dim) != _but(shape_of(values), dim):
@@ -197,13 +202,35 @@ def _reduced(
     return _onto(node, base, result, how, alone, counts)
 
 
+def _each_row(node: fx.Node) -> fx.Node | None:
+    """A reduction by `[0, 0, 0, 1, 1, 1, ...]`, k times each of n rows: over axis 1 of `[n, k, ...]`."""
+    values, index, n = cast(tuple[fx.Node, fx.Node, Any], node.args)
+    tried = Tried()
+    count = n.meta["val"] if isinstance(n, fx.Node) else n
+    edges, rows = shape_of(index)[0], tried.size(count)
+    if is_call(index, aten.reshape) and rows and tried.size(edges) % rows == 0:
+        k = tried.size(edges) // rows
+        rest = shape_of(values)[1:]
+        known = attempt(index, tried.known(node.graph))
+        wanted = torch.arange(rows).repeat_interleave(k)
+        sizes = literal((count, k, *rest))
+        if known is None or not torch.equal(known, wanted) or str(edges) != str(count * k) or sizes is None:
+            return None
+        table = call(node, aten.reshape.default, values, sizes, like=node)
+        if is_call(node, bgnn.segment_max):
+            return call(node, aten.amax.default, table, [1], like=node)
+        mean = is_call(node, bgnn.segment_mean)
+        return call(node, aten.mean.dim if mean else aten.sum.dim_IntList, table, [1], like=node)
+    return None
+
+
 def _rows_gathered(node: fx.Node) -> fx.Node | None:
     """Whole rows, by an index that is repeated for each column."""
     x, dim, index = cast(tuple[fx.Node, int, fx.Node], node.args[:3])
     dim %= max(len(shape_of(x)), 1)
     if not shape_of(index) or _but(shape_of(index), dim) != _but(shape_of(x), dim):
         return None
-    one = _one_index(index, dim)
+    one = _one_index(index, dim, node)
     if one is None or isinstance(one, Tensor):
         return None
     return call(node, aten.index_select.default, x, dim, one, like=node)

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import fx
 
-from bgnn.passes.canonicalise import reshape
+from bgnn.passes.canonicalise import expand, reshape
 from bgnn.passes.channels_last import BINARY, REDUCE, UNARY
 from bgnn.passes.graph import (
     PassResult,
@@ -138,4 +138,4 @@ def _of_expand(node: fx.Node) -> fx.Node | None:
         i, j = ni, nj
     if len(small) != len(after):
         return None
-    return call(node, aten.expand.default, reshape(node, x, tuple(small), like=node), list(after), like=node)
+    return expand(node, reshape(node, x, tuple(small), like=node), after, like=node)

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from bgnn.passes import domains as dm
 from bgnn.passes.binary_rows import binary_rows
+from bgnn.passes.canonicalise import expand
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -123,5 +124,5 @@ def _split(layer: fx.Node, terms: list[Term]) -> None:
     for part in parts[1:]:
         total = call(layer, aten.add.Tensor, part, total, like=layer)
     if shape_of(total) != shape_of(layer):
-        total = call(layer, aten.expand.default, total, list(shape_of(layer)), like=layer)
+        total = expand(layer, total, shape_of(layer), like=layer)
     replace(layer, total)

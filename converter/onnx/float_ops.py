@@ -44,11 +44,14 @@ def _elu(walk: Walk, node: fx.Node, x: fx.Node, alpha: float, scale: float, inpu
 
 
 def _gelu(walk: Walk, node: fx.Node, x: fx.Node, approximate: str = "none") -> Value:
-    """`x / 2 * (1 + erf(x / sqrt 2))`, which ONNX Runtime fuses again."""
-    if approximate != "none":
-        walk.refuse(node, f"is the approximation {approximate!r}", "use the exact GELU")
+    """`x / 2 * (1 + erf(x / sqrt 2))`, which ONNX Runtime fuses again; or with tanh for erf."""
     value = walk.value(x)
-    erf = walk.op("Erf", [walk.op("Div", [value, walk.operand(2**0.5, FLOAT)], FLOAT)], FLOAT)
+    if approximate == "none":
+        erf = walk.op("Erf", [walk.op("Div", [value, walk.operand(2**0.5, FLOAT)], FLOAT)], FLOAT)
+    else:
+        cube = walk.op("Mul", [value, walk.op("Mul", [value, value], FLOAT)], FLOAT)
+        inner = walk.op("Add", [value, walk.op("Mul", [cube, walk.operand(0.044715, FLOAT)], FLOAT)], FLOAT)
+        erf = walk.op("Tanh", [walk.op("Mul", [inner, walk.operand((2 / np.pi) ** 0.5, FLOAT)], FLOAT)], FLOAT)
     product = walk.op("Mul", [value, walk.op("Add", [erf, walk.operand(1, FLOAT)], FLOAT)], FLOAT)
     return walk.op("Mul", [product, walk.operand(0.5, FLOAT)], FLOAT)
 
@@ -59,9 +62,15 @@ def _silu(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
 
 
 def _softplus(walk: Walk, node: fx.Node, x: fx.Node, beta: float = 1, threshold: float = 20) -> Value:
+    value = walk.value(x)
+    scaled = value if beta == 1 else walk.op("Mul", [value, walk.operand(beta, FLOAT)], FLOAT)
+    made = walk.op("Softplus", [scaled], FLOAT)
     if beta != 1:
-        walk.refuse(node, f"has beta = {beta}", "use 1")
-    return walk.op("Softplus", [walk.value(x)], FLOAT)
+        made = walk.op("Div", [made, walk.operand(beta, FLOAT)], FLOAT)
+    if threshold >= 20:  # beyond it x itself, which is the same in float32
+        return made
+    high = walk.op("Greater", [scaled, walk.operand(threshold, FLOAT)], BOOL)
+    return walk.op("Where", [high, value, made], FLOAT)
 
 
 def _clip(walk: Walk, value: Value, low: float | None, high: float | None) -> Value:

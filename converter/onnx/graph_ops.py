@@ -14,7 +14,7 @@ from torch import fx
 
 from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.float_ops import reduce
-from bgnn.converter.onnx.tables import FILLED, LOWEST, Bucket
+from bgnn.converter.onnx.tables import FILLED, LOWEST, Bucket, TableForm
 from bgnn.converter.onnx.walk import BOOL, FLOAT, I64, Walk
 from bgnn.converter.tflite.walk import arguments
 from bgnn.passes.graph import is_call
@@ -62,9 +62,12 @@ def loop_rows(walk: Walk, node: fx.Node, values: fx.Node, edges: fx.Node, base: 
     return scatter(walk, walk.value(base), rows, walk.rank(values), index, "none")
 
 
-def node_shape(walk: Walk, node: fx.Node, size: int | fx.Node) -> Value:
-    """[n, ...] as an int64 vector."""
-    return walk.shape([size, *walk.trailing(node)])
+def node_shape(walk: Walk, node: fx.Node, size: int | fx.Node, values: Value | None = None) -> Value:
+    """[n, ...] as an int64 vector; with an open number of graphs beside the nodes, the rest of `values`' shape."""
+    if values is None or None not in walk.dims(node)[1:]:
+        return walk.shape([size, *walk.trailing(node)])
+    rest = walk.op("Shape", [values], I64, start=1)
+    return walk.op("Concat", [walk.shape([size]), rest], I64, axis=0)
 
 
 def scatter(walk: Walk, start: Value, values: Value, rank: int, index: Value, reduction: str) -> Value:
@@ -75,9 +78,17 @@ def scatter(walk: Walk, start: Value, values: Value, rank: int, index: Value, re
     return walk.op("ScatterElements", [start, wide, values], start.dtype, axis=0, reduction=reduction)
 
 
-def zeros(walk: Walk, node: fx.Node, size: int | fx.Node, dtype: np.dtype, number: float = 0) -> Value:
+def zeros(
+    walk: Walk, node: fx.Node, size: int | fx.Node, dtype: np.dtype, number: float = 0, values: Value | None = None
+) -> Value:  # fmt: skip
     """[n, ...] of one number."""
-    return walk.op("Expand", [walk.constant(np.array(number, dtype=dtype)), node_shape(walk, node, size)], dtype)
+    shape = node_shape(walk, node, size, values)
+    return walk.op("Expand", [walk.constant(np.array(number, dtype=dtype)), shape], dtype)
+
+
+def _tables(walk: Walk, node: fx.Node) -> TableForm | None:
+    """The neighbour tables; without an open number of graphs beside the nodes, which their rows could not hold."""
+    return walk.tables if None not in walk.dims(node)[1:] else None
 
 
 def empty_row(walk: Walk, node: fx.Node, number: float, dtype: np.dtype) -> Value:
@@ -91,15 +102,15 @@ def segment_sum(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size
     def in_bucket(bucket: Bucket, value: Value) -> Value:
         return reduce(walk, "ReduceSum", value, [-walk.rank(values)])
 
-    if walk.tables is not None:
-        one, tables = number_on_edges(values), walk.tables.table_set(index, size)
+    if (form := _tables(walk, node)) is not None:
+        one, tables = number_on_edges(values), form.table_set(index, size)
         if one is not None and tables is not None:
             count = walk.cast(tables.field("counts"), FLOAT)
             return count if one == 1 else walk.op("Mul", [count, walk.constant(np.float32(one))], FLOAT)
-        made = walk.tables.segment(node, values, index, size, 0.0, empty_row(walk, node, 0, FLOAT), in_bucket)
+        made = form.segment(node, values, index, size, 0.0, empty_row(walk, node, 0, FLOAT), in_bucket)
         if made is not None:
             return made
-    start = zeros(walk, node, size, FLOAT)
+    start = zeros(walk, node, size, FLOAT, values=walk.value(values))
     return scatter(walk, start, walk.value(values), walk.rank(values), walk.value(index), "add")
 
 
@@ -119,8 +130,8 @@ def segment_max(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size
     def in_bucket(bucket: Bucket, value: Value) -> Value:
         return reduce(walk, "ReduceMax", value, [-walk.rank(values)])
 
-    if walk.tables is not None:
-        made = walk.tables.segment(node, values, index, size, LOWEST, empty_row(walk, node, 0, FLOAT), in_bucket)
+    if (form := _tables(walk, node)) is not None:
+        made = form.segment(node, values, index, size, LOWEST, empty_row(walk, node, 0, FLOAT), in_bucket)
         if made is not None:
             return made
     return _scattered_max(walk, node, walk.value(values), walk.rank(values), walk.value(index), size)
@@ -129,7 +140,7 @@ def segment_max(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size
 def _scattered_max(
     walk: Walk, node: fx.Node, values: Value, rank: int, index: Value, size: int | fx.Node, dims: Value | None = None
 ) -> Value:
-    start = walk.op("Expand", [walk.constant(np.float32(-np.inf)), dims or node_shape(walk, node, size)], FLOAT)
+    start = walk.op("Expand", [walk.constant(np.float32(-np.inf)), dims or node_shape(walk, node, size, values)], FLOAT)
     largest = scatter(walk, start, values, rank, index, "max")
     empty = walk.op("Equal", [largest, walk.constant(np.float32(-np.inf))], BOOL)
     return walk.op("Where", [empty, walk.constant(np.float32(0)), largest], FLOAT)
@@ -165,7 +176,7 @@ def segment_softmax(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, 
         total = reduce(walk, "ReduceSum", powers, [-rank], keep=True)
     else:
         value, rows = walk.value(values), walk.value(index)
-        sizes = walk.shape([size, *walk.trailing(node)])
+        sizes = node_shape(walk, node, size, value)
         largest = _scattered_max(walk, node, value, rank, rows, size, sizes)
         largest = walk.op("Gather", [largest, rows], FLOAT, axis=0)
         powers = walk.op("Exp", [walk.op("Sub", [value, largest], FLOAT)], FLOAT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -155,6 +156,65 @@ def _pow(walk: Walk, node: fx.Node, x: fx.Node, exponent: Scalar) -> Value:
         if exponent == special:
             return walk.op(op, [value], shape, dtype)
     return walk.op("POW", [value, walk.operand(exponent, dtype)], shape, dtype, schema.PowOptionsT())
+
+
+def _with(walk: Walk, op: str, value: Value, other: Value | Scalar, options: Any) -> Value:
+    """A float operator of a tensor and a number, or two tensors of one shape."""
+    operand = other if isinstance(other, Value) else walk.constant(np.float32(other))
+    return elementwise(walk, op, [value, operand], value.shape, FLOAT, options)
+
+
+def _gelu(walk: Walk, node: fx.Node, x: fx.Node, approximate: str = "none") -> Value:
+    options = schema.GeluOptionsT(approximate=approximate == "tanh")
+    return walk.op("GELU", [walk.value(x)], walk.shape(node), FLOAT, options)
+
+
+def _silu(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
+    value = walk.value(x)
+    inputs = [value, walk.op("LOGISTIC", [value], value.shape, FLOAT)]
+    return walk.op("MUL", inputs, value.shape, FLOAT, schema.MulOptionsT())
+
+
+def _elu(
+    walk: Walk, node: fx.Node, x: fx.Node, alpha: Scalar = 1, scale: Scalar = 1, input_scale: Scalar = 1
+) -> Value:  # fmt: skip
+    """TFLite's has no factors: scale * (max(x, 0) + alpha * ELU(input_scale * min(x, 0)))."""
+    value = walk.value(x)
+
+    step = functools.partial(_with, walk)
+    if (alpha, scale, input_scale) == (1, 1, 1):
+        return walk.op("ELU", [value], value.shape, FLOAT)
+    below = step("MINIMUM", value, 0.0, schema.MaximumMinimumOptionsT())
+    below = walk.op("ELU", [step("MUL", below, input_scale, schema.MulOptionsT())], value.shape, FLOAT)
+    above = walk.op("RELU", [value], value.shape, FLOAT)
+    both = step("ADD", step("MUL", below, alpha, schema.MulOptionsT()), above, schema.AddOptionsT())
+    return step("MUL", both, scale, schema.MulOptionsT())
+
+
+def _softplus(walk: Walk, node: fx.Node, x: fx.Node, beta: Scalar = 1, threshold: Scalar = 20) -> Value:
+    """max(x, 0) + log(1 + exp(-|beta x|)) / beta, of which nothing overflows; x itself beyond a low threshold."""
+    value = walk.value(x)
+
+    step = functools.partial(_with, walk)
+    size = step("MUL", walk.op("ABS", [value], value.shape, FLOAT), -beta, schema.MulOptionsT())
+    small = step("ADD", walk.op("EXP", [size], value.shape, FLOAT), 1.0, schema.AddOptionsT())
+    small = step("MUL", walk.op("LOG", [small], value.shape, FLOAT), 1 / beta, schema.MulOptionsT())
+    made = step("ADD", small, walk.op("RELU", [value], value.shape, FLOAT), schema.AddOptionsT())
+    if threshold >= 20:  # what is left out there is less than float32 holds
+        return made
+    high = elementwise(walk, "GREATER", [value, walk.constant(np.float32(threshold / beta))], value.shape, BOOL)
+    return walk.op("SELECT_V2", [high, value, made], value.shape, FLOAT)
+
+
+def _reciprocal(walk: Walk, node: fx.Node, x: fx.Node) -> Value:
+    inputs = [walk.constant(np.float32(1)), walk.value(x)]
+    return elementwise(walk, "DIV", inputs, walk.shape(node), FLOAT, schema.DivOptionsT())
+
+
+def _masked_fill(walk: Walk, node: fx.Node, x: fx.Node, mask: fx.Node, number: fx.Node | Scalar) -> Value:
+    dtype = walk.dtype(node)
+    inputs = [walk.value(mask), walk.operand(number, dtype), walk.operand(x, dtype)]
+    return elementwise(walk, "SELECT_V2", inputs, walk.shape(node), dtype)
 
 
 def _leaky_relu(walk: Walk, node: fx.Node, x: fx.Node, slope: float) -> Value:
@@ -407,6 +467,22 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.rsqrt.default": _unary("RSQRT"),
     "aten.tanh.default": _unary("TANH"),
     "aten.sigmoid.default": _unary("LOGISTIC"),
+    "aten.log.default": _unary("LOG"),
+    "aten.sin.default": _unary("SIN"),
+    "aten.cos.default": _unary("COS"),
+    "aten.round.default": _unary("ROUND"),
+    "aten.floor.default": _unary("FLOOR"),
+    "aten.ceil.default": _unary("CEIL"),
+    "aten.logical_not.default": _unary("LOGICAL_NOT"),
+    "aten.logical_and.default": _binary("LOGICAL_AND", schema.LogicalAndOptionsT),
+    "aten.logical_or.default": _binary("LOGICAL_OR", schema.LogicalOrOptionsT),
+    "aten.gelu.default": _gelu,
+    "aten.silu.default": _silu,
+    "aten.elu.default": _elu,
+    "aten.softplus.default": _softplus,
+    "aten.reciprocal.default": _reciprocal,
+    "aten.masked_fill.Scalar": _masked_fill,
+    "aten.masked_fill.Tensor": _masked_fill,
     **dict.fromkeys(_CLAMPS, _clamp),
     "aten.leaky_relu.default": _leaky_relu,
     "bgnn.prelu.default": _prelu,

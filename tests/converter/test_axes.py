@@ -37,6 +37,11 @@ class Labelled(Plain):
         return (self.dense(points) + self.table(label)).relu().amax(1)
 
 
+class LabelledNodes(Labelled):
+    def forward(self, points: Tensor, label: Tensor, edge_index: Tensor) -> Tensor:
+        return self.conv(super().forward(points, label), edge_index)
+
+
 class Conv(Plain):
     def forward(self, feat: Tensor, adj: Tensor) -> Tensor:
         return self.conv(feat, adj)
@@ -126,6 +131,18 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Inputs], l
     ),
     "senders and receivers": (
         lambda: TwoLists(dense=nn.Linear(11, 4)), two_lists, [[N, 6], [E, 3], ["globals__0", 2], [E], [E], ["of_0"]],
+    ),
+    "frames of one graph": (
+        lambda: Conv(conv=SAGEConv(4, 3)), lambda n, e: (floats(n // 5, n, 4), whole(n, 2, e)),
+        [["feat_0", N, 4], [2, E]],
+    ),
+    "frames, a maximum": (
+        lambda: Conv(conv=SAGEConv(4, 3, aggr="max")), lambda n, e: (floats(n // 5, n, 4), whole(n, 2, e)),
+        [["feat_0", N, 4], [2, E]],
+    ),
+    "points of nodes": (
+        lambda: LabelledNodes(dense=nn.Linear(3, 5), table=nn.Embedding(9, 5), conv=GCNConv(5, 2)),
+        lambda n, e: (floats(n, 24, 3), whole(9, n, 24), whole(n, 2, e)), [[N, 24, 3], [N, 24], [2, E]],
     ),
     "two types": (Hetero, hetero, [[N, 6], ["x_b_0", 5], [2, "ab_1"], [2, E]]),
 }  # fmt: skip

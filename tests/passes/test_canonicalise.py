@@ -87,7 +87,7 @@ RULES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "repeat a size of one": (lambda m, x: x[:, :, None].repeat(1, 1, 5, 1), [RESHAPE, EXPAND]),
     "repeat of nothing": (lambda m, x: x.repeat(1, 1, 1) * 2, [aten.mul.Tensor]),
     "tile": (lambda m, x: x.tile(2), [RESHAPE, EXPAND, RESHAPE]),
-    "repeat_interleave": (lambda m, x: x.repeat_interleave(3, dim=1), None),
+    "repeat_interleave": (lambda m, x: x.repeat_interleave(3, dim=1), [RESHAPE, EXPAND, RESHAPE]),
     "slice of everything": (lambda m, x: x[:, 0:3] * 2, [aten.mul.Tensor]),
     "slice from the end": (lambda m, x: x[:, -2:], [SLICE]),
     "slice with a step": (lambda m, x: x[:, :, ::2], [SLICE]),

@@ -152,3 +152,24 @@ def test_a_scatter_takes_as_many_rows_as_its_index_has() -> None:
     check_open(gm)
     for batch in (example[2], torch.arange(7) % 2):
         assert torch.equal(run(gm, *example[:2], batch), function(None, *example[:2], batch))
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_as_many_for_each_node_are_rows_of_a_table(is_open: bool) -> None:
+    """A target repeated for its k neighbours, by hand: no index is left, at open sizes either."""
+
+    def function(m: Any, x: Tensor) -> Tensor:
+        target = torch.arange(x.shape[0]).repeat_interleave(3)
+        messages = x[target] * x[:, :1].repeat_interleave(3, 0)
+        summed = x.new_zeros(x.shape[0], x.shape[1]).index_add(0, target, messages)
+        return summed + x.new_zeros(x.shape).scatter_reduce(
+            0, target[:, None].expand_as(messages), messages, "amax", include_self=False
+        )
+
+    x = torch.randn(9, 4)
+    gm = trace(Wrapped(function, {}), (x,), open_axes=[{0: torch.export.Dim.DYNAMIC}] if is_open else None)
+    canonicalise.run(gm)
+    recognise_aggregation.run(gm)
+    assert not any(count(gm, op) for op in (bgnn.segment_sum, bgnn.segment_max, aten.index_add, aten.scatter_reduce))
+    for y in (x, torch.randn(14, 4)) if is_open else (x,):
+        assert torch.allclose(run(gm, y), function(None, y))
