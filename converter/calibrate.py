@@ -246,8 +246,9 @@ def quantise(gm: fx.GraphModule, calibration: Calibration, results: bool = False
         if _gap(plain, other, samples).error <= _gap(plain, coded, samples).error:
             ranges, coded = widest, other
     relief, spared = _relief(plain, coded, ranges, samples, kept, results), None
-    if relief is not None and calibration.percentile is None and _may_be_spared(plain, relief):
-        spared, relief = Relief(relief.module, _gap(plain, coded, samples)), None
+    before = _gap(plain, coded, samples)
+    if relief is not None and calibration.percentile is None and _may_be_spared(plain, relief, before):
+        spared, relief = Relief(relief.module, before), None
         kept.append(spared.module)
         coded = _coded(plain, ranges, kept, results)
     _become(gm, coded)
@@ -273,7 +274,7 @@ def _become(gm: fx.GraphModule, other: fx.GraphModule) -> None:
     remove_dead_code(gm)
 
 
-def _may_be_spared(plain: fx.GraphModule, relief: Relief) -> bool:
+def _may_be_spared(plain: fx.GraphModule, relief: Relief, before: FileGap) -> bool:
     """Whether a module may stay float unasked: that mends the gap, and it holds few of the layers' weights."""
     weights = {
         n: n.args[1].meta["val"].numel()
@@ -281,7 +282,8 @@ def _may_be_spared(plain: fx.GraphModule, relief: Relief) -> bool:
         if insert_fake_quant.is_layer(n) and "layer" in n.meta
     }
     inside = sum(size for n, size in weights.items() if insert_fake_quant.is_kept(n, [relief.module]))
-    return not relief.gap.is_large and inside <= SPARED * sum(weights.values())
+    mends = not relief.gap.is_large and relief.gap.error <= before.error
+    return mends and inside <= SPARED * sum(weights.values())
 
 
 def _report(
