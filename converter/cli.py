@@ -65,10 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--target",
         required=True,
         metavar="TARGET",
-        help="lce-arm64: TFLite with Larq Compute Engine ops, for binary models; "
-        "tflite-arm64: TFLite's own ops only, for float models; "
-        "onnx-int8-x86: integer ONNX for ONNX Runtime, for models with quantisers (or with --calibrate) and for binary "
-        "ones; onnx-x86: float ONNX",
+        help="; ".join(f"{row.name}: {row.about}" for row in TARGETS.values()),
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="the file to write (default: ./MODEL's name.tflite or .onnx)"
@@ -162,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--calibrate",
         metavar="FILE",
-        help="post-training quantisation of a float graph network (--target onnx-int8-x86): sample graphs, as an .npz "
+        help="post-training quantisation of a float network, for targets with 8-bit integers: samples, as an .npz "
         "with one array for each input, or a PyG dataset's processed .pt; with labels y (and test_mask) the "
         "report compares accuracies. Also the example input, unless --input is given",
     )

@@ -232,7 +232,7 @@ def spec(stage: str, plan: Plan) -> frozenset[str] | None:
     supported = onnx_ops(plan.kernels) if target.format == "onnx" else tflite_ops(plan.kernels)
     written = {name.rsplit(".", 1)[0] for name in supported}
     simulates = target.codes or target.format == "onnx"  # a quantiser in float: onnx-x86 keeps it, TFLite refuses
-    for trait, has in (("codes", target.codes), ("fake", simulates), ("bits", target.bits)):
+    for trait, has in (("codes", target.codes), ("fake", simulates), ("bits", target.bits or plan.kernels == "bgnn")):
         if not has:
             written -= {ops.name_of(op) for op in ops.having(trait)}
     return frozenset(written if stage == "target" else written | {ops.name_of(op) for op in ops.having("owed")})

@@ -7,14 +7,14 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """`format`: "tflite" or "onnx". `bits`: signs become bits. `codes`: quantisers become 8-bit integers.
-
-    `graphs`: sums over edges, and open numbers of nodes and edges. `own`: --kernels bgnn. `sums`: an 8-bit layer gives
-    its 32-bit sums as fast as its codes.
+    """`format`: "tflite" or "onnx". `about`: in a few words, for --help. `bits`: signs become bits. `codes`: quantisers
+    become 8-bit integers. `graphs`: sums over edges, and open numbers of nodes and edges. `own`: --kernels bgnn. `sums`:
+    an 8-bit layer gives its 32-bit sums as fast as its codes.
     """
 
     name: str
     format: str
+    about: str
     bits: bool = False
     codes: bool = False
     graphs: bool = False
@@ -27,15 +27,23 @@ class Target:
         return f".{self.format}"
 
 
+INTEGER_ONNX = "integer ONNX, for models with quantisers (or --calibrate) and for binary ones"
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("lce-arm64", "tflite", bits=True),
-        Target("tflite-arm64", "tflite", own=False),
-        Target("tflite-int8-arm64", "tflite", codes=True, own=False, sums=False),
-        Target("onnx-x86", "onnx", graphs=True),
-        Target("onnx-int8-x86", "onnx", bits=True, codes=True, graphs=True),
-        Target("onnx-int8-arm64", "onnx", bits=True, codes=True, graphs=True),
+        Target("lce-arm64", "tflite", "TFLite with Larq Compute Engine's ops, for binary models", bits=True),
+        Target("tflite-arm64", "tflite", "TFLite's own ops, for float models", own=False),
+        Target(
+            "tflite-int8-arm64",
+            "tflite",
+            "TFLite's own 8-bit ops, for clouds with quantisers or --calibrate",
+            codes=True,
+            own=False,
+            sums=False,
+        ),
+        Target("onnx-x86", "onnx", "float ONNX for ONNX Runtime", graphs=True),
+        Target("onnx-int8-x86", "onnx", INTEGER_ONNX, bits=True, codes=True, graphs=True),
+        Target("onnx-int8-arm64", "onnx", "the same, checked on arm64", bits=True, codes=True, graphs=True),
     )
 }
 STAGES = ("traced", "semantic", "integer", "target")

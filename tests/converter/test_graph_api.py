@@ -16,7 +16,7 @@ from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, TransformerC
 
 from bgnn.converter.api import convert
 from bgnn.converter.calibrate import Calibration
-from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.models.dq.networks import build
 from bgnn.runtime_bench.onnx_runner import OnnxModel
 
@@ -191,20 +191,18 @@ def replaced(position: int, value: Tensor) -> tuple[Tensor, Tensor]:
 
 X, EDGES = random_graph(20, 70)
 BAD = {
-    "float edges": (replaced(1, EDGES.float()), "edges are int64"),
-    "int32 edges": (replaced(1, EDGES.int()), r"\.long\(\)"),
-    "turned edges": (replaced(1, EDGES.t().contiguous()), r"\[2, E\]"),
+    "float edges": (replaced(1, EDGES.float()), "fails eagerly, in PyTorch itself .*float32"),
+    "turned edges": (replaced(1, EDGES.t().contiguous()), r"fails eagerly, in PyTorch itself .*\[70, 2\]"),
     "index out of range": (replaced(1, EDGES + 15), "indices go from 0 to 19"),
     "negative index": (replaced(1, EDGES - 1), "holds -1: indices are numbers of rows, from 0"),
     "NaN": (replaced(0, X.clone().fill_(float("nan"))), "NaN"),
-    "one edge": (replaced(1, EDGES[:, :1].contiguous()), "2 or more"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_example_graphs(name: str) -> None:
     inputs, message = BAD[name]
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(BgnnError, match=message) as caught:
         convert(GCN().eval(), inputs, target="onnx-int8-x86")
     assert "\n" not in str(caught.value)
 
