@@ -8,8 +8,8 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Target:
     """`format`: "tflite" or "onnx". `about`: in a few words, for --help. `bits`: signs become bits. `codes`: quantisers
-    become 8-bit integers. `graphs`: sums over edges, and open numbers of nodes and edges. `own`: --kernels bgnn. `sums`:
-    an 8-bit layer gives its 32-bit sums as fast as its codes.
+    become 8-bit integers. `graphs`: sums over edges, and open numbers of nodes and edges. `own`: --kernels bgnn.
+    `sums`: an 8-bit layer gives its 32-bit sums as fast as its codes.
     """
 
     name: str
