@@ -35,9 +35,9 @@ from bgnn.passes.neighbour_rows import is_search
 aten = torch.ops.aten
 
 
-# What no target has stays whole as well, so that it is refused by its own name: solvers and transforms. Norms and
-# products are none.
-SOLVERS = re.compile(r"fft_|_?sparse|to_sparse|linalg_(?!norm|vecdot|matmul|cross|multi_dot)")
+# What no target has stays whole as well, so that it is refused by its own name: solvers, transforms, quantiles. Norms
+# and products are none.
+SOLVERS = re.compile(r"(nan)?quantile|fft_|_?sparse|to_sparse|linalg_(?!norm|vecdot|matmul|cross|multi_dot)")
 
 LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
 

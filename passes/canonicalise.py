@@ -742,13 +742,24 @@ def _index(node: fx.Node) -> fx.Node | None:
         return repeated
     if literal(shape_of(node)) is None and len(shape_of(index)) != 1:
         return None
-    if literal(shape_of(index)) is None:
+    if literal(shape_of(index)) is None or (len(shape_of(index)) > 1 and _of_a_list(index)):
         return None
     if is_constant(index) and bool((value_of(index) < 0).any()):
         index = constant(node, value_of(index) % shape_of(x)[dim], str(index.target))
     rows = index if len(shape_of(index)) == 1 else reshape(node, index, (index.meta["val"].numel(),), like=node)
     picked = call(node, aten.index_select.default, x, dim, rows, like=node)
     return reshape(node, picked, shape_of(node), like=node)
+
+
+def _of_a_list(index: fx.Node) -> bool:
+    """Whether an index is moved from a list `[R, E]` of open length, whose rows unpack_edges takes apart."""
+    while True:
+        value = index.meta["val"]
+        if value.dim() == 2 and isinstance(value.shape[0], int) and not isinstance(value.shape[1], int):
+            return True
+        if not is_call(index, *ops.having("move"), aten.stack):
+            return False
+        index = index.all_input_nodes[0]
 
 
 def _known_places(node: fx.Node, x: fx.Node, used: list[tuple[int, Any]]) -> fx.Node | None:

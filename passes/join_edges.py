@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from bgnn.passes.graph import PassResult, aten, call, calls, is_call, remove_dead_code, replace, shape_of
+from bgnn.passes.neighbour_rows import is_search
 from bgnn.passes.unpack_edges import copies, moved_lists
 
 bgnn = torch.ops.bgnn
@@ -27,6 +28,8 @@ def run(gm: fx.GraphModule) -> PassResult:
     result = PassResult()
     for node, source in moved_lists(gm).items():
         if shape_of(source)[0] != 2 or is_call(node, aten.select, aten.expand) or not node.users:
+            continue
+        if is_search(source) or is_call(source, aten.index):  # of a k-NN search, masked: neighbour_rows takes those
             continue
         new = _joined(node, source)
         if new is not None:

@@ -52,7 +52,17 @@ EACH = [
 ]  # fmt: skip
 ALONG = [aten.softmax, aten.log_softmax, aten.cat, aten.stack, aten.slice, aten.select, aten.flip]
 MADE = [aten.new_zeros, aten.new_ones, aten.new_full]
-MOVED = [aten.select, aten.flip, aten.reshape, aten.slice, aten.permute, aten.cat, aten.stack, aten.index_select]
+MOVED = [
+    bgnn.join_edges,
+    aten.select,
+    aten.flip,
+    aten.reshape,
+    aten.slice,
+    aten.permute,
+    aten.cat,
+    aten.stack,
+    aten.index_select,
+]
 SHAPED = [aten.reshape, aten.expand, aten.full, aten.ones, aten.zeros, *MADE]
 SIZES = [operator.add, operator.sub, operator.mul, aten.sym_size]
 

@@ -96,7 +96,7 @@ def onnx_without_sums(file: onnx.ModelProto) -> bytes:
 
 def test_a_denser_graph_of_the_same_size() -> None:
     model = OnnxModel(converted((1, "stock")))
-    with pytest.warns(SaturationWarning, match="so are those of 2 more sums"):
+    with pytest.warns(SaturationWarning, match="so are those of 1 more sums"):
         model.run(**arrays(graph(40, 16, 2)))
     sums = {one.name: one for one in model.saturation}
     assert sums["aggregation 1"].is_more
