@@ -1,9 +1,10 @@
 """Which axes of a model's inputs stay open in its file, and which are fixed.
 
 The program says which (the symbols of a .pt2), the user says which (`--open NAME[=AXIS]`, `--fixed NAME=SIZE`), and
-each family has a default: of a network on a graph's edges, the numbers of nodes, edges and graphs are open; any other
-has the sizes of its example. Nothing follows from a shape or a name alone. That a network works on edges shows in its
-traced graph, where rows are gathered and summed by them; which axes have one size shows in PyTorch's symbols.
+each family has a default: of a network on a graph's edges, or of one that reads from a batch vector how many graphs
+there are, the numbers of nodes, edges and graphs are open; any other has the sizes of its example. Nothing follows from
+a shape or a name alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by
+them; which axes have one size shows in PyTorch's symbols.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import input_names
 from bgnn.converter.sizes import graph_axes, is_list
 from bgnn.converter.trace import refuse_open, trace
+from bgnn.passes.graph import aten, is_call
 from bgnn.passes.index_limits import edge_inputs, numbers_of_nodes
 
 Axis = tuple[int, int]
@@ -61,7 +63,8 @@ def trace_sized(
             failed = error
         else:
             if not edge_inputs(gm.graph):
-                return trace(model, inputs, keep_outputs)
+                # Of a batch vector alone: how many graphs there are depends on the data, which takes open sizes.
+                return gm if _depends_on_data(gm) else trace(model, inputs, keep_outputs)
             if not any(isinstance(size, int) for size in numbers_of_nodes(gm.graph)):
                 return gm
     every = {(i, axis) for i, value in enumerate(inputs) for axis in range(value.dim())}
@@ -130,9 +133,18 @@ def _which(option: str, name: str, names: Sequence[str]) -> int:
 
 
 def _may_be_edges(inputs: Sequence[Tensor]) -> bool:
-    """Whether there are inputs that have the form of edges, `[2, E]` or several `[E]`; use decides (`edge_inputs`)."""
+    """Whether inputs have the form of edges, `[2, E]` or several `[E]`, or of a batch vector, an index for each row.
+
+    Use decides (`edge_inputs`).
+    """
     lengths = [value.shape[0] for value in inputs if value.dim() == 1 and value.dtype in (torch.int64, torch.int32)]
-    return any(is_list(value) for value in inputs) or len(set(lengths)) < len(lengths)
+    rows = {value.shape[0] for value in inputs if value.dim() > 1}
+    return any(is_list(value) for value in inputs) or len(set(lengths)) < len(lengths) or bool(rows & set(lengths))
+
+
+def _depends_on_data(gm: fx.GraphModule) -> bool:
+    """Whether a number of a tensor's values becomes a size."""
+    return any(is_call(node, aten._local_scalar_dense) for node in gm.graph.nodes)
 
 
 def _default(inputs: Sequence[Tensor]) -> set[Axis]:

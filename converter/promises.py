@@ -156,61 +156,43 @@ def promises() -> Iterator[Promise]:
 
 
 class Net(nn.Module):
-    """A model whose forward is one expression."""
+    """What an expression may take beside its inputs: a parameter, and the module that it begins with."""
 
-    def __init__(self, promise: Promise) -> None:
+    def __init__(self, module: str) -> None:
         super().__init__()
         torch.manual_seed(0)
-        code = promise.code
         self.w = nn.Parameter(torch.randn(8, 8))
-        if found := re.match(r"g?nn\.[A-Z]\w*\(", code):  # its module ends where this bracket does
-            end = found.end()
-            while code[found.end() : end].count("(") + 1 != code[found.end() : end].count(")"):
-                end += 1
-            self.module = eval(code[:end], {"nn": nn, "gnn": torch_geometric.nn})
-            code = "module" + code[end:]
-        self.code = compile(code, "<expression>", "eval")
+        if module:
+            self.module = eval(module, {"nn": nn, "gnn": torch_geometric.nn})
         for values in self.buffers():  # a norm's statistics as trained ones are
             if values.is_floating_point():
                 values.uniform_(0.5, 1.5)
         self.eval()
 
-    def compute(self, **given: Tensor) -> Tensor:
-        """The expression's value."""
-        names = {
-            "torch": torch,
-            "F": F,
-            "gnn": torch_geometric.nn,
-            "w": self.w,
-            "module": getattr(self, "module", None),
-            **given,
-        }
-        result: Tensor = eval(self.code, names)
-        return result
 
-
-class Cloud(Net):
-    """Of x, y f32 [2, 12, 8]."""
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.compute(x=x, y=y)
-
-
-class Graph(Net):
-    """Of x, y f32 [N, 8], edge_index int64 [2, E], batch int64 [N]."""
-
-    def forward(self, x: Tensor, y: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
-        return self.compute(x=x, y=y, edge_index=edge_index, batch=batch)
+def network(promise: Promise) -> Net:
+    """A model whose forward is the expression, of x, y, and in graph networks edge_index and batch."""
+    code, module = promise.code, ""
+    if found := re.match(r"g?nn\.[A-Z]\w*\(", code):  # its module ends where this bracket does
+        end = found.end()
+        while code[found.end() : end].count("(") + 1 != code[found.end() : end].count(")"):
+            end += 1
+        module, code = code[:end], "self.module" + code[end:]
+    names = {"torch": torch, "F": F, "gnn": torch_geometric.nn}
+    inputs = "x, y, edge_index, batch" if promise.graph else "x, y"
+    exec(f"def forward(self, {inputs}):\n    w = self.w\n    return {code}\n", names)
+    kind: type[Net] = type("Network", (Net,), {"forward": names["forward"]})
+    return kind(module)
 
 
 def model_of(promise: Promise) -> tuple[Net, tuple[Tensor, ...]]:
     """The model of an expression and its example inputs."""
     draw = torch.Generator().manual_seed(1)
     if not promise.graph:
-        return Cloud(promise), (torch.randn(2, 12, 8, generator=draw), torch.randn(2, 12, 8, generator=draw))
+        return network(promise), (torch.randn(2, 12, 8, generator=draw), torch.randn(2, 12, 8, generator=draw))
     nodes, edges = 11, 40
     x, y = torch.randn(nodes, 8, generator=draw), torch.randn(nodes, 8, generator=draw)
-    return Graph(promise), (
+    return network(promise), (
         x, y, torch.randint(nodes, (2, edges), generator=draw), torch.arange(nodes) * 2 // nodes,
     )  # fmt: skip
 

@@ -6,6 +6,8 @@
     attention(q, k, v)                      softmax(q @ k' / sqrt(C)) @ v
     selu(x), celu(x), log_sigmoid(x)        scaled elu(x), -softplus(-x)
     isinf(x), isnan(x)                      abs(x) == inf, x != x
+    log1p(x)                                log(1 + x)
+    a & b, a | b, ~a of conditions          logical_and, logical_or, logical_not
     eye(n) of an open number                arange(n) == arange(n) as a column
     pad(x) with a number                    cat with tensors of that number
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
@@ -64,6 +66,10 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.log_sigmoid], _log_sigmoid),
         ([aten.isinf], lambda n: _op(n, aten.eq.Scalar, _op(n, aten.abs.default, n.args[0]), math.inf)),
         ([aten.isnan], lambda n: _op(n, aten.ne.Tensor, n.args[0], n.args[0])),
+        ([aten.log1p], lambda n: _op(n, aten.log.default, _op(n, aten.add.Tensor, n.args[0], 1.0))),
+        ([aten.bitwise_and, aten.__and__], lambda n: _of_conditions(n, aten.logical_and.default)),
+        ([aten.bitwise_or, aten.__or__], lambda n: _of_conditions(n, aten.logical_or.default)),
+        ([aten.bitwise_not], lambda n: _of_conditions(n, aten.logical_not.default)),
         ([aten.constant_pad_nd], _pad),
         ([aten.eye], _eye),
         ([aten.addmm], _addmm),
@@ -83,6 +89,13 @@ def run(gm: fx.GraphModule) -> PassResult:
 
 def _op(node: fx.Node, target: Any, *args: Any) -> fx.Node:
     return call(node, target, *args, like=node)
+
+
+def _of_conditions(node: fx.Node, target: Any) -> fx.Node | None:
+    sides = [a for a in node.args if isinstance(a, fx.Node)]
+    if len(sides) != len(node.args) or any(side.meta["val"].dtype != torch.bool for side in sides):
+        return None
+    return _op(node, target, *sides)
 
 
 def _centred(node: fx.Node, x: fx.Node, axes: list[int], keep: bool) -> tuple[fx.Node, fx.Node]:

@@ -425,7 +425,7 @@ LOWERINGS: dict[str, Lowering] = {
         for name, op in (
             ("neg", "Neg"), ("abs", "Abs"), ("exp", "Exp"), ("log", "Log"), ("sqrt", "Sqrt"), ("tanh", "Tanh"),
             ("sigmoid", "Sigmoid"), ("relu", "Relu"), ("reciprocal", "Reciprocal"), ("sign", "Sign"),
-            ("round", "Round"), ("floor", "Floor"), ("ceil", "Ceil"),
+            ("round", "Round"), ("floor", "Floor"), ("ceil", "Ceil"), ("erf", "Erf"), ("sin", "Sin"), ("cos", "Cos"),
         )
     },
     "aten.rsqrt.default": _rsqrt,

@@ -10,7 +10,7 @@ import torch
 from graph_models import random_graph
 from torch import Tensor, nn
 from torch.export import Dim, export
-from torch_geometric.nn import GCNConv, HeteroConv, SAGEConv
+from torch_geometric.nn import GCNConv, HeteroConv, SAGEConv, global_mean_pool
 
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.axes import trace_sized
@@ -285,3 +285,20 @@ def test_a_program_of_open_sizes_becomes_a_file_of_the_examples_sizes() -> None:
     assert done.model_bytes is not None
     (found,) = run_file(done.model_bytes, [t.numpy() for t in given])
     np.testing.assert_allclose(found, program.module(check_guards=False)(*given).detach().numpy(), atol=1e-5)
+
+
+def test_a_batch_vector_alone_leaves_the_numbers_of_nodes_and_graphs_open() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor, batch: Tensor) -> Tensor:
+            return global_mean_pool(self.dense(x).relu(), batch)
+
+    torch.manual_seed(0)
+    model = Pooled().eval()
+    done = convert(model, (torch.randn(11, 6), torch.arange(11) * 2 // 11), target="onnx-x86")
+    for nodes, graphs in ((30, 5), (4, 1)):
+        x, batch = torch.randn(nodes, 6), torch.arange(nodes) * graphs // nodes
+        np.testing.assert_allclose(ran(done, x, batch), model(x, batch).detach().numpy(), atol=1e-5)

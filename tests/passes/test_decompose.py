@@ -14,9 +14,12 @@ from torch.nn import functional as F
 from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, decompose, merge_equal_nodes
 
-TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.index_put]
+TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.index_put, aten.log1p, aten.bitwise_and]
+TARGETS += [aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
 X = randn(7, 4, 6) * 3 + 1
 CASES: dict[str, Callable[..., Any]] = {
+    "log1p": lambda m, x: torch.log1p(x.abs()),
+    "conditions": lambda m, x: torch.where((x > 0) & (x < 2), x, 0.0),
     "layer_norm": lambda m, x: F.layer_norm(x, [6], m.w, m.b, 1e-3),
     "layer_norm without weights": lambda m, x: F.layer_norm(x, [4, 6]),
     "std, biased": lambda m, x: x.std(unbiased=False),

@@ -33,6 +33,7 @@ UNARY = {
     "neg": torch.neg, "abs": torch.abs, "exp": torch.exp, "log": lambda x: torch.log(x.abs() + 1),
     "sqrt": lambda x: torch.sqrt(x.abs()), "rsqrt": lambda x: torch.rsqrt(x.abs() + 0.1), "tanh": torch.tanh,
     "sigmoid": torch.sigmoid, "relu": F.relu, "relu6": F.relu6, "leaky": lambda x: F.leaky_relu(x, 0.2), "elu": F.elu,
+    "erf": torch.erf, "sin": torch.sin, "cos": torch.cos,
     "gelu": F.gelu, "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
     "scaled softplus": lambda x: F.softplus(x, 2.0, 3.0),
     "silu": F.silu, "softplus": F.softplus, "hardtanh": F.hardtanh, "round": torch.round,
