@@ -59,6 +59,7 @@ BOTH = {
     ],
     "reductions": [
         "x.max(-1)[0]", "x.amin(-1)", "x.mean(-1)", "x.sum(-1, keepdim=True)", "x.norm(dim=-1)",
+        "F.cosine_similarity(x, y, -1)",
         "F.normalize(x, dim=-1)",
         "x.std(-1)", "x.var(-1, unbiased=False)", "F.softmax(x, -1)", "F.log_softmax(x, -1)", "x.logsumexp(-1)",
         "x.argmax(-1)", "x.prod(-1)", "x.cumsum(-1)",

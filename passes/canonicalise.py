@@ -523,7 +523,9 @@ def _norm(node: fx.Node) -> fx.Node | None:
 
 
 def _clamp_min(node: fx.Node) -> fx.Node:
-    return call(node, aten.clamp.default, node.args[0], node.args[1], like=node)
+    bound = node.args[1]
+    target = aten.maximum.default if isinstance(bound, fx.Node) else aten.clamp.default
+    return call(node, target, node.args[0], bound, like=node)
 
 
 def _rsub(node: fx.Node) -> fx.Node:

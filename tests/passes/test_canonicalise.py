@@ -146,6 +146,7 @@ RULES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "where of numbers": (lambda m, x: torch.where(x > 0.1, 2.0, 1.0), None),
     "linear": (lambda m, x: F.linear(x, m.w), [aten.linear.default]),
     "clamp_min": (lambda m, x: x.clamp_min(0.1), [aten.clamp.default]),
+    "clamp_min of a tensor": (lambda m, x: torch.clamp_min(x, x.neg()), [aten.neg.default, aten.maximum.default]),
     "norm": (lambda m, x: x.norm(dim=-1), [aten.mul.Tensor, aten.sum.dim_IntList, aten.sqrt.default]),
     "norm of magnitudes": (lambda m, x: x.norm(1, -1, True), [aten.abs.default, aten.sum.dim_IntList]),
 }
