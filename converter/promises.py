@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bgnn.converter.api import convert
 from bgnn.converter.errors import ConversionError
+from bgnn.converter.pyg_knn import provide
 
 BEGIN, END = "<!-- made by: python -m bgnn.converter.promises docs/ops.md -->", "<!-- end of what is made -->"
 
@@ -182,6 +183,7 @@ def network(promise: Promise) -> Net:
     names = {"torch": torch, "F": F, "gnn": torch_geometric.nn}
     inputs = "x, y, edge_index, batch" if promise.graph else "x, y"
     exec(f"def forward(self, {inputs}):\n    w = self.w\n    return {code}\n", names)
+    provide()  # PyG's layers that search neighbours are made without pyg-lib, too
     kind: type[Net] = type("Network", (Net,), {"forward": names["forward"]})
     return kind(module)
 
