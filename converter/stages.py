@@ -6,8 +6,8 @@ integer   norms, rescaling and signs folded into thresholds; binary tensors as b
 target    only ops the emitter writes.
 
 A stage is its spec: leaving it with an op that is not in it is an error that names the op and the line of the user's
-model it came from. Specs follow from what the emitter can write, its lowerings, and
-from what passes owe (passes/ops.py).
+model it came from. Specs follow from what the emitter can write, its lowerings, and from what passes owe
+(passes/ops.py).
 """
 
 from __future__ import annotations

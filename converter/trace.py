@@ -351,10 +351,6 @@ def _reads_an_input(node: fx.Node) -> bool:
     return any(source.op == "placeholder" for source in seen)
 
 
-def _is_not_finite(tensor: Tensor) -> Tensor:
-    return ~torch.isfinite(tensor)
-
-
 def _by_name(node: fx.Node) -> dict[str, Any]:
     """A call's arguments by the names of its op's schema, defaults filled in; none of other calls."""
     schema = getattr(node.target, "_schema", None)
@@ -393,10 +389,8 @@ def _freeze(
         _refuse_what_changes(node)
         if node.op == "get_attr":
             tensor = getattr(gm, node.target)
-            broken = (
-                torch.isnan if str(node.target).startswith("lifted_tensor") else _is_not_finite
-            )  # a number in forward
-            if tensor.is_floating_point() and broken(tensor).any():
+            in_forward = str(node.target).startswith("lifted_tensor")  # a number there may be infinite
+            if tensor.is_floating_point() and (torch.isnan(tensor) if in_forward else ~torch.isfinite(tensor)).any():
                 kind = "a NaN" if torch.isnan(tensor).any() else "an infinite"
                 name = node.meta.get("source", node.target)
                 raise ConversionError(f"{name} holds {kind} value: mend the checkpoint (training diverged?)")

@@ -45,6 +45,7 @@ VIEWS = [
 ]  # fmt: skip
 PERMUTES = [aten.permute, aten.transpose, aten.t, aten.movedim, aten.swapaxes, aten.numpy_T, aten.mT]
 NO_OPS = ops.having("same")
+MADE = ops.having("filling")
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -620,12 +621,6 @@ def _like(node: fx.Node) -> fx.Node | None:
     return call(node, aten.full.default, sizes, number, dtype=kind, device=torch.device("cpu"), like=node)
 
 
-MADE = [
-    aten.full, aten.zeros, aten.ones, aten.new_full, aten.new_zeros, aten.new_ones,
-    aten.full_like, aten.zeros_like, aten.ones_like,
-]  # fmt: skip
-
-
 def _filling(node: Any) -> Tensor | None:
     """The 0-d value of a tensor of open sizes that is the same everywhere: `-alpha * ones_like(x)`; else None."""
     if is_constant(node):
@@ -789,7 +784,7 @@ def _mean(node: fx.Node) -> fx.Node | None:
 
 
 Rule = Callable[[fx.Node], "fx.Node | None"]
-RULES: list[tuple[list[Any], Rule]] = [
+RULES: list[tuple[Sequence[Any], Rule]] = [
     (VIEWS, _view),
     (PERMUTES, _permute),
     (NO_OPS, _no_op),

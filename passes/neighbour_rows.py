@@ -53,17 +53,9 @@ EACH = [
 ALONG = [aten.softmax, aten.log_softmax, aten.cat, aten.stack, aten.slice, aten.select, aten.flip]
 MADE = [aten.new_zeros, aten.new_ones, aten.new_full]
 MOVED = [
-    bgnn.join_edges,
-    aten.select,
-    aten.flip,
-    aten.reshape,
-    aten.slice,
-    aten.permute,
-    aten.cat,
-    aten.stack,
-    aten.index_select,
-]
-SHAPED = [aten.reshape, aten.expand, aten.full, aten.ones, aten.zeros, *MADE]
+    aten.select, aten.flip, aten.reshape, aten.slice, aten.permute, aten.cat, aten.stack, aten.index_select,
+]  # fmt: skip
+SHAPED = [aten.reshape, aten.expand, *ops.having("filling", "-elementwise")]
 SIZES = [operator.add, operator.sub, operator.mul, aten.sym_size]
 
 

@@ -36,6 +36,7 @@ emitter's to say (`LOWERINGS` of converter/onnx and converter/tflite); nothing h
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
@@ -128,16 +129,17 @@ OWED_BY = {
 }
 
 
-def having(*traits: str) -> list[Any]:
+@functools.cache  # passes ask inside their loops
+def having(*traits: str) -> tuple[Any, ...]:
     """The ops that have all of these traits, and none of those with a minus: `having("move", "-lookup")`."""
     known = {word for row, _ in TRAITS for word in row.split()}
     assert {trait.lstrip("-") for trait in traits} <= known, f"no such trait among {traits}"
-    return [
+    return tuple(
         op
         for row, ops in TRAITS
         if all((trait.lstrip("-") in row.split()) != trait.startswith("-") for trait in traits)
         for op in ops
-    ]
+    )
 
 
 def name_of(op: Any) -> str:

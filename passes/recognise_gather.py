@@ -102,7 +102,7 @@ def _as_gather(node: fx.Node, features: fx.Node, index: fx.Node) -> fx.Node | No
         return None
     if len(shape_of(features)) not in (2, 3):
         return None
-    if not is_static(index) and not is_search(index):
+    if not is_static(index) and not _are_neighbours(index):
         return None  # edges that are given: a graph network gathers by them as they are
     for form in _forms(shape_of(index)):
         new = _of_form(node, features, index, form)
@@ -111,7 +111,7 @@ def _as_gather(node: fx.Node, features: fx.Node, index: fx.Node) -> fx.Node | No
     return None
 
 
-def is_search(index: fx.Node) -> bool:
+def _are_neighbours(index: fx.Node) -> bool:
     """Whether whole numbers are the neighbours that a search found, perhaps with some of them exchanged."""
     while is_call(index, aten.where, aten.reshape):
         index = cast(fx.Node, index.args[1 if is_call(index, aten.where) else 0])
