@@ -240,15 +240,17 @@ def quantise(gm: fx.GraphModule, calibration: Calibration, results: bool = False
         for site in insert_fake_quant.sites(plain, kept, results)
     }
     ranges, widest = ({name: both[i] for name, both in found.items()} for i in (0, 1))
+    expected = _first_outputs(plain, samples)
     coded = _coded(plain, ranges, kept, results)
+    gap = _compare(expected, _first_outputs(coded, samples))
     if calibration.percentile is None and ranges != widest:  # alone each was better; together they must be as well
         other = _coded(plain, widest, kept, results)
-        if _gap(plain, other, samples).error <= _gap(plain, coded, samples).error:
-            ranges, coded = widest, other
-    relief, spared = _relief(plain, coded, ranges, samples, kept, results), None
-    before = _gap(plain, coded, samples)
-    if relief is not None and calibration.percentile is None and _may_be_spared(plain, relief, before):
-        spared, relief = Relief(relief.module, before), None
+        other_gap = _compare(expected, _first_outputs(other, samples))
+        if other_gap.error <= gap.error:
+            ranges, coded, gap = widest, other, other_gap
+    relief, spared = _relief(plain, expected, gap, ranges, samples, kept, results), None
+    if relief is not None and calibration.percentile is None and _may_be_spared(plain, relief, gap):
+        spared, relief = Relief(relief.module, gap), None
         kept.append(spared.module)
         coded = _coded(plain, ranges, kept, results)
     _become(gm, coded)
@@ -310,14 +312,15 @@ def _report(
 
 
 def _relief(
-    plain: fx.GraphModule, coded: fx.GraphModule, ranges: Mapping[str, Range], samples: Sequence[Sequence[Tensor]],
-    kept: Sequence[str], results: bool,
+    plain: fx.GraphModule, expected: Sequence[Tensor], gap: FileGap, ranges: Mapping[str, Range],
+    samples: Sequence[Sequence[Tensor]], kept: Sequence[str], results: bool,
 ) -> Relief | None:  # fmt: skip
-    """The smallest module that, kept float, leaves a small gap where `coded` has a large one; else that of the least.
+    """The smallest module that, kept float, leaves a small gap where `gap` is large; else that of the least.
 
-    `ranges`: by the names of the nodes. Modules that hold all layers, or none that is not float yet, are left out.
+    `expected`: the float outputs. `ranges`: by the names of the nodes. Modules that hold all layers, or none that is
+    not float yet, are left out.
     """
-    least = _gap(plain, coded, samples).excess
+    least = gap.excess
     if least <= 1:
         return None
     layers = [n for n in plain.graph.nodes if "layer" in n.meta and not insert_fake_quant.is_kept(n, kept)]
@@ -326,7 +329,8 @@ def _relief(
     holds = {name: sum(insert_fake_quant.is_kept(n, [name]) for n in layers) for name in names if name}
     best: Relief | None = None
     for name in sorted((name for name, count in holds.items() if 0 < count < len(layers)), key=holds.__getitem__):
-        found = Relief(name, _gap(plain, _coded(plain, ranges, [*kept, name], results), samples))
+        coded = _coded(plain, ranges, [*kept, name], results)
+        found = Relief(name, _compare(expected, _first_outputs(coded, samples)))
         if not found.gap.is_large:
             return found
         if found.gap.excess < least:
@@ -334,13 +338,10 @@ def _relief(
     return best
 
 
-def _gap(plain: fx.GraphModule, gm: fx.GraphModule, samples: Sequence[Sequence[Tensor]]) -> FileGap:
-    """A quantised network's first output beside the float one's."""
-    ends = results_of(plain)[0], results_of(gm)[0]
-    outputs = [
-        [values(graph, inputs, {end})[end] for inputs in samples] for graph, end in zip((plain, gm), ends, strict=True)
-    ]
-    return _compare(*outputs)
+def _first_outputs(gm: fx.GraphModule, samples: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """A network's first output on each sample."""
+    end = results_of(gm)[0]
+    return [values(gm, inputs, {end})[end] for inputs in samples]
 
 
 def _errors(
