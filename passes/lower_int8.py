@@ -22,7 +22,8 @@ that, and in NARROW layers, the bias is added in float. Refused where a 32-bit s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -74,6 +75,8 @@ EXACT_FLOATS = 1 << 24  # whole numbers up to here are float32
 # In a layer of few channels the bias is added in float: it costs little there, and no code turns.
 NARROW, EXACT = 64, 1e-6  # channels; of a code
 
+Rule = Callable[[fx.Node], "fx.Node | None"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
@@ -99,7 +102,18 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
     result = PassResult()
     _introduce(gm, result)
     if not naive:
-        while _apply(gm, result, narrow=NARROW if sums else 0):
+        quantised = functools.partial(_quantize, narrow=NARROW if sums else 0)
+        rules: list[tuple[Sequence[Any], Rule]] = [
+            ([*MOVES, *EXTREMA], _move),
+            ([aten.cat], _cat),
+            ([bgnn.knn], _knn),
+            ([bgnn.segment_max], _segment_max),
+            ([aten.mul], _scaled),
+            ([aten.relu], _relu),
+            ([aten.linear], _linear),
+            ([bgnn.quantize], quantised),
+        ]
+        while _apply(gm, result, rules):
             remove_dead_code(gm)
         for layer in calls(gm.graph, aten.linear):
             result.refuse(layer, _why_float(layer))
@@ -156,14 +170,14 @@ def _exactly(node: fx.Node) -> fx.Node:
     return call(node, bgnn.quantize.default, real, 1.0, -low, 0, high - low, like=node)
 
 
-def _apply(gm: fx.GraphModule, result: PassResult, narrow: int) -> bool:
+def _apply(gm: fx.GraphModule, result: PassResult, rules: Sequence[tuple[Sequence[Any], Rule]]) -> bool:
     changed = False
     for node in list(gm.graph.nodes):
         if node.op != "call_function" or node._erased:
             continue
-        for targets, rule in RULES:
+        for targets, rule in rules:
             if is_call(node, *targets):
-                new = rule(node) if rule is not _quantize else _quantize(node, narrow)
+                new = rule(node)
                 if new is not None:
                     replace(node, new)
                     result.rewrites += 1
@@ -248,7 +262,7 @@ def _relu(node: fx.Node) -> fx.Node | None:
     return call(node, bgnn.dequantize.default, above, *same, like=node)
 
 
-def _quantize(node: fx.Node, narrow: int = NARROW) -> fx.Node | None:
+def _quantize(node: fx.Node, narrow: int) -> fx.Node | None:
     x = cast(fx.Node, node.args[0])
     scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
     last = (scale, zero, low, high)
@@ -429,16 +443,3 @@ def _fold_weights(gm: fx.GraphModule) -> None:
             folded = constant(node, value, str(source.target))
             folded.meta.update({k: v for k, v in source.meta.items() if k == "source"})
             replace(node, folded)
-
-
-Rule = Callable[[fx.Node], "fx.Node | None"]
-RULES: list[tuple[list[Any], Rule]] = [
-    ([*MOVES, *EXTREMA], _move),
-    ([aten.cat], _cat),
-    ([bgnn.knn], _knn),
-    ([bgnn.segment_max], _segment_max),
-    ([aten.mul], _scaled),
-    ([aten.relu], _relu),
-    ([aten.linear], _linear),
-    ([bgnn.quantize], _quantize),
-]
