@@ -28,7 +28,7 @@ from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import index_rows, saturated_shares
 from bgnn.converter.onnx.emit import run_file as run_onnx
 from bgnn.converter.report import KINDS, Report, build_report
-from bgnn.converter.targets import KERNELS, STAGES, TARGETS
+from bgnn.converter.targets import KERNELS, STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.tflite.walk import SHIFT
 from bgnn.converter.trace import refuse_numbers, uncached
@@ -113,14 +113,20 @@ def convert(
     """
     plan = _check_arguments(target, optimize, kernels, knn, sign_zero, stop_after)
     if calibration is not None and not TARGETS[target].codes:
-        with_codes = ", ".join(name for name, row in TARGETS.items() if row.codes)
+        with_codes = ", ".join(names_with("codes"))
         raise UsageError(f"--calibrate makes 8-bit layers, which {target} does not have: --target {with_codes} does")
     check_example(model, example_inputs)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
     if open_axes and not TARGETS[target].graphs:
-        with_open = ", ".join(name for name, row in TARGETS.items() if row.graphs)
+        with_open = ", ".join(names_with("graphs"))
         raise UsageError(f"--open {open_axes[0]}: {target} has fixed sizes; open ones go with --target {with_open}")
+    warnings: list[str] = []
+
+    def warn(text: str) -> None:
+        warnings.append(text)
+        say(f"warning: {text}")
+
     say("tracing the model")
     with uncached(model):
         gm = trace_sized(
@@ -129,15 +135,13 @@ def convert(
     refuse_numbers(gm)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
-    warnings: list[str] = []
     samples: list[tuple[Tensor, ...]] = []
     if calibration is not None:
         check_float(gm)
         names = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
         samples = calibration.inputs(names)
         if unused := calibration.unused(names):
-            warnings.append(f"the samples hold {', '.join(unused)}, which forward does not take: not used")
-            say(f"warning: {warnings[-1]}")
+            warn(f"the samples hold {', '.join(unused)}, which forward does not take: not used")
     _check_indices(gm, inputs)
     is_graph = bool(edge_inputs(gm.graph))
     ops = kinds(gm)
@@ -151,10 +155,6 @@ def convert(
     calibrated: CalibrationReport | None = None
     semantic, before = gm, gm
     not_understood: list[str] = []
-
-    def warn(text: str) -> None:
-        warnings.append(text)
-        say(f"warning: {text}")
 
     def calibrate(gm: fx.GraphModule) -> None:
         """Puts quantisers into a float network; from here on that is the reference, so the float one is compared."""
@@ -219,7 +219,8 @@ def convert(
         metadata["verification"] = "; on a second graph: ".join(_summary(check, than) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
-    data = emit(seen=saturated_shares(emit(), inputs)) if is_graph and examples else emit()
+    seen = {"seen": saturated_shares(emit(), inputs)} if is_graph and examples else {}
+    data = emit(**seen)
     if calibrated is not None and verify:
         expected = [eager.outputs(sample)[0] for sample in samples]
         gap = compare_file(functools.partial(run, data), samples, expected)
@@ -228,7 +229,7 @@ def convert(
             f"; beside the float model, on the samples: outputs {gap.error:.2%} off (relative rms), another class than "
             f"the float model's in {gap.changed_rows} of {gap.rows} rows"
         )
-        data = emit(seen=saturated_shares(data, inputs)) if is_graph else emit()
+        data = emit(**seen)
         if warning := calibrated.warning():
             say(f"warning: {warning}")  # the report prints it with the calibration's tables
     path = None
@@ -253,7 +254,7 @@ def _check_arguments(
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise UsageError(f"there is no {what} {value!r}: choose from {choices}")
     if kernels == "bgnn" and (not TARGETS[target].own or optimize != 1):
-        own = ", ".join(name for name, row in TARGETS.items() if row.own)
+        own = ", ".join(names_with("own"))
         raise UsageError(f"--kernels bgnn goes with -O1, which fuses to its operators, and with the targets {own}")
     if knn is not None and (knn == "popcount") != (kernels == "bgnn"):
         raise UsageError(

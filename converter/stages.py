@@ -23,7 +23,7 @@ from torch import Tensor, fx
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.emit import supported_ops as onnx_ops
 from bgnn.converter.sizes import check_open
-from bgnn.converter.targets import STAGES, TARGETS
+from bgnn.converter.targets import STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
 from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
@@ -279,13 +279,11 @@ def way_out(node: fx.Node, target: str) -> str:
         aten.index_reduce,
     ]
     if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
-        with_codes = " or ".join(name for name, row in TARGETS.items() if row.codes)
-        return f"its 8-bit codes need --target {with_codes}"
+        return f"its 8-bit codes need --target {' or '.join(names_with('codes'))}"
     edges = edge_inputs(node.graph)
     if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
         given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
-        onnx = ", ".join(name for name, row in TARGETS.items() if row.graphs)
-        return f"graph networks on edges go to ONNX: --target one of {onnx}{given}"
+        return f"graph networks on edges go to ONNX: --target one of {', '.join(names_with('graphs'))}{given}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     if "sparse" in str(node.target) or (node.all_input_nodes and "sparse" in str(node.all_input_nodes[0].target)):

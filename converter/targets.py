@@ -46,5 +46,12 @@ TARGETS: dict[str, Target] = {
         Target("onnx-int8-arm64", "onnx", "the same, checked on arm64", bits=True, codes=True, graphs=True),
     )
 }
+
+
+def names_with(what: str) -> list[str]:
+    """The targets that have `what`, a field of their rows: "codes", "graphs", "own"."""
+    return [name for name, row in TARGETS.items() if getattr(row, what)]
+
+
 STAGES = ("traced", "semantic", "integer", "target")
 KERNELS = ("stock", "bgnn")
