@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from bgnn.converter.code_operands import requantised, scales_and_zeros, table_of
 from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.float_ops import reduce
 from bgnn.converter.onnx.graph_ops import counts, empty_row, scatter, zeros
@@ -86,12 +87,7 @@ def fake_quant_channel(
     walk: Walk, node: fx.Node, x: fx.Node, scales: fx.Node, zeros: fx.Node, axis: int, low: int, high: int
 ) -> Value:
     """The same with a scale for each index of an axis."""
-    shape = [1] * walk.rank(x)
-    shape[axis] = -1
-    numbers, offsets = walk.array(scales), walk.array(zeros)
-    if numbers is None or offsets is None:
-        walk.refuse(node, "has scales that are not constant", "calibrate the model first")
-    scale, zero = (walk.constant(array.reshape(shape).astype(np.float32)) for array in (numbers, offsets))
+    scale, zero = (walk.constant(a) for a in scales_and_zeros(walk, node, scales, zeros, walk.rank(x), axis))
     return _faked(walk, walk.value(x), scale, zero, low, high)
 
 
@@ -107,9 +103,8 @@ def requantize(
     low: int, high: int,
 ) -> Value:  # fmt: skip
     """A depthwise layer where one gives the same codes, else QLinearLeakyRelu: a table of 256 entries, slower."""
-    every = torch.arange(256, dtype=torch.uint8)
-    table = torch.ops.bgnn.requantize(every, x_scale, x_zero, slope, y_scale, y_zero, low, high)
-    layer = _depthwise(walk, node, x, table.numpy()[None])
+    table = requantised(x_scale, x_zero, slope, y_scale, y_zero, low, high)
+    layer = _depthwise(walk, node, x, table)
     if layer is not None:
         return layer
     scales = [_scale(walk, x_scale), _zero(walk, x_zero), _scale(walk, y_scale), _zero(walk, y_zero)]
@@ -119,9 +114,7 @@ def requantize(
 
 def q_table(walk: Walk, node: fx.Node, x: fx.Node, table: fx.Node) -> Value:
     """A depthwise layer where one gives the same codes, else a Gather (of the channels' tables one after the other)."""
-    entries = walk.array(table)
-    if entries is None:
-        walk.refuse(node, "has a table that is not constant", "make it a buffer of the model")
+    entries = table_of(walk, node, table)
     layer = _depthwise(walk, node, x, entries)
     if layer is not None:
         return layer

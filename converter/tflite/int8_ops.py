@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
+from bgnn.converter.code_operands import requantised, scales_and_zeros, table_of
 from bgnn.converter.tflite.builder import Codes, Value, numel
 from bgnn.converter.tflite.builtin_ops import elementwise
 from bgnn.converter.tflite.walk import FLOAT, INT, INT8, SHIFT, Walk
@@ -72,12 +72,7 @@ def fake_quant_channel(
     walk: Walk, node: fx.Node, x: fx.Node, scales: fx.Node, zeros: fx.Node, axis: int, low: int, high: int
 ) -> Value:
     """The same with a scale for each index of an axis."""
-    shape = [1] * len(walk.shape(x))
-    shape[axis] = -1
-    numbers, offsets = walk.array(scales), walk.array(zeros)
-    if numbers is None or offsets is None:
-        walk.refuse(node, "has scales that are not constant", "calibrate the model first")
-    scale, zero = (walk.constant(array.reshape(shape).astype(np.float32)) for array in (numbers, offsets))
+    scale, zero = (walk.constant(a) for a in scales_and_zeros(walk, node, scales, zeros, len(walk.shape(x)), axis))
     return _faked(walk, walk.value(x), scale, zero, low, high)
 
 
@@ -97,17 +92,13 @@ def requantize(
     low: int, high: int,
 ) -> Value:  # fmt: skip
     """As a table of all codes."""
-    every = torch.arange(256, dtype=torch.uint8)
-    table = torch.ops.bgnn.requantize(every, x_scale, x_zero, slope, y_scale, y_zero, low, high)
-    return walk.recoded(_looked_up(walk, node, x, table.numpy()[None]), _codes(y_scale, y_zero))
+    table = requantised(x_scale, x_zero, slope, y_scale, y_zero, low, high)
+    return walk.recoded(_looked_up(walk, node, x, table), _codes(y_scale, y_zero))
 
 
 def q_table(walk: Walk, node: fx.Node, x: fx.Node, table: fx.Node) -> Value:
     """As `requantize`; who reads the codes says what they stand for."""
-    entries = walk.array(table)
-    if entries is None:
-        walk.refuse(node, "has a table that is not constant", "make it a buffer of the model")
-    return _looked_up(walk, node, x, entries)
+    return _looked_up(walk, node, x, table_of(walk, node, table))
 
 
 def _looked_up(walk: Walk, node: fx.Node, x: fx.Node, tables: np.ndarray) -> Value:
