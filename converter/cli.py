@@ -327,9 +327,9 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
         given["the code of --model"] = Path(*args.model.partition(":")[0].split(".")).with_suffix(".py")
     check_output(output, given)
     check_output(report, given | {"the output, too: give the two different names": output})
-    if output.is_file() and _is_report(output):
+    if _report_at(output) is not None:
         raise UsageError(f"cannot write {output}: it is the report of another conversion")
-    if report.is_file() and report.stat().st_size and not _is_report(report):
+    if report.is_file() and report.stat().st_size and _report_at(report) is None:
         raise UsageError(f"cannot write {report}: it is there already, and is no report of a conversion")
     if _is_of_another(report, output):
         raise UsageError(f"cannot write {report}: it is the report of another conversion")
@@ -343,18 +343,19 @@ def _usual_report(output: Path) -> Path:
 
 def _is_of_another(report: Path, output: Path) -> bool:
     """Whether a report is there, and not of an earlier conversion to the same output."""
-    return report.is_file() and _is_report(report) and json.loads(report.read_bytes()).get("output") != output.name
+    found = _report_at(report)
+    return found is not None and found.get("output") != output.name
 
 
-def _is_report(path: Path) -> bool:
-    """Whether there is a report of this command at `path`."""
-    if path.stat().st_size > _MOST_REPORT:
-        return False
+def _report_at(path: Path) -> dict[str, Any] | None:
+    """The report of this command that is there, if one is."""
+    if not path.is_file() or path.stat().st_size > _MOST_REPORT:
+        return None
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and {"name", "target", "checks"} <= content.keys()
+        return None
+    return content if isinstance(content, dict) and {"name", "target", "checks"} <= content.keys() else None
 
 
 def _settings(arguments: Sequence[str]) -> dict[str, Any]:
