@@ -167,9 +167,7 @@ ON_TFLITE = ("lce-arm64 stock", "lce-arm64 bgnn", "tflite-arm64 stock", "tflite-
 FAMILIES: dict[str, Family] = {
     "float cloud": Family(lambda: cloud_net("dgcnn"), clouds),
     "binary cloud": Family(lambda: cloud_net("bf2", stage=3, knn="hamming"), clouds, "binary"),
-    "INT8 cloud": Family(
-        lambda: PointNet(quantised=True), clouds, "INT8", refused={"tflite-arm64 stock": NO_CODES}
-    ),
+    "INT8 cloud": Family(lambda: PointNet(quantised=True), clouds, "INT8", refused={"tflite-arm64 stock": NO_CODES}),
     "calibrated cloud": Family(
         lambda: cloud_net("dgcnn"), clouds, "INT8", refused=dict.fromkeys(FLOAT_ONLY, NO_CALIBRATION), calibrated=True
     ),
