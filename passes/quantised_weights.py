@@ -32,6 +32,7 @@ from bgnn.passes.graph import (
     replace,
 )
 from bgnn.passes.recognise_binarize import AFFINE, MOVES
+from bgnn.passes.recognise_fake_quant import to_whole_numbers
 
 MAKES = ("fake_quant", "fake_quant_channel")
 
@@ -115,7 +116,7 @@ def _roundings(last: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
         if node in seen:
             continue
         seen.add(node)
-        if is_call(node, *ROUNDINGS) or node.meta["val"].dtype in BYTES:
+        if is_call(node, *ROUNDINGS) or node.meta["val"].dtype in BYTES or to_whole_numbers(node):
             found.append(node)
         elif not is_call(node, *FAKE):
             stack += node.all_input_nodes

@@ -66,6 +66,51 @@ def test_the_same_numbers(name: str) -> None:
     same(outputs(gm, X)[0], expected, 0.0 if exact else 1e-6)
 
 
+def written(function: Callable[[Tensor, Tensor], None]) -> Callable[..., Any]:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = x * 2
+        function(y, x)
+        return y
+
+    return forward
+
+
+def one(y: Tensor, x: Tensor) -> None:
+    y[1:] = x[:-1]
+
+
+def two(y: Tensor, x: Tensor) -> None:
+    y[:-1] = y[:-1] - x[1:]
+
+
+def three(y: Tensor, x: Tensor) -> None:
+    y[2, ..., 1::2] = -x[3, :, ::2]
+
+
+def four(y: Tensor, x: Tensor) -> None:
+    y[..., -1] = 0.5
+    y[0] = x[1]
+
+
+def five(y: Tensor, x: Tensor) -> None:
+    y[:, 1:3].copy_(x[:, :2])
+    y.select(2, 3).add_(1)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("function", [one, two, three, four, five], ids=lambda f: f.__name__)
+def test_a_written_slice_is_a_cat(function: Callable[[Tensor, Tensor], None], opened: bool) -> None:
+    axes = [{0: torch.export.Dim.DYNAMIC}] if opened else None
+    gm = trace(Wrapped(written(function), {}), (X,), open_axes=axes)
+    assert count(gm, aten.slice_scatter, aten.select_scatter) > 0
+    canonicalise.run(gm)
+    decompose.run(gm)
+    canonicalise.run(gm)
+    assert count(gm, aten.slice_scatter, aten.select_scatter) == 0
+    for x in (X, randn(11, 4, 6, seed=5)) if opened else (X,):
+        same(outputs(gm, x)[0], written(function)(None, x))
+
+
 NORMS: dict[str, Callable[..., Any]] = {
     "of rows": lambda m, x: F.batch_norm(x[:, 0], None, None, m.w, m.b, True, 0.1, 1e-3),
     "of points": lambda m, x: F.batch_norm(x.transpose(1, 2), None, None, m.w, m.b, training=True),

@@ -62,6 +62,7 @@ WEIGHTS: dict[str, tuple[bool, Callable[[Any], Tensor]]] = {
     "learned rounding": (False, lambda m: (torch.floor(m.w / m.s) + (m.offset > 0)).clamp(-127, 127) * m.s),
     "DoReFa": (False, lambda m: dorefa(m.w, 4)),
     "torch.ao": (False, lambda m: torch.fake_quantize_per_tensor_affine(m.w, 0.011, 0, -128, 127)),
+    "cut off by a cast": (False, lambda m: (((m.w / m.s).clamp(-128, 127) + 128.5).int() - 128).float() * m.s),
     "column": (True, lambda m: symmetric(m.w, m.column)),
     "times the inverse": (True, lambda m: torch.clamp((m.w * (1 / m.column)).round(), -127, 127) / (1 / m.column)),
     "largest of each row": (True, lambda m: symmetric(m.w, m.w.abs().amax(1, keepdim=True) / 127)),
