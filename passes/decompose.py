@@ -13,7 +13,6 @@
     eye(n) of an open number                arange(n) == arange(n) as a column
     pad(x) with a number                    cat with tensors of that number
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
-    x[mask] = x[mask] - 1, x[mask] = 0      where(mask, x - 1, x), where(mask, 0, x)
     x[1:] = y, x[:, ::2] = y, x[0] = y      cat of y and what is left of x, in the order of the places
     conv(x, w) of wider windows             the window's shifted slices of x side by side, then window 1
     conv(x, w, groups=g)                    g convolutions side by side; x * w if each has 1 channel, window 1
@@ -33,7 +32,6 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from bgnn.passes import ops
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -43,12 +41,9 @@ from bgnn.passes.graph import (
     constant,
     getitem,
     is_call,
-    is_constant,
-    only_user,
     remove_dead_code,
     replace,
     shape_of,
-    value_of,
 )
 
 Rule = Callable[[fx.Node], "fx.Node | None"]
@@ -79,7 +74,6 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.constant_pad_nd], _pad),
         ([aten.eye], _eye),
         ([aten.addmm], _addmm),
-        ([aten.index_put], _masked_update),
         ([aten.slice_scatter, aten.select_scatter], _written_slice),
         ([aten.conv1d, aten.conv2d], _grouped),
         ([aten.conv1d, aten.conv2d], _window),
@@ -303,30 +297,6 @@ def _addmm(node: fx.Node) -> fx.Node:
         if node.kwargs.get(name, 1) != 1:
             parts[place] = _op(node, aten.mul.Tensor, parts[place], node.kwargs[name])
     return _op(node, aten.add.Tensor, *parts)
-
-
-def _masked_update(node: fx.Node) -> fx.Node | None:
-    """`x[mask] = f(x[mask])` with f elementwise, or one number, over the first axes of x."""
-    x, index, value = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
-    if arg(node, 3, "accumulate", False) or len(index) != 1 or index[0].meta["val"].dtype != torch.bool:
-        return None
-    mask, steps = cast(fx.Node, index[0]), []
-    masked = ops.having("elementwise")
-    while is_call(value, *masked) and value.all_input_nodes == [value.args[0]] and only_user(value) is not None:
-        steps.append(value)
-        value = cast(fx.Node, value.args[0])
-    if is_constant(value) and value_of(value).numel() == 1:
-        new = constant(node, value_of(value).reshape(()), f"{node.name}_value")
-    elif is_call(value, aten.index) and value.args[0] is x and list(cast(Any, value.args[1])) == [mask]:
-        new = x
-    else:
-        return None
-    for step in reversed(steps):
-        new = _op(node, step.target, new, *step.args[1:])
-    extra = len(shape_of(x)) - len(shape_of(mask))
-    if extra:
-        mask = _op(node, aten.reshape.default, mask, [-1, *shape_of(mask)[1:], *[1] * extra])
-    return _op(node, aten.where.self, mask, new, x)
 
 
 def _written_slice(node: fx.Node) -> fx.Node | None:
