@@ -1,8 +1,9 @@
 """check_wheels.py FOLDER: whether the wheels keep the promise of their names, and share no file. Exits 1 where not.
 
-bgnn-runtime is manylinux_2_17: its libraries, for LiteRT and for ONNX Runtime, are of the named architecture, ask for no
-glibc symbol younger than 2.17, and need no library but glibc's; and it needs no PyTorch. bgnn-convert depends on bgnn-runtime of its own version and
-brings none of its files, so that removing either leaves the other whole.
+bgnn-runtime is manylinux_2_17: its libraries, for LiteRT and for ONNX Runtime, are of the named architecture, ask for
+no glibc symbol younger than 2.17, and need no library but glibc's; and it needs no PyTorch and brings no module of the
+compiler. bgnn-convert depends on bgnn-runtime of its own version and brings none of its files, so that removing either
+leaves the other whole.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ def check_runtime(wheel: Path, arch: str) -> list[str]:
             for member in members
             for line in problems(Path(archive.extract(member, folder)), arch)
         ]
+        around = {"bgnn/__init__.py", "bgnn/runtime_bench/__init__.py"}
+        modules = [name for name in archive.namelist() if name.endswith(".py") and name not in around]
+        found += [f"it brings {name}" for name in modules if not name.startswith("bgnn/runtime_bench/runtime/")]
         if "torch" in metadata(archive).lower():
             found.append("it depends on PyTorch")
     return found

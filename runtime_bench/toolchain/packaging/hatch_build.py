@@ -1,5 +1,5 @@
-"""Fills the wheel: the modules of runtime/, the packages around it, and BGNN_ARCH's libraries (in BGNN_LIBRARIES), which
-also name the wheel.
+"""Fills the wheel: the modules of runtime/, the packages around it, and the libraries of BGNN_ARCH (in BGNN_LIBRARIES),
+which also names the wheel.
 
 Python only loads the libraries by their paths: any Python 3 will do, so the tag is py3-none. An editable install holds
 nothing but the way to src/.
