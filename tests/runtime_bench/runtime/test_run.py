@@ -84,6 +84,17 @@ def test_errors_are_one_line(case, tmp_path: Path, capsys) -> None:
     fails(1, "the runtime refuses the file")
 
 
+class Missing:
+    """An importer in front of all others: as if these packages were not installed."""
+
+    def __init__(self, packages: list[str]) -> None:
+        self.packages = packages
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in self.packages:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 @pytest.mark.parametrize(
     ("file", "modules", "said"),
     [
@@ -104,8 +115,7 @@ def test_a_missing_runtime_is_one_line(
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] in modules]:
         monkeypatch.delitem(sys.modules, name)
-    for module in modules:
-        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    monkeypatch.setattr(sys, "meta_path", [Missing(modules), *sys.meta_path])
     (tmp_path / file).write_bytes((tmp_path / "model.tflite").read_bytes())
     np.savez(tmp_path / "in.npz", *case.arrays())
     assert main([str(tmp_path / file), "--input", str(tmp_path / "in.npz")]) == 1
