@@ -10,6 +10,7 @@ SAGEConv").
 from __future__ import annotations
 
 import contextlib
+import functools
 import linecache
 import re
 import sys
@@ -28,9 +29,11 @@ CALL, PLACE = "bgnn_call", "bgnn_place"
 _OWN = tuple(str(Path(__file__).parent.parent / part) for part in ("converter", "passes", "runtime_bench"))
 _STDLIB = (sysconfig.get_path("stdlib"), str(Path(torch.__file__).parent))
 _OPERATORS = {"__getitem__": "indexing x[...]", "__setitem__": "the assignment x[...] = y"}
+_MADE = {"T", "mT", "H", "mH", "real", "imag", "data"}  # attributes that are operations
 _SHOWN = 160  # characters of a line of code
 
 
+@functools.cache  # asked of every frame of every call
 def _is_library(file: str) -> bool:
     """Whether a line is nobody's model: PyTorch's or one of its companions', Python's, or this project's compiler's."""
     if _is_own(file) or Path(file).name.startswith("torch_geometric."):  # PyG writes files of its own, too
@@ -53,6 +56,8 @@ class _Calls(TorchFunctionMode):
     """Marks what each call of PyTorch makes. Within a call the mode is off: the outermost call is the user's."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ not in _MADE:  # x.shape makes nothing
+            return func(*args, **(kwargs or {}))
         call, place = _describe(func)
         with fx_traceback.annotate({CALL: call, PLACE: place}):
             return func(*args, **(kwargs or {}))
