@@ -24,9 +24,10 @@ from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.example_inputs import check_example, refuse_nan
 from bgnn.converter.examples import Example, examples_of
+from bgnn.converter.file_inputs import index_rows
 from bgnn.converter.onnx.emit import emit as emit_onnx
-from bgnn.converter.onnx.emit import index_rows, saturated_shares
 from bgnn.converter.onnx.emit import run_file as run_onnx
+from bgnn.converter.onnx.emit import saturated_shares
 from bgnn.converter.report import KINDS, Report, build_report
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import emit as emit_tflite
