@@ -21,7 +21,7 @@ from bgnn.converter.file_inputs import symbols_of
 from bgnn.converter.sizes import host_size
 from bgnn.passes import ops, user_code
 from bgnn.passes.graph import arg, aten, is_call
-from bgnn.runtime_bench.onnx_runner import size_of
+from bgnn.runtime_bench.runtime.graph_inputs import size_of
 
 bgnn = torch.ops.bgnn
 
@@ -40,8 +40,9 @@ class Sizes:
             for size in node.meta["val"].shape:
                 if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
                     self._values[size.node.expr] = self.most[words[str(size)]]
-        for expression in _numbers_of_graphs(gm):
-            self._bind(expression, self.most[GRAPHS])
+        self._of_graphs = _graph_sizes(gm)
+        for size in self._of_graphs:
+            self.bind(size, self.most[GRAPHS])
 
     def number(self, size: Any) -> int:
         """A size, as the file has it."""
@@ -53,6 +54,10 @@ class Sizes:
         """Gives a size that depends on the data, and is not yet known, a number: the most it can be."""
         if isinstance(size, torch.SymInt):
             self._bind(size.node.expr, number)
+
+    def counts_graphs(self, size: Any) -> bool:
+        """Whether a size is the number of graphs of a batch."""
+        return any(str(size) == str(one) for one in self._of_graphs)
 
     def _bind(self, expression: sympy.Expr, number: int) -> None:
         rest = expression.subs(self._values)
@@ -105,10 +110,6 @@ def _graph_sizes(gm: fx.GraphModule) -> list[Any]:
             if isinstance(size, torch.SymInt) and size.node.expr.free_symbols & items:
                 found.setdefault(str(size), size)
     return list(found.values())
-
-
-def _numbers_of_graphs(gm: fx.GraphModule) -> list[sympy.Expr]:
-    return [size.node.expr for size in _graph_sizes(gm)]
 
 
 _ROWS_OF_THEIR_OWN = (

@@ -1,7 +1,7 @@
 """Aggregation without scatters (-O1): what happens on edges is written on neighbour tables, bucket by bucket.
 
 In the IR an edge tensor is [E, ...]. Here it is never made. For a segment op over edges, everything between it and
-the tensors of nodes is written once for every *bucket* of nodes (runtime_bench/graphs.py makes the tables), in the
+the tensors of nodes is written once for every *bucket* of nodes (the runtime's graphs.py makes the tables), in the
 body of a Scan over the bucket's blocks, where an edge tensor is [rows, width, ...]: a gather by the edges' sources
 reads the rows that the table names, a gather by their targets is one row for a whole row of the table,
 [rows, 1, ...], and the segment op is a reduction of axis 1. Each of these tensors fits the processor's cache.
@@ -28,7 +28,7 @@ from bgnn.converter.sizes import host_size
 from bgnn.converter.tflite.walk import arguments
 from bgnn.passes import ops
 from bgnn.passes.graph import arg, is_call, value_of
-from bgnn.runtime_bench.graphs import FREE
+from bgnn.runtime_bench.runtime.graphs import FREE
 
 aten = torch.ops.aten
 bgnn = torch.ops.bgnn

@@ -13,7 +13,7 @@ from torch import fx
 
 from bgnn.converter.emitted_file import named_ends
 from bgnn.converter.file_inputs import describe, symbols_of
-from bgnn.converter.padding import Sizes
+from bgnn.converter.padding import GRAPHS, Sizes
 from bgnn.converter.sizes import host_size
 from bgnn.converter.tflite import bgnn_ops, builtin_ops, graph_ops, int8_ops, lce_ops
 from bgnn.converter.tflite.builder import FileBuilder, Value
@@ -118,10 +118,10 @@ def _rows(
                     more[str(size)] = (name, walk.copy(index))
                     walk.builder.rename(more[str(size)][1], name)
                 axes.append({"there": more[str(size)][0], "below": None if nodes is None else host_size(nodes, names)})
-            elif terms is None:
+            elif terms is None or not (size.node.expr.is_Symbol or walk.sizes.counts_graphs(size)):
                 walk.refuse(node, "has a row for each of some edges, whose number depends on the data", "sum them")
             else:
-                axes.append({"rows": terms})
+                axes.append({"rows": terms, **({"most": GRAPHS} if walk.sizes.counts_graphs(size) else {})})
         rows.append(axes)
     return list(more.values()), rows
 

@@ -18,7 +18,7 @@ from bgnn.converter.api import convert
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.models.dq.networks import build
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 CODE = 0.027  # what the outputs of GCN are rounded to
 

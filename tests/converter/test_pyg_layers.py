@@ -23,7 +23,7 @@ from torch_geometric.utils import add_remaining_self_loops, add_self_loops, degr
 from bgnn.converter.api import convert
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.errors import BgnnError
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 GRAPH, WEIGHTS, BATCH = ("x", "edge_index"), ("x", "edge_index", "edge_weight"), ("x", "edge_index", "batch")
 
