@@ -180,17 +180,15 @@ FAMILIES: dict[str, Family] = {
         "binary, INT8",
         refused=dict.fromkeys(WITHOUT_CODES, NO_CODES),
     ),
-    "float graph": Family(FloatGraph, graph, open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)),
-    "binary graph": Family(BinarySAGE, graph, "binary", open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)),
-    "INT8 graph": Family(
-        lambda: QuantisedGCN(TorchQuantizer), graph, "INT8", open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)
-    ),
+    "float graph": Family(FloatGraph, graph, open=True, refused={}),
+    "binary graph": Family(BinarySAGE, graph, "binary", open=True, refused={}),
+    "INT8 graph": Family(lambda: QuantisedGCN(TorchQuantizer), graph, "INT8", open=True, refused={}),
     "k-NN in a graph": Family(Dynamic, batched),
     "a graph of fixed sizes": Family(
         FloatGraph,
         lambda size, seed: random_graph(20, 70, seed),
         told={"fixed_sizes": ("x=20", "edge_index=70")},
-        refused=dict.fromkeys(ON_TFLITE, TO_ONNX),
+        refused={},
     ),
     "graph in a buffer": Family(OneGraph, features),
     "graph in a buffer, open batch": Family(

@@ -82,7 +82,8 @@ def emit(
         more, rows = _rows(walk, wanted, names)
         outputs += more
         symbols = symbols_of(names)
-        told = {"inputs": describe(gm, names, symbols), "most": dict(most), "outputs": rows}
+        degree = int(metadata.get("bgnn.max_degree", 0))
+        told = {"inputs": describe(gm, names, symbols), "most": dict(most), "outputs": rows, "max_degree": degree}
         metadata = {**metadata, "bgnn.graph": json.dumps(told)}
     return builder.finish(given, outputs, metadata)
 

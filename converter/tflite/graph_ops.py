@@ -43,6 +43,15 @@ def counts(walk: Walk, index: Value, size: int) -> Value:
     return walk.shared[key]
 
 
+def at_least_one(walk: Walk, index: Value, size: int) -> Value:
+    """The number of elements of each segment, 1 where there are none: f32 `[size]`."""
+    key = ("at least one", index.index, size)
+    if key not in walk.shared:
+        inputs = [counts(walk, index, size), walk.constant(np.float32(1))]
+        walk.shared[key] = walk.op("MAXIMUM", inputs, (size,), FLOAT, schema.MaximumMinimumOptionsT())
+    return walk.shared[key]
+
+
 def filled(walk: Walk, shape: Sequence[int], number: float, dtype: np.dtype) -> Value:
     """One number everywhere."""
     if not shape:
@@ -57,7 +66,7 @@ def counted(walk: Walk, start: int, size: int, step: int = 1) -> Value:
     return walk.op("RANGE", bounds, (size,), INT, schema.RangeOptionsT())
 
 
-def _beside(walk: Walk, value: Value, rank: int) -> Value:
+def beside(walk: Walk, value: Value, rank: int) -> Value:
     """`[n]` as `[n, 1, ...]`."""
     return walk.reshape(value, (*value.shape, *[1] * (rank - value.rank)))
 
@@ -68,12 +77,8 @@ def segment_sum(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size
 
 def segment_mean(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int) -> Value:
     """The sum by the number of elements, by 1 where there are none."""
-    total, rows = segment_sum(walk, node, values, index, size), walk.value(index)
-    key = ("at least one", rows.index, size)
-    if key not in walk.shared:
-        inputs = [counts(walk, rows, size), walk.constant(np.float32(1))]
-        walk.shared[key] = walk.op("MAXIMUM", inputs, (size,), FLOAT, schema.MaximumMinimumOptionsT())
-    inputs = [total, _beside(walk, walk.shared[key], total.rank)]
+    total = segment_sum(walk, node, values, index, size)
+    inputs = [total, beside(walk, at_least_one(walk, walk.value(index), size), total.rank)]
     return walk.op("DIV", inputs, total.shape, FLOAT, schema.DivOptionsT())
 
 
@@ -85,7 +90,7 @@ def segment_max(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size
 
 def _or_zero(walk: Walk, value: Value, index: Value, size: int) -> Value:
     some = walk.op("GREATER", [counts(walk, index, size), walk.constant(np.float32(0))], (size,), BOOL)
-    inputs = [_beside(walk, some, value.rank), value, walk.constant(np.zeros((), value.dtype))]
+    inputs = [beside(walk, some, value.rank), value, walk.constant(np.zeros((), value.dtype))]
     return walk.op("SELECT_V2", inputs, value.shape, value.dtype)
 
 
@@ -170,7 +175,7 @@ def loop_rows(walk: Walk, node: fx.Node, values: fx.Node, edges: fx.Node, base: 
     last = reduced(walk, "MAX", counted(walk, 0, number), index, size)
     some = walk.op("GREATER", [last, absent], (size,), BOOL)
     picked = gather(walk, value, last)
-    return walk.op("SELECT_V2", [_beside(walk, some, other.rank), picked, other], other.shape, other.dtype)
+    return walk.op("SELECT_V2", [beside(walk, some, other.rank), picked, other], other.shape, other.dtype)
 
 
 # --- numbers ---
