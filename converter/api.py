@@ -202,7 +202,7 @@ def convert(
             not_understood = [f"{user_code.called(n)}{user_code.where(n)}" for n in stay]
         if stage == "integer":
             before = snapshot(gm)  # the last graph that makes every code
-        if stage == "target" and most:
+        if stage == "target" and not TARGETS[target].open:
             check_padded(gm)
         if stage == stop_after:
             return Conversion(None, report(None), None, gm)

@@ -2,8 +2,9 @@
 
 The program says which (the symbols of a .pt2), the user says which (`--open NAME[=AXIS]`, `--fixed NAME=SIZE`), and
 each family has a default: of a network on a graph's edges, or of one that reads from a batch vector how many graphs
-there are, the numbers of nodes, edges and graphs are open; any other has the sizes of its example. Nothing follows from
-a shape or a name alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by
+there are, the numbers of nodes, edges and graphs are open; any other has the sizes of its example. Where a target has
+no open sizes, they are those of the largest graph (`--fixed nodes=4096`; else the example's). Nothing follows from a
+shape or a name alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by
 them; which axes have one size shows in PyTorch's symbols.
 """
 

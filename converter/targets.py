@@ -8,8 +8,8 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Target:
     """`format`: "tflite" or "onnx". `about`: in a few words, for --help. `bits`: signs become bits. `codes`: quantisers
-    become 8-bit integers. `graphs`: sums over edges. `open`: sizes that are not known when the file is made; without,
-    a file takes graphs up to a size. `own`: --kernels bgnn.
+    become 8-bit integers. `open`: sizes that are not known when the file is made; without, a file takes graphs up to a
+    size. `own`: --kernels bgnn.
     `sums`: an 8-bit layer gives its 32-bit sums as fast as its codes.
     """
 
@@ -18,7 +18,6 @@ class Target:
     about: str
     bits: bool = False
     codes: bool = False
-    graphs: bool = True
     open: bool = False
     own: bool = True
     sums: bool = True
@@ -38,7 +37,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "tflite-int8-arm64",
             "tflite",
-            "TFLite's own 8-bit ops, for clouds with quantisers or --calibrate",
+            "TFLite's own 8-bit ops, for models with quantisers or --calibrate",
             codes=True,
             own=False,
             sums=False,
@@ -51,7 +50,7 @@ TARGETS: dict[str, Target] = {
 
 
 def names_with(what: str) -> list[str]:
-    """The targets that have `what`, a field of their rows: "codes", "graphs", "own"."""
+    """The targets that have `what`, a field of their rows: "codes", "open", "own"."""
     return [name for name, row in TARGETS.items() if getattr(row, what)]
 
 

@@ -19,6 +19,7 @@ from bgnn.converter.tflite import bgnn_ops, builtin_ops, graph_ops, int8_ops, lc
 from bgnn.converter.tflite.builder import FileBuilder, Value
 from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
 from bgnn.passes import ops
+from bgnn.passes.graph import is_static
 
 _STOCK: dict[str, Callable[..., Any]] = {
     **builtin_ops.LOWERINGS,
@@ -78,12 +79,12 @@ def emit(
 
     given = [(input_name, walk.value(node)) for input_name, node in inputs]
     outputs = _outputs(walk, wanted, [value for _, value in given])
-    if most:
+    if most or not all(is_static(node) for _, node in wanted):
         more, rows = _rows(walk, wanted, names)
         outputs += more
         symbols = symbols_of(names)
         degree = int(metadata.get("bgnn.max_degree", 0))
-        told = {"inputs": describe(gm, names, symbols), "most": dict(most), "outputs": rows, "max_degree": degree}
+        told = {"inputs": describe(gm, names, symbols), "most": dict(most or {}), "outputs": rows, "max_degree": degree}
         metadata = {**metadata, "bgnn.graph": json.dumps(told)}
     return builder.finish(given, outputs, metadata)
 

@@ -78,7 +78,7 @@ class Padding:
                     below = np.iinfo(index.dtype).max if axis["below"] is None else size_of(axis["below"], arrays)
                     array = np.compress((index >= 0) & (index < below), array, position)
                 else:
-                    array = array[(*[slice(None)] * position, slice(size_of(axis["rows"], arrays)))]
+                    array = array.take(range(size_of(axis["rows"], arrays)), position)
             outputs.append(np.ascontiguousarray(array))
         return outputs
 

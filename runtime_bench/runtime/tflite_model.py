@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bgnn.runtime_bench.runtime.delegate import load_interpreter
+from bgnn.runtime_bench.runtime.graph_inputs import well_formed
 from bgnn.runtime_bench.runtime.padded import padding_of
 from bgnn.runtime_bench.runtime.run import in_order, run
 
@@ -35,7 +36,9 @@ class TfliteModel:
         if self.padding is None:
             return run(self._interpreter, inputs)
         names = self.padding.input_names
-        arrays = self.padding.check(dict(zip(names, in_order(inputs, names), strict=True)))
-        found = run(self._interpreter, dict(zip(names, self.padding.fill(arrays), strict=True)))
-        cut = self.padding.cut(list(found.values()), list(found), arrays)
-        return dict(zip(found, cut, strict=False))
+        with well_formed():
+            arrays = self.padding.check(dict(zip(names, in_order(inputs, names), strict=True)))
+            filled = dict(zip(names, self.padding.fill(arrays), strict=True))
+        found = run(self._interpreter, filled)
+        with well_formed():
+            return dict(zip(found, self.padding.cut(list(found.values()), list(found), arrays), strict=False))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.graph_inputs import well_formed
 from bgnn.runtime_bench.runtime.padded import padding_of
 
 
@@ -120,5 +121,9 @@ def run_file(
         return interpreter.run(*inputs)
     if len(inputs) != len(padding.input_names):
         raise UsageError(f"the file takes {len(padding.input_names)} inputs, {len(inputs)} were given")
-    arrays = padding.check(dict(zip(padding.input_names, inputs, strict=True)))
-    return padding.cut(interpreter.run(*padding.fill(arrays)), interpreter.output_names, arrays)
+    with well_formed():
+        arrays = padding.check(dict(zip(padding.input_names, inputs, strict=True)))
+        filled = padding.fill(arrays)
+    found = interpreter.run(*filled)
+    with well_formed():
+        return padding.cut(found, interpreter.output_names, arrays)
