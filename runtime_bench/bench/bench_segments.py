@@ -1,4 +1,4 @@
-"""How TFLite's own operators sum over edges, and what each way costs: `python -m bgnn.runtime_bench.bench.bench_segments`.
+"""What sums over edges cost by TFLite's own operators: `python -m bgnn.runtime_bench.bench.bench_segments`.
 
 A gather and UNSORTED_SEGMENT_SUM do the edges' work; a neighbour table of fixed width is gathered and summed to the
 width of the largest hub; an adjacency matrix is a product of nodes by nodes. Milliseconds, the least of some runs on

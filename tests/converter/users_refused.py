@@ -135,7 +135,7 @@ CLOUDS: dict[Callable[[Tensor], Tensor], tuple[str, str]] = {
     manhattan: ("torch.cdist", "docs/ops.md"),
     doubled: ("Tensor.double", "float32"),
     misfit: ("fails eagerly", "mend the model"),
-    spread: ("Tensor.scatter_add", "--target one of onnx-x86"),
+    spread: ("Tensor.scatter_add", "edge_index int64 [2, E]"),
 }
 GRAPHS: dict[Callable[[Tensor], Tensor], tuple[str, str]] = {
     levels: ("Tensor.unique", "mask them"),
