@@ -289,7 +289,7 @@ def way_out(node: fx.Node, target: str) -> str:
     edges = edge_inputs(node.graph)
     open_targets = names_with("open")
     if edges and target and target not in open_targets and ops.name_of(node.target) in _on_onnx():
-        return f"of graph networks, {' and '.join(open_targets)} take it"
+        return f"graph networks with it go to --target {' or '.join(open_targets)}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     if "sparse" in str(node.target) or (node.all_input_nodes and "sparse" in str(node.all_input_nodes[0].target)):
