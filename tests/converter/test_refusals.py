@@ -62,8 +62,8 @@ def test_graphs(helper: Callable[[Tensor], Tensor], words: tuple[str, str]) -> N
 
 
 def test_what_onnx_alone_has_is_told_of_graph_networks() -> None:
-    message = refusal(users.Graph(users.running), EDGES, "tflite-arm64")
-    check(message, ("Tensor.cumsum", "--target onnx-x86 or onnx-int8-x86"), line_of(users.running))
+    message = refusal(users.Graph(users.summed_up), EDGES, "tflite-arm64")
+    check(message, ("Tensor.cumsum", "--target onnx-x86 or onnx-int8-x86"), line_of(users.summed_up))
 
 
 def test_a_layer_of_pyg_is_named_at_the_users_line() -> None:

@@ -49,7 +49,7 @@ def branch(x: Tensor) -> Tensor:
     return -x
 
 
-def running(x: Tensor) -> Tensor:
+def summed_up(x: Tensor) -> Tensor:
     return x.cumsum(-1)  # here
 
 
