@@ -167,6 +167,8 @@ def walk(
         check_sizes(gm, plan)
         if stage == "semantic":
             name_layers(gm)
+        gm.graph.lint()
+        gm.recompile()
         yield stage, results
 
 

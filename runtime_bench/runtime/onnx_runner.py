@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.runtime import graphs, limits, saturation
+from bgnn.runtime_bench.runtime import graphs, limits, onnx_ops, saturation
 from bgnn.runtime_bench.runtime.errors import BgnnError
 from bgnn.runtime_bench.runtime.graph_inputs import checked, list_of_entries, size_of, well_formed
 from bgnn.runtime_bench.runtime.saturation import Saturation
@@ -30,6 +30,9 @@ class OnnxModel:
         data = _read(model)
         with well_formed():
             self.sums: list[dict[str, Any]] = list_of_entries(_property(data, "bgnn.sums") or "[]")
+            for one in self.sums:
+                if one["seen"] is not None and not 0 <= one["seen"] <= 1:
+                    raise ValueError(f"a share of {one['seen']}")
             with_sums = saturation.with_outputs(data, [one["tensor"] for one in self.sums])
         self.saturation: list[Saturation] = []
         """Of the last `run`: the codes of each sum at an end of their range."""
@@ -166,18 +169,13 @@ def _read(model: Path | str | bytes) -> bytes:
 
 def _session(data: bytes, threads: int) -> Any:
     limits.check_threads("threads", threads)
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BgnnError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
+    onnxruntime = onnx_ops.runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and need not be printed too
     if _has_own_operators(data):
-        from bgnn.runtime_bench.runtime.onnx_ops import register_ops
-
-        register_ops(options)
+        onnx_ops.register_ops(options)
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
