@@ -30,10 +30,10 @@ define make_venv
 	fi
 endef
 
-$(VENV)/.installed: pyproject.toml runtime_bench/packaging/pyproject.toml Makefile
+$(VENV)/.installed: pyproject.toml runtime_bench/toolchain/packaging/pyproject.toml Makefile
 	@$(call make_venv,$(VENV))
 	@echo "setup: installing the packages of pyproject.toml into $(VENV) (PyTorch alone is about 200 MB; minutes on first use)"
-	@$(VENV)/bin/python $(PIP_INSTALL) --editable runtime_bench/packaging --editable '.[dev,pyg,models]'
+	@$(VENV)/bin/python $(PIP_INSTALL) --editable runtime_bench/toolchain/packaging --editable '.[dev,pyg,models]'
 	@touch $@
 	@echo "setup: $(VENV) is ready"
 
@@ -55,7 +55,7 @@ $(KERAS_VENV)/.installed: tests/cross_check/requirements.txt
 	@$(KERAS_VENV)/bin/python $(PIP_INSTALL) -r $<
 	@touch $@
 
-# What runs binary files, for this machine. Python finds the library in runtime_bench/lib.
+# What runs binary files, for this machine. Python finds the library in runtime_bench/runtime/lib.
 kernels: ## build the project's own kernels and the TFLite delegate (needs g++)
 	@if ! command -v g++ >/dev/null; then \
 	  echo "make: no g++, which builds the kernels that binary files run with; on Debian: apt-get install g++" >&2; exit 1; fi
@@ -75,10 +75,10 @@ lint: $(VENV)/.installed ## style (ruff) and types (mypy)
 	@$(VENV)/bin/mypy -p bgnn
 
 bench: setup kernels ## speed, size and memory of BF, RF and fp32 DGCNN, measured side by side
-	@$(VENV)/bin/python -m bgnn.runtime_bench.bench_dgcnn
+	@$(VENV)/bin/python -m bgnn.runtime_bench.bench.bench_dgcnn
 
 bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteRT, ONNX Runtime, FAISS, usearch (SECTIONS="files ops knn")
-	@PYTHONPATH=$(CURDIR)/.cache/bench $(VENV)/bin/python -m bgnn.runtime_bench.bench_kernels $(SECTIONS)
+	@PYTHONPATH=$(CURDIR)/.cache/bench $(VENV)/bin/python -m bgnn.runtime_bench.bench.bench_kernels $(SECTIONS)
 
 # What Hamming k-NN is compared with. Beside the environment: nothing else needs them (numkong is usearch's).
 .cache/bench/.installed: $(VENV)/.installed
@@ -86,31 +86,31 @@ bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteR
 	@touch $@
 
 bench-int8: setup kernels ## INT8 graph layers beside fp32, on Cora, Citeseer, molecules, a power-law graph (ARGS="--graphs cora --planetoid DIR")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench_int8 $(ARGS)
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_int8 $(ARGS)
 
 bench-accuracy: setup kernels ## INT8 networks trained on Cora and Citeseer, PyTorch beside the files: accuracies, codes (ARGS="--root DIR")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench_accuracy $(ARGS)
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_accuracy $(ARGS)
 
 bench-calibrated: setup kernels ## point-cloud networks in INT8 by --calibrate beside float: accuracy, size, time (ARGS="--models DIR")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench_calibrated $(ARGS)
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_calibrated $(ARGS)
 
 bench-binary-graphs: setup kernels ## binary GraphSAGE and GCN on Cora beside the float files (ARGS="--planetoid DIR")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench_binary_graphs $(ARGS)
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_binary_graphs $(ARGS)
 
 interpreters: setup kernels ## the same files in five stock TFLite interpreters, each in its own environment (about 2.5 GB)
-	@$(VENV)/bin/python -m bgnn.runtime_bench.stock_interpreters
+	@$(VENV)/bin/python -m bgnn.runtime_bench.bench.stock_interpreters
 
 fuzz: setup kernels ## changed files through LiteRT and ONNX Runtime with our libraries, under sanitizers (COUNT=10000 SEED=1)
-	@$(MAKE) -s -C tests/runtime_bench/delegate/fuzz files onnx VENV=$(abspath $(VENV))
+	@$(MAKE) -s -C tests/runtime_bench/kernels/delegate/fuzz files onnx VENV=$(abspath $(VENV))
 
 wheels: setup ## the wheels into dist/: bgnn-convert, and bgnn-runtime for devices, x86-64 and aarch64
-	@$(MAKE) -s -C runtime_bench/packaging wheels VENV=$(abspath $(VENV))
+	@$(MAKE) -s -C runtime_bench/toolchain/packaging wheels VENV=$(abspath $(VENV))
 
 aarch64: setup kernels ## the kernels and the delegate as a Cortex-A72 under qemu; instruction counts against the record
-	@$(MAKE) -s -C runtime_bench/aarch64 test counts VENV=$(abspath $(VENV))
+	@$(MAKE) -s -C runtime_bench/toolchain/aarch64 test counts VENV=$(abspath $(VENV))
 
 a72: setup kernels ## MODELLED times on a Cortex-A72 at 1.5 GHz, beside the paper's profile
-	@$(MAKE) -s -C runtime_bench/aarch64 model VENV=$(abspath $(VENV))
+	@$(MAKE) -s -C runtime_bench/toolchain/aarch64 model VENV=$(abspath $(VENV))
 
 cross-check: setup kernels $(KERAS_VENV)/.installed ## compare our file with the paper's route (Keras, larq, LCE's converter)
 	@BGNN_KERAS_PYTHON=$(abspath $(KERAS_VENV))/bin/python $(VENV)/bin/python -m pytest -q -rs --show-capture=no tests/cross_check

@@ -39,9 +39,9 @@ from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constan
 from bgnn.passes.index_limits import edge_inputs
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.passes.join_edges import most_copies
-from bgnn.runtime_bench.interpreters import run_file
-from bgnn.runtime_bench.onnx_runner import check_rows
-from bgnn.runtime_bench.outputs import write_files
+from bgnn.runtime_bench.runtime.onnx_runner import check_rows
+from bgnn.runtime_bench.runtime.outputs import write_files
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 ROUNDINGS = [torch.ops.bgnn.fake_quant, aten.round, aten.floor, aten.ceil, aten.trunc, aten.sign, aten.sgn]
 

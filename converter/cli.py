@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from bgnn.converter.errors import BgnnError, UsageError
 from bgnn.converter.targets import STAGES, TARGETS
-from bgnn.runtime_bench import streams
-from bgnn.runtime_bench.outputs import Stopped, check_output, stops_as_errors, write_files
+from bgnn.runtime_bench.runtime import streams
+from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
 
 if TYPE_CHECKING:
     from rich.console import Console

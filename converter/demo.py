@@ -25,8 +25,8 @@ from bgnn.converter.api import convert
 from bgnn.converter.load import load
 from bgnn.models.checkpoint import build_model, load_checkpoint
 from bgnn.models.shapes import HELD_OUT_SEED, SHAPES, make_clouds
-from bgnn.runtime_bench.interpreters import open_file
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.tflite_runner import open_file
 
 PAPER_MODELS = [("dgcnn", "tflite-arm64"), ("rf", "lce-arm64"), ("bf1", "lce-arm64"), ("bf2", "lce-arm64")]
 CLOUDS, BATCH = 1000, 50

@@ -99,7 +99,7 @@ def loop_rows(values: Tensor, edge_index: Tensor, base: Tensor) -> Tensor:
 
 
 def neighbour_table(index: Tensor, n: int, buckets: int, powers_of_two: bool) -> Tensor:
-    """The index of segments, int64 `[E]` in 0..n-1, as the host lays it out (runtime_bench/graphs.py): itself.
+    """The index of segments, int64 `[E]` in 0..n-1, as the host lays it out (the runtime's graphs.py): itself.
 
     Where it is a row of a graph's edges, the table holds the other row as well. Nodes stand in `buckets` by their
     number of edges, whose widths are 2^k and, unless `powers_of_two`, 3 * 2^k.

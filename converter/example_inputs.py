@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from bgnn.converter.errors import ConversionError, UsageError
-from bgnn.runtime_bench import limits
+from bgnn.runtime_bench.runtime import limits
 
 MAX_ELEMENTS = 2**31  # a TFLite tensor's byte offsets and shapes are 32-bit
 SEED = 0

@@ -41,7 +41,7 @@ from torch.utils import _pytree as pytree
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.example_inputs import MAX_ELEMENTS
 from bgnn.converter.untrusted import check_archive, read_torch
-from bgnn.runtime_bench import limits
+from bgnn.runtime_bench.runtime import limits
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 _ATTRIBUTE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bgnn.converter.errors import UsageError
-from bgnn.runtime_bench import limits
+from bgnn.runtime_bench.runtime import limits
 
 _MOST_VALUES = 10**7
 _FILLS = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes.graph import aten, call, constant, literal, shape_of
-from bgnn.runtime_bench.graphs import FREE, segments
+from bgnn.runtime_bench.runtime.graphs import FREE, segments
 
 BUCKETS = 4  # of nodes of like degree, where one table would be several times as long as the edges
 ONE_BLOCK = 1 << 40

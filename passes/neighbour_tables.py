@@ -1,4 +1,4 @@
-"""Sums over edges by neighbour tables, which the host makes (runtime_bench/graphs.py): they become data by name.
+"""Sums over edges by neighbour tables, which the host makes (the runtime's graphs.py): they become data by name.
 
     segment_sum(values, index, n)          segment_sum(values, neighbour_table(index, n), n)
     segment_sum(full(E, c), index, n)      degrees(neighbour_table(index, n), n) * c

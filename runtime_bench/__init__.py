@@ -1,7 +1,5 @@
-"""Running emitted files on the runtimes that users have, and measuring them: time, size and memory, side by side."""
+"""Running emitted files on the runtimes that users have, and measuring them: four rooms.
 
-from __future__ import annotations
-
-from bgnn.runtime_bench.delegate import load_interpreter
-
-__all__ = ["load_interpreter"]
+`runtime` ships to devices and imports nothing of the rest; `kernels` is its C++; `bench` measures; `toolchain` builds
+wheels and runs aarch64 without a board.
+"""

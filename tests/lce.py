@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from bgnn.converter.errors import BgnnError
-from bgnn.runtime_bench.interpreters import lce_python
+from bgnn.runtime_bench.bench.lce import lce_python
 
 try:
     lce_python()

@@ -18,8 +18,8 @@ from bgnn.converter.onnx.emit import emit
 from bgnn.converter.sizes import graph_axes, host_size
 from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, neighbour_tables
-from bgnn.runtime_bench.onnx_ops import library_path
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_ops import library_path
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 try:
     library_path()

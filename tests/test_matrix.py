@@ -27,8 +27,8 @@ from bgnn.converter.calibrate import Calibration
 from bgnn.converter.errors import BgnnError
 from bgnn.converter.targets import TARGETS
 from bgnn.models.checkpoint import build_model
-from bgnn.runtime_bench.interpreters import run_file
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 CELLS = [
     ("lce-arm64", "stock"), ("lce-arm64", "bgnn"), ("tflite-arm64", "stock"), ("tflite-int8-arm64", "stock"),

@@ -8,8 +8,9 @@ What a conversion cannot catch, because it is not on its way, and the test that 
 
 - the fused edge operators' thresholds on the runtime (only the graph's are proven for all values; samples run them):
   tests/runtime_bench/kernels/test_kernels.py, with every kernel against its reference on each instruction set;
-- the aarch64 kernels, which no conversion on x86 runs: tests/runtime_bench/aarch64;
-- tables of more than 65,536 nodes: tests/runtime_bench/ort/test_large_graphs.py and tests/runtime_bench/test_graphs.py;
+- the aarch64 kernels, which no conversion on x86 runs: tests/runtime_bench/toolchain/aarch64;
+- tables of more than 65,536 nodes: tests/runtime_bench/kernels/ort/test_large_graphs.py and, of the
+  runtime, test_graphs.py;
 - a tolerance or a comparison that is itself wrong: tests/converter/test_verify.py, test_rounding.py, test_eager.py.
 """
 
@@ -45,7 +46,7 @@ from bgnn.passes import (
     split_edge_linear,
     tabulate,
 )
-from bgnn.runtime_bench import graphs
+from bgnn.runtime_bench.runtime import graphs
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ from bgnn.converter.onnx.walk import Walk
 from bgnn.converter.sizes import host_size
 from bgnn.passes import code_ranges, index_limits, ops
 from bgnn.passes.graph import is_call
-from bgnn.runtime_bench.onnx_runner import OnnxModel
-from bgnn.runtime_bench.saturation import SaturationWarning
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.saturation import SaturationWarning
 
 _LOWERINGS: dict[str, Callable[..., Any]] = {
     **float_ops.LOWERINGS,
@@ -57,12 +57,12 @@ def emit(
     `gm`: placeholders, get_attr constants, calls of `supported_ops()`, one output of a node or a tuple of nodes;
     every node's `meta["val"]` gives dtype and shape, a dimension that is no int being dynamic. With `optimize` 1
     edges enter as neighbour tables (tables.py); the property "bgnn.neighbour_tables" tells the host how to make them,
-    and "bgnn.inputs" what the user gives (runtime_bench/onnx_runner.py does both). With 0 they enter as they are, and
+    and "bgnn.inputs" what the user gives (`OnnxModel` does both). With 0 they enter as they are, and
     with `kernels` "bgnn", which takes this project's operators for whatever works on edges.
     `input_names` and `output_names` name inputs and outputs in the graph's order; `metadata` becomes the model's
     properties. `probes`: more nodes whose tensors the file returns after the outputs, in this order, under the keys
     as names. `seen`: by name, the share of a sum's codes at the ends of their range on the example graph
-    (runtime_bench/saturation.py).
+    (runtime_bench/runtime/saturation.py).
 
     Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that the file cannot
     hold, and UsageError where the names do not fit the graph.

@@ -2,7 +2,7 @@
 
 In the IR an edge tensor is [E, ...]. Here it is never made. For a segment op over a `bgnn::neighbour_table` (which can
 have one, passes/neighbour_tables.py says), everything between it and the tensors of nodes is written once for every
-*bucket* of nodes (runtime_bench/graphs.py makes the tables), in the body of a Scan over the bucket's blocks, where an
+*bucket* of nodes (the runtime's graphs.py makes the tables), in the body of a Scan over the bucket's blocks, where an
 edge tensor is [rows, width, ...]: a gather by the edges' sources reads the rows that the table names, a gather by their
 targets is one row for a whole row of the table, [rows, 1, ...], and the segment op is a reduction of axis 1. Each of
 these tensors fits the processor's cache.
@@ -27,7 +27,7 @@ from bgnn.converter.sizes import host_size
 from bgnn.converter.tflite.walk import arguments
 from bgnn.passes.graph import arg, calls, is_call, value_of
 from bgnn.passes.neighbour_tables import Edges, Index, index_of, is_listed
-from bgnn.runtime_bench.graphs import FREE
+from bgnn.runtime_bench.runtime.graphs import FREE
 
 aten = torch.ops.aten
 bgnn = torch.ops.bgnn

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bgnn.converter.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 
 HERE = Path(__file__).resolve().parent
 ISAS = ("portable", "avx2", "avx512", "neon")

@@ -18,7 +18,7 @@ from bgnn.converter import api
 from bgnn.converter.api import convert
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.onnx.emit import run_file as run_onnx
-from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 X = randn(2, 6, 3)
 

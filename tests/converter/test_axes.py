@@ -15,8 +15,8 @@ from torch_geometric.nn import GCNConv, HeteroConv, SAGEConv, global_mean_pool
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.axes import trace_sized
 from bgnn.converter.errors import ConversionError, UsageError
-from bgnn.runtime_bench.interpreters import run_file
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 Inputs = tuple[Tensor, ...]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bgnn.converter.api import convert
 from bgnn.converter.onnx.emit import run_file as run_onnx
-from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 INPUTS = {  # of a layer: x [B, N, C] real, p the layer's parameters
     "scale of the layer": lambda p, x: p.alpha * torch.sign(x),

@@ -20,7 +20,7 @@ from bgnn.converter.api import Conversion, convert
 from bgnn.converter.calibrate import Calibration, FileGap, read_samples
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.passes.graph import PassResult
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 
 class Net(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from bgnn.converter import api, cli
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.models.checkpoint import build_model, save_checkpoint
-from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 SMALL: dict[str, Any] = {
     "classes": 5,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bgnn.converter import demo
 from bgnn.converter.errors import BgnnError
-from bgnn.runtime_bench import onnx_ops
+from bgnn.runtime_bench.runtime import onnx_ops
 
 try:
     onnx_ops.library_path()

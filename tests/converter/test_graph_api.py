@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from graph_models import GCN, LoopedGCN, OfficialQuantizer, TorchQuantizer, awkw
 from onnx_graphs import FORMS, Form
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, TransformerConv, global_mean_pool
+from torch_geometric.utils import scatter, softmax
 
 from bgnn.converter.api import convert
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.models.dq.networks import build
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 CODE = 0.027  # what the outputs of GCN are rounded to
 

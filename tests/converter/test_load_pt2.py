@@ -26,7 +26,7 @@ from bgnn.converter.api import convert
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.load import load
 from bgnn.converter.load_pt2 import load_pt2
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 
 class Net(nn.Module):

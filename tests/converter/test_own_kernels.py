@@ -17,8 +17,8 @@ from bgnn.converter.api import Conversion, convert
 from bgnn.converter.errors import BgnnError, UsageError
 from bgnn.models.checkpoint import build_model
 from bgnn.models.layers import Rescale
-from bgnn.runtime_bench import delegate
-from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.runtime import delegate
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 try:
     delegate.library_path()

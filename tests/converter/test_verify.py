@@ -374,7 +374,7 @@ def test_signs_that_settle_zero_themselves_are_no_question() -> None:
     model = Wrapped(lambda m, x: torch.where(x > 0, 1.0, -1.0) * 2, {})
     conversion = api.convert(model, (x,), target="lce-arm64", sign_zero="error")
     assert conversion.report.sign_zeros == 0
-    from bgnn.runtime_bench.interpreters import run_file
+    from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
     assert conversion.model_bytes is not None
     assert run_file(conversion.model_bytes, [x.numpy()])[0].tolist() == [[-2.0] * 3] * 4

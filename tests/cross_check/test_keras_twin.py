@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bgnn.converter.api import convert
 from bgnn.models.dgcnn import ARCHITECTURES
-from bgnn.runtime_bench.interpreters import LceInterpreter
+from bgnn.runtime_bench.bench.lce import LceInterpreter
 
 HERE = Path(__file__).parent
 KERAS_PYTHON = Path(os.environ.get("BGNN_KERAS_PYTHON", HERE.parent.parent / ".venv-keras" / "bin" / "python"))

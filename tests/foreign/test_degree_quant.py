@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import degree_quant_layers as theirs
 
 from bgnn.converter.api import convert
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.load import load
-from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 
 @dataclasses.dataclass(frozen=True)

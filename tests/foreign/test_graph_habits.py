@@ -13,7 +13,7 @@ from bgnn.converter import stages
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.sizes import graph_axes
 from bgnn.converter.trace import trace
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 
 class ByHand(nn.Module):

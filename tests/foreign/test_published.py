@@ -22,7 +22,7 @@ from bgnn.converter.api import convert
 from bgnn.converter.cli import _settings
 from bgnn.converter.errors import UsageError
 from bgnn.converter.load import LoadOptions, load
-from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 SIZES: dict[str, Any] = {"k": 5, "num_points": 28, "emb_dims": 40, "widths": (16, 16, 24, 32), "mlp": (24, 16),
                          "classes": 6}  # fmt: skip

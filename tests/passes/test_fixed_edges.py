@@ -12,8 +12,8 @@ from bgnn.converter.api import convert
 from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, recognise_aggregation
 from bgnn.passes.graph import calls, run
-from bgnn.runtime_bench.interpreters import run_file
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 N = 12
 SCATTERS = (aten.scatter_add, aten.scatter_reduce, aten.index_add, aten.index_reduce, aten.index_put)

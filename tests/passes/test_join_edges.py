@@ -16,7 +16,7 @@ from bgnn import convert
 from bgnn.converter.sizes import check_open, graph_axes
 from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, index_limits, join_edges, merge_equal_nodes
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 
 def joined(function: Callable[..., Any]) -> fx.GraphModule:

@@ -2,7 +2,7 @@
  *
  * OrtApi is a struct of function pointers to which ONNX Runtime only ever appends, so a function is known by its
  * place. Declared by hand, because no package ships the header: the numbers are the places in API version 17
- * (ONNX Runtime 1.17, the first with KernelContext_ParallelFor). tests/runtime_bench/ort/test_versions.py runs the
+ * (ONNX Runtime 1.17, the first with KernelContext_ParallelFor). tests/runtime_bench/kernels/ort/test_versions.py runs the
  * operators on the newest runtime and on older ones. */
 #ifndef BGNN_ORT_ABI_H
 #define BGNN_ORT_ABI_H

@@ -14,7 +14,7 @@ from onnx_graphs import FORMS, file_of, needs_ops, open_graph, random_edges, run
 from bgnn.converter.errors import UsageError
 from bgnn.converter.onnx.emit import emit, run_file, supported_ops
 from bgnn.converter.onnx.inspect import operators
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 bgnn = torch.ops.bgnn
 

@@ -10,7 +10,7 @@ from onnx_graphs import file_of, open_graph, run
 from torch.nn import functional as F
 
 from bgnn.converter.errors import ConversionError
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 aten = torch.ops.aten
 bgnn = torch.ops.bgnn

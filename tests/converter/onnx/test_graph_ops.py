@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from bgnn.converter.errors import UsageError
 from bgnn.converter.onnx.inspect import operators
 from bgnn.passes import recognise_self_loops
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 bgnn = torch.ops.bgnn
 SEGMENTS = ("segment_sum", "segment_mean", "segment_max")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx_graphs import FORMS, check, file_of, open_graph, random_edges, run
 
 from bgnn.converter.onnx.inspect import operators
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 bgnn = torch.ops.bgnn
 ALL_CODES = torch.arange(256, dtype=torch.uint8)

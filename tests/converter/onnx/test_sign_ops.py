@@ -10,7 +10,7 @@ from onnx_graphs import file_of, run
 
 from bgnn.converter.onnx.inspect import operators
 from bgnn.converter.onnx.sign_ops import bits
-from bgnn.runtime_bench.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 bgnn = torch.ops.bgnn
 

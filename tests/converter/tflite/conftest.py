@@ -17,7 +17,8 @@ import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.tflite import emit
 from bgnn.passes import canonicalise
 from bgnn.passes.graph import as_meta
-from bgnn.runtime_bench.interpreters import KERNELS, Interpreter, LceInterpreter, has_lce_ops, open_file
+from bgnn.runtime_bench.bench.lce import KERNELS, Interpreter, LceInterpreter
+from bgnn.runtime_bench.runtime.tflite_runner import has_lce_ops, open_file
 
 
 def make_graph(function: Callable[..., Any], inputs: list[torch.Tensor], **constants: torch.Tensor) -> fx.GraphModule:

@@ -13,8 +13,8 @@ from torch import Tensor
 from bgnn.converter.dialect import ops, pack
 from bgnn.converter.errors import BgnnError
 from bgnn.converter.tflite.inspect import operators
-from bgnn.runtime_bench import delegate
-from bgnn.runtime_bench.interpreters import LiteRTInterpreter, has_bgnn_ops
+from bgnn.runtime_bench.runtime import delegate
+from bgnn.runtime_bench.runtime.tflite_runner import LiteRTInterpreter, has_bgnn_ops
 
 try:
     delegate.library_path()

@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.tflite import emit
 from bgnn.converter.tflite.emit import supported_ops
-from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 aten, bgnn = torch.ops.aten, torch.ops.bgnn
 

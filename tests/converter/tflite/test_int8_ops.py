@@ -9,7 +9,7 @@ import torch
 import bgnn.converter.dialect_int8
 from bgnn.converter.tflite.inspect import operators
 from bgnn.converter.tflite.walk import SHIFT
-from bgnn.runtime_bench.interpreters import LiteRTInterpreter
+from bgnn.runtime_bench.runtime.tflite_runner import LiteRTInterpreter
 
 bgnn, aten = torch.ops.bgnn, torch.ops.aten
 X = (0.0213, 131, 0, 255)

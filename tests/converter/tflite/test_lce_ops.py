@@ -8,7 +8,7 @@ import torch
 from bgnn.converter.dialect import pack as packed
 from bgnn.converter.dialect import packed_words
 from bgnn.converter.errors import ConversionError
-from bgnn.runtime_bench.interpreters import run_file
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 aten, bgnn = torch.ops.aten, torch.ops.bgnn
 

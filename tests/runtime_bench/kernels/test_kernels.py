@@ -14,8 +14,8 @@ from tests.runtime_bench.kernels import references
 from tests.runtime_bench.kernels.cases import CASES, Arguments, cases, fresh, guards_are_whole
 
 from bgnn.converter import dialect
-from bgnn.converter.errors import UsageError
 from bgnn.runtime_bench.kernels import library
+from bgnn.runtime_bench.runtime.errors import UsageError
 
 RUNNABLE = {kernels.isa: kernels for kernels in library.runnable()}
 PORTABLE = RUNNABLE["portable"]

@@ -21,14 +21,14 @@ from tests.runtime_bench.kernels.cases import CASES, Arguments, cases
 
 from bgnn.runtime_bench.kernels import library
 
-# `make -C runtime_bench/aarch64 kernels` names its own compiler and the kernels that it built.
+# `make -C runtime_bench/toolchain/aarch64 kernels` names its own compiler and the kernels that it built.
 COMPILER = shlex.split(os.environ.get("BGNN_AARCH64_CXX", "aarch64-linux-gnu-g++"))
 KERNELS = os.environ.get("BGNN_AARCH64_KERNELS")
 EMULATOR = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 pytestmark = pytest.mark.slow
 needs_aarch64 = pytest.mark.skipif(
     not (shutil.which(COMPILER[0]) and EMULATOR),
-    reason=f"{COMPILER[0]} and qemu-aarch64 are needed: make -C runtime_bench/aarch64 kernels brings its own",
+    reason=f"{COMPILER[0]} and qemu-aarch64 are needed: make -C runtime_bench/toolchain/aarch64 kernels brings its own",
 )
 needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="an x86-64 machine is needed")
 

@@ -1,0 +1,114 @@
+"""What files and arrays may ask for: one budget for the memory that sizes in a file stand for, checked before anything
+is allocated, and no NaN.
+
+A small file can state large sizes: an array's header, a tensor that repeats one number, a network's widths. Whatever
+reads files calls `check_bytes` with the sum of what they ask for. The budget is 2 GiB, the most that a TFLite or ONNX
+file can hold; the environment's BGNN_MEMORY (8G, 500M, or bytes) sets another.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from bgnn.runtime_bench.runtime.errors import UsageError
+
+VARIABLE = "BGNN_MEMORY"
+DEFAULT = 2 << 30
+MOST_THREADS = 1024
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_HEADER = 1 << 16  # bytes; numpy itself refuses headers of more than 10,000
+
+
+def budget() -> int:
+    """The budget in bytes. Raises UsageError where BGNN_MEMORY is no size."""
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return DEFAULT
+    match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)(?:i?B)?", text, re.ASCII | re.IGNORECASE)
+    if not match:
+        raise UsageError(f"{VARIABLE}={text[:40]} is no size: write 8G, 500M or a number of bytes")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def check_bytes(what: str, size: int) -> None:
+    """Raises UsageError if `what` asks for more bytes than the budget."""
+    if size > budget():
+        raise UsageError(
+            f"{what} asks for {_readable(size)} of memory, more than the budget of {_readable(budget())}: "
+            f"if that is meant, raise it with {VARIABLE} in the environment, as in {VARIABLE}=8G"
+        )
+
+
+def check_numbers(name: str, array: np.ndarray) -> None:
+    """Raises UsageError for an input with NaN: every comparison with one is false, and bits hide it."""
+    if array.dtype.kind == "f" and (count := int(np.isnan(array).sum())):
+        raise UsageError(f"input {name} holds {count} NaN: replace missing values before running the model")
+
+
+def check_threads(name: str, threads: int) -> None:
+    """Raises UsageError unless a runtime can be asked for so many: each costs memory before it has work."""
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"{name} = {threads}: at least one thread is needed, and {MOST_THREADS} are the most")
+
+
+def _readable(size: int) -> str:
+    number = float(min(size, 10**300))
+    unit = next((name for name in ("bytes", "KiB", "MiB", "GiB") if (number := number / 1024) < 1), "TiB")
+    return f"{number * 1024:.3g} {unit}"
+
+
+def read_npz(path: Path, where: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, by name; headers are read first, so that nothing is inflated beyond the budget.
+
+    Raises UsageError, which begins with `where`, for a file that is missing, damaged, of another kind, too large, or
+    holds pickled objects.
+    """
+    if not path.is_file():
+        raise UsageError(f"{where}: " + ("not a file" if path.exists() else "no such file"))
+    try:
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                raise UsageError(f"{where} is a single array: save it with np.savez(path, name=array)")
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+            total = 0
+            for info in members:
+                with archive.open(info) as stream:
+                    total += _stated_bytes(f"{where}: {info.filename!r}", stream.read(_HEADER))
+                check_bytes(where, total)
+            return {info.filename.removesuffix(".npy"): _array(archive, info) for info in members}
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{where}: cannot read it ({error.strerror or error})") from error
+    except Exception as error:  # zipfile, zlib and numpy each have their own for a malformed file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"{where}: not a readable .npz of plain arrays ({reason})") from error
+
+
+def _stated_bytes(where: str, start: bytes) -> int:
+    """The bytes of the array whose .npy file begins with `start`."""
+    stream = io.BytesIO(start)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise UsageError(f"{where} holds pickled Python objects, which are not read")
+    if any(size < 0 for size in shape):
+        raise UsageError(f"{where} has a negative size")
+    return math.prod(shape) * dtype.itemsize
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as stream:
+        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+        if stream.read(1):  # also what has the checksum looked at
+            raise ValueError(f"{info.filename!r} holds more than its header says")
+    return array

@@ -1,0 +1,330 @@
+"""Runs converted ONNX files: checks the inputs, lays out the edges as the file wants them, calls ONNX Runtime.
+
+`OnnxModel("model.onnx").run(x=..., edge_index=...)`. Needs onnxruntime and NumPy, no PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgnn.runtime_bench.runtime import graphs, limits, saturation
+from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.saturation import Saturation
+
+_OWN_DOMAIN = b"bgnn"
+
+
+class OnnxModel:
+    """A file that bgnn-convert wrote, on ONNX Runtime's CPU kernels.
+
+    `model`: a path, or the file's bytes. `threads`: of each operator. Raises BgnnError where the file cannot be
+    read, was not written by bgnn-convert, or is refused by ONNX Runtime, with its reason.
+    """
+
+    def __init__(self, model: Path | str | bytes, threads: int = 1) -> None:
+        data = _read(model)
+        with _well_formed():
+            self.sums: list[dict[str, Any]] = _list_of_entries(_property(data, "bgnn.sums") or "[]")
+            with_sums = saturation.with_outputs(data, [one["tensor"] for one in self.sums])
+        self.saturation: list[Saturation] = []
+        """Of the last `run`: the codes of each sum at an end of their range."""
+        self.session = _session(with_sums, threads)
+        with _well_formed():
+            self._describe()
+
+    def _describe(self) -> None:
+        """What the session and the properties say of inputs and outputs. Names may be no UTF-8."""
+        properties = self.session.get_modelmeta().custom_metadata_map
+        if "bgnn.inputs" not in properties:
+            raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
+        self.properties: dict[str, str] = properties
+        self._fed = {one.name for one in self.session.get_inputs()}
+        self.inputs: list[dict[str, Any]] = _list_of_entries(properties["bgnn.inputs"])
+        self.tables: list[dict[str, Any]] = _list_of_entries(properties.get("bgnn.neighbour_tables", "[]"))
+        int(properties.get("bgnn.max_degree", "0"))
+        for one in self.tables:  # each bucket is an input
+            if not 1 <= one["buckets"] <= len(self._fed) or not 1 <= one["block"] < 2**31:
+                raise ValueError(f"a table of {one['buckets']} buckets")
+        if "bgnn.tables" in properties:
+            raise BgnnError("the file's neighbour tables are those of an earlier bgnn-convert: convert the model again")
+        self.input_names = [str(one["name"]) for one in self.inputs]
+        outputs = self.session.get_outputs()
+        self.output_names = [one.name for one in outputs[: len(outputs) - len(self.sums)]]
+        # of each output, the number of rows if it is fixed
+        self._rows = {
+            one.name: one.shape[0] if one.shape and isinstance(one.shape[0], int) else None
+            for one in self.session.get_outputs()
+        }
+
+    def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Runs the model on one graph, or one batch of them; returns the outputs by name.
+
+        `inputs`: by the file's input names, such as x float32 [nodes, features] and edge_index int64 [2, edges].
+        Raises UsageError for a missing input or one of another dtype or shape, an index out of range, or NaN, and
+        BgnnError where ONNX Runtime fails. Where more sums saturate than on the example graph it warns
+        (`SaturationWarning`); `saturation` then holds the counts.
+        """
+        with _well_formed():
+            return self._run(inputs)
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arrays = self._checked(inputs)
+        if self._nodes(arrays) != 0:
+            names = [*self.output_names, *(one["tensor"] for one in self.sums)]
+            found = self._results(names, self._laid_out(arrays))
+            self.saturation = saturation.count(self.sums, found[len(self.output_names) :])
+            saturation.warn(self.saturation)
+            return dict(zip(self.output_names, found, strict=False))
+        self.saturation = []
+        # ONNX Runtime's convolutions refuse tensors without rows: one node takes their place, and goes again.
+        dims = {one["name"]: one["shape"] for one in self.inputs}
+        one_node = {
+            name: np.zeros((1, *array.shape[1:]), array.dtype) if dims[name][0] == "nodes" else array
+            for name, array in arrays.items()
+        }
+        results = self.run_feeds(self._laid_out(one_node))
+        return {name: array[:0] if self._rows[name] is None else array for name, array in results.items()}
+
+    def feeds(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """What ONNX Runtime is given for some inputs: checked, and with the tables that the file wants.
+
+        It can be kept and given to `run_feeds` again, as long as the graph's edges stay as they are.
+        """
+        with _well_formed():
+            return self._laid_out(self._checked(inputs))
+
+    def _laid_out(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        feeds = {name: array for name, array in arrays.items() if name in self._fed}
+        for wanted in self.tables:
+            feeds.update(_tables(wanted, arrays))
+        return feeds
+
+    def run_feeds(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the model on what `feeds` gave; nothing is counted."""
+        return dict(zip(self.output_names, self._results(self.output_names, feeds), strict=True))
+
+    def _results(self, names: Sequence[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return list(self.session.run(list(names), feeds))
+        except Exception as error:  # onnxruntime's errors have no common base of their own
+            raise BgnnError(f"ONNX Runtime failed: {' '.join(str(error).split())}") from error
+
+    def _nodes(self, arrays: dict[str, np.ndarray]) -> int | None:
+        for one in self.inputs:
+            if one["shape"] and one["shape"][0] == "nodes":
+                return len(arrays[one["name"]])
+        return None
+
+    def _checked(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if set(inputs) != set(self.input_names):
+            given = ", ".join(inputs) or "none"
+            raise UsageError(f"the file's inputs are {', '.join(self.input_names)}; given were {given}")
+        sizes: dict[str, tuple[int, str]] = {}
+        arrays = {}
+        for one in self.inputs:
+            name, array = one["name"], np.asarray(inputs[one["name"]])
+            wanted = np.dtype(one["dtype"])
+            shape = ", ".join(str(dim) for dim in one["shape"])
+            if array.dtype != wanted:
+                raise UsageError(f"input {name} must be {wanted} [{shape}], got {array.dtype}{_way_out(array, wanted)}")
+            if array.ndim != len(one["shape"]):
+                raise UsageError(f"input {name} must be {wanted} [{shape}], got {list(array.shape)}")
+            for axis, dim in enumerate(one["shape"]):
+                size = array.shape[axis]
+                if isinstance(dim, int) and size != dim:
+                    raise UsageError(f"input {name} must be {wanted} [{shape}], got {list(array.shape)}")
+                if isinstance(dim, str) and sizes.setdefault(dim, (size, name))[0] != size:
+                    before = sizes[dim]
+                    raise UsageError(f"input {name} has {size} {dim}, but input {before[1]} has {before[0]}")
+            limits.check_numbers(name, array)
+            arrays[name] = np.ascontiguousarray(array)
+        for one in self.inputs:
+            for index in one["indices"]:
+                check_rows(arrays, one["name"], index["row"], index["below"])
+        for name, array in arrays.items():
+            if array.dtype == np.int64:
+                self._check_degrees(name, array)
+        return arrays
+
+    def _check_degrees(self, name: str, index: np.ndarray) -> None:
+        """32-bit sums were proven for nodes of so many edges, a self-loop included, and for no more."""
+        limit = int(self.properties.get("bgnn.max_degree", "0"))
+        for row in index if index.ndim == 2 else [index]:
+            if 0 < limit <= len(row) and row.min() >= 0 and np.bincount(row).max() >= limit:
+                raise UsageError(
+                    f"input {name} names one node {int(np.bincount(row).max())} times: the file's 32-bit sums hold for "
+                    f"fewer than {limit} edges of a node"
+                )
+
+
+def check_rows(arrays: Mapping[str, np.ndarray], name: str, row: int | None, below: Sequence[Any]) -> None:
+    """Raises UsageError unless the values of an index input, or of one row of it, are those of rows that are there.
+
+    `below`: how many rows each tensor has that they name rows of, as terms (`converter.sizes.Terms`).
+    """
+    values = arrays[name] if row is None else arrays[name][row]
+    if values.size and values.min() < 0:
+        bad = int(values[values < 0][0])
+        raise UsageError(f"input {name} holds {bad}: indices are numbers of rows, from 0")
+    for terms in below:
+        size, where = size_of(terms, arrays), f"input {name}" if row is None else f"row {row} of input {name}"
+        source = terms[0][1] if len(terms) == 1 and len(terms[0]) == 2 else {}
+        counted = f"there are {size} rows"
+        if source.get("axis") == 0:
+            counted = f"there are {size} nodes" if row is None else f"{source['input']} has {size} rows"
+        graphs.check_index(values, size, where, counted)
+
+
+@contextlib.contextmanager
+def _well_formed() -> Iterator[None]:
+    """What the properties say of a file is not trusted: whatever fails in following them is told as damage of them."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise BgnnError(f"the file's properties bgnn.* are damaged ({reason}): convert the model again") from error
+
+
+def _list_of_entries(text: str) -> list[dict[str, Any]]:
+    entries = json.loads(text)
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        raise ValueError("no list of entries")
+    return entries
+
+
+def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
+    if wanted == np.int64 and array.dtype.kind in "iuf":
+        return ": indices are int64; cast them with .astype('int64')"
+    return ": cast it with .astype('float32')" if wanted == np.float32 and array.dtype == np.float64 else ""
+
+
+def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tables that an entry of the property "bgnn.neighbour_tables" describes, by the names of the file's inputs."""
+    index, size = arrays[wanted["index"]], size_of(wanted["size"], arrays)
+    limits.check_bytes(f"a table of {size} nodes", 8 * size)
+    settings = {key: wanted[key] for key in ("buckets", "block", "powers_of_two")}
+    edges = index
+    if wanted["row"] is None:
+        made = graphs.segments(index, size, **settings)
+    else:
+        edges, loops = graphs.join_edges(index, wanted.get("joined", [0, 1])), wanted["self_loops"]
+        if loops is not None:
+            edges = graphs.with_self_loops(edges, size_of(loops["nodes"], arrays), loops["kind"])
+        others = int(edges[1 - wanted["row"]].max(initial=-1)) + 1  # checked against the rows there are
+        made = graphs.tables(edges, size, target=wanted["row"], num_others=others, **settings)
+    whole: dict[str, np.ndarray] = {"position": made.position, "counts": made.counts}
+    whole["widths"] = np.array([bucket.width for bucket in made.buckets], np.float32)
+    parts: dict[str, list[np.ndarray]] = {}
+    if "places" in wanted["fields"]:
+        whole["order"], parts["places"] = graphs.in_order(made)
+        whole["list"] = edges[:, whole["order"]].astype(np.int32)
+    feeds: dict[str, np.ndarray] = {}
+    for field in wanted["fields"]:
+        if field in whole:
+            feeds[f"{wanted['name']}.{field}"] = whole[field]
+            continue
+        for number, bucket in enumerate(made.buckets):
+            value = parts[field][number] if field in parts else getattr(bucket, field)
+            feeds[f"{wanted['name']}.{number}.{field}"] = value
+    return feeds
+
+
+def size_of(terms: Sequence[Sequence[Any]], arrays: Mapping[str, np.ndarray]) -> int:
+    """A size, as `converter.sizes.Terms` say how the inputs give it."""
+    return sum(int(factor) * math.prod(_factor(one, arrays) for one in what) for factor, *what in terms)
+
+
+def _factor(what: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:
+    if "input" in what:
+        return int(arrays[what["input"]].shape[what["axis"]])
+    if "maximum" in what:
+        return int(arrays[what["maximum"]].max(initial=-1))
+    if "number" in what:
+        return int(arrays[what["number"]])
+    return (
+        min(size_of(t, arrays) for t in what["least"])
+        if "least" in what
+        else max(size_of(t, arrays) for t in what["largest"])
+    )
+
+
+def _read(model: Path | str | bytes) -> bytes:
+    if isinstance(model, bytes):
+        return model
+    try:
+        return Path(model).read_bytes()
+    except OSError as error:
+        raise BgnnError(f"cannot read {model}: {error.strerror or error}") from error
+
+
+def _session(data: bytes, threads: int) -> Any:
+    limits.check_threads("threads", threads)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BgnnError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised, and need not be printed too
+    if _has_own_operators(data):
+        from bgnn.runtime_bench.runtime.onnx_ops import register_ops
+
+        register_ops(options)
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:
+        raise BgnnError(f"ONNX Runtime refuses the file: {' '.join(str(error).split())}") from error
+
+
+def _has_own_operators(model: bytes) -> bool:
+    """Whether the file imports the domain `bgnn`."""
+    # opset_import is field 8 of a ModelProto; its domain is field 1
+    wanted = bytes([0x0A, len(_OWN_DOMAIN)]) + _OWN_DOMAIN
+    return any(number == 8 and wanted in content for number, content in _messages(model))
+
+
+def _property(model: bytes, key: str) -> str | None:
+    """One of the model's properties, before ONNX Runtime has read it."""
+    # metadata_props is field 14 of a ModelProto; its entries' key is field 1, the value field 2
+    for number, content in _messages(model):
+        if number == 14:
+            entry = dict(_messages(content))
+            if entry.get(1) == key.encode():
+                return entry.get(2, b"").decode(errors="replace")
+    return None
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The outermost fields of a protobuf that have a length: (number, content)."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        if tag & 7 == 0:
+            _, at = _varint(data, at)
+        elif tag & 7 == 2:
+            length, at = _varint(data, at)
+            yield tag >> 3, data[at : at + length]
+            at += length
+        else:
+            return  # not an ONNX file; ONNX Runtime says so
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at a place of a protobuf, and the place after it."""
+    number = shift = 0
+    while at < len(data):
+        byte = data[at]
+        if shift > 63:  # no number of a protobuf is longer; ONNX Runtime says so
+            return 0, len(data)
+        number, at, shift = number | (byte & 0x7F) << shift, at + 1, shift + 7
+        if byte < 0x80:
+            break
+    return number, at

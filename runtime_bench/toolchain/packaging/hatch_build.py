@@ -1,0 +1,29 @@
+"""Fills the wheel: the modules of runtime/, the packages around it, and the library of BGNN_ARCH (BGNN_LIBRARY), which
+also names the wheel.
+
+Python only loads the library by its path: any Python 3 will do, so the tag is py3-none. An editable install holds
+nothing but the way to src/.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface  # type: ignore[import-not-found]
+
+
+class RuntimeHook(BuildHookInterface):
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable":
+            return
+        arch, library = os.environ["BGNN_ARCH"], os.environ["BGNN_LIBRARY"]
+        here = Path(self.root)
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-manylinux_2_17_{arch}"
+        source = here.parents[2] / "src"
+        room = source / "bgnn/runtime_bench/runtime"
+        modules = [*room.glob("*.py"), *(package / "__init__.py" for package in list(room.parents)[:2])]
+        build_data["force_include"] |= {str(path): str(path.relative_to(source)) for path in modules}
+        build_data["force_include"][library] = f"bgnn/runtime_bench/runtime/lib/{arch}/libbgnn_delegate.so"
