@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from bgnn.converter import stages
+from bgnn.converter.ahead import refuse_ahead
 from bgnn.converter.axes import trace_sized
 from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
 from bgnn.converter.decisions import completed, exact_decisions, holds_codes, run_with_taps, told
@@ -129,6 +130,8 @@ def convert(
         warnings.append(text)
         say(f"warning: {text}")
 
+    eager = EagerModel(model, keep_outputs, functools.partial(uncached, model))
+    refuse_ahead(eager, inputs, plan)
     say("tracing the model")
     with uncached(model):
         gm = trace_sized(
@@ -147,7 +150,6 @@ def convert(
     _check_indices(gm, inputs)
     is_graph = bool(edge_inputs(gm.graph))
     ops = kinds(gm)
-    eager = EagerModel(model, keep_outputs, functools.partial(uncached, model))
     examples = examples_of(gm, inputs, eager) if verify else []
     if verify:
         refuse_nan(examples[0].plain)

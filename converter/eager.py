@@ -43,7 +43,7 @@ class EagerModel:
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The kept outputs, ties and zeros settled. Raises ConversionError if the model fails on these inputs."""
-        return self._run(inputs, TieRule())
+        return self.run(_copies(inputs), TieRule())
 
     def compare(
         self, compare: Callable[[Mapping[str, Sequence[Tensor]], list[Tensor]], T], inputs: Sequence[Tensor],
@@ -59,11 +59,12 @@ class EagerModel:
             return compare({}, outputs)
         except ConversionError:
             mode = Recording(set(ops.values()))
-            again = self._run(inputs, mode)
+            again = self.run(_copies(inputs), mode)
             return compare({name: mode.seen.get(kind, []) for name, kind in ops.items()}, again)
 
-    def _run(self, inputs: Sequence[Tensor], mode: TorchDispatchMode) -> list[Tensor]:
-        given: tuple[Any, ...] = tuple(value.clone() for value in inputs)
+    def run(self, inputs: Sequence[Tensor], mode: AbstractContextManager[Any]) -> list[Tensor]:
+        """The kept outputs of one run within `mode`; forward may write to the inputs."""
+        given: tuple[Any, ...] = tuple(inputs)
         named: dict[str, Any] = {}
         with self.within(), _copy_of(self.model) as function, torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
             if isinstance(self.model, ExportedProgram):
@@ -77,6 +78,10 @@ class EagerModel:
                 ) from error
         leaves = pytree.tree_leaves(found)
         return [leaves[i].detach().clone() for i in self.keep]
+
+
+def _copies(inputs: Sequence[Tensor]) -> list[Tensor]:
+    return [value.clone() for value in inputs]
 
 
 @contextmanager

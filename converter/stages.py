@@ -170,6 +170,8 @@ def walk(
         check_sizes(gm, plan)
         if stage == "semantic":
             name_layers(gm)
+        gm.graph.lint()
+        gm.recompile()
         yield stage, results
 
 
@@ -244,14 +246,20 @@ def spec(stage: str, plan: Plan) -> frozenset[str] | None:
 
 def check_spec(gm: fx.GraphModule, stage: str, plan: Plan) -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
+    node = misplaced(gm, stage, plan)
+    if node is None:
+        return
+    owing = ops.OWED_BY.get(getattr(node.target, "overloadpacket", None))
+    if stage == "target" and owing is not None:
+        raise AssertionError(f"{node.target} is left at the end: {owing} owes it{user_code.where(node)}")
+    raise ConversionError(unsupported(node, plan.target))
+
+
+def misplaced(gm: fx.GraphModule, stage: str, plan: Plan) -> fx.Node | None:
+    """The first node whose op may not stand after `stage`; None if all may."""
     allowed = spec(stage, plan)
-    for node in gm.graph.nodes:
-        if allowed is None or node.op != "call_function" or ops.name_of(node.target) in allowed:
-            continue
-        owing = ops.OWED_BY.get(getattr(node.target, "overloadpacket", None))
-        if stage == "target" and owing is not None:
-            raise AssertionError(f"{node.target} is left at the end: {owing} owes it{user_code.where(node)}")
-        raise ConversionError(unsupported(node, plan.target))
+    functions = (node for node in gm.graph.nodes if node.op == "call_function")
+    return next((n for n in functions if allowed is not None and ops.name_of(n.target) not in allowed), None)
 
 
 def check_sizes(gm: fx.GraphModule, plan: Plan) -> None:

@@ -31,7 +31,14 @@ INTEGER_ONNX = "integer ONNX, for models with quantisers (or --calibrate) and fo
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("lce-arm64", "tflite", "TFLite with Larq Compute Engine's ops, for binary models", bits=True),
+        Target(
+            "lce-arm64",
+            "tflite",
+            "TFLite with Larq Compute Engine's ops, for binary models",
+            bits=True,
+            codes=True,
+            sums=False,
+        ),
         Target("tflite-arm64", "tflite", "TFLite's own ops, for float models", own=False),
         Target(
             "tflite-int8-arm64",

@@ -2,12 +2,14 @@
 
     layer_norm(x, w, b)                     (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b
     group_norm(x), instance_norm(x)         a norm of each group of channels, of each channel
+    batch_norm(x) by x's own statistics     a norm of each channel over all rows
     std(x), var(x), var_mean(x)             of the mean square of x - mean
     attention(q, k, v)                      softmax(q @ k' / sqrt(C)) @ v
     selu(x), celu(x), log_sigmoid(x)        scaled elu(x), -softplus(-x)
     isinf(x), isnan(x)                      abs(x) == inf, x != x
     log1p(x)                                log(1 + x)
     a & b, a | b, ~a of conditions          logical_and, logical_or, logical_not
+    any(x), all(x)                          the largest, the least of x != 0 as 1 and 0, > 0
     eye(n) of an open number                arange(n) == arange(n) as a column
     pad(x) with a number                    cat with tensors of that number
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
@@ -60,6 +62,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.instance_norm], _instance_norm),
         ([aten.std, aten.var], _spread),
         ([operator.getitem], _spread_and_mean),
+        ([operator.getitem], _batch_norm),
         ([aten.scaled_dot_product_attention], _attention),
         ([aten.elu], _scaled_elu),
         ([aten.celu], _celu),
@@ -70,6 +73,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.bitwise_and, aten.__and__], lambda n: _of_conditions(n, aten.logical_and.default)),
         ([aten.bitwise_or, aten.__or__], lambda n: _of_conditions(n, aten.logical_or.default)),
         ([aten.bitwise_not], lambda n: _of_conditions(n, aten.logical_not.default)),
+        ([aten.any, aten.all], _any_or_all),
         ([aten.constant_pad_nd], _pad),
         ([aten.eye], _eye),
         ([aten.addmm], _addmm),
@@ -140,6 +144,30 @@ def _instance_norm(node: fx.Node) -> fx.Node:
     _, channels, *rest = shape_of(cast(fx.Node, x))
     made = _normed(node, cast(fx.Node, x), list(range(2, 2 + len(rest))), eps)
     return _scaled(node, made, weight, bias, [channels, *(1 for _ in rest)])
+
+
+def _batch_norm(node: fx.Node) -> fx.Node | None:
+    """The norm of a training step, which `track_running_stats=False` keeps in inference."""
+    source, index = cast(tuple[fx.Node, int], getitem(node))
+    if not is_call(source, aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional) or index != 0:
+        return None
+    x, weight, bias, *stored, of_input, _, eps = source.args
+    if not of_input:
+        return call(node, aten.batch_norm.default, x, weight, bias, *stored, False, 0.1, eps, False, like=source)
+    _, channels, *rest = shape_of(cast(fx.Node, x))
+    made = _normed(source, cast(fx.Node, x), [0, *range(2, 2 + len(rest))], eps)
+    return _scaled(source, made, weight, bias, [channels, *(1 for _ in rest)])
+
+
+def _any_or_all(node: fx.Node) -> fx.Node:
+    """Overloads: `(x)`, `(x, dim, keepdim)`, with one axis or several."""
+    x = cast(fx.Node, node.args[0])
+    dims: Any = arg(node, 1, "dim")
+    axes = [dims] if isinstance(dims, int) else list(dims or range(len(shape_of(x))))
+    true = x if x.meta["val"].dtype == torch.bool else _op(node, aten.ne.Scalar, x, 0)
+    ones = call(node, aten._to_copy.default, true, dtype=torch.float32, like=node)
+    extremum = aten.amax.default if is_call(node, aten.any) else aten.amin.default
+    return _op(node, aten.gt.Scalar, _op(node, extremum, ones, axes, bool(arg(node, 2, "keepdim", False))), 0.0)
 
 
 def _spread_and_mean(node: fx.Node) -> fx.Node | None:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
 from torch import fx
 
 from bgnn.passes.chains import norm_affine
-from bgnn.passes.graph import PassResult, arg, aten, call, calls, constant, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import (
+    PassResult,
+    arg,
+    aten,
+    call,
+    calls,
+    constant,
+    is_static,
+    remove_dead_code,
+    replace,
+    shape_of,
+)
 
 NEEDS = ("batch_norm", "binarize")
 
 bgnn = torch.ops.bgnn
+
+FEW = 25  # PyTorch takes cdist of more rows by a product of matrices, unless it is told not to
+MOST = 1 << 24  # numbers in a tensor of differences
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -39,9 +54,15 @@ def run(gm: fx.GraphModule) -> PassResult:
 
 
 def _distance(node: fx.Node) -> fx.Node:
-    """`|x - y| = sqrt(max(|x|^2 + |y|^2 - 2 x y, 0))`."""
+    """`|x - y| = sqrt(max(|x|^2 + |y|^2 - 2 x y, 0))`, or by differences, as PyTorch: then equal rows are 0 apart."""
     x, y = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
     last = len(shape_of(x)) - 1
+    if _by_differences(node, x, y):
+        column = call(node, aten.reshape.default, x, [*shape_of(x)[:-1], 1, shape_of(x)[-1]], like=node)
+        row = call(node, aten.reshape.default, y, [*shape_of(y)[:-2], 1, *shape_of(y)[-2:]], like=node)
+        apart = call(node, aten.sub.Tensor, column, row, like=node)
+        square = call(node, aten.mul.Tensor, apart, apart, like=node)
+        return call(node, aten.sqrt.default, call(node, aten.sum.dim_IntList, square, [-1], like=node), like=node)
     turn = [*range(last - 1), last, last - 1]
     squares = [
         call(node, aten.sum.dim_IntList, call(node, aten.mul.Tensor, t, t, like=node), [last], True, like=node)
@@ -53,3 +74,11 @@ def _distance(node: fx.Node) -> fx.Node:
     )
     square = call(node, aten.sub.Tensor, both, call(node, aten.mul.Tensor, product, 2.0, like=node), like=node)
     return call(node, aten.sqrt.default, call(node, aten.relu.default, square, like=node), like=node)
+
+
+def _by_differences(node: fx.Node, x: fx.Node, y: fx.Node) -> bool:
+    if not (is_static(x) and is_static(y)) or len(shape_of(x)) > 3 or len(shape_of(y)) > 3:
+        return False
+    few = max(shape_of(x)[-2], shape_of(y)[-2]) <= FEW
+    mode = arg(node, 3, "compute_mode") or 0
+    return (mode == 2 or (mode == 0 and few)) and math.prod(shape_of(node)) * shape_of(x)[-1] <= MOST

@@ -10,6 +10,7 @@ SAGEConv").
 from __future__ import annotations
 
 import contextlib
+import functools
 import linecache
 import re
 import sys
@@ -28,9 +29,11 @@ CALL, PLACE = "bgnn_call", "bgnn_place"
 _OWN = tuple(str(Path(__file__).parent.parent / part) for part in ("converter", "passes", "runtime_bench"))
 _STDLIB = (sysconfig.get_path("stdlib"), str(Path(torch.__file__).parent))
 _OPERATORS = {"__getitem__": "indexing x[...]", "__setitem__": "the assignment x[...] = y"}
+_MADE = {"T", "mT", "H", "mH", "real", "imag", "data"}  # attributes that are operations
 _SHOWN = 160  # characters of a line of code
 
 
+@functools.cache  # asked for each frame of each call
 def _is_library(file: str) -> bool:
     """Whether a line is nobody's model: PyTorch's or one of its companions', Python's, or this project's compiler's."""
     if _is_own(file) or Path(file).name.startswith("torch_geometric."):  # PyG writes files of its own, too
@@ -53,12 +56,20 @@ class _Calls(TorchFunctionMode):
     """Marks what each call of PyTorch makes. Within a call the mode is off: the outermost call is the user's."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call, place = _describe(func)
-        with fx_traceback.annotate({CALL: call, PLACE: place}):
+        if getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ not in _MADE:  # x.shape makes nothing
+            return func(*args, **(kwargs or {}))
+        if CALL in fx_traceback.current_meta.get("custom", ()):  # within `said_to_be`
+            return func(*args, **(kwargs or {}))
+        with said_to_be(*describe(func)):
             return func(*args, **(kwargs or {}))
 
 
-def _describe(func: Any) -> tuple[str, str]:
+def said_to_be(call: str, place: str) -> contextlib.AbstractContextManager[None]:
+    """Within the block, all nodes of a graph that is exported are marked with this call at this place."""
+    return fx_traceback.annotate({CALL: call, PLACE: place})
+
+
+def describe(func: Any) -> tuple[str, str]:
     """(the call, "file:line: code") of the user's line that is running."""
     frame: FrameType | None = _frame_of_caller()
     inner, layer, function = frame, "", ""  # the outermost of theirs: what the user's line calls
@@ -82,16 +93,14 @@ def running() -> str:
     """ "file:line: code" of the user's line that is running; empty where none is."""
     frame = _frame_of_caller()
     while frame is not None and _is_library(frame.f_code.co_filename):
-        frame = (
-            None if _is_own(frame.f_code.co_filename) and "trace.py" not in frame.f_code.co_filename else frame.f_back
-        )
+        frame = None if _is_own(frame.f_code.co_filename) else frame.f_back
     return _line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
 
 
 def _frame_of_caller() -> FrameType | None:
-    """The innermost frame outside of this file and of PyTorch's dispatch of overrides."""
+    """The innermost frame outside of this project: below it are those that ask."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename == __file__:
+    while frame is not None and _is_own(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
 

@@ -210,17 +210,14 @@ def cloud_net(name: str, **settings: object) -> nn.Module:
 
 NO_CALIBRATION = "--calibrate makes 8-bit layers, which"
 TO_ONNX = "graph networks on edges go to ONNX"
-NO_CODES = "its 8-bit codes need --target tflite-int8-arm64 or onnx-int8-x86 or onnx-int8-arm64"
+NO_CODES = "its 8-bit codes need --target lce-arm64 or tflite-int8-arm64 or onnx-int8-x86 or onnx-int8-arm64"
 OPEN = "has fixed sizes; open ones go with --target onnx-x86"
-WITHOUT_CODES = ("lce-arm64 stock", "lce-arm64 bgnn", "tflite-arm64 stock")
-FLOAT_ONLY = (*WITHOUT_CODES, "onnx-x86 stock", "onnx-x86 bgnn")
-ON_TFLITE = (*WITHOUT_CODES, "tflite-int8-arm64 stock")
+FLOAT_ONLY = ("tflite-arm64 stock", "onnx-x86 stock", "onnx-x86 bgnn")
+ON_TFLITE = ("lce-arm64 stock", "lce-arm64 bgnn", "tflite-arm64 stock", "tflite-int8-arm64 stock")
 FAMILIES: dict[str, Family] = {
     "float cloud": Family(lambda: cloud_net("dgcnn"), clouds),
     "binary cloud": Family(lambda: cloud_net("bf2", stage=3, knn="hamming"), clouds, "binary"),
-    "INT8 cloud": Family(
-        lambda: PointNet(quantised=True), clouds, "INT8", refused=dict.fromkeys(WITHOUT_CODES, NO_CODES)
-    ),
+    "INT8 cloud": Family(lambda: PointNet(quantised=True), clouds, "INT8", refused={"tflite-arm64 stock": NO_CODES}),
     "calibrated cloud": Family(
         lambda: cloud_net("dgcnn"), clouds, "INT8", refused=dict.fromkeys(FLOAT_ONLY, NO_CALIBRATION), calibrated=True
     ),
@@ -228,7 +225,7 @@ FAMILIES: dict[str, Family] = {
         lambda: PointNet(quantised=True, binary=True),
         clouds,
         "binary, INT8",
-        refused=dict.fromkeys(WITHOUT_CODES, NO_CODES),
+        refused={"tflite-arm64 stock": NO_CODES},
     ),
     "float graph": Family(FloatGraph, graph, open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)),
     "binary graph": Family(BinarySAGE, graph, "binary", open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)),

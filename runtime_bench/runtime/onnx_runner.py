@@ -32,6 +32,9 @@ class OnnxModel:
         data = _read(model)
         with _well_formed():
             self.sums: list[dict[str, Any]] = _list_of_entries(_property(data, "bgnn.sums") or "[]")
+            for one in self.sums:
+                if one["seen"] is not None and not 0 <= one["seen"] <= 1:
+                    raise ValueError(f"a share of {one['seen']}")
             with_sums = saturation.with_outputs(data, [one["tensor"] for one in self.sums])
         self.saturation: list[Saturation] = []
         """Of the last `run`: the codes of each sum at an end of their range."""

@@ -289,7 +289,7 @@ def test_percentiles_are_as_given() -> None:
     assert report.activations[0].clipped == pytest.approx(0.1, abs=0.01)
 
 
-@pytest.mark.parametrize("target", ["onnx-x86", "lce-arm64"])
+@pytest.mark.parametrize("target", ["onnx-x86", "tflite-arm64"])
 def test_other_targets(target: str) -> None:
     one = sample()
     with pytest.raises(UsageError, match=f"8-bit layers, which {target} does not have: --target .*onnx-int8-x86"):

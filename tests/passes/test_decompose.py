@@ -15,7 +15,7 @@ from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, decompose, merge_equal_nodes
 
 TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.index_put, aten.log1p, aten.bitwise_and]
-TARGETS += [aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
+TARGETS += [aten.any, aten.all, aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
 X = randn(7, 4, 6) * 3 + 1
 CASES: dict[str, Callable[..., Any]] = {
     "log1p": lambda m, x: torch.log1p(x.abs()),
@@ -27,6 +27,12 @@ CASES: dict[str, Callable[..., Any]] = {
     "std of PyG's norm": lambda m, x: x / (x.std(dim=1, unbiased=False, keepdim=True) + 1e-5),
     "std of known size": lambda m, x: x.std(),
     "var": lambda m, x: x.var(dim=0, correction=2),
+    "any over an axis": lambda m, x: (x > 2).any(-1),
+    "any, kept": lambda m, x: (x > 4).any(dim=1, keepdim=True),
+    "any over axes": lambda m, x: torch.any(x > 4, (0, 2)),
+    "any of all": lambda m, x: (x > 90).any(),
+    "all of numbers": lambda m, x: x.round().all(2),
+    "all of all": lambda m, x: (x > -90).all(),
     "addmm": lambda m, x: torch.addmm(m.b, x[:, 0], m.a, beta=0.5, alpha=2.0),
     "addmm of tensors": lambda m, x: torch.addmm(x[:, 0], x[:, 1], x[:, 2].t() @ x[:, 3]),
     "masked rows": lambda m, x: x.index_put([x[:, 0, 0] > 1], x[x[:, 0, 0] > 1].neg()),
@@ -56,7 +62,28 @@ def test_the_same_numbers(name: str) -> None:
     expected = outputs(gm, X)[0]
     assert decompose.run(gm).rewrites == 1
     assert count(gm, *TARGETS) == 0
-    same(outputs(gm, X)[0], expected, 0.0 if "masked" in name else 1e-6)
+    exact = "masked" in name or expected.dtype == torch.bool
+    same(outputs(gm, X)[0], expected, 0.0 if exact else 1e-6)
+
+
+NORMS: dict[str, Callable[..., Any]] = {
+    "of rows": lambda m, x: F.batch_norm(x[:, 0], None, None, m.w, m.b, True, 0.1, 1e-3),
+    "of points": lambda m, x: F.batch_norm(x.transpose(1, 2), None, None, m.w, m.b, training=True),
+    "of pixels, plain": lambda m, x: F.batch_norm(
+        x.transpose(1, 2)[..., None] * torch.ones(3), None, None, training=True
+    ),
+    "that would move its statistics": lambda m, x: F.batch_norm(x[:, 0], m.mean, m.var, m.w, m.b, True),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_batch_norm_by_its_own_statistics(name: str) -> None:
+    made = {"w": randn(6, seed=1), "b": randn(6, seed=2), "mean": randn(6, seed=3), "var": randn(6, seed=4).abs()}
+    gm = graph(NORMS[name], **made)
+    expected = outputs(gm, X)[0]
+    assert decompose.run(gm).rewrites == 1
+    assert not any("batch_norm" in str(node.target) for node in gm.graph.nodes)
+    same(outputs(gm, X)[0], expected, 1e-6)
 
 
 def weights(*shape: int) -> Tensor:

@@ -61,3 +61,25 @@ def test_the_distance_to_itself_is_not_nan() -> None:
 def test_other_ops_stay() -> None:
     _, result = legal(lambda m, x: (x.relu() + 1) @ x.transpose(1, 2), randn(2, 4, 3))
     assert result.rewrites == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode", "differences"),
+    [
+        ((2, 25, 3), "use_mm_for_euclid_dist_if_necessary", True),
+        ((2, 26, 3), "use_mm_for_euclid_dist_if_necessary", False),
+        ((40, 2), "donot_use_mm_for_euclid_dist", True),
+        ((1, 9, 3), "use_mm_for_euclid_dist", False),
+    ],
+)
+def test_equal_rows_are_0_apart_where_they_are_for_pytorch(
+    shape: tuple[int, ...], mode: str, differences: bool
+) -> None:
+    """`d > 0` leaves out a point itself: then the formula's rounding must not make a distance of it."""
+    x = randn(*shape) + 7
+    gm, _ = legal(lambda m, x: torch.cdist(x, x, compute_mode=mode), x, tolerance=2e-3)
+    assert count(gm, aten.matmul) == (not differences)
+    from graphs import outputs
+
+    if differences:
+        assert not outputs(gm, x)[0].diagonal(dim1=-2, dim2=-1).any()
