@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.runtime import graphs, limits, saturation
+from bgnn.runtime_bench.runtime import graphs, limits, onnx_ops, saturation
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.saturation import Saturation
 
@@ -269,18 +269,13 @@ def _read(model: Path | str | bytes) -> bytes:
 
 def _session(data: bytes, threads: int) -> Any:
     limits.check_threads("threads", threads)
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BgnnError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
+    onnxruntime = onnx_ops.runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and need not be printed too
     if _has_own_operators(data):
-        from bgnn.runtime_bench.runtime.onnx_ops import register_ops
-
-        register_ops(options)
+        onnx_ops.register_ops(options)
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
