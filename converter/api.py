@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -115,6 +116,7 @@ def convert(
     Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file
     does not compute what the model computes; then nothing is written.
     """
+    start = time.perf_counter()
     plan = _check_arguments(target, optimize, kernels, knn, sign_zero, stop_after)
     if calibration is not None and not TARGETS[target].codes:
         with_codes = ", ".join(names_with("codes"))
@@ -169,7 +171,9 @@ def convert(
         """Puts quantisers into a float network; from here on that is the reference, so the float one is compared."""
         nonlocal calibrated
         if calibration is not None:
-            checks.extend(example.compare_traced("float network", gm, ops) for example in examples)
+            for example in examples:
+                with example.timed():
+                    checks.append(example.compare_traced("float network", gm, ops))
             say("choosing ranges on the samples")
             calibrated = quantise(gm, calibration, results=not TARGETS[target].sums)
             if note := calibrated.note():
@@ -178,9 +182,13 @@ def convert(
     def report(data: bytes | None) -> Report:
         made = build_report(gm, semantic, inputs, log, checks, plan, name, data)
         zeros = sum(examples[0].reference.zeros.values()) if examples and examples[0].reference else 0
+        seconds = {"conversion": time.perf_counter() - start}
+        for example in examples[1:]:
+            seconds["second graph"] = example.seconds
         return dataclasses.replace(
-            made, calibration=calibrated, sign_zeros=zeros, not_understood=not_understood, warnings=warnings
-        )
+            made, calibration=calibrated, sign_zeros=zeros, not_understood=not_understood, warnings=warnings,
+            seconds=seconds,
+        )  # fmt: skip
 
     for stage, results in stages.walk(gm, plan, calibrate if calibration is not None else None):
         log.append((stage, results))
@@ -188,15 +196,16 @@ def convert(
         if dump is not None:
             dump_stage(gm, Path(dump), stage)
         for example in examples:
-            if example.reference is None:
-                example.reference = Reference(gm, example.inputs)
-                _check_zeros(example.reference, sign_zero)
-                if TARGETS[target].format == "tflite":
-                    _check_flushed(example.reference)
-                if calibration is None:
-                    checks.append(example.compare_traced(f"stage {stage}", gm, ops))
-            elif example is examples[0] or stage == "target":
-                checks.append(_check_stage(example, f"stage {stage}", gm, before if stage == "target" else gm))
+            with example.timed():
+                if example.reference is None:
+                    example.reference = Reference(gm, example.inputs)
+                    _check_zeros(example.reference, sign_zero)
+                    if TARGETS[target].format == "tflite":
+                        _check_flushed(example.reference)
+                    if calibration is None:
+                        checks.append(example.compare_traced(f"stage {stage}", gm, ops))
+                elif example is examples[0] or stage == "target":
+                    checks.append(_check_stage(example, f"stage {stage}", gm, before if stage == "target" else gm))
         if stage == "semantic":
             semantic = snapshot(gm)
         if stage == "integer" and TARGETS[target].codes:
@@ -223,9 +232,10 @@ def convert(
         found = []
         for example in examples:
             room = with_room(gm, example.inputs) if example.second and most else {}
-            # The second graph has a file of its own if it is too large for this one, with rows to spare.
+            # The second graph has a file of its own, as it may be too large for this one, with rows to spare.
             write = functools.partial(emit, most=room) if room else emit
-            found.append(_check_file(gm, before, write, run, plan, example))
+            with example.timed():
+                found.append(_check_file(gm, before, write, run, plan, example))
             if room:
                 said = ", ".join(f"{number} {word}" for word, number in room.items())
                 found[-1].note = f"in a file of {said}"

@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.emit import supported_ops as onnx_ops
-from bgnn.converter.sizes import check_open
+from bgnn.converter.sizes import check_open, host_size
 from bgnn.converter.targets import STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
 from bgnn.converter.trace import refuse_open
@@ -52,6 +52,7 @@ from bgnn.passes import (
     lower_knn,
     merge_equal_nodes,
     neighbour_rows,
+    neighbour_tables,
     ops,
     pack_bits,
     quantised_weights,
@@ -139,7 +140,10 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         steps.append(("tabulate", lambda gm: tabulate.run(gm, any_table=own)))
     if own and target.open:
         steps += _steps(fuse_aggregation)
-    return [*steps, *_steps(legalise, fold_constants, canonicalise, merge_equal_nodes)]
+    steps += _steps(legalise, fold_constants, canonicalise, merge_equal_nodes)
+    if target.format == "onnx" and not own and not naive:
+        steps.append(("neighbour_tables", lambda gm: neighbour_tables.run(gm, host_size)))
+    return steps
 
 
 def walk(

@@ -16,9 +16,10 @@ from bgnn.converter.emitted_file import named_ends
 from bgnn.converter.file_inputs import describe, dims_of, symbols_of
 from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, own_sign_ops, sign_ops
 from bgnn.converter.onnx.builder import ModelBuilder
-from bgnn.converter.onnx.tables import SEGMENTS, TableForm, named
+from bgnn.converter.onnx.tables import TableForm
 from bgnn.converter.onnx.walk import Walk
-from bgnn.passes import code_ranges
+from bgnn.passes import code_ranges, ops
+from bgnn.passes.graph import is_call
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 from bgnn.runtime_bench.runtime.saturation import SaturationWarning
 
@@ -36,7 +37,7 @@ def supported_ops(kernels: str = "stock") -> list[str]:
     return sorted(_OWN_LOWERINGS if kernels == "bgnn" else _LOWERINGS)
 
 
-FUSED = ("aggregate", "q_aggregate", "gat_aggregate", "q_gat_aggregate")
+_SUMS = [op for op in ops.having("segment") if op is not torch.ops.bgnn.segment_softmax]
 
 
 def emit(
@@ -83,7 +84,7 @@ def emit(
         walk.tables = TableForm(walk, gm, names)
 
     for node in gm.graph.nodes:  # layer by layer in the graph's order: a deep network is no deep recursion
-        if named(node, *SEGMENTS, *FUSED) and (walk.tables is None or node not in walk.tables.list_of):
+        if is_call(node, *_SUMS) and (walk.tables is None or node not in walk.tables.list_of):
             walk.value(node)
     made = []
     for output_name, node in wanted:
