@@ -103,9 +103,9 @@ class Latencies:
 def stream(source: str, inputs: int, run: Callable[[Arrays, str], Arrays], tell: Callable[[Arrays], str]) -> None:
     """Runs every item and prints a line for each, and the latencies at the end, or where it is stopped.
 
-    `inputs`: how many the file has. `run` is given an item's arrays and name. `tell`: the outputs in one line. A latency
-    is of the run alone: reading is not in it, checks and a graph's layout are. An item that cannot be read or run is
-    told about, and the next one follows.
+    `inputs`: how many the file has. `run` is given an item's arrays and name. `tell`: the outputs in one line. A
+    latency is of the run alone: reading is not in it, checks and a graph's layout are. An item that cannot be read or
+    run is told about, and the next one follows.
     Raises ItemsFailed where there was one, UsageError where there was nothing to run.
     """
     latencies = Latencies()

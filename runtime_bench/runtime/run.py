@@ -10,16 +10,15 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bgnn.runtime_bench.runtime import limits, live, streams
-from bgnn.runtime_bench.runtime.delegate import load_interpreter
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
 from bgnn.runtime_bench.runtime.saturation import SaturationWarning
+from bgnn.runtime_bench.runtime.tflite_model import TfliteModel, in_order
 
 
 def read_inputs(path: Path) -> dict[str, np.ndarray]:
@@ -27,53 +26,23 @@ def read_inputs(path: Path) -> dict[str, np.ndarray]:
     return limits.read_npz(path, str(path))
 
 
-def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Runs the file once. `inputs`: by the file's input names, or `arr_0`, `arr_1`, ... in its order.
-
-    A file is made for the shapes that it was converted with, and holds constants of these sizes (the rows of a batch,
-    for one): resized it may answer, wrongly, so another shape is refused. Returns the outputs by name, in the file's
-    order. Raises UsageError where names, shapes or dtypes do not fit, BgnnError where the runtime fails.
-    """
-    details = _input_details(interpreter)
-    arrays = _in_order(inputs, [detail["name"] for detail in details])
-    for array, detail in zip(arrays, details, strict=True):
-        limits.check_numbers(detail["name"], array)
-    for array, detail in zip(arrays, details, strict=True):
-        wanted, dtype = tuple(int(n) for n in detail["shape"]), np.dtype(detail["dtype"])
-        if array.dtype != dtype or array.shape != wanted:
-            way_out = (
-                f": cast it with .astype('{dtype}')"
-                if array.shape == wanted
-                else ": the file is for this shape; convert the model for another one (--input, or --batch, --points)"
-            )
-            raise UsageError(
-                f"input {detail['name']} must be {dtype} {list(wanted)}, got {array.dtype} {list(array.shape)}{way_out}"
-            )
-    try:
-        for array, detail in zip(arrays, details, strict=True):
-            interpreter.set_tensor(detail["index"], np.ascontiguousarray(array))
-        interpreter.invoke()
-        outputs = interpreter.get_output_details()
-        return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in outputs}
-    except (RuntimeError, ValueError) as error:
-        raise BgnnError(f"the runtime failed: {str(error).strip()}") from error
-
-
 class Opened:
-    """A file, ready to run: `inputs`, the names of its inputs, and `run`, which takes them by name or place."""
+    """A file, ready to run: `inputs`, the names of its inputs, and `run`, which takes them by name or place.
+
+    Raises UsageError or BgnnError where the file cannot be read, or the runtime refuses it or is missing.
+    """
 
     def __init__(self, path: Path, threads: int) -> None:
-        """Raises UsageError or BgnnError where the file cannot be read, or the runtime refuses it or is missing."""
         self.inputs: Sequence[str]
         self.run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
-        if path.suffix == ".onnx":  # a graph network's neighbour tables are made on the way
-            model = OnnxModel(path, threads)
-            self.inputs = model.input_names
-            self.run = lambda inputs: model.run(**dict(zip(self.inputs, _in_order(inputs, self.inputs), strict=True)))
+        if path.suffix == ".onnx":
+            onnx = OnnxModel(path, threads)
+            self.inputs = onnx.input_names
+            self.run = lambda inputs: onnx.run(**dict(zip(self.inputs, in_order(inputs, self.inputs), strict=True)))
         else:
-            interpreter = load_interpreter(path, threads)
-            self.inputs = [detail["name"] for detail in _input_details(interpreter)]
-            self.run = lambda inputs: run(interpreter, inputs)
+            tflite = TfliteModel(path, threads)
+            self.inputs = tflite.input_names
+            self.run = lambda inputs: tflite.run(**inputs)
 
     def warned(self, inputs: dict[str, np.ndarray], item: str = "") -> dict[str, np.ndarray]:
         """`run`, whose warnings go to standard error, with the name of the item where there are several."""
@@ -84,24 +53,6 @@ class Opened:
             said = f"{item}: {one.message}" if item else one.message
             streams.complain(f"bgnn-run: warning: {said}")
         return outputs
-
-
-def _input_details(interpreter: Any) -> list[dict[str, Any]]:
-    try:
-        return list(interpreter.get_input_details())
-    except ValueError as error:  # names that are no UTF-8, types without a NumPy one
-        raise BgnnError(f"the file's inputs cannot be described: {error}") from error
-
-
-def _in_order(inputs: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-    """The arrays in the order of the file's input `names`. Raises UsageError that names each missing or unknown one."""
-    positional = [f"arr_{i}" for i in range(len(names))]
-    keys = positional if set(inputs) == set(positional) else list(names)
-    missing, unknown = [key for key in keys if key not in inputs], [key for key in inputs if key not in keys]
-    if missing or unknown:
-        parts = [f"{what} {', '.join(found)}" for what, found in (("missing", missing), ("unknown", unknown)) if found]
-        raise UsageError(f"the file's inputs are {', '.join(names)}; in the arrays given: {'; '.join(parts)}")
-    return [inputs[key] for key in keys]
 
 
 def _summary(name: str, array: np.ndarray) -> str:
