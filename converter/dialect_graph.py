@@ -98,6 +98,38 @@ def loop_rows(values: Tensor, edge_index: Tensor, base: Tensor) -> Tensor:
     return base.index_put([edge_index[0][loops]], values[loops])
 
 
+def neighbour_table(index: Tensor, n: int, buckets: int, powers_of_two: bool) -> Tensor:
+    """The index of segments, int64 `[E]` in 0..n-1, as the host lays it out (the runtime's graphs.py): itself.
+
+    Where it is a row of a graph's edges, the table holds the other row as well. Nodes stand in `buckets` by their
+    number of edges, whose widths are 2^k and, unless `powers_of_two`, 3 * 2^k.
+    """
+    return index.clone()
+
+
+def degrees(table: Tensor, n: int) -> Tensor:
+    """The number of elements of each segment: int64 `[E]` in 0..n-1 -> f32 `[n]`."""
+    return segment_sum(torch.ones(table.shape[0]), table, n)
+
+
+def edge_order(table: Tensor) -> Tensor:
+    """The edges segment by segment, each one's in their order: int64 `[E]` -> positions in the list, int64 `[E]`.
+
+    Which segment comes first is the host's to say: what is in this order is read through `edge_places`.
+    """
+    return torch.argsort(table, stable=True)
+
+
+def edge_places(table: Tensor) -> Tensor:
+    """Where each edge stands in `edge_order`: int64 `[E]` -> int64 `[E]`."""
+    return torch.argsort(edge_order(table))
+
+
+def edge_list(table: Tensor, edge_index: Tensor) -> Tensor:
+    """The edges in `edge_order`: int64 `[2, E]` -> int64 `[2, E]`."""
+    return edge_index.index_select(1, edge_order(table))
+
+
 def fake_quant(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
     """What a tensor's codes stand for (Degree-Quant, section 2.2): f32 `[...]` -> f32 `[...]`.
 
@@ -177,6 +209,15 @@ for _schema, _reference, _fake in (
         loop_rows,
         lambda values, edge_index, base: torch.empty_like(base),
     ),
+    (
+        "neighbour_table(Tensor index, SymInt n, int buckets, bool powers_of_two) -> Tensor",
+        neighbour_table,
+        _like_first,
+    ),
+    ("degrees(Tensor table, SymInt n) -> Tensor", degrees, lambda table, n: table.new_empty([n], dtype=torch.float32)),
+    ("edge_order(Tensor table) -> Tensor", edge_order, _like_first),
+    ("edge_places(Tensor table) -> Tensor", edge_places, _like_first),
+    ("edge_list(Tensor table, Tensor edge_index) -> Tensor", edge_list, lambda table, edges: torch.empty_like(edges)),
     ("fake_quant(Tensor x, float scale, int zero_point, int low, int high) -> Tensor", fake_quant, _like_first),
     (
         "fake_quant_channel(Tensor x, Tensor scales, Tensor zero_points, int axis, int low, int high) -> Tensor",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -26,6 +28,16 @@ class Example:
     second: str = ""  # the second graph, in words
     alone: str = ""  # why there is none
     reference: Reference | None = None
+    seconds: float = 0.0  # what verifying on it took
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the block among what verifying on this example takes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
 
     def named(self, what: str) -> str:
         """What is compared, for the report."""
@@ -54,6 +66,7 @@ class Example:
 def examples_of(gm: fx.GraphModule, inputs: tuple[Tensor, ...], eager: EagerModel) -> list[Example]:
     """The user's inputs, and a second graph if the sizes are open and the model can take it."""
     first = Example(eager, inputs, eager.outputs(inputs))
+    start = time.perf_counter()
     for second in second_graphs(gm, inputs):
         try:
             plain = eager.outputs(second.inputs)
@@ -61,6 +74,8 @@ def examples_of(gm: fx.GraphModule, inputs: tuple[Tensor, ...], eager: EagerMode
             first.alone = first.alone or f"{error} (on a graph of {second.said})"
             continue
         if all(bool(torch.isfinite(t).all()) for t in plain if t.is_floating_point()):
-            return [dataclasses.replace(first, alone=""), Example(eager, second.inputs, plain, second.said)]
+            spent = time.perf_counter() - start
+            other = Example(eager, second.inputs, plain, second.said, seconds=spent)
+            return [dataclasses.replace(first, alone=""), other]
         first.alone = first.alone or f"the model gives infinities or NaN on a graph of {second.said}"
     return [first]

@@ -78,6 +78,8 @@ class Report:
     not_understood: list[str] = dataclasses.field(default_factory=list)
     """Quantisers, roundings and signs of the model that became neither codes nor bits: call and line."""
     warnings: list[str] = dataclasses.field(default_factory=list)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Of the whole conversion, and within it of what was done on the second graph."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for report.json."""
@@ -109,6 +111,10 @@ class Report:
         if self.not_understood:
             found = f"{len(self.not_understood)} quantisers, roundings or signs: {'; '.join(self.not_understood)}"
             table.add_row("stays float", escape(found))
+        if self.seconds:
+            second = self.seconds.get("second graph")
+            more = f", {second:.1f} s of it on the second graph" if second is not None else ""
+            table.add_row("time", f"{self.seconds['conversion']:.1f} s{more}")
         for warning in self.warnings:
             table.add_row("warning", escape(warning))
         console.print(table)

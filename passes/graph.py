@@ -279,8 +279,6 @@ def remove_dead_code(gm: fx.GraphModule) -> int:
     for name, _ in list(gm.named_buffers(recurse=False)):
         if name not in used:
             delattr(gm, name)
-    gm.graph.lint()
-    gm.recompile()
     return before - len(gm.graph.nodes)
 
 

@@ -23,7 +23,7 @@ _COPIES = [
     aten.clone, aten.contiguous, aten.alias, aten.detach, aten.reshape, aten.view, aten.expand, aten.expand_as,
     aten.unsqueeze, aten.squeeze, aten.repeat,
 ]  # fmt: skip
-_SAME_AXES = [*ops.having("same"), aten._to_copy]  # the whole tensor, as it was
+_SAME_AXES = [*ops.having("same"), aten._to_copy, bgnn.neighbour_table]  # the whole tensor, as it was
 # (the op, where its index stands, where the tensor whose rows it names)
 _BY_AXIS = [
     (aten.index_select, "index", "self"), (aten.gather, "index", "self"), (aten.scatter, "index", "self"),
@@ -167,6 +167,8 @@ def _origins(index: fx.Node, row: int | None) -> list[Origin]:
         return [origin for one in sorted(set(wanted)) for origin in _origins(cast(fx.Node, source), one)]
     if is_call(index, bgnn.with_self_loops):
         return _origins(cast(fx.Node, source), row)
+    if is_call(index, bgnn.edge_list):
+        return _origins(cast(fx.Node, index.args[1]), row)
     if is_call(index, aten.index):
         chosen = cast(list[Any], index.args[1])
         if row is not None and chosen[0] is not None:

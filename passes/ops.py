@@ -25,6 +25,7 @@ emitter's to say (`LOWERINGS` of converter/onnx and converter/tflite); nothing h
     segment       over the edges of each node, or the nodes of each graph
       sum         a segment's sum or mean, which grows with the number of edges
     loops         a graph's self-loops
+    table         which edges each node has, how many, and the edges' order by node
     codes         8-bit integers go in, or come out
     fake          goes to codes and back
     bits          packed signs go in, or come out
@@ -90,6 +91,7 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("segment sum codes", [bgnn.q_segment_sum, bgnn.q_segment_sum_float, bgnn.q_segment_mean]),
     ("segment codes", [bgnn.q_segment_max]),
     ("loops", [bgnn.with_self_loops, bgnn.drop_loops, bgnn.loop_rows, bgnn.join_edges]),
+    ("table", [bgnn.neighbour_table, bgnn.degrees, bgnn.edge_order, bgnn.edge_places, bgnn.edge_list]),
     ("fake", [bgnn.fake_quant, bgnn.fake_quant_channel]),
     ("codes", [bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul,
                bgnn.q_add, bgnn.q_table]),

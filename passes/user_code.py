@@ -29,6 +29,7 @@ CALL, PLACE = "bgnn_call", "bgnn_place"
 _OWN = tuple(str(Path(__file__).parent.parent / part) for part in ("converter", "passes", "runtime_bench"))
 _STDLIB = (sysconfig.get_path("stdlib"), str(Path(torch.__file__).parent))
 _OPERATORS = {"__getitem__": "indexing x[...]", "__setitem__": "the assignment x[...] = y"}
+_MADE = {"T", "mT", "H", "mH", "real", "imag", "data"}  # attributes that are operations
 _SHOWN = 160  # characters of a line of code
 
 
@@ -55,6 +56,8 @@ class _Calls(TorchFunctionMode):
     """Marks what each call of PyTorch makes. Within a call the mode is off: the outermost call is the user's."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ not in _MADE:  # x.shape makes nothing
+            return func(*args, **(kwargs or {}))
         if CALL in fx_traceback.current_meta.get("custom", ()):  # within `said_to_be`
             return func(*args, **(kwargs or {}))
         with said_to_be(*describe(func)):

@@ -12,6 +12,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +22,12 @@ from graph_models import GCN as QuantisedGCN
 from graph_models import TorchQuantizer, random_graph
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.nn import GCNConv, SAGEConv
+from torch_geometric.nn import DynamicEdgeConv, EdgeConv, GCNConv, SAGEConv, knn_graph
 
 from bgnn.converter.api import convert
 from bgnn.converter.calibrate import Calibration
 from bgnn.converter.errors import BgnnError
+from bgnn.converter.pyg_knn import provide
 from bgnn.converter.targets import TARGETS
 from bgnn.models.checkpoint import build_model
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
@@ -42,8 +45,8 @@ Inputs = tuple[Tensor, ...]
 class Family:
     """A kind of model. `inputs(size, seed)`: sizes are 0 (the example's) or 1 (another, for files of open sizes).
 
-    `kind`: what its layers must become where the target has it. `told`: more arguments of `convert`. `refused`: words
-    of the refusal, by "target kernels".
+    `kind`: what its layers must become where the target has it. `told`: more arguments of `convert`. `most`: the
+    largest graph, for targets of fixed sizes. `refused`: words of the refusal, by "target kernels".
     """
 
     make: Callable[[], nn.Module]
@@ -51,6 +54,7 @@ class Family:
     kind: str = "float"
     open: bool = False
     told: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    most: tuple[str, ...] = ()
     refused: dict[str, str] = dataclasses.field(default_factory=dict)
     calibrated: bool = False
 
@@ -74,6 +78,10 @@ def frames(size: int, seed: int) -> Inputs:
 def batched(size: int, seed: int) -> Inputs:
     nodes = (24, 40)[size]
     return torch.randn(nodes, 6, generator=torch.Generator().manual_seed(seed)), torch.arange(nodes) * 2 // nodes
+
+
+def any_clouds(size: int, seed: int) -> Inputs:
+    return (torch.randn((2, 3)[size], (24, 31)[size], 3, generator=torch.Generator().manual_seed(seed)),)
 
 
 class PointNet(nn.Module):
@@ -155,13 +163,57 @@ class Dynamic(nn.Module):
         return self.out(torch.cat([here, h[index] - here], -1)).amax(1)
 
 
+class Searched(nn.Module):
+    """PyG's own k-NN layers: a search in the points, then one in a learned space, within each graph of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = EdgeConv(nn.Sequential(nn.Linear(12, 8), nn.ReLU()))
+        self.second = DynamicEdgeConv(nn.Linear(16, 5), 4)
+
+    def forward(self, x: Tensor, batch: Tensor) -> Tensor:
+        return self.second(self.first(x, knn_graph(x[:, :3], 4, batch)), batch)
+
+
+class BinarySearched(nn.Module):
+    """A binary DGCNN (binary GNN paper, Eq. 6) as a user of PyG writes it: signs within EdgeConv's network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.out = nn.Linear(6, 32), nn.BatchNorm1d(64), nn.Linear(40, 5)
+        self.weight, self.scale = nn.Parameter(torch.randn(40, 64)), nn.Parameter(torch.rand(40) / 8)
+        nn.init.normal_(self.norm.running_mean, 0, 0.3)
+        self.conv = EdgeConv(self._message, aggr="max")
+
+    def _message(self, edges: Tensor) -> Tensor:
+        return F.linear(torch.sign(self.norm(edges)), torch.sign(self.weight)) * self.scale
+
+    def forward(self, x: Tensor, batch: Tensor) -> Tensor:
+        return self.out(self.conv(self.embed(x), knn_graph(x[:, :3], 4, batch, loop=True)))
+
+
+class OpenCloud(nn.Module):
+    """A dynamic graph in as many clouds of as many points as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = torch.cdist(x, x).topk(4, largest=False)[1]
+        found = x[torch.arange(x.shape[0])[:, None, None], index]
+        edges = torch.cat([x.unsqueeze(2).expand_as(found), found - x.unsqueeze(2)], -1)
+        return self.last(torch.relu(self.first(edges)).amax(2)).amax(1)
+
+
 def cloud_net(name: str, **settings: object) -> nn.Module:
     return build_model(name, k=5, channels=[32, 32, 40, 32], embedding=64, classes=5, num_points=24, **settings)
 
 
 NO_CALIBRATION = "--calibrate makes 8-bit layers, which"
-TO_ONNX = "graph networks on edges go to ONNX"
+MOST = ("nodes=45", "edges=260")
 NO_CODES = "its 8-bit codes need --target lce-arm64 or tflite-int8-arm64 or onnx-int8-x86 or onnx-int8-arm64"
+OPEN = "has fixed sizes; open ones go with --target onnx-x86"
 FLOAT_ONLY = ("tflite-arm64 stock", "onnx-x86 stock", "onnx-x86 bgnn")
 ON_TFLITE = ("lce-arm64 stock", "lce-arm64 bgnn", "tflite-arm64 stock", "tflite-int8-arm64 stock")
 FAMILIES: dict[str, Family] = {
@@ -177,17 +229,32 @@ FAMILIES: dict[str, Family] = {
         "binary, INT8",
         refused={"tflite-arm64 stock": NO_CODES},
     ),
-    "float graph": Family(FloatGraph, graph, open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)),
-    "binary graph": Family(BinarySAGE, graph, "binary", open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)),
+    "float graph": Family(FloatGraph, graph, open=True, most=MOST),
+    "binary graph": Family(BinarySAGE, graph, "binary", open=True, most=MOST),
     "INT8 graph": Family(
-        lambda: QuantisedGCN(TorchQuantizer), graph, "INT8", open=True, refused=dict.fromkeys(ON_TFLITE, TO_ONNX)
+        lambda: QuantisedGCN(TorchQuantizer),
+        graph,
+        "INT8",
+        open=True,
+        most=MOST,
+        refused={"tflite-arm64 stock": NO_CODES},
     ),
     "k-NN in a graph": Family(Dynamic, batched),
+    "PyG's k-NN graphs": Family(
+        Searched, batched, open=True, told={"open_axes": ("x",)}, refused=dict.fromkeys(ON_TFLITE, OPEN)
+    ),
+    "binary on a k-NN graph": Family(BinarySearched, batched, "binary"),
+    "open clouds": Family(
+        OpenCloud,
+        any_clouds,
+        open=True,
+        told={"open_axes": ("x=0", "x=1")},
+        refused=dict.fromkeys(ON_TFLITE, OPEN),
+    ),
     "a graph of fixed sizes": Family(
         FloatGraph,
         lambda size, seed: random_graph(20, 70, seed),
         told={"fixed_sizes": ("x=20", "edge_index=70")},
-        refused=dict.fromkeys(ON_TFLITE, TO_ONNX),
     ),
     "graph in a buffer": Family(OneGraph, features),
     "graph in a buffer, open batch": Family(
@@ -195,13 +262,14 @@ FAMILIES: dict[str, Family] = {
         frames,
         open=True,
         told={"open_axes": ("x",)},
-        refused=dict.fromkeys(ON_TFLITE, "has fixed sizes; open ones go with --target onnx-x86"),
+        refused=dict.fromkeys(ON_TFLITE, OPEN),
     ),
 }
 
 
 def fresh(family: Family) -> nn.Module:
     torch.manual_seed(0)
+    provide()  # as `bgnn-convert` does before it makes a user's model
     return family.make().eval()
 
 
@@ -211,9 +279,10 @@ def cell(family: Family, target: str, kernels: str) -> str:
     try:
         samples = Calibration(tuple({"points": family.inputs(0, seed)[0]} for seed in range(4)))
         calibration = samples if family.calibrated else None
-        done = convert(
-            model, family.inputs(0, 0), target=target, kernels=kernels, calibration=calibration, **family.told
-        )  # type: ignore[arg-type]
+        told: dict[str, Any] = dict(family.told)
+        if family.most and not TARGETS[target].open:
+            told["fixed_sizes"] = family.most
+        done = convert(model, family.inputs(0, 0), target=target, kernels=kernels, calibration=calibration, **told)
     except BgnnError as refusal:
         return f"refused: {refusal}"
     assert done.model_bytes is not None
@@ -245,11 +314,31 @@ def check(name: str, target: str, kernels: str) -> str:
         assert re.search(expected, found), found
     else:
         assert not found.startswith("refused: "), found
-        kinds = family.kind.split(", ") if TARGETS[target].codes or "binary" in family.kind else []
-        has = {"binary": TARGETS[target].bits, "INT8": TARGETS[target].codes}
-        for kind in kinds:
-            assert kind not in has or (kind in found) == has[kind], found
+        for kind in {"binary", "INT8"} & set(family.kind.split(", ")):
+            assert (kind in found) == (kind in becomes(family, target)), found
     return found
+
+
+def becomes(family: Family, target: str) -> str:
+    """What the family's layers are in a target's file."""
+    has = {"binary": TARGETS[target].bits, "INT8": TARGETS[target].codes}
+    return ", ".join(kind for kind in family.kind.split(", ") if has.get(kind)) or "float"
+
+
+def shown() -> str:
+    """The matrix as docs/ops.md has it."""
+    lines = [f"| | {' | '.join(TARGETS)} |", "|---" * (len(TARGETS) + 1) + "|"]
+    for name, family in FAMILIES.items():
+        cells = ["refused" if f"{t} stock" in family.refused else becomes(family, t) for t in TARGETS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_the_documentation_shows_this_matrix() -> None:
+    text = (Path(__file__).parents[1] / "docs/ops.md").read_text()
+    assert f"\n\n{shown()}\n\n" in text, f"docs/ops.md is to have\n{shown()}"
+    for family in FAMILIES.values():
+        assert all(f"{t} {k}" in family.refused for t, k in CELLS if f"{t} stock" in family.refused)
 
 
 DIAGONAL = [(name, *CELLS[-1 - i % 6]) for i, name in enumerate(FAMILIES)]

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import fx
 
 from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.float_ops import reduce
-from bgnn.converter.onnx.tables import FILLED, LOWEST, Bucket, TableForm
+from bgnn.converter.onnx.tables import LOWEST, Bucket
 from bgnn.converter.onnx.walk import BOOL, FLOAT, I64, Walk
-from bgnn.converter.tflite.walk import arguments
 from bgnn.passes.graph import is_call
 
 
@@ -86,42 +86,18 @@ def zeros(
     return walk.op("Expand", [walk.constant(np.array(number, dtype=dtype)), shape], dtype)
 
 
-def _tables(walk: Walk, node: fx.Node) -> TableForm | None:
-    """The neighbour tables; without an open number of graphs beside the nodes, which their rows could not hold."""
-    return walk.tables if None not in walk.dims(node)[1:] else None
-
-
-def empty_row(walk: Walk, node: fx.Node, number: float, dtype: np.dtype) -> Value:
-    """[1, ...]: the result of a segment without elements."""
-    return walk.constant(np.full([1, *walk.trailing(node)], number, dtype=dtype))
-
-
 def segment_sum(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
     """Sums over the edges of each node."""
 
     def in_bucket(bucket: Bucket, value: Value) -> Value:
         return reduce(walk, "ReduceSum", value, [-walk.rank(values)])
 
-    if (form := _tables(walk, node)) is not None:
-        one, tables = number_on_edges(values), form.table_set(index, size)
-        if one is not None and tables is not None:
-            count = walk.cast(tables.field("counts"), FLOAT)
-            return count if one == 1 else walk.op("Mul", [count, walk.constant(np.float32(one))], FLOAT)
-        made = form.segment(node, values, index, size, 0.0, empty_row(walk, node, 0, FLOAT), in_bucket)
+    if walk.tables is not None:
+        made = walk.tables.segment(node, values, index, 0.0, 0, FLOAT, in_bucket)
         if made is not None:
             return made
     start = zeros(walk, node, size, FLOAT, values=walk.value(values))
     return scatter(walk, start, walk.value(values), walk.rank(values), walk.value(index), "add")
-
-
-def number_on_edges(values: fx.Node) -> float | None:
-    """The number that a tensor [E] was filled with: its sums are degrees."""
-    if values.meta["val"].dim() != 1 or not is_call(values, *FILLED):
-        return None
-    name = str(values.target)
-    if "full" in name:
-        return float(arguments(values)[2 if "new_full" in name else 1])
-    return 1.0 if "ones" in name else 0.0
 
 
 def segment_max(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
@@ -130,8 +106,8 @@ def segment_max(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size
     def in_bucket(bucket: Bucket, value: Value) -> Value:
         return reduce(walk, "ReduceMax", value, [-walk.rank(values)])
 
-    if (form := _tables(walk, node)) is not None:
-        made = form.segment(node, values, index, size, LOWEST, empty_row(walk, node, 0, FLOAT), in_bucket)
+    if walk.tables is not None:
+        made = walk.tables.segment(node, values, index, LOWEST, 0, FLOAT, in_bucket)
         if made is not None:
             return made
     return _scattered_max(walk, node, walk.value(values), walk.rank(values), walk.value(index), size)
@@ -148,15 +124,36 @@ def _scattered_max(
 
 def counts(walk: Walk, index: fx.Node, size: int | fx.Node) -> Value:
     """The number of elements of each segment, at least 1: f32 [n]."""
-    tables = walk.tables.table_set(index, size) if walk.tables is not None else None
-    if tables is not None:
-        number = walk.cast(tables.field("counts"), FLOAT)
-    else:
-        rows = walk.value(index)
-        start = walk.op("Expand", [walk.constant(np.float32(0)), walk.shape([size])], FLOAT)
-        ones = walk.op("Expand", [walk.constant(np.float32(1)), walk.op("Shape", [rows], I64)], FLOAT)
-        number = scatter(walk, start, ones, 1, rows, "add")
-    return walk.op("Max", [number, walk.constant(np.float32(1))], FLOAT)
+    return walk.op("Max", [degrees(walk, index, index, size), walk.constant(np.float32(1))], FLOAT)
+
+
+def degrees(walk: Walk, node: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
+    """The number of elements of each segment: f32 [n]."""
+    if walk.tables is not None and index in walk.tables.sets:
+        return walk.cast(walk.tables.sets[index].field("counts"), FLOAT)
+    rows = walk.value(index)
+    start = walk.op("Expand", [walk.constant(np.float32(0)), walk.shape([size])], FLOAT)
+    ones = walk.op("Expand", [walk.constant(np.float32(1)), walk.op("Shape", [rows], I64)], FLOAT)
+    return scatter(walk, start, ones, 1, rows, "add")
+
+
+def neighbour_table(walk: Walk, node: fx.Node, index: fx.Node, *_: Any) -> Value:
+    """The index; with -O1 `TableForm` reads the node, and nothing asks for its tensor."""
+    return walk.value(index)
+
+
+def _order(walk: Walk, node: fx.Node, table: fx.Node) -> Value:
+    """Positions in the list of edges, in the table's order, and back; without tables that is the list's own."""
+    if walk.tables is not None:
+        assert is_call(node, torch.ops.bgnn.edge_order), "places are read in a bucket"
+        return walk.tables.sets[table].field("order")
+    rows = walk.reshape(walk.op("Shape", [walk.value(table)], I64), [])
+    return walk.op("Range", [walk.constant(np.array(0)), rows, walk.constant(np.array(1))], I64)
+
+
+def edge_list(walk: Walk, node: fx.Node, table: fx.Node, edges: fx.Node) -> Value:
+    """The edges in the table's order."""
+    return walk.tables.sets[table].field("list") if walk.tables is not None else walk.value(edges)
 
 
 def segment_mean(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int | fx.Node) -> Value:
@@ -224,6 +221,11 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.join_edges.default": join_edges,
     "bgnn.drop_loops.default": drop_loops,
     "bgnn.loop_rows.default": loop_rows,
+    "bgnn.neighbour_table.default": neighbour_table,
+    "bgnn.degrees.default": degrees,
+    "bgnn.edge_order.default": _order,
+    "bgnn.edge_places.default": _order,
+    "bgnn.edge_list.default": edge_list,
     "bgnn.segment_sum.default": segment_sum,
     "bgnn.segment_mean.default": segment_mean,
     "bgnn.segment_max.default": segment_max,

@@ -16,15 +16,15 @@ from torch import fx
 from bgnn.converter.code_operands import requantised, scales_and_zeros, table_of
 from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.float_ops import reduce
-from bgnn.converter.onnx.graph_ops import counts, empty_row, scatter, zeros
-from bgnn.converter.onnx.tables import Bucket, named
+from bgnn.converter.onnx.graph_ops import counts, scatter, zeros
+from bgnn.converter.onnx.tables import Bucket
 from bgnn.converter.onnx.walk import BOOL, FLOAT, I8, I32, I64, U8, Walk
 from bgnn.passes import ops
 from bgnn.passes.depthwise import depthwise
 from bgnn.passes.graph import is_call
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 
-aten = torch.ops.aten
+aten, bgnn = torch.ops.aten, torch.ops.bgnn
 
 
 _DENSE = ops.having("dense")
@@ -71,7 +71,7 @@ def dequantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int) -
 def _reaches_a_quantiser(node: fx.Node) -> bool:
     """Whether real values go to a quantiser or a dense layer with nothing but moves and clamps between."""
     for user in node.users:
-        if named(user, "quantize", "fake_quant") or is_call(user, *_DENSE):
+        if is_call(user, bgnn.quantize, bgnn.fake_quant, *_DENSE):
             return True
         if is_call(user, *_SEEN_THROUGH) and _reaches_a_quantiser(user):
             return True
@@ -245,21 +245,13 @@ def q_segment_sum(
         codes = walk.contrib("QLinearGlobalAveragePool", inputs, U8, channels_last=1)
         return _clamped(walk, codes, low, high)  # [rows, 1, channels]; `segment` reshapes what Scan stacks up
 
-    if walk.tables is not None and walk.rank(m) > 1:
-        empty = empty_row(walk, node, min(max(y_zero, low), high), U8)
-        tables = walk.tables.table_set(index, size)
-        made = walk.tables.segment(node, m, index, size, float(m_zero), empty, in_bucket)
-        if made is not None and tables is not None:
-            tables.powers_of_two |= not _thirds_are_exact(m_scale, y_scale)
+    if walk.tables is not None:
+        empty = min(max(y_zero, low), high)
+        made = walk.tables.segment(node, m, index, float(m_zero), empty, U8, in_bucket)
+        if made is not None:
             return made
     total = _scattered_total(walk, node, m, m_zero, index, size)
     return _requantized(walk, total, walk.constant(np.float32(m_scale) / np.float32(y_scale)), y_zero, low, high)
-
-
-def _thirds_are_exact(m_scale: float, y_scale: float) -> bool:
-    """Whether m / ((y / 3) * 3) is m / y in float32: then it is for every width of 3 * 2^k."""
-    m, y, three = np.float32(m_scale), np.float32(y_scale), np.float32(3)
-    return bool(m / ((y / three) * three) == m / y)
 
 
 def _scattered_total(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int | fx.Node) -> Value:
@@ -279,8 +271,8 @@ def _total(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, s
         return walk.reshape(total, [0, *walk.trailing(node)])
 
     total = None
-    if walk.tables is not None and walk.rank(m) > 1:
-        total = walk.tables.segment(node, m, index, size, float(m_zero), empty_row(walk, node, 0, I32), in_bucket)
+    if walk.tables is not None:
+        total = walk.tables.segment(node, m, index, float(m_zero), 0, I32, in_bucket)
     return _scattered_total(walk, node, m, m_zero, index, size) if total is None else total
 
 
@@ -310,7 +302,7 @@ def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.
         return reduce(walk, "ReduceMax", value, [-walk.rank(m)])
 
     if walk.tables is not None:
-        made = walk.tables.segment(node, m, index, size, 0.0, empty_row(walk, node, m_zero, U8), in_bucket)
+        made = walk.tables.segment(node, m, index, 0.0, m_zero, U8, in_bucket)
         if made is not None:
             return made
     start = zeros(walk, node, size, I32, -1)

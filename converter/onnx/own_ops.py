@@ -15,14 +15,13 @@ from torch import fx
 
 from bgnn.converter.onnx import graph_ops, int8_ops
 from bgnn.converter.onnx.builder import OWN, Value
-from bgnn.converter.onnx.graph_ops import number_on_edges
-from bgnn.converter.onnx.tables import EDGEWISE, index_of, named
 from bgnn.converter.onnx.walk import FLOAT, I32, I64, U8, Walk
 from bgnn.passes.graph import arg, is_call
+from bgnn.passes.neighbour_tables import COLUMNS, EDGEWISE, index_of, number_on_edges
 
 aten = torch.ops.aten
+bgnn = torch.ops.bgnn
 
-_COLUMNS = [aten.reshape, aten.view, aten.unsqueeze, aten.squeeze]  # [E] as [E, 1] and back
 _MOST_AXES = 4  # of what QTable takes
 _TABLE_INPUT = 5  # QAggregate's, behind weight and edges
 _NO_WEIGHT = {"w_scale": 1.0, "w_zero": 0}
@@ -37,7 +36,7 @@ def _csr(walk: Walk, edges: fx.Node, size: int | fx.Node) -> tuple[Value, Value,
     """A list of edges sorted by target: the rows' bounds, the sources, and each entry's place in the list."""
     key = ("csr", edges, size)
     if key not in walk.shared:
-        looped = named(edges, "with_self_loops") and arg(edges, 2, "loops", "one") == "one"
+        looped = is_call(edges, bgnn.with_self_loops) and arg(edges, 2, "loops", "one") == "one"
         one_each = looped and edges.args[1] is size  # in a bipartite layer only nodes that both sides have get a loop
         listed = cast(fx.Node, edges.args[0]) if one_each else edges
         inputs = [walk.value(listed), walk.size(size)]
@@ -99,7 +98,7 @@ def _by_nodes(node: fx.Node, edges: fx.Node, products: dict[fx.Node, tuple[fx.No
             products[node] = (found[0], found[1])
             return True
     inputs = node.all_input_nodes
-    if not inputs or not (is_call(node, *EDGEWISE, *_COLUMNS) or named(node, "quantize", "fake_quant")):
+    if not inputs or not is_call(node, *EDGEWISE, *COLUMNS, bgnn.quantize, bgnn.fake_quant):
         return False
     return all(_by_nodes(source, edges, products) for source in inputs)
 
@@ -128,7 +127,7 @@ def _in_csr_order(
                     source, target = (walk.value(vector) for vector in products[node])
                 made[node] = _own(walk, "EdgeProduct", [source, indptr, sources, target], FLOAT)
             elif node.op == "call_function" and _by_nodes(node, edges, {}):
-                made[node] = walk.value(cast(fx.Node, node.args[0])) if is_call(node, *_COLUMNS) else walk.lower(node)
+                made[node] = walk.value(cast(fx.Node, node.args[0])) if is_call(node, *COLUMNS) else walk.lower(node)
             else:
                 return None
         return made[node]

@@ -52,13 +52,20 @@ def library_path() -> Path:
 
 
 def runtime() -> ModuleType:
-    """The installed TFLite runtime's module with `Interpreter` and `load_delegate`. Raises BgnnError if none is."""
+    """The installed TFLite runtime's module with `Interpreter` and `load_delegate`.
+
+    Raises BgnnError, with the remedy, where none is; one that is there and does not work is named with its reason.
+    """
+    reasons = []
     for name in _RUNTIMES:
         try:
             return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise BgnnError("no TFLite runtime is installed: pip install ai-edge-litert")
+        except ImportError as error:
+            package = name.partition(".")[0]
+            if not isinstance(error, ModuleNotFoundError) or error.name != package:
+                reasons.append(f"{package}: {error}")
+    found = f"can be imported ({'; '.join(reasons)})" if reasons else "is installed"
+    raise BgnnError(f"no TFLite runtime {found}, and TFLite files run on one: pip install ai-edge-litert")
 
 
 def load_delegate() -> Any:

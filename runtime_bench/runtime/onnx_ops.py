@@ -8,12 +8,25 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from bgnn.runtime_bench.runtime import limits
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 
 LIBRARY = "libbgnn_ort.so"
+
+
+def runtime() -> ModuleType:
+    """The installed ONNX Runtime. Raises BgnnError, with the remedy, where it cannot be imported."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        reason = "is not installed" if missing else f"cannot be imported ({error})"
+        raise BgnnError(f"onnxruntime {reason}, and ONNX files run on it: pip install onnxruntime") from error
+    module: ModuleType = onnxruntime
+    return module
 
 
 def library_path() -> Path:
@@ -55,10 +68,7 @@ def session(model: Path | str | bytes, threads: int = 1) -> Any:
     limits.check_threads("threads", threads)
     if not isinstance(model, bytes) and not Path(model).is_file():
         raise UsageError(f"cannot read {model}: no such file")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BgnnError("onnxruntime is not installed: pip install onnxruntime") from error
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

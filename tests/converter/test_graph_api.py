@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from graph_models import GCN, LoopedGCN, OfficialQuantizer, TorchQuantizer, awkw
 from onnx_graphs import FORMS, Form
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, TransformerConv, global_mean_pool
+from torch_geometric.utils import scatter, softmax
 
 from bgnn.converter.api import convert
 from bgnn.converter.calibrate import Calibration
@@ -225,6 +227,29 @@ def test_a_float_network_stays_float_and_says_why() -> None:
     assert done.report.macs["INT8"] == 0
     whys = [layer.why for layer in done.report.layers]
     assert any("not quantised" in why for why in whys)
+
+
+class SharesOfSources(nn.Module):
+    """Shares among the edges that leave a node, summed where they end; a sign of each edge."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        shares = softmax(x[edge_index[0]] + x[edge_index[1]], edge_index[0], num_nodes=x.size(0))
+        sign = torch.sign(x[:, 0][edge_index[0]] - x[:, 1][edge_index[1]])
+        sums = scatter(shares * x[edge_index[0]], edge_index[1], dim=0, dim_size=x.size(0))
+        return sums + scatter((sign * 2)[:, None] * x[edge_index[0]], edge_index[1], dim=0, dim_size=x.size(0))
+
+
+def test_a_dump_names_the_tables_and_what_is_in_their_order(tmp_path: Path) -> None:
+    """A softmax by the edges' other end is in no row of a table, and signs of edges are compared all the same."""
+    edges = random_graph(20, 70)
+    done = convert(SharesOfSources(), edges, target="onnx-x86", dump=tmp_path)
+    text = (tmp_path / "target.py").read_text()
+    assert text.count("bgnn_ops.neighbour_table.default(") == text.count("bgnn_ops.edge_list.default(") == 1
+    assert next(check.signs for check in done.report.checks if check.what == "emitted file") == 70
+    file = OnnxModel(done.model_bytes)
+    (table,) = json.loads(file.properties["bgnn.neighbour_tables"])
+    assert table["row"] == 1
+    assert f", {table['buckets']}, {table['powers_of_two']})  # i64" in text
 
 
 class SeedNodes(nn.Module):

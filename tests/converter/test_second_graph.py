@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from graph_models import GCN, random_graph
+from rich.console import Console
 from torch import Tensor, nn
 from torch_geometric.nn import GCNConv, global_mean_pool
 
@@ -91,3 +94,14 @@ def test_where_isolated_nodes_give_infinities_the_graph_has_none() -> None:
     (note,) = [c.note for c in done.report.checks if c.what == "stage traced, second graph"]
     assert "hub" in note
     assert "isolated" not in note
+
+
+def test_the_report_says_how_long_it_took() -> None:
+    """Of the whole conversion; no test decides on how long."""
+    done = convert(GCN().eval(), random_graph(20, 70), target="onnx-int8-x86")
+    assert 0 < done.report.to_json()["seconds"]["second graph"] < done.report.to_json()["seconds"]["conversion"]
+    console = Console(record=True, width=200)
+    done.report.print(console)
+    assert re.search(r"time +│ [\d.]+ s, [\d.]+ s of it on the second graph", console.export_text())
+    fixed = convert(GCN().eval(), random_graph(20, 70), target="onnx-int8-x86", fixed_sizes=["x=20", "edge_index=70"])
+    assert list(fixed.report.seconds) == ["conversion"]

@@ -1,4 +1,4 @@
-"""Helpers can be imported by name: the kernels' NumPy references, and what writes small TFLite files."""
+"""Helpers can be imported by name: the kernels' NumPy references, and what writes files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 KERNELS = Path(__file__).parent / "kernels"
 F32, I32 = np.dtype(np.float32), np.dtype(np.int32)
-sys.path[:0] = [str(KERNELS / "delegate"), str(KERNELS)]
+sys.path[:0] = [str(KERNELS / "delegate"), str(KERNELS), str(KERNELS.parent / "toolchain" / "packaging")]
 
 
 @pytest.fixture(scope="session")

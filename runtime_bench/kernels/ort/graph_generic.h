@@ -498,7 +498,7 @@ __attribute__((noinline)) void reduce_rows(const Aggregate& a, const Rows& rows,
         F32 v = load<F32>(row + k * kBytes);
         if constexpr (kWeighted) v *= F32{} + weight[places ? places[p] : p];
         if constexpr (kReduce == kMax) {
-          total[k] = p == begin ? v : (v > total[k]) | (v != v) ? v : total[k];
+          total[k] = p == begin ? v : ((v > total[k]) | (v != v)) ? v : total[k];
         } else {
           total[k] += v;
         }
@@ -586,7 +586,7 @@ BGNN_INLINE typename Vectors<kBytes>::I32 quantised_bits(typename Vectors<kBytes
 
 template <int kBytes>
 BGNN_INLINE typename Vectors<kBytes>::F32 larger(typename Vectors<kBytes>::F32 v, typename Vectors<kBytes>::F32 most) {
-  return (v > most) | (v != v) ? v : most;  // a NaN stays
+  return ((v > most) | (v != v)) ? v : most;  // a NaN stays
 }
 
 // Softmax over values [count], in place: lanes are entries.
@@ -684,7 +684,13 @@ BGNN_INLINE typename Vectors<kBytes>::F32 lane_weights(const float* weights, int
                                                        typename Vectors<kBytes>::I32 heads) {
   typedef typename Vectors<kBytes>::F32 F32;
   if constexpr (kOneHead) return F32{} + weights[first];
+#ifdef __clang__  // has no shuffle by a vector of places
+  F32 found;
+  for (int lane = 0; lane < kBytes / 4; lane++) found[lane] = weights[heads[lane]];
+  return found;
+#else
   return __builtin_shuffle(load<F32>(weights + first), heads - int32_t(first));
+#endif
 }
 
 // The weighted sum of a node's rows, columns from `c` on; `weights` [entries, heads].

@@ -1,8 +1,9 @@
 """check_wheels.py FOLDER: whether the wheels keep the promise of their names, and share no file. Exits 1 where not.
 
-bgnn-runtime is manylinux_2_17: the library is of the named architecture, asks for no glibc symbol younger than 2.17,
-and needs no library but glibc's; and it needs no PyTorch. bgnn-convert depends on bgnn-runtime of its own version and
-brings none of its files, so that removing either leaves the other whole.
+bgnn-runtime is manylinux_2_17: its libraries, for LiteRT and for ONNX Runtime, are of the named architecture, ask for
+no glibc symbol younger than 2.17, and need no library but glibc's; and it needs no PyTorch and brings no module of the
+compiler. bgnn-convert depends on bgnn-runtime of its own version and brings none of its files, so that removing either
+leaves the other whole.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ import zipfile
 from pathlib import Path
 
 MACHINES = {"x86_64": "Advanced Micro Devices X86-64", "aarch64": "AArch64"}
+# What each runtime looks for in its library.
+ENTRIES = {
+    "libbgnn_delegate.so": {"tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate"},
+    "libbgnn_ort.so": {"RegisterCustomOps"},
+}
 FLOOR = (2, 17)
 GLIBC = {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2"}
 
@@ -24,7 +30,7 @@ def readelf(library: Path, *options: str) -> str:
 
 
 def problems(library: Path, arch: str) -> list[str]:
-    """Why `library` is not fit for a manylinux_2_17 wheel of `arch`; empty where it is."""
+    """Why `library`, of a name in ENTRIES, is not fit for a manylinux_2_17 wheel of `arch`; empty where it is."""
     found = []
     if not re.search(rf"Machine:\s+{MACHINES[arch]}$", readelf(library, "-h"), re.MULTILINE):
         found.append(f"it is not an {arch} library")
@@ -32,9 +38,8 @@ def problems(library: Path, arch: str) -> list[str]:
     found += [f"it needs glibc {'.'.join(map(str, v))}" for v in sorted(versions) if v > FLOOR]
     needed = set(re.findall(r"NEEDED.*\[(.*)\]", readelf(library, "-d")))
     found += [f"it needs {name}" for name in sorted(needed - GLIBC)]
-    symbols = set(re.findall(r"\btflite_plugin_\w+", readelf(library, "--dyn-syms")))
-    if symbols != {"tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate"}:
-        found.append("it is not a TFLite delegate")
+    exported = set(re.findall(r"GLOBAL DEFAULT +\d+ (\w+)", readelf(library, "--dyn-syms")))
+    found += [f"it has no {entry}" for entry in sorted(ENTRIES[library.name] - exported)]
     return found
 
 
@@ -45,11 +50,18 @@ def metadata(archive: zipfile.ZipFile) -> str:
 
 def check_runtime(wheel: Path, arch: str) -> list[str]:
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
-        member = f"bgnn/runtime_bench/runtime/lib/{arch}/libbgnn_delegate.so"
-        libraries = [name for name in archive.namelist() if name.endswith(".so")]
-        if libraries != [member]:
-            return [f"its libraries are {libraries}, not {member}"]
-        found = problems(Path(archive.extract(member, folder)), arch)
+        members = [f"bgnn/runtime_bench/runtime/lib/{arch}/{name}" for name in ENTRIES]
+        libraries = sorted(name for name in archive.namelist() if name.endswith(".so"))
+        if libraries != members:
+            return [f"its libraries are {libraries}, not {members}"]
+        found = [
+            f"{Path(member).name}: {line}"
+            for member in members
+            for line in problems(Path(archive.extract(member, folder)), arch)
+        ]
+        around = {"bgnn/__init__.py", "bgnn/runtime_bench/__init__.py"}
+        modules = [name for name in archive.namelist() if name.endswith(".py") and name not in around]
+        found += [f"it brings {name}" for name in modules if not name.startswith("bgnn/runtime_bench/runtime/")]
         if "torch" in metadata(archive).lower():
             found.append("it depends on PyTorch")
     return found

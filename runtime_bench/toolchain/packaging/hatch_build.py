@@ -1,7 +1,7 @@
-"""Fills the wheel: the modules of runtime/, the packages around it, and the library of BGNN_ARCH (BGNN_LIBRARY), which
-also names the wheel.
+"""Fills the wheel: the modules of runtime/, the packages around it, and the libraries of BGNN_ARCH (in BGNN_LIBRARIES),
+which also names the wheel.
 
-Python only loads the library by its path: any Python 3 will do, so the tag is py3-none. An editable install holds
+Python only loads the libraries by their paths: any Python 3 will do, so the tag is py3-none. An editable install holds
 nothing but the way to src/.
 """
 
@@ -18,7 +18,7 @@ class RuntimeHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
-        arch, library = os.environ["BGNN_ARCH"], os.environ["BGNN_LIBRARY"]
+        arch, libraries = os.environ["BGNN_ARCH"], Path(os.environ["BGNN_LIBRARIES"])
         here = Path(self.root)
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-manylinux_2_17_{arch}"
@@ -26,4 +26,5 @@ class RuntimeHook(BuildHookInterface):
         room = source / "bgnn/runtime_bench/runtime"
         modules = [*room.glob("*.py"), *(package / "__init__.py" for package in list(room.parents)[:2])]
         build_data["force_include"] |= {str(path): str(path.relative_to(source)) for path in modules}
-        build_data["force_include"][library] = f"bgnn/runtime_bench/runtime/lib/{arch}/libbgnn_delegate.so"
+        for name in ("libbgnn_delegate.so", "libbgnn_ort.so"):
+            build_data["force_include"][str(libraries / name)] = f"bgnn/runtime_bench/runtime/lib/{arch}/{name}"

@@ -160,7 +160,10 @@ def damaged(data: bytes, key: str, value: str | None) -> bytes:
         ("bgnn.inputs", '[{"name": "in0", "dtype": "O", "shape": [], "index": false}]'),
         ("bgnn.inputs", '[{"name": "in0", "dtype": "float32", "shape": [-1], "index": false}]'),
         ("bgnn.max_degree", "many"),
-        *(("bgnn.sums", text) for text in ("3", "[{}]", '[{"tensor": 3}]')),
+        *(
+            ("bgnn.sums", text)
+            for text in ("3", "[{}]", '[{"tensor": 3}]', '[{"tensor": "x", "name": "", "ends": [], "seen": -3}]')
+        ),
         ("bgnn.max_degree", "9" * 9999),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import tflite_files
 from bgnn_files import hamming_knn, xor_edge_conv
 
+from bgnn.runtime_bench.runtime import delegate, onnx_ops
+from bgnn.runtime_bench.runtime.errors import BgnnError
 from bgnn.runtime_bench.runtime.run import main
 
 
@@ -79,3 +82,56 @@ def test_errors_are_one_line(case, tmp_path: Path, capsys) -> None:
     fails(2, "cannot write", "--output", str(tmp_path / "nowhere" / "out.npz"))
     (tmp_path / "model.tflite").write_bytes(b"....TFL3....")
     fails(1, "the runtime refuses the file")
+
+
+class Missing:
+    """An importer in front of all others: as if these packages were not installed."""
+
+    def __init__(self, packages: list[str]) -> None:
+        self.packages = packages
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in self.packages:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize(
+    ("file", "modules", "said"),
+    [
+        (
+            "model.onnx",
+            ["onnxruntime"],
+            "onnxruntime is not installed, and ONNX files run on it: pip install onnxruntime",
+        ),
+        (
+            "model.tflite",
+            ["ai_edge_litert", "tflite_runtime", "tensorflow"],
+            "no TFLite runtime is installed, and TFLite files run on one: pip install ai-edge-litert",
+        ),
+    ],
+)
+def test_a_missing_runtime_is_one_line(
+    file: str, modules: list[str], said: str, case, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] in modules]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing(modules), *sys.meta_path])
+    (tmp_path / file).write_bytes((tmp_path / "model.tflite").read_bytes())
+    np.savez(tmp_path / "in.npz", *case.arrays())
+    assert main([str(tmp_path / file), "--input", str(tmp_path / "in.npz")]) == 1
+    assert capsys.readouterr().err == f"bgnn-run: {said}\n"
+
+
+def test_a_runtime_that_does_not_load_is_named(tmp_path: Path, monkeypatch) -> None:
+    """As one built for another NumPy: the reason is said, not that it is not installed."""
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
+    (tmp_path / "ai_edge_litert").mkdir()
+    (tmp_path / "ai_edge_litert" / "__init__.py").write_text("")
+    (tmp_path / "ai_edge_litert" / "interpreter.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in ("onnxruntime", "ai_edge_litert", "ai_edge_litert.interpreter"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(BgnnError, match=r"^onnxruntime cannot be imported \(numpy.core.multiarray failed"):
+        onnx_ops.runtime()
+    with pytest.raises(BgnnError, match=r"can be imported \(ai_edge_litert: No module named 'no_such_module'\)"):
+        delegate.runtime()

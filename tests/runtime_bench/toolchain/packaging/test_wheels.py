@@ -34,11 +34,16 @@ def load() -> ModuleType:
     return module
 
 
-def test_a_library_that_is_none_of_ours() -> None:
-    library = Path(np.linalg._umath_linalg.__file__)  # needs what it brings along, and is no delegate
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("libbgnn_delegate.so", "tflite_plugin_create_delegate"), ("libbgnn_ort.so", "RegisterCustomOps")],
+)
+def test_a_library_that_is_none_of_ours(name: str, entry: str, tmp_path: Path) -> None:
+    library = tmp_path / name
+    library.symlink_to(np.linalg._umath_linalg.__file__)  # needs what it brings along, and has no entry of ours
     found = load().problems(library, "aarch64" if platform.machine() == "x86_64" else "x86_64")
     assert any("it is not an" in line for line in found)
-    assert "it is not a TFLite delegate" in found
+    assert f"it has no {entry}" in found
 
 
 def test_missing_wheels_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +59,13 @@ def write_wheel(path: Path, requires: str, *files: str) -> Path:
         for name in files:
             archive.writestr(name, "")
     return path
+
+
+def test_a_wheel_without_its_libraries_fails(tmp_path: Path) -> None:
+    one = "bgnn/runtime_bench/runtime/lib/x86_64/libbgnn_delegate.so"
+    wheel = write_wheel(tmp_path / "bgnn_runtime-1.0-py3-none-any.whl", "numpy", one)
+    (line,) = load().check_runtime(wheel, "x86_64")
+    assert line.startswith(f"its libraries are ['{one}'], not ")
 
 
 def test_shared_files_and_other_versions_fail(tmp_path: Path) -> None:
@@ -95,7 +107,7 @@ def test_a_wheel_runs_a_file_without_torch(wheel: Path, tmp_path: Path) -> None:
     subprocess.run([*pip, "--disable-pip-version-check"], check=True)
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from bgnn.runtime_bench import delegate, run\n"
+        "from bgnn.runtime_bench.runtime import delegate, run\n"
         "assert 'site' in delegate.__file__, delegate.__file__\n"
         "sys.exit(run.main(sys.argv[1:]))"
     )
@@ -114,7 +126,7 @@ def test_the_wheel_agrees_on_every_instruction_set(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wheel's compiler is another one than the tests' elsewhere. Several sizes: work memory differs by set."""
-    from bgnn.runtime_bench.runtime import delegate, run
+    from bgnn.runtime_bench.runtime import delegate, tflite_model
     from bgnn.runtime_bench.runtime.errors import BgnnError
 
     with zipfile.ZipFile(wheel) as archive:
@@ -132,7 +144,9 @@ def test_the_wheel_agrees_on_every_instruction_set(
         tried.append(isa)
         for case in cases:
             interpreter = delegate.load_interpreter(case.file())
-            (out,) = run.run(interpreter, {f"arr_{i}": array for i, array in enumerate(case.arrays())}).values()
+            (out,) = tflite_model.run(
+                interpreter, {f"arr_{i}": array for i, array in enumerate(case.arrays())}
+            ).values()
             assert np.array_equal(out, case.expected), isa
     assert "portable" in tried
 
@@ -173,13 +187,13 @@ def test_one_goes_and_the_other_stays(wheel: Path, tmp_path: Path) -> None:
         "model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).eval()\n"
         "done = bgnn.convert(model, (torch.randn(2, 8),), target='tflite-arm64', output='out.tflite')\n"
         "assert done.model_bytes\n"
-        "from bgnn.runtime_bench import load_interpreter\n"
+        "from bgnn.runtime_bench.runtime import load_interpreter\n"
         "load_interpreter('out.tflite').invoke()"
     )
     subprocess.run([*pip, "uninstall", "-qq", "--yes", "bgnn-convert"], check=True)
     assert modules(wheel) <= files()
     assert not modules(convert) & files()
-    run("from bgnn.runtime_bench import load_interpreter; load_interpreter('out.tflite').invoke()")
+    run("from bgnn.runtime_bench.runtime import load_interpreter; load_interpreter('out.tflite').invoke()")
     subprocess.run([*pip, "install", "-qq", "--no-deps", str(convert)], check=True)
     subprocess.run([*pip, "uninstall", "-qq", "--yes", "bgnn-runtime"], check=True)
     assert modules(convert) <= files()
