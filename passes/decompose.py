@@ -320,8 +320,8 @@ def _written_slice(node: fx.Node) -> fx.Node | None:
                 rows[row] = size + number
             both = _op(node, aten.cat.default, [x, y], axis)
             return _op(node, aten.index_select.default, both, axis, constant(node, torch.tensor(rows), "places"))
-    elif step != 1 or not isinstance(start, int):
-        return None
+    elif step != 1 or any(isinstance(at, fx.Node) for at in (start, end)):
+        return None  # how long what is left would be, only a run tells
     parts = [y]
     if start != 0:
         parts.insert(0, _op(node, aten.slice.Tensor, x, axis, 0, start))
