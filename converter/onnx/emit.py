@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import operator
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from bgnn.converter.onnx.tables import TableForm
 from bgnn.converter.onnx.walk import Walk
 from bgnn.converter.sizes import host_size
 from bgnn.passes import code_ranges, index_limits, ops
-from bgnn.passes.graph import is_call
+from bgnn.passes.graph import calls, is_call
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 from bgnn.runtime_bench.runtime.saturation import SaturationWarning
+
+bgnn = torch.ops.bgnn
 
 _LOWERINGS: dict[str, Callable[..., Any]] = {
     **float_ops.LOWERINGS,
@@ -37,7 +40,7 @@ def supported_ops(kernels: str = "stock") -> list[str]:
     return sorted(_OWN_LOWERINGS if kernels == "bgnn" else _LOWERINGS)
 
 
-_SUMS = [op for op in ops.having("segment") if op is not torch.ops.bgnn.segment_softmax]
+_SUMS = [op for op in ops.having("segment") if op is not bgnn.segment_softmax]
 
 
 def emit(
@@ -147,19 +150,33 @@ def _dims(node: fx.Node, symbols: Mapping[str, str]) -> list[int | str]:
 
 
 def _describe(gm: fx.GraphModule, names: Mapping[fx.Node, str], symbols: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What the user gives: name, dtype and shape; and whose values are indices, of which row, below which sizes."""
+    """What the user gives: name, dtype and shape; whose values are indices, of which row, below which sizes; and how
+    long axes must be at least, since a search picks so many of what is along them."""
     indices: dict[str, list[dict[str, Any]]] = {}
     for one in index_rows(gm, names):
         indices.setdefault(one["name"], []).append({"row": one["row"], "below": one["below"]})
-    return [
-        {
-            "name": name,
-            "dtype": str(node.meta["val"].dtype).removeprefix("torch."),
-            "shape": _dims(node, symbols),
-            "indices": indices.get(name, []),
-        }
-        for node, name in names.items()
-    ]
+    described: list[dict[str, Any]] = []
+    picked = _picked(gm)
+    for node, name in names.items():
+        value = node.meta["val"]
+        dtype = str(value.dtype).removeprefix("torch.")
+        one = {"name": name, "dtype": dtype, "shape": _dims(node, symbols), "indices": indices.get(name, [])}
+        least = [[axis, picked[str(size)]] for axis, size in enumerate(value.shape) if str(size) in picked]
+        described.append(one | ({"least": least} if least else {}))
+    return described
+
+
+def _picked(gm: fx.GraphModule) -> dict[str, int]:
+    """How many elements are picked, at most, of those along axes of an open size, by its symbol."""
+    found: dict[str, int] = {}
+    for node in calls(gm.graph, *ops.having("search")):
+        if is_call(node, operator.getitem):
+            continue
+        x, axis = cast(fx.Node, node.args[0]), node.args[2] if is_call(node, bgnn.topk_lowest) else 1
+        size, k = x.meta["val"].shape[cast(int, axis)], node.args[2 if is_call(node, bgnn.hamming_knn) else 1]
+        if type(size) is not int:
+            found[str(size)] = max(cast(int, k), found.get(str(size), 0))
+    return found
 
 
 def index_rows(gm: fx.GraphModule, names: Mapping[fx.Node, str]) -> list[dict[str, Any]]:
