@@ -17,18 +17,21 @@ from torch.export import ExportedProgram
 
 from bgnn.converter import stages
 from bgnn.converter.ahead import refuse_ahead
-from bgnn.converter.axes import trace_sized
+from bgnn.converter.axes import told_most, trace_sized
 from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
 from bgnn.converter.decisions import completed, exact_decisions, holds_codes, run_with_taps, told
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.eager import EagerModel, kinds
 from bgnn.converter.emitted_file import io_names, run_with_probes
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
-from bgnn.converter.example_inputs import check_example, refuse_nan
+from bgnn.converter.example_inputs import check_example, input_names, refuse_nan
 from bgnn.converter.examples import Example, examples_of
+from bgnn.converter.file_inputs import index_rows
 from bgnn.converter.onnx.emit import emit as emit_onnx
-from bgnn.converter.onnx.emit import index_rows, saturated_shares
 from bgnn.converter.onnx.emit import run_file as run_onnx
+from bgnn.converter.onnx.emit import saturated_shares
+from bgnn.converter.padding import check_rows as check_padded
+from bgnn.converter.padding import largest, with_room
 from bgnn.converter.report import KINDS, Report, build_report
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import emit as emit_tflite
@@ -41,7 +44,7 @@ from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constan
 from bgnn.passes.index_limits import edge_inputs
 from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.passes.join_edges import most_copies
-from bgnn.runtime_bench.runtime.onnx_runner import check_rows
+from bgnn.runtime_bench.runtime.graph_inputs import check_rows
 from bgnn.runtime_bench.runtime.outputs import write_files
 from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
@@ -121,8 +124,8 @@ def convert(
     check_example(model, example_inputs)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
-    if open_axes and not TARGETS[target].graphs:
-        with_open = ", ".join(names_with("graphs"))
+    if open_axes and not TARGETS[target].open:
+        with_open = ", ".join(names_with("open"))
         raise UsageError(f"--open {open_axes[0]}: {target} has fixed sizes; open ones go with --target {with_open}")
     warnings: list[str] = []
 
@@ -133,11 +136,15 @@ def convert(
     eager = EagerModel(model, keep_outputs, functools.partial(uncached, model))
     refuse_ahead(eager, inputs, plan)
     say("tracing the model")
-    with uncached(model):
-        gm = trace_sized(
-            model, inputs, keep_outputs, opened=open_axes, fixed=fixed_sizes, may_be_open=TARGETS[target].graphs
+    fixed, told = told_most(fixed_sizes, input_names(model, len(inputs)))
+    if told and TARGETS[target].open:
+        raise UsageError(
+            f"--fixed {next(iter(told))}: {target} takes graphs of any size; --fixed NAME=SIZE fixes an input's axis"
         )
+    with uncached(model):
+        gm = trace_sized(model, inputs, keep_outputs, opened=open_axes, fixed=fixed, may_be_open=TARGETS[target].open)
     refuse_numbers(gm)
+    most = {} if TARGETS[target].open else largest(gm, inputs, told)
     if dump is not None:
         dump_stage(gm, Path(dump), "exported")
     samples: list[tuple[Tensor, ...]] = []
@@ -206,6 +213,8 @@ def convert(
             not_understood = [f"{user_code.called(n)}{user_code.where(n)}" for n in stay]
         if stage == "integer":
             before = snapshot(gm)  # the last graph that makes every code
+        if stage == "target" and not TARGETS[target].open:
+            check_padded(gm)
         if stage == stop_after:
             return Conversion(None, report(None), None, gm)
     if TARGETS[target].codes and not any(calls(gm.graph, *KINDS["binary"], *KINDS["INT8"])):
@@ -217,23 +226,30 @@ def convert(
     metadata = {"bgnn-convert": _version(), "target": target, "optimize": str(optimize), "kernels": kernels}
     if is_graph:
         metadata["bgnn.max_degree"] = str(accumulators.MAX_DEGREE // most_copies(gm.graph))
-    emit, run = _writer_and_runtime(gm, plan, name, metadata)
+    emit, run = _writer_and_runtime(gm, plan, name, metadata, most)
     if examples:
         say("running the file and comparing it with the model")
         found = []
         for example in examples:
+            room = with_room(gm, example.inputs) if example.second and most else {}
+            # The second graph has a file of its own, as it may be too large for this one, with rows to spare.
+            write = functools.partial(emit, most=room) if room else emit
             with example.timed():
-                found.append(_check_file(gm, before, emit, run, plan, example))
+                found.append(_check_file(gm, before, write, run, plan, example))
+            if room:
+                said = ", ".join(f"{number} {word}" for word, number in room.items())
+                found[-1].note = f"in a file of {said}"
         if examples[0].alone:
             note = f"none, so other graphs are not verified: {examples[0].alone}"
             checks.append(Check("second graph", compared=False, note=note))
-        found[0].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {})[0](), run)
+        found[0].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {}, {})[0](), run)
         checks += found[::-1]
         than = "the quantised network's" if calibration is not None else "the model's"
         metadata["verification"] = "; on a second graph: ".join(_summary(check, than) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
-    seen = {"seen": saturated_shares(emit(), inputs)} if is_graph and examples else {}
+    counts = is_graph and examples and TARGETS[target].open
+    seen = {"seen": saturated_shares(emit(), inputs)} if counts else {}
     data = emit(**seen)
     if calibrated is not None and verify:
         expected = [eager.outputs(sample)[0] for sample in samples]
@@ -306,7 +322,7 @@ def _check_flushed(reference: Reference) -> None:
 
 
 def _writer_and_runtime(
-    gm: fx.GraphModule, plan: stages.Plan, name: str, metadata: Mapping[str, str]
+    gm: fx.GraphModule, plan: stages.Plan, name: str, metadata: Mapping[str, str], most: Mapping[str, int]
 ) -> tuple[Callable[..., bytes], Callable[[bytes, Sequence[np.ndarray]], list[np.ndarray]]]:
     """(writes the target's file, given probes if any; runs such a file)."""
     inputs, outputs = io_names(gm)
@@ -314,7 +330,8 @@ def _writer_and_runtime(
     if TARGETS[plan.target].format == "onnx":
         options |= {"optimize": plan.optimize, "kernels": plan.kernels}
         return lambda **more: emit_onnx(gm, **{**options, **more}), run_onnx
-    return lambda **more: emit_tflite(gm, **options, **more), _run_tflite
+    options |= {"most": most}
+    return lambda **more: emit_tflite(gm, **{**options, **more}), _run_tflite
 
 
 def _run_tflite(data: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -347,7 +364,7 @@ def _check_file(
     assert reference is not None
     tapped = list({tap.name: (node, tap) for node, tap in all_taps(gm)}.values())
     on_edges: list[tuple[fx.Node, Tap]] = []
-    if TARGETS[plan.target].graphs and plan.optimize == 1 and plan.kernels == "stock":
+    if TARGETS[plan.target].open and plan.optimize == 1 and plan.kernels == "stock":
         # On neighbour tables there are no tensors of edges in the file: their codes follow from the others.
         on_edges = [(node, tap) for node, tap in tapped if is_edge_tensor(node)]
         tapped = [pair for pair in tapped if pair not in on_edges]

@@ -2,8 +2,9 @@
 
 The program says which (the symbols of a .pt2), the user says which (`--open NAME[=AXIS]`, `--fixed NAME=SIZE`), and
 each family has a default: of a network on a graph's edges, or of one that reads from a batch vector how many graphs
-there are, the numbers of nodes, edges and graphs are open; any other has the sizes of its example. Nothing follows from
-a shape or a name alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by
+there are, the numbers of nodes, edges and graphs are open; any other has the sizes of its example. Where a target has
+no open sizes, they are those of the largest graph (`--fixed nodes=4096`; else the example's). Nothing follows from a
+shape or a name alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by
 them; which axes have one size shows in PyTorch's symbols.
 """
 
@@ -21,12 +22,13 @@ from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import input_names
 from bgnn.converter.sizes import graph_axes, is_list
 from bgnn.converter.trace import refuse_open, trace
-from bgnn.passes.graph import aten, is_call
+from bgnn.passes.graph import aten, is_call, is_static
 from bgnn.passes.index_limits import edge_inputs, numbers_of_nodes
 
 Axis = tuple[int, int]
 """(which input, which axis of it)."""
 
+MOST = ("nodes", "edges", "graphs")  # of the largest graph, for targets of fixed sizes
 WORDS = {"batch": 0, "nodes": -2, "points": -2}  # of tensors [batch, nodes, features] and [nodes, features]
 
 
@@ -34,11 +36,24 @@ def trace_sized(
     model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...], keep_outputs: Sequence[int], *,
     opened: Sequence[str], fixed: Sequence[str], may_be_open: bool,
 ) -> fx.GraphModule:  # fmt: skip
-    """`trace`, with the axes open that the module's docstring says. `may_be_open`: whether the target has open sizes.
+    """`trace`, with the axes open that the module's docstring says. `may_be_open`: whether the target has open sizes;
+    without them those of graphs stay open in the traced graph, and the file has a largest graph (converter.padding).
 
     `opened` and `fixed`: "NAME", "NAME=AXIS" and "NAME=SIZE". Raises UsageError for one that does not fit the model,
     and ConversionError where the model's forward fixes the size of an axis that is to be open.
     """
+    gm = _trace_open(model, inputs, keep_outputs, opened, fixed, True)
+    if may_be_open or all(is_static(node) for node in gm.graph.nodes if node.op == "placeholder"):
+        return gm
+    if edge_inputs(gm.graph) or _depends_on_data(gm):
+        return gm
+    return _trace_open(model, inputs, keep_outputs, opened, fixed, False)
+
+
+def _trace_open(
+    model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...], keep_outputs: Sequence[int], opened: Sequence[str],
+    fixed: Sequence[str], may_be_open: bool,
+) -> fx.GraphModule:  # fmt: skip
     names = input_names(model, len(inputs))
     to_open, to_fix = _told_open(opened, names, inputs), _told_fixed(fixed, names, inputs)
     if isinstance(model, ExportedProgram):
@@ -108,6 +123,20 @@ def _told_open(opened: Sequence[str], names: Sequence[str], inputs: Sequence[Ten
             raise UsageError(f"--open {told}: {name} is {list(value.shape)}, and has no axis {axis}")
         found.add((which, axis % rank))
     return found
+
+
+def told_most(fixed: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """(what `--fixed` says of inputs, and of the largest graph: `nodes=4096`, `edges=...`, `graphs=...`)."""
+    of_inputs, most = [], {}
+    for told in fixed:
+        name, _, text = told.partition("=")
+        if name in names or name not in MOST:
+            of_inputs.append(told)
+        elif not re.fullmatch(r"\d+", text) or int(text) < 1:
+            raise UsageError(f"--fixed {told}: give the largest number of {name}, as in --fixed {name}=4096")
+        else:
+            most[name] = int(text)
+    return of_inputs, most
 
 
 def _told_fixed(fixed: Sequence[str], names: Sequence[str], inputs: Sequence[Tensor]) -> set[Axis]:

@@ -121,7 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=SIZE",
         help="an input of forward whose axis of that size is fixed where it would be open: the nodes (x=2708) or edges "
-        "(edge_index=10556) of one graph. May be repeated",
+        "(edge_index=10556) of one graph. For TFLite targets also nodes=N, edges=E and graphs=G: the largest graph (or "
+        "batch of graphs) that the file takes; default: the example's. May be repeated",
     )
 
     source = parser.add_argument_group("what the model is")

@@ -13,6 +13,7 @@ model it came from. Specs follow from what the emitter can write, its lowerings,
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -137,7 +138,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     steps += _steps(fuse_edge_max, fuse_gather_max) if own else []
     if target.codes and not naive:
         steps.append(("tabulate", lambda gm: tabulate.run(gm, any_table=own)))
-    if own:
+    if own and target.open:
         steps += _steps(fuse_aggregation)
     steps += _steps(legalise, fold_constants, canonicalise, merge_equal_nodes)
     if target.format == "onnx" and not own and not naive:
@@ -164,7 +165,7 @@ def walk(
                 calibrate(gm)
             mark_decisions(gm)
             fixed = all(is_static(n) for n in gm.graph.nodes if n.op == "placeholder")
-            if fixed and not (TARGETS[plan.target].graphs and edge_inputs(gm.graph)):
+            if fixed and not edge_inputs(gm.graph):
                 refuse_open(gm)
         check_spec(gm, stage, plan)
         check_sizes(gm, plan)
@@ -244,6 +245,11 @@ def spec(stage: str, plan: Plan) -> frozenset[str] | None:
     return frozenset(written if stage == "target" else written | {ops.name_of(op) for op in ops.having("owed")})
 
 
+@functools.cache
+def _on_onnx() -> frozenset[str]:
+    return frozenset(name.rsplit(".", 1)[0] for name in onnx_ops("stock"))
+
+
 def check_spec(gm: fx.GraphModule, stage: str, plan: Plan) -> None:
     """Raises ConversionError for the first op that may not stand after `stage`."""
     node = misplaced(gm, stage, plan)
@@ -293,9 +299,9 @@ def way_out(node: fx.Node, target: str) -> str:
     if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel):
         return f"its 8-bit codes need --target {' or '.join(names_with('codes'))}"
     edges = edge_inputs(node.graph)
-    if target and not target.startswith("onnx-") and (edges or is_call(node, *over_edges)):
-        given = "" if edges else ", with edge_index int64 [2, E] as an input of forward"
-        return f"graph networks on edges go to ONNX: --target one of {', '.join(names_with('graphs'))}{given}"
+    open_targets = names_with("open")
+    if edges and target and target not in open_targets and ops.name_of(node.target) in _on_onnx():
+        return f"graph networks with it go to --target {' or '.join(open_targets)}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     if "sparse" in str(node.target) or (node.all_input_nodes and "sparse" in str(node.all_input_nodes[0].target)):

@@ -8,7 +8,8 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Target:
     """`format`: "tflite" or "onnx". `about`: in a few words, for --help. `bits`: signs become bits. `codes`: quantisers
-    become 8-bit integers. `graphs`: sums over edges, and open numbers of nodes and edges. `own`: --kernels bgnn.
+    become 8-bit integers. `open`: sizes that are not known when the file is made; without, a file takes graphs up to a
+    size. `own`: --kernels bgnn.
     `sums`: an 8-bit layer gives its 32-bit sums as fast as its codes.
     """
 
@@ -17,7 +18,7 @@ class Target:
     about: str
     bits: bool = False
     codes: bool = False
-    graphs: bool = False
+    open: bool = False
     own: bool = True
     sums: bool = True
 
@@ -43,20 +44,20 @@ TARGETS: dict[str, Target] = {
         Target(
             "tflite-int8-arm64",
             "tflite",
-            "TFLite's own 8-bit ops, for clouds with quantisers or --calibrate",
+            "TFLite's own 8-bit ops, for models with quantisers or --calibrate",
             codes=True,
             own=False,
             sums=False,
         ),
-        Target("onnx-x86", "onnx", "float ONNX for ONNX Runtime", graphs=True),
-        Target("onnx-int8-x86", "onnx", INTEGER_ONNX, bits=True, codes=True, graphs=True),
-        Target("onnx-int8-arm64", "onnx", "the same, checked on arm64", bits=True, codes=True, graphs=True),
+        Target("onnx-x86", "onnx", "float ONNX for ONNX Runtime", open=True),
+        Target("onnx-int8-x86", "onnx", INTEGER_ONNX, bits=True, codes=True, open=True),
+        Target("onnx-int8-arm64", "onnx", "the same, checked on arm64", bits=True, codes=True, open=True),
     )
 }
 
 
 def names_with(what: str) -> list[str]:
-    """The targets that have `what`, a field of their rows: "codes", "graphs", "own"."""
+    """The targets that have `what`, a field of their rows: "codes", "open", "own"."""
     return [name for name, row in TARGETS.items() if getattr(row, what)]
 
 

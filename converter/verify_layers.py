@@ -465,11 +465,12 @@ def _layer_alone(node: fx.Node) -> tuple[fx.GraphModule, Tensor]:
 
 
 def _table_alone(node: fx.Node) -> tuple[fx.GraphModule, Tensor]:
-    """`q_table(x)` and every code in every channel, u8 `[256, C]`."""
+    """`q_table(quantize(x))` and every code in every channel, f32 `[256, C]`: no file has codes as an input."""
     channels = shape_of(node)[-1]
-    x = torch.arange(256, dtype=torch.uint8)[:, None].repeat(1, channels)
+    x = torch.arange(256, dtype=torch.float32)[:, None].repeat(1, channels)
 
     def body(graph: fx.Graph, given: fx.Node, constants: list[fx.Node]) -> fx.Node:
-        return graph.call_function(node.target, (given, constants[0]))  # type: ignore[arg-type]
+        codes = graph.call_function(bgnn.quantize.default, (given, 1.0, 0, 0, 255))
+        return graph.call_function(node.target, (codes, constants[0]))  # type: ignore[arg-type]
 
     return _alone(node, x, body), x

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import operator
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
 from bgnn.converter.emitted_file import named_ends
+from bgnn.converter.file_inputs import describe, dims_of, symbols_of
 from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, own_sign_ops, sign_ops
 from bgnn.converter.onnx.builder import ModelBuilder
 from bgnn.converter.onnx.tables import TableForm
 from bgnn.converter.onnx.walk import Walk
-from bgnn.converter.sizes import host_size
-from bgnn.passes import code_ranges, index_limits, ops
-from bgnn.passes.graph import calls, is_call
+from bgnn.passes import code_ranges, ops
+from bgnn.passes.graph import is_call
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 from bgnn.runtime_bench.runtime.saturation import SaturationWarning
-
-bgnn = torch.ops.bgnn
 
 _LOWERINGS: dict[str, Callable[..., Any]] = {
     **float_ops.LOWERINGS,
@@ -40,7 +37,7 @@ def supported_ops(kernels: str = "stock") -> list[str]:
     return sorted(_OWN_LOWERINGS if kernels == "bgnn" else _LOWERINGS)
 
 
-_SUMS = [op for op in ops.having("segment") if op is not bgnn.segment_softmax]
+_SUMS = [op for op in ops.having("segment") if op is not torch.ops.bgnn.segment_softmax]
 
 
 def emit(
@@ -77,9 +74,9 @@ def emit(
     names = {node: input_name for input_name, node in inputs}
     walk.naive = optimize == 0
     walk.packed = set() if own else sign_ops.packed_nodes(gm)
-    symbols = _symbols(names)
+    symbols = symbols_of(names)
     for node, input_name in names.items():
-        walk.values[node] = builder.input(input_name, walk.dtype(node), _dims(node, symbols))
+        walk.values[node] = builder.input(input_name, walk.dtype(node), dims_of(node, symbols))
     for node in gm.graph.nodes:
         if node.op == "get_attr":
             walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
@@ -95,10 +92,10 @@ def emit(
         if node in walk.packed:
             value = sign_ops.words(walk, value, walk.rank(node))
         # A name of its own, also for an input, a constant or a tensor returned twice; the runtime drops the copy.
-        made.append((builder.op("Identity", [value], value.dtype, name=output_name), _dims(node, symbols)))
+        made.append((builder.op("Identity", [value], value.dtype, name=output_name), dims_of(node, symbols)))
     results = [value for value, _ in made]
     properties = {**metadata, "bgnn.sums": json.dumps(_sums(gm, walk, builder.made(results), seen))}
-    properties |= {"bgnn.inputs": json.dumps(_describe(gm, names, symbols))}
+    properties |= {"bgnn.inputs": json.dumps(describe(gm, names, symbols))}
     edges: set[str] = set()
     if walk.tables is not None:
         properties["bgnn.neighbour_tables"] = json.dumps(walk.tables.describe())
@@ -123,72 +120,6 @@ def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
     if node in walk.packed:
         return np.where(sign_ops.bits(array), 255, 0).astype(np.uint8)
     return array.astype(walk.file_dtype(node, tensor.dtype), copy=False)
-
-
-def _symbols(names: Mapping[fx.Node, str]) -> dict[str, str]:
-    """A readable name for each dynamic dimension of the inputs: nodes, edges, or after the input it is of."""
-    symbols: dict[str, str] = {}
-    graph = next(iter(names)).graph if names else fx.Graph()
-    edges = index_limits.edge_inputs(graph)
-    counts = {str(size) for size in index_limits.numbers_of_nodes(graph)}
-    known = [(size, "nodes") for node in names for size in node.meta["val"].shape if str(size) in counts]
-    known += [(node.meta["val"].shape[-1], "edges") for node in names if node in edges]
-    known += [(node.meta["val"].shape[0], "nodes") for node in names if not edges and node.meta["val"].dim() in (1, 2)]
-    for size, words in known:
-        if type(size) is not int and words not in symbols.values():
-            symbols.setdefault(str(size), words)
-    for node, name in names.items():
-        for axis, dim in enumerate(node.meta["val"].shape):
-            if type(dim) is not int:
-                symbols.setdefault(str(dim), f"{name}_{axis}")
-    return symbols
-
-
-def _dims(node: fx.Node, symbols: Mapping[str, str]) -> list[int | str]:
-    shape = node.meta["val"].shape
-    return [dim if type(dim) is int else symbols.get(str(dim), f"{node.name}_{axis}") for axis, dim in enumerate(shape)]
-
-
-def _describe(gm: fx.GraphModule, names: Mapping[fx.Node, str], symbols: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What the user gives: name, dtype and shape; whose values are indices, of which row, below which sizes; and how
-    long axes must be at least, since a search picks so many of what is along them."""
-    indices: dict[str, list[dict[str, Any]]] = {}
-    for one in index_rows(gm, names):
-        indices.setdefault(one["name"], []).append({"row": one["row"], "below": one["below"]})
-    described: list[dict[str, Any]] = []
-    picked = _picked(gm)
-    for node, name in names.items():
-        value = node.meta["val"]
-        dtype = str(value.dtype).removeprefix("torch.")
-        one = {"name": name, "dtype": dtype, "shape": _dims(node, symbols), "indices": indices.get(name, [])}
-        least = [[axis, picked[str(size)]] for axis, size in enumerate(value.shape) if str(size) in picked]
-        described.append(one | ({"least": least} if least else {}))
-    return described
-
-
-def _picked(gm: fx.GraphModule) -> dict[str, int]:
-    """How many elements are picked, at most, of those along axes of an open size, by its symbol."""
-    found: dict[str, int] = {}
-    for node in calls(gm.graph, *ops.having("search")):
-        if is_call(node, operator.getitem):
-            continue
-        x, axis = cast(fx.Node, node.args[0]), node.args[2] if is_call(node, bgnn.topk_lowest) else 1
-        size, k = x.meta["val"].shape[cast(int, axis)], node.args[2 if is_call(node, bgnn.hamming_knn) else 1]
-        if type(size) is not int:
-            found[str(size)] = max(cast(int, k), found.get(str(size), 0))
-    return found
-
-
-def index_rows(gm: fx.GraphModule, names: Mapping[fx.Node, str]) -> list[dict[str, Any]]:
-    """The inputs that are indices, and how many rows their values name: arguments of the runner's `check_rows`."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for (node, row), sizes in index_limits.limits(gm.graph).items():
-        below = [terms for terms in (host_size(size, names) for size in sizes) if terms is not None]
-        found.setdefault(names[node], []).append({"name": names[node], "row": row, "below": below})
-    for rows in found.values():
-        if len(rows) == 2 and rows[0]["below"] == rows[1]["below"]:  # both ends of the edges are the same nodes
-            rows[:] = [{**rows[0], "row": None}]
-    return [one for rows in found.values() for one in rows]
 
 
 def run_file(data: bytes, inputs: Sequence[np.ndarray], threads: int = 1) -> list[np.ndarray]:

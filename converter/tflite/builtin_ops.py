@@ -455,7 +455,8 @@ def _gather_nodes(walk: Walk, node: fx.Node, x: fx.Node, index: fx.Node) -> Valu
 def _index_select(walk: Walk, node: fx.Node, x: fx.Node, dim: int, index: fx.Node) -> Value:
     value, shape = walk.value(x), walk.shape(node)
     axis = walk.axis(x, dim)
-    rows = walk.reshape(walk.value(index), (shape[axis],))  # PyTorch lets a scalar stand for one index
+    # PyTorch lets a scalar stand for one index.
+    rows = walk.rows_there(walk.reshape(walk.value(index), (shape[axis],)))
     return walk.op("GATHER", [value, rows], shape, value.dtype, schema.GatherOptionsT(axis=axis))
 
 

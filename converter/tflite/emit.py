@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -11,11 +12,21 @@ import torch
 from torch import fx
 
 from bgnn.converter.emitted_file import named_ends
-from bgnn.converter.tflite import bgnn_ops, builtin_ops, int8_ops, lce_ops
+from bgnn.converter.file_inputs import describe, symbols_of
+from bgnn.converter.padding import GRAPHS, Sizes
+from bgnn.converter.sizes import host_size
+from bgnn.converter.tflite import bgnn_ops, builtin_ops, graph_ops, int8_ops, lce_ops
 from bgnn.converter.tflite.builder import FileBuilder, Value
 from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
+from bgnn.passes import ops
+from bgnn.passes.graph import is_static
 
-_STOCK: dict[str, Callable[..., Any]] = {**builtin_ops.LOWERINGS, **int8_ops.LOWERINGS, **lce_ops.LOWERINGS}
+_STOCK: dict[str, Callable[..., Any]] = {
+    **builtin_ops.LOWERINGS,
+    **graph_ops.LOWERINGS,
+    **int8_ops.LOWERINGS,
+    **lce_ops.LOWERINGS,
+}
 _LOWERINGS = {**_STOCK, **bgnn_ops.LOWERINGS}
 
 _MAX_RANK = 6  # what XNNPACK and the builtin kernels of both runtimes take
@@ -34,6 +45,7 @@ def emit(
     output_names: Sequence[str],
     metadata: Mapping[str, str],
     probes: Mapping[str, fx.Node] | None = None,
+    most: Mapping[str, int] | None = None,
 ) -> bytes:
     """The TFLite file of a target-stage graph.
 
@@ -42,25 +54,78 @@ def emit(
     means indices and is int32 in the file). `name` becomes the model's description. `input_names` and
     `output_names` name the file's inputs and outputs in the graph's order, as tensors and in the signature
     "serving_default". `metadata` is stored under its keys as UTF-8 text. `probes`: more nodes whose tensors
-    the file returns after the outputs, in this order, under the keys as names; nothing is fused over them.
+    the file returns after the outputs, in this order, under the keys as names; nothing is fused over them. `most`: the
+    sizes that stand for a graph network's open ones (converter.padding). The file then tells under "bgnn.graph" what
+    runtime_bench/padded.py needs to fill a graph up, and to cut its results: inputs as ONNX files have them
+    (`file_inputs.describe`), `most`, and for each axis of each output how many rows are there.
 
     Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that TFLite cannot
     express, and UsageError where the names do not fit the graph.
     """
     inputs, wanted = named_ends(gm, input_names, output_names, probes or {})
     builder = FileBuilder(name)
-    walk = Walk(builder, kept=[node for _, node in wanted])
+    names = {node: input_name for input_name, node in inputs}
+    walk = Walk(builder, [node for _, node in wanted], Sizes(gm, most or {}))
+    walk.gaps = bool(most) or any(ops.name_of(node.target) == "bgnn.with_self_loops" for node in gm.graph.nodes)
+    needed = _needed([node for _, node in wanted])
     for input_name, node in inputs:
         walk.values[node] = builder.tensor(input_name, walk.shape(node), walk.dtype(node))
         walk.claim(walk.value(node), input_name)
     for node in gm.graph.nodes:
         if node.op == "get_attr":
             walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
-        elif node.op == "call_function":
+        elif node.op == "call_function" and node in needed:
             walk.values[node] = _lower(walk, node)
 
     given = [(input_name, walk.value(node)) for input_name, node in inputs]
-    return builder.finish(given, _outputs(walk, wanted, [value for _, value in given]), metadata)
+    outputs = _outputs(walk, wanted, [value for _, value in given])
+    if most or not all(is_static(node) for _, node in wanted):
+        more, rows = _rows(walk, wanted, names)
+        outputs += more
+        symbols = symbols_of(names)
+        degree = int(metadata.get("bgnn.max_degree", 0))
+        told = {"inputs": describe(gm, names, symbols), "most": dict(most or {}), "outputs": rows, "max_degree": degree}
+        metadata = {**metadata, "bgnn.graph": json.dumps(told)}
+    return builder.finish(given, outputs, metadata)
+
+
+def _needed(wanted: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes that tensors of the file depend on: sizes are known."""
+    waiting, seen = list(wanted), set(wanted)
+    while waiting:
+        sources = [one for one in waiting.pop().all_input_nodes if not isinstance(one.meta.get("val"), torch.SymInt)]
+        waiting += [one for one in sources if one not in seen]
+        seen.update(sources)
+    return seen
+
+
+def _rows(
+    walk: Walk, wanted: Sequence[tuple[str, fx.Node]], names: Mapping[fx.Node, str]
+) -> tuple[list[tuple[str, Value]], list[list[Any]]]:
+    """(outputs that tell which edges are there, for each axis of each output how many rows are: None for all, terms, or
+    the name of such an output and the terms of the number that its values are below)."""
+    more: dict[str, tuple[str, Value]] = {}
+    rows: list[list[Any]] = []
+    for _, node in wanted:
+        axes: list[Any] = []
+        for size in node.meta["val"].shape:
+            if type(size) is int:
+                axes.append(None)
+                continue
+            terms, listed = host_size(size, names), walk.edges.get(str(size))
+            if listed is not None:
+                index, nodes = listed
+                if str(size) not in more:
+                    name = f"rows/{len(more)}"
+                    more[str(size)] = (name, walk.copy(index))
+                    walk.builder.rename(more[str(size)][1], name)
+                axes.append({"there": more[str(size)][0], "below": None if nodes is None else host_size(nodes, names)})
+            elif terms is None or not (size.node.expr.is_Symbol or walk.sizes.counts_graphs(size)):
+                walk.refuse(node, "has a row for each of some edges, whose number depends on the data", "sum them")
+            else:
+                axes.append({"rows": terms, **({"most": GRAPHS} if walk.sizes.counts_graphs(size) else {})})
+        rows.append(axes)
+    return list(more.values()), rows
 
 
 def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
@@ -84,7 +149,7 @@ def _lower(walk: Walk, node: fx.Node) -> Any:
         walk.refuse(node, "is not supported by the TFLite targets", "rewrite this line with supported ops")
     if isinstance(node.meta["val"], torch.Tensor) and node.meta["val"].dim() > _MAX_RANK:
         walk.refuse(node, f"gives a tensor of rank {node.meta['val'].dim()}", f"reshape to rank {_MAX_RANK} or less")
-    given = node.args if name == "getitem" else arguments(node)
+    given = node.args if name == "getitem" else [walk.known(one) for one in arguments(node)]
     walk.name_after(node)
     value = _LOWERINGS[name](walk, node, *given)
     if isinstance(value, Value):

@@ -17,9 +17,10 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
 from bgnn.converter.code_operands import requantised, scales_and_zeros, table_of
+from bgnn.converter.tflite import graph_ops
 from bgnn.converter.tflite.builder import Codes, Value, numel
 from bgnn.converter.tflite.builtin_ops import elementwise
-from bgnn.converter.tflite.walk import FLOAT, INT, INT8, SHIFT, Walk
+from bgnn.converter.tflite.walk import BOOL, FLOAT, INT, INT8, SHIFT, Walk
 from bgnn.passes.depthwise import depthwise
 
 _ACTIVATION = schema.ActivationFunctionType
@@ -229,6 +230,72 @@ def _two_codes(op: str, options: Callable[..., Any]) -> Callable[..., Value]:
     return lower
 
 
+# --- sums over edges: exact, in int32, by UNSORTED_SEGMENT_SUM ---
+
+
+def _segment_total(walk: Walk, m: fx.Node, m_zero: int, index: fx.Node, size: int) -> Value:
+    """int32 `sum (m - m_zero)` of each segment: the sum of the file's codes less that many zero points."""
+    rows = walk.value(index)
+    total = graph_ops.reduced(walk, "SUM", walk.cast(walk.coded(m, _PLAIN), INT), rows, size)
+    if m_zero == SHIFT:
+        return total
+    count = walk.cast(graph_ops.counts(walk, rows, size), INT)
+    inputs = [graph_ops.beside(walk, count, total.rank), walk.constant(np.array(m_zero - SHIFT, INT))]
+    zeros = walk.op("MUL", inputs, (size, *[1] * (total.rank - 1)), INT, schema.MulOptionsT())
+    return walk.op("SUB", [total, zeros], total.shape, INT, schema.SubOptionsT())
+
+
+def _as_codes(walk: Walk, total: Value, multiplier: Value, scale: float, zero: int, low: int, high: int) -> Value:
+    """Integers times a float32, as codes."""
+    real = walk.op("MUL", [walk.cast(total, FLOAT), multiplier], total.shape, FLOAT, schema.MulOptionsT())
+    codes = Codes((1.0,), zero - SHIFT)
+    value = walk.op("QUANTIZE", [real], total.shape, INT8, schema.QuantizeOptionsT(), codes)
+    return _clamped(walk, walk.recoded(value, _codes(scale, zero)), zero, low, high)
+
+
+def q_segment_sum(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """The exact sum times m_scale / y_scale."""
+    total = _segment_total(walk, m, m_zero, index, size)
+    multiplier = walk.constant(np.float32(m_scale) / np.float32(y_scale))
+    return _as_codes(walk, total, multiplier, y_scale, y_zero, low, high)
+
+
+def q_segment_sum_float(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int
+) -> Value:
+    """The exact sum times m_scale."""
+    total = walk.cast(_segment_total(walk, m, m_zero, index, size), FLOAT)
+    inputs = [total, walk.constant(np.float32(m_scale))]
+    return walk.op("MUL", inputs, total.shape, FLOAT, schema.MulOptionsT())
+
+
+def q_segment_mean(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """The exact sum times m_scale / (y_scale * length)."""
+    total = _segment_total(walk, m, m_zero, index, size)
+    length = graph_ops.beside(walk, graph_ops.at_least_one(walk, walk.value(index), size), total.rank)
+    inputs = [length, walk.constant(np.float32(y_scale))]
+    divisor = walk.op("MUL", inputs, length.shape, FLOAT, schema.MulOptionsT())
+    inputs = [walk.constant(np.float32(m_scale)), divisor]
+    multiplier = walk.op("DIV", inputs, length.shape, FLOAT, schema.DivOptionsT())
+    return _as_codes(walk, total, multiplier, y_scale, y_zero, low, high)
+
+
+def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int) -> Value:
+    """UNSORTED_SEGMENT_MAX of int32; a segment without elements, where it gives the lowest number, has m_zero."""
+    value = walk.coded(m, _PLAIN)
+    largest = graph_ops.reduced(walk, "MAX", walk.cast(value, INT), walk.value(index), size)
+    some = walk.op("GREATER_EQUAL", [largest, walk.constant(np.array(-SHIFT, INT))], largest.shape, BOOL)
+    inputs = [some, largest, walk.constant(np.array(m_zero - SHIFT, INT))]
+    whole = walk.op("SELECT_V2", inputs, largest.shape, INT)
+    return walk.op("CAST", [whole], whole.shape, INT8, codes=_PLAIN)
+
+
 LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.quantize.default": quantize,
     "bgnn.dequantize.default": dequantize,
@@ -238,6 +305,10 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.q_table.default": q_table,
     "bgnn.q_linear.default": q_linear,
     "bgnn.q_linear_float.default": q_linear_float,
+    "bgnn.q_segment_sum.default": q_segment_sum,
+    "bgnn.q_segment_sum_float.default": q_segment_sum_float,
+    "bgnn.q_segment_mean.default": q_segment_mean,
+    "bgnn.q_segment_max.default": q_segment_max,
     "bgnn.q_mul.default": _two_codes("MUL", schema.MulOptionsT),
     "bgnn.q_add.default": _two_codes("ADD", schema.AddOptionsT),
 }

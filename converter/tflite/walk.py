@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
 from bgnn.converter.errors import ConversionError
+from bgnn.converter.padding import Sizes
 from bgnn.converter.tflite.builder import Codes, FileBuilder, Value, numel
 from bgnn.passes import user_code
 
@@ -35,11 +36,16 @@ SHIFT = 128  # codes are 0..255 in a graph and -128..127 in a file: TFLite's int
 class Walk:
     """The walk's state: `values` maps the nodes met so far to the file's tensors.
 
-    `kept` are the nodes that must exist as tensors (outputs and probes): nothing may be fused over them.
+    `kept` are the nodes that must exist as tensors (outputs and probes): nothing may be fused over them. `sizes`: what
+    numbers stand for a graph network's open sizes.
     """
 
-    def __init__(self, builder: FileBuilder, kept: Collection[fx.Node]) -> None:
+    def __init__(self, builder: FileBuilder, kept: Collection[fx.Node], sizes: Sizes) -> None:
         self.builder = builder
+        self.sizes = sizes
+        self.shared: dict[Any, Value] = {}  # what lowerings have written and may need again, by keys of their own
+        self.gaps = False  # whether indices may be -1, for what is not there
+        self.edges: dict[str, tuple[Value, Any]] = {}  # by length: targets of a list of edges with gaps, their number
         self.kept = set(kept)
         self.values: dict[fx.Node, Value | tuple[Value, ...]] = {}
         self.arrays: dict[fx.Node, np.ndarray] = {}  # constants; they enter the file when a lowering asks
@@ -50,7 +56,14 @@ class Walk:
     # What the graph says.
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        return tuple(int(n) for n in node.meta["val"].shape)
+        return tuple(self.sizes.number(n) for n in node.meta["val"].shape)
+
+    def known(self, given: Any) -> Any:
+        """An argument of a call, with numbers in the place of sizes."""
+        if isinstance(given, (list, tuple)):
+            return [self.known(one) for one in given]
+        size = given.meta.get("val") if isinstance(given, fx.Node) else given
+        return self.sizes.number(size) if isinstance(size, torch.SymInt) else given
 
     def dtype(self, node: fx.Node) -> np.dtype:
         """The file's dtype of a node's tensor; refuses dtypes that the target has no kernels for.
@@ -94,6 +107,16 @@ class Walk:
         if node in self.arrays:
             return self.builder.constant(node.name, (self.arrays[node].astype(INT) - SHIFT).astype(INT8), codes)
         return self.recoded(self.value(node), codes)
+
+    def rows_there(self, index: Value) -> Value:
+        """An index for a GATHER: 0 where it names no row, being -1."""
+        key = ("there", index.index)
+        if not self.gaps or index.constant:
+            return index
+        if key not in self.shared:
+            inputs = [index, self.constant(np.array(0, INT))]
+            self.shared[key] = self.op("MAXIMUM", inputs, index.shape, INT, schema.MaximumMinimumOptionsT())
+        return self.shared[key]
 
     def recoded(self, value: Value, codes: Codes) -> Value:
         """The same bytes, which stand for other numbers."""

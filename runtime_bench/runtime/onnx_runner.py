@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bgnn.runtime_bench.runtime import graphs, limits, onnx_ops, saturation
-from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.errors import BgnnError
+from bgnn.runtime_bench.runtime.graph_inputs import checked, list_of_entries, size_of, well_formed
 from bgnn.runtime_bench.runtime.saturation import Saturation
 
 _OWN_DOMAIN = b"bgnn"
@@ -30,8 +28,8 @@ class OnnxModel:
 
     def __init__(self, model: Path | str | bytes, threads: int = 1) -> None:
         data = _read(model)
-        with _well_formed():
-            self.sums: list[dict[str, Any]] = _list_of_entries(_property(data, "bgnn.sums") or "[]")
+        with well_formed():
+            self.sums: list[dict[str, Any]] = list_of_entries(_property(data, "bgnn.sums") or "[]")
             for one in self.sums:
                 if one["seen"] is not None and not 0 <= one["seen"] <= 1:
                     raise ValueError(f"a share of {one['seen']}")
@@ -39,7 +37,7 @@ class OnnxModel:
         self.saturation: list[Saturation] = []
         """Of the last `run`: the codes of each sum at an end of their range."""
         self.session = _session(with_sums, threads)
-        with _well_formed():
+        with well_formed():
             self._describe()
 
     def _describe(self) -> None:
@@ -49,8 +47,8 @@ class OnnxModel:
             raise BgnnError("not a file of bgnn-convert: it has no property bgnn.inputs; run it with onnxruntime")
         self.properties: dict[str, str] = properties
         self._fed = {one.name for one in self.session.get_inputs()}
-        self.inputs: list[dict[str, Any]] = _list_of_entries(properties["bgnn.inputs"])
-        self.tables: list[dict[str, Any]] = _list_of_entries(properties.get("bgnn.neighbour_tables", "[]"))
+        self.inputs: list[dict[str, Any]] = list_of_entries(properties["bgnn.inputs"])
+        self.tables: list[dict[str, Any]] = list_of_entries(properties.get("bgnn.neighbour_tables", "[]"))
         int(properties.get("bgnn.max_degree", "0"))
         for one in self.tables:  # each bucket is an input
             if not 1 <= one["buckets"] <= len(self._fed) or not 1 <= one["block"] < 2**31:
@@ -74,7 +72,7 @@ class OnnxModel:
         BgnnError where ONNX Runtime fails. Where more sums saturate than on the example graph it warns
         (`SaturationWarning`); `saturation` then holds the counts.
         """
-        with _well_formed():
+        with well_formed():
             return self._run(inputs)
 
     def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -100,8 +98,11 @@ class OnnxModel:
 
         It can be kept and given to `run_feeds` again, as long as the graph's edges stay as they are.
         """
-        with _well_formed():
+        with well_formed():
             return self._laid_out(self._checked(inputs))
+
+    def _checked(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return checked(self.inputs, inputs, int(self.properties.get("bgnn.max_degree", "0")))
 
     def _laid_out(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         feeds = {name: array for name, array in arrays.items() if name in self._fed}
@@ -124,94 +125,6 @@ class OnnxModel:
             if one["shape"] and one["shape"][0] == "nodes":
                 return len(arrays[one["name"]])
         return None
-
-    def _checked(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if set(inputs) != set(self.input_names):
-            given = ", ".join(inputs) or "none"
-            raise UsageError(f"the file's inputs are {', '.join(self.input_names)}; given were {given}")
-        sizes: dict[str, tuple[int, str]] = {}
-        arrays = {}
-        for one in self.inputs:
-            name, array = one["name"], np.asarray(inputs[one["name"]])
-            wanted = np.dtype(one["dtype"])
-            shape = ", ".join(str(dim) for dim in one["shape"])
-            if array.dtype != wanted:
-                raise UsageError(f"input {name} must be {wanted} [{shape}], got {array.dtype}{_way_out(array, wanted)}")
-            if array.ndim != len(one["shape"]):
-                raise UsageError(f"input {name} must be {wanted} [{shape}], got {list(array.shape)}")
-            for axis, dim in enumerate(one["shape"]):
-                size = array.shape[axis]
-                if isinstance(dim, int) and size != dim:
-                    raise UsageError(f"input {name} must be {wanted} [{shape}], got {list(array.shape)}")
-                if isinstance(dim, str) and sizes.setdefault(dim, (size, name))[0] != size:
-                    before = sizes[dim]
-                    raise UsageError(f"input {name} has {size} {dim}, but input {before[1]} has {before[0]}")
-            for axis, least in one.get("least", []):
-                if array.shape[axis] < least:
-                    raise UsageError(
-                        f"input {name} is {list(array.shape)}: the model picks {least} of what is along axis {axis} (a "
-                        f"k-NN search or topk), so it takes {least} or more there"
-                    )
-            limits.check_numbers(name, array)
-            arrays[name] = np.ascontiguousarray(array)
-        for one in self.inputs:
-            for index in one["indices"]:
-                check_rows(arrays, one["name"], index["row"], index["below"])
-        for name, array in arrays.items():
-            if array.dtype == np.int64:
-                self._check_degrees(name, array)
-        return arrays
-
-    def _check_degrees(self, name: str, index: np.ndarray) -> None:
-        """32-bit sums were proven for nodes of so many edges, a self-loop included, and for no more."""
-        limit = int(self.properties.get("bgnn.max_degree", "0"))
-        for row in index if index.ndim == 2 else [index]:
-            if 0 < limit <= len(row) and row.min() >= 0 and np.bincount(row).max() >= limit:
-                raise UsageError(
-                    f"input {name} names one node {int(np.bincount(row).max())} times: the file's 32-bit sums hold for "
-                    f"fewer than {limit} edges of a node"
-                )
-
-
-def check_rows(arrays: Mapping[str, np.ndarray], name: str, row: int | None, below: Sequence[Any]) -> None:
-    """Raises UsageError unless the values of an index input, or of one row of it, are those of rows that are there.
-
-    `below`: how many rows each tensor has that they name rows of, as terms (`converter.sizes.Terms`).
-    """
-    values = arrays[name] if row is None else arrays[name][row]
-    if values.size and values.min() < 0:
-        bad = int(values[values < 0][0])
-        raise UsageError(f"input {name} holds {bad}: indices are numbers of rows, from 0")
-    for terms in below:
-        size, where = size_of(terms, arrays), f"input {name}" if row is None else f"row {row} of input {name}"
-        source = terms[0][1] if len(terms) == 1 and len(terms[0]) == 2 else {}
-        counted = f"there are {size} rows"
-        if source.get("axis") == 0:
-            counted = f"there are {size} nodes" if row is None else f"{source['input']} has {size} rows"
-        graphs.check_index(values, size, where, counted)
-
-
-@contextlib.contextmanager
-def _well_formed() -> Iterator[None]:
-    """What the properties say of a file is not trusted: whatever fails in following them is told as damage of them."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise BgnnError(f"the file's properties bgnn.* are damaged ({reason}): convert the model again") from error
-
-
-def _list_of_entries(text: str) -> list[dict[str, Any]]:
-    entries = json.loads(text)
-    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-        raise ValueError("no list of entries")
-    return entries
-
-
-def _way_out(array: np.ndarray, wanted: np.dtype) -> str:
-    if wanted == np.int64 and array.dtype.kind in "iuf":
-        return ": indices are int64; cast them with .astype('int64')"
-    return ": cast it with .astype('float32')" if wanted == np.float32 and array.dtype == np.float64 else ""
 
 
 def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -243,25 +156,6 @@ def _tables(wanted: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
             value = parts[field][number] if field in parts else getattr(bucket, field)
             feeds[f"{wanted['name']}.{number}.{field}"] = value
     return feeds
-
-
-def size_of(terms: Sequence[Sequence[Any]], arrays: Mapping[str, np.ndarray]) -> int:
-    """A size, as `converter.sizes.Terms` say how the inputs give it."""
-    return sum(int(factor) * math.prod(_factor(one, arrays) for one in what) for factor, *what in terms)
-
-
-def _factor(what: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:
-    if "input" in what:
-        return int(arrays[what["input"]].shape[what["axis"]])
-    if "maximum" in what:
-        return int(arrays[what["maximum"]].max(initial=-1))
-    if "number" in what:
-        return int(arrays[what["number"]])
-    return (
-        min(size_of(t, arrays) for t in what["least"])
-        if "least" in what
-        else max(size_of(t, arrays) for t in what["largest"])
-    )
 
 
 def _read(model: Path | str | bytes) -> bytes:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from bgnn.runtime_bench.runtime import limits, streams
-from bgnn.runtime_bench.runtime.delegate import load_interpreter
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
 from bgnn.runtime_bench.runtime.saturation import SaturationWarning
@@ -36,7 +35,7 @@ def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
         details = interpreter.get_input_details()
     except ValueError as error:  # names that are no UTF-8, types without a NumPy one
         raise BgnnError(f"the file's inputs cannot be described: {error}") from error
-    arrays = _in_order(inputs, [detail["name"] for detail in details])
+    arrays = in_order(inputs, [detail["name"] for detail in details])
     for array, detail in zip(arrays, details, strict=True):
         limits.check_numbers(detail["name"], array)
     for array, detail in zip(arrays, details, strict=True):
@@ -65,10 +64,10 @@ def run_onnx(path: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[st
     from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
     model = OnnxModel(path, threads)
-    return model.run(**dict(zip(model.input_names, _in_order(inputs, model.input_names), strict=True)))
+    return model.run(**dict(zip(model.input_names, in_order(inputs, model.input_names), strict=True)))
 
 
-def _in_order(inputs: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+def in_order(inputs: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
     """The arrays in the order of the file's input `names`. Raises UsageError that names each missing or unknown one."""
     positional = [f"arr_{i}" for i in range(len(names))]
     keys = positional if set(inputs) == set(positional) else list(names)
@@ -118,7 +117,9 @@ def _run(options: argparse.Namespace) -> None:
         for one in caught:
             streams.complain(f"bgnn-run: warning: {one.message}")
     else:
-        outputs = run(load_interpreter(options.file, options.threads), inputs)
+        from bgnn.runtime_bench.runtime.tflite_model import TfliteModel
+
+        outputs = TfliteModel(options.file, options.threads).run(**inputs)
 
     def announce() -> None:
         with streams.results():

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.graph_inputs import well_formed
+from bgnn.runtime_bench.runtime.padded import padding_of
 
 
 def check_inputs(
@@ -63,6 +65,7 @@ class LiteRTInterpreter:
         inputs, outputs = self._wrapped.get_input_details(), self._wrapped.get_output_details()
         self._input_tensors = [detail["index"] for detail in inputs]
         self._output_tensors = [detail["index"] for detail in outputs]
+        self.output_names = [str(detail["name"]) for detail in outputs]
         self.input_shapes = [tuple(int(n) for n in detail["shape"]) for detail in inputs]
         self.output_shapes = [tuple(int(n) for n in detail["shape"]) for detail in outputs]
         self.input_dtypes = [np.dtype(detail["dtype"]) for detail in inputs]
@@ -109,5 +112,18 @@ def open_file(model_bytes: bytes, num_threads: int = 1, xnnpack: bool = True) ->
 def run_file(
     model_bytes: bytes, inputs: Sequence[np.ndarray], num_threads: int = 1, xnnpack: bool = True
 ) -> list[np.ndarray]:
-    """Opens the file as `open_file` does, runs it once and returns the outputs in the file's order."""
-    return open_file(model_bytes, num_threads, xnnpack).run(*inputs)
+    """Opens the file as `open_file` does, runs it once and returns the outputs in the file's order.
+
+    A graph may be smaller than a file of a graph network has room for: it is filled up, and the outputs are cut.
+    """
+    interpreter, padding = open_file(model_bytes, num_threads, xnnpack), padding_of(model_bytes)
+    if padding is None:
+        return interpreter.run(*inputs)
+    if len(inputs) != len(padding.input_names):
+        raise UsageError(f"the file takes {len(padding.input_names)} inputs, {len(inputs)} were given")
+    with well_formed():
+        arrays = padding.check(dict(zip(padding.input_names, inputs, strict=True)))
+        filled = padding.fill(arrays)
+    found = interpreter.run(*filled)
+    with well_formed():
+        return padding.cut(found, interpreter.output_names, arrays)

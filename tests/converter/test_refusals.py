@@ -61,10 +61,9 @@ def test_graphs(helper: Callable[[Tensor], Tensor], words: tuple[str, str]) -> N
     check(refusal(users.Graph(helper), EDGES, "onnx-x86"), words, line_of(helper))
 
 
-def test_graph_networks_go_to_onnx() -> None:
-    message = refusal(users.Graph(torch.relu), EDGES, "tflite-arm64")
-    words = ("Tensor.div in SAGEConv", "--target one of onnx-x86, onnx-int8-x86")
-    check(message, words, line_of(users.Graph, "# here, on TFLite"))
+def test_what_onnx_alone_has_is_told_of_graph_networks() -> None:
+    message = refusal(users.Graph(users.summed_up), EDGES, "tflite-arm64")
+    check(message, ("Tensor.cumsum", "--target onnx-x86 or onnx-int8-x86"), line_of(users.summed_up))
 
 
 def test_a_layer_of_pyg_is_named_at_the_users_line() -> None:

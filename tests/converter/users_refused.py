@@ -49,6 +49,10 @@ def branch(x: Tensor) -> Tensor:
     return -x
 
 
+def summed_up(x: Tensor) -> Tensor:
+    return x.cumsum(-1)  # here
+
+
 def spectrum(x: Tensor) -> Tensor:
     return torch.fft.rfft(x, dim=1).abs()  # here
 
@@ -102,7 +106,7 @@ class Graph(nn.Module):
         self.conv, self.helper = SAGEConv(6, 8), [helper]
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        h = self.conv(x, edge_index)  # here, on TFLite
+        h = self.conv(x, edge_index)
         return self.helper[0](h)
 
 
@@ -135,7 +139,7 @@ CLOUDS: dict[Callable[[Tensor], Tensor], tuple[str, str]] = {
     manhattan: ("torch.cdist", "docs/ops.md"),
     doubled: ("Tensor.double", "float32"),
     misfit: ("fails eagerly", "mend the model"),
-    spread: ("Tensor.scatter_add", "--target one of onnx-x86"),
+    spread: ("Tensor.scatter_add", "edge_index int64 [2, E]"),
 }
 GRAPHS: dict[Callable[[Tensor], Tensor], tuple[str, str]] = {
     levels: ("Tensor.unique", "mask them"),

@@ -159,6 +159,6 @@ def test_what_tflite_cannot_express(graph, emitted, function, inputs, message):
 
 def test_supported_ops_are_ops():
     for name in supported_ops():
-        if name != "getitem":
+        if "." in name:  # getitem and sums of sizes are Python's
             namespace, op, overload = name.split(".")
             assert getattr(getattr(getattr(torch.ops, namespace), op), overload)
