@@ -150,7 +150,9 @@ def convert(
     samples: list[tuple[Tensor, ...]] = []
     if calibration is not None:
         check_float(gm)
-        names = [n.name for n in gm.graph.nodes if n.op == "placeholder"]
+        given = [n for n in gm.graph.nodes if n.op == "placeholder"]
+        names = [n.name for n in given]
+        calibration = calibration.fitted(given)
         samples = calibration.inputs(names)
         if unused := calibration.unused(names):
             warn(f"the samples hold {', '.join(unused)}, which forward does not take: not used")
@@ -175,7 +177,7 @@ def convert(
                 with example.timed():
                     checks.append(example.compare_traced("float network", gm, ops))
             say("choosing ranges on the samples")
-            calibrated = quantise(gm, calibration, results=not TARGETS[target].sums)
+            calibrated = quantise(gm, calibration, results=not TARGETS[target].sums, bits=TARGETS[target].bits)
             if note := calibrated.note():
                 say(note)
 
@@ -199,7 +201,7 @@ def convert(
             with example.timed():
                 if example.reference is None:
                     example.reference = Reference(gm, example.inputs)
-                    _check_zeros(example.reference, sign_zero)
+                    _check_zeros(example, examples[0], gm, sign_zero, warn)
                     if TARGETS[target].format == "tflite":
                         _check_flushed(example.reference)
                     if calibration is None:
@@ -262,6 +264,10 @@ def convert(
         data = emit(**seen)
         if warning := calibrated.warning():
             say(f"warning: {warning}")  # the report prints it with the calibration's tables
+        elif not any(all(map(torch.equal, sample, inputs)) for sample in samples):
+            there = compare_file(functools.partial(run, data), [inputs], examples[0].plain[:1])
+            if there.is_large:
+                warn(f"on the example, which is none of the samples, 8 bits change {there}: samples should be like it")
     path = None
     if output is not None:
         path = Path(output)
@@ -301,14 +307,33 @@ def _check_indices(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
         check_rows(arrays, **one)
 
 
-def _check_zeros(reference: Reference, sign_zero: str) -> None:
-    count = sum(reference.zeros.values())
-    if count and sign_zero == "error":
-        name = next(n for n, zeros in reference.zeros.items() if zeros)
+def _check_zeros(
+    example: Example, first: Example, gm: fx.GraphModule, sign_zero: str, warn: Callable[[str], None]
+) -> None:
+    """Refuses exact zeros that torch.sign meets, or warns of those that only the second graph has."""
+    met = _zeros_met(example, gm)
+    if met and sign_zero == "error":
         raise ConversionError(
-            f"torch.sign meets {count} exact zeros (first at {name!r}), where it gives 0 and the file +1: "
-            "accept that with --sign-zero plus, or write the model's sign as where(x >= 0, 1, -1)"
+            f"{met}, where it gives 0 and the file +1: accept that with --sign-zero plus, or write the model's sign as "
+            "where(x >= 0, 1, -1)"
         )
+    if met and not _zeros_met(first, gm):
+        warn(f"{met}, where it gives 0 and the file +1: for such graphs the file is not the model")
+
+
+def _zeros_met(example: Example, gm: fx.GraphModule) -> str:
+    """How many exact zeros torch.sign meets, where first, and on which graph, in words; empty if none.
+
+    `gm`: the graph that the example's reference was made of.
+    """
+    assert example.reference is not None
+    count = sum(example.reference.zeros.values())
+    if not count:
+        return ""
+    first = next(name for name, zeros in example.reference.zeros.items() if zeros)
+    place = next((user_code.place(node) for node in gm.graph.nodes if node.name == first), "") or first
+    graph = f" on a graph that is not the example ({example.second})" if example.second else ""
+    return f"torch.sign meets {count} exact zeros (first at {place}){graph}"
 
 
 def _check_flushed(reference: Reference) -> None:

@@ -22,7 +22,7 @@ from bgnn.converter.example_inputs import read_npz
 from bgnn.converter.ranges import Range, choose, squares, values
 from bgnn.converter.untrusted import read_torch
 from bgnn.passes import insert_fake_quant, roundings
-from bgnn.passes.graph import is_call, remove_dead_code, snapshot
+from bgnn.passes.graph import is_call, is_static, remove_dead_code, shape_of, snapshot
 from bgnn.passes.user_code import where
 
 bgnn = torch.ops.bgnn
@@ -53,10 +53,50 @@ class Calibration:
                 raise UsageError(f"--calibrate: the model takes {missing[0]!r}, the file holds {', '.join(sample)}")
         return [tuple(sample[name].contiguous() for name in names) for sample in self.samples]
 
+    def fitted(self, given: Sequence[fx.Node]) -> Calibration:
+        """The same samples as the model's inputs `given` have them.
+
+        A sample of several times as many clouds as a file of fixed sizes takes becomes several. Raises UsageError for a
+        missing input, and for one of another dtype or shape.
+        """
+        self.inputs([node.name for node in given])
+        return dataclasses.replace(
+            self, samples=tuple(one for sample in self.samples for one in _fitted(sample, given))
+        )
+
     def unused(self, names: Sequence[str]) -> list[str]:
         """What the samples hold beside the model's inputs `names`, labels and the masks of a dataset's rows."""
         known = {*names, LABELS, *MASKS, "train_mask", "val_mask", "batch"}
         return list(dict.fromkeys(name for sample in self.samples for name in sample if name not in known))
+
+
+def _fitted(sample: Mapping[str, Tensor], given: Sequence[fx.Node]) -> list[dict[str, Tensor]]:
+    found = dict(sample)
+    times = 1
+    if all(is_static(node) and shape_of(node) for node in given):
+        most = max(sample[node.name].shape[0] // shape_of(node)[0] for node in given if sample[node.name].dim())
+        if all(sample[node.name].shape[:1] == (most * shape_of(node)[0],) for node in given):
+            times = most
+    for node in given:
+        value, wanted = sample[node.name], node.meta["val"]
+        sizes = list(wanted.shape[:1]) if times == 1 else [times * wanted.shape[0]]
+        sizes += wanted.shape[1:]
+        if value.is_floating_point() and wanted.is_floating_point():
+            value = found[node.name] = value.to(wanted.dtype)
+        fits = value.dim() == len(sizes) and all(
+            not isinstance(a, int) or a == b for a, b in zip(sizes, value.shape, strict=True)
+        )
+        if not fits or value.dtype != wanted.dtype:
+            shape = ", ".join(str(size) if isinstance(size, int) else "any" for size in wanted.shape)
+            raise UsageError(
+                f"--calibrate: {node.name} is {str(value.dtype).removeprefix('torch.')} {list(value.shape)}, the model "
+                f"takes {str(wanted.dtype).removeprefix('torch.')} [{shape}]"
+            )
+    if times == 1:
+        return [found]
+    rows = {len(sample[node.name]) for node in given}
+    parts = {name: t.chunk(times) if t.dim() and len(t) in rows else [t] * times for name, t in found.items()}
+    return [{name: part[i] for name, part in parts.items()} for i in range(times)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,10 +262,13 @@ def check_float(gm: fx.GraphModule) -> None:
         )
 
 
-def quantise(gm: fx.GraphModule, calibration: Calibration, results: bool = False) -> CalibrationReport:
+def quantise(
+    gm: fx.GraphModule, calibration: Calibration, results: bool = False, bits: bool = True
+) -> CalibrationReport:
     """Inserts fake-quantisers into a traced graph, in place, with ranges from the samples; norms are folded already.
 
-    `results`: see `insert_fake_quant.sites`. Raises UsageError for names that no layer has.
+    `results`: see `insert_fake_quant.sites`. `bits`: the target has binary layers, and they stay that. Raises
+    UsageError for names that no layer has.
     """
     named = [n for n in gm.graph.nodes if "layer" in n.meta]
     for name in calibration.keep_float:
@@ -233,7 +276,7 @@ def quantise(gm: fx.GraphModule, calibration: Calibration, results: bool = False
             known = ", ".join(insert_fake_quant.layer_names(gm))
             raise UsageError(f"--keep-float {name}: there is no such layer; the layers are {known}")
     samples = calibration.inputs([n.name for n in gm.graph.nodes if n.op == "placeholder"])
-    kept = list(calibration.keep_float)
+    kept = [*calibration.keep_float, *(insert_fake_quant.binary_layers(gm) if bits else ())]
     plain = snapshot(gm)
     found = {
         site.name: choose(plain, site, samples, calibration.percentile)

@@ -28,9 +28,9 @@ def why_not(weight: Tensor) -> str:
         return "ternary weights: zeros beside two values take 2 bits"
     if bool((size > 0).all()):
         shares = size / size[:, :1]
-        if bool(((shares - shares[:1]).abs() <= 1e-5 * shares[:1]).all()):
+        if len(weight) > 1 and bool(((shares - shares[:1]).abs() <= 1e-5 * shares[:1]).all()):
             return "weights of signs with a scale for each input channel, which no sum of signs takes"
         bottom = size.amin(1, keepdim=True)
-        if bool(((size >= top * (1 - 1e-6)) | (size <= bottom * (1 + 1e-5))).all()):
+        if weight.shape[1] > 2 and bool(((size >= top * (1 - 1e-6)) | (size <= bottom * (1 + 1e-5))).all()):
             return "weights of two magnitudes a row, as a sum of two binary weights has: no single one"
     return "real weights"

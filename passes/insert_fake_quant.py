@@ -4,7 +4,8 @@ Dense layers and what passes along edges are worth 8 bits. So quantised are: the
 (weights per output channel, symmetric), the operands of products and sums of features, what is aggregated over edges,
 and the aggregates (Degree-Quant, B.2). Gathers, reshapes and factors that are one number change no code, so the
 quantiser stands before them. What only the model's output reads stays real, and so does a read-out over a batch of
-graphs (A.5), and whatever is asked to stay float. The ranges come from `converter.calibrate`.
+graphs (A.5), and whatever is asked to stay float; binary layers stay binary. The ranges come from
+`converter.calibrate`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes import ops
+from bgnn.passes import domains, ops
+from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.graph import aten, call, constant, is_call, is_constant, remove_dead_code, shape_of, value_of
 
 bgnn = torch.ops.bgnn
@@ -30,6 +32,18 @@ WEIGHT_CODES = 127  # of a weight: -127..127
 def layer_names(gm: fx.GraphModule) -> list[str]:
     """The names that `keep_float` may hold: one for each dense layer and each aggregation."""
     return list(dict.fromkeys(str(n.meta["layer"]) for n in gm.graph.nodes if "layer" in n.meta))
+
+
+def binary_layers(gm: fx.GraphModule) -> list[str]:
+    """The names of layers whose inputs and weights are signs, but for scales: they have one bit, and need no eight."""
+    kinds = domains.analyse(gm)
+    return [
+        str(node.meta["layer"])
+        for node in gm.graph.nodes
+        if is_layer(node)
+        and kinds[_origin(cast(fx.Node, node.args[0]))].kind == "binary"
+        and binary_rows(value_of(cast(fx.Node, node.args[1]))) is not None
+    ]
 
 
 def is_kept(node: fx.Node, keep_float: Collection[str]) -> bool:
@@ -116,7 +130,7 @@ def _result(layer: fx.Node, wanted: Collection[fx.Node]) -> fx.Node | None:
 def _reaches_a_layer(node: fx.Node) -> bool:
     after = {node}
     for other in node.graph.nodes:
-        if not after.isdisjoint(other.all_input_nodes):
+        if not after.isdisjoint(other.all_input_nodes) and not is_call(other, bgnn.binarize):
             if is_layer(other):
                 return True
             after.add(other)

@@ -407,9 +407,10 @@ def _why_float(layer: fx.Node) -> str:
         reason = cast(fx.Node, weight).meta.get("stays_float")
         if reason is not None:
             return f"its weights are rounded, but {reason}"
-        if any(is_call(n, bgnn.dequantize) for n in layer.graph.nodes):  # that others are quantised shows the way
+        quantised = bgnn.dequantize, bgnn.quantize, bgnn.q_linear  # that others are shows the way
+        if any(is_call(n, *quantised) for n in layer.graph.nodes):
             return "its weights are not quantised"
-        return "its weights are not quantised: --calibrate does that for a float model"
+        return "its weights are not quantised: --calibrate does that for what is float"
     if weight_codes(cast(fx.Node, weight)) is None:
         return "its weights' codes do not fit int8 with one zero point"
     if codes_of(layer.args[0]) is None:

@@ -399,3 +399,63 @@ def test_what_no_target_has_is_found_before_the_samples_are_run(monkeypatch: pyt
     monkeypatch.setattr("bgnn.converter.api.quantise", lambda *_: pytest.fail("ranges were chosen"))
     with pytest.raises(ConversionError, match=r"torch\.lgamma is not supported .*test_calibrate\.py"):
         quantised(Late(), sample())
+
+
+class Mixed(nn.Module):
+    """Real ends and a binary middle, as binary networks have them, with XNOR-Net's scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 48), nn.Linear(64, 5)
+        self.middle = nn.Parameter(torch.randn(64, 48))
+
+    def forward(self, points: Tensor) -> Tensor:
+        signs = torch.where(self.first(points) - 0.2 >= 0, 1.0, -1.0)
+        weight = torch.sign(self.middle) * self.middle.abs().mean(1, keepdim=True)
+        return self.last(nn.functional.linear(signs, weight).relu().amax(1))
+
+
+@pytest.mark.parametrize(
+    ("target", "middle"), [("lce-arm64", "binary"), ("onnx-int8-x86", "binary"), ("tflite-int8-arm64", "INT8")]
+)
+def test_binary_layers_stay_binary_where_the_target_has_bits(target: str, middle: str) -> None:
+    torch.manual_seed(0)
+    samples = Calibration(({"points": torch.randn(8, 30, 3)},), percentile=0.0)  # four times the clouds of the example
+    report = convert(Mixed().eval(), (torch.randn(2, 30, 3),), target=target, calibration=samples).report
+    became = {layer.name: layer.became.split(",")[0] for layer in report.layers}
+    assert became == {"first.weight": "INT8", "middle": middle, "last.weight": "INT8"}
+    assert report.calibration is not None
+    assert len({a.layer for a in report.calibration.activations}) >= 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.randn(3, 30, 3), r"points is float32 \[3, 30, 3\], the model takes float32 \[2, 30, 3\]"),
+        (torch.randn(4, 31, 3), r"points is float32 \[4, 31, 3\]"),
+        (torch.randn(2, 30), r"points is float32 \[2, 30\]"),
+        (torch.zeros(2, 30, 3, dtype=torch.int64), r"points is int64 \[2, 30, 3\]"),
+    ],
+)
+def test_samples_of_another_shape(given: Tensor, said: str) -> None:
+    with pytest.raises(UsageError, match=f"--calibrate: {said}"):
+        convert(
+            Mixed().eval(),
+            (torch.randn(2, 30, 3),),
+            target="onnx-int8-x86",
+            calibration=Calibration(({"points": given},)),
+        )
+
+
+def test_an_example_that_the_samples_are_not_like() -> None:
+    torch.manual_seed(0)
+    samples = Calibration(({"points": torch.randn(2, 30, 3) / 20},))
+    report = convert(
+        Points().eval(),
+        (torch.randn(1, 9, 3),),
+        target="onnx-int8-x86",
+        calibration=Calibration(({"points": torch.randn(1, 9, 3)},)),
+    ).report
+    assert not report.warnings
+    report = convert(Mixed().eval(), (torch.randn(2, 30, 3),), target="onnx-int8-x86", calibration=samples).report
+    assert any("on the example, which is none of the samples, 8 bits change" in text for text in report.warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,22 @@ def test_no_edges_at_run_time(target: str, mean: bool, form: Form) -> None:
         found = ran(done.model_bytes, *alone)
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= (0.3 if calibration else 1e-5) * np.abs(expected).max()
+
+
+def test_zeros_that_only_other_graphs_have_are_told() -> None:
+    """A mean over no neighbours is 0, and its torch.sign 0; every node of the example has a neighbour."""
+
+    class Signs(nn.Module):
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            count = torch.zeros(x.size(0)).index_add(0, edge_index[1], torch.ones(edge_index.size(1)))
+            mean = torch.zeros_like(x).index_add(0, edge_index[1], x[edge_index[0]]) / count.clamp(min=1)[:, None]
+            return torch.sign(mean) * 2
+
+    ring = torch.stack([torch.arange(20), (torch.arange(20) + 1) % 20])
+    example = (torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), ring)
+    report = convert(Signs(), example, target="onnx-x86").report
+    assert report.sign_zeros == 0
+    (warning,) = report.warnings
+    assert re.search(r"exact zeros \(first at .*torch.sign\(mean\) \* 2\) on a graph that is not the example", warning)
+    with pytest.raises(ConversionError, match=r"exact zeros \(first at .*on a graph that is not the example"):
+        convert(Signs(), example, target="onnx-x86", sign_zero="error")

@@ -8,7 +8,7 @@ import torch
 from graph_models import GCN, random_graph
 from rich.console import Console
 from torch import Tensor, nn
-from torch_geometric.nn import GCNConv, global_mean_pool
+from torch_geometric.nn import GCNConv, SAGEConv, global_mean_pool
 
 from bgnn.converter.api import convert
 from bgnn.converter.second_graph import HUB, second_graphs
@@ -105,3 +105,19 @@ def test_the_report_says_how_long_it_took() -> None:
     assert re.search(r"time +│ [\d.]+ s, [\d.]+ s of it on the second graph", console.export_text())
     fixed = convert(GCN().eval(), random_graph(20, 70), target="onnx-int8-x86", fixed_sizes=["x=20", "edge_index=70"])
     assert list(fixed.report.seconds) == ["conversion"]
+
+
+def test_targets_that_are_the_first_sources() -> None:
+    """NeighborSampler's idiom: the layer's targets are as many of the first sources as another input has rows."""
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = SAGEConv((6, 6), 4)
+
+        def forward(self, x: Tensor, edge_index: Tensor, targets: Tensor) -> Tensor:
+            return self.layer((x, x[: targets.size(0)]), edge_index) + targets
+
+    x, edges = random_graph(20, 70)
+    report = convert(First(), (x, edges % torch.tensor([[20], [8]]), torch.randn(8, 4)), target="onnx-x86").report
+    assert any(check.compared and "second graph" in check.what for check in report.checks)
