@@ -18,6 +18,7 @@ from bgnn.converter.onnx.emit import emit
 from bgnn.converter.sizes import graph_axes, host_size
 from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, neighbour_tables, sort_edges
+from bgnn.passes.graph import calls
 from bgnn.runtime_bench.runtime.onnx_ops import library_path
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
@@ -47,7 +48,9 @@ def open_graph(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, 
 
 def file_of(gm: fx.GraphModule, form: Form = (1, "stock"), probes: dict[str, fx.Node] | None = None) -> bytes:
     """The file of a graph; inputs in0, in1, ..., outputs out0, out1, ..."""
-    if form == (1, "stock"):
+    if any(calls(gm.graph, torch.ops.bgnn.neighbour_table, torch.ops.bgnn.edge_csr)):
+        pass  # written before
+    elif form == (1, "stock"):
         neighbour_tables.run(gm, host_size)
     elif form == (1, "bgnn"):
         sort_edges.run(gm)
