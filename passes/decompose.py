@@ -14,6 +14,7 @@
     pad(x) with a number                    cat with tensors of that number
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
     x[1:] = y, x[:, ::2] = y, x[0] = y      cat of y and what is left of x, in the order of the places
+    diagonal(x), and what is written to it  rows of x as a column of numbers, of known sizes
     conv(x, w) of wider windows             the window's shifted slices of x side by side, then window 1
     conv(x, w, groups=g)                    g convolutions side by side; x * w if each has 1 channel, window 1
 
@@ -30,7 +31,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from bgnn.passes.graph import (
     PassResult,
@@ -41,12 +42,14 @@ from bgnn.passes.graph import (
     constant,
     getitem,
     is_call,
+    is_static,
     remove_dead_code,
     replace,
     shape_of,
 )
 
 Rule = Callable[[fx.Node], "fx.Node | None"]
+MOST_PLACES = 1 << 22  # of a tensor whose elements are taken one by one
 CONVOLUTION = [(3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)]
 
 
@@ -75,6 +78,8 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.eye], _eye),
         ([aten.addmm], _addmm),
         ([aten.slice_scatter, aten.select_scatter], _written_slice),
+        ([aten.diagonal, aten.as_strided], _strided),
+        ([aten.diagonal_scatter, aten.as_strided_scatter], _written_strided),
         ([aten.conv1d, aten.conv2d], _grouped),
         ([aten.conv1d, aten.conv2d], _window),
     ]
@@ -320,14 +325,49 @@ def _written_slice(node: fx.Node) -> fx.Node | None:
                 rows[row] = size + number
             both = _op(node, aten.cat.default, [x, y], axis)
             return _op(node, aten.index_select.default, both, axis, constant(node, torch.tensor(rows), "places"))
-    elif step != 1 or not isinstance(start, int):
-        return None
+    elif step != 1 or any(isinstance(at, fx.Node) for at in (start, end)):
+        return None  # how long what is left would be, only a run tells
     parts = [y]
     if start != 0:
         parts.insert(0, _op(node, aten.slice.Tensor, x, axis, 0, start))
     if end is not None and not (isinstance(end, int) and end >= (size if isinstance(size, int) else sys.maxsize)):
         parts.append(_op(node, aten.slice.Tensor, x, axis, end, sys.maxsize))
     return _op(node, aten.cat.default, parts, axis) if len(parts) > 1 else y
+
+
+def _numbered(x: fx.Node) -> Tensor | None:
+    """The number of each place of `x`, in its shape."""
+    size = math.prod(shape_of(x)) if is_static(x) else 0
+    return torch.arange(size).reshape(shape_of(x)) if 0 < size <= MOST_PLACES else None
+
+
+def _column(node: fx.Node, x: fx.Node) -> fx.Node:
+    return _op(node, aten.reshape.default, x, [math.prod(shape_of(x))])
+
+
+def _strided(node: fx.Node) -> fx.Node | None:
+    """Which places an op of strides takes, it tells itself."""
+    x = cast(fx.Node, node.args[0])
+    places = _numbered(x)
+    if places is None:
+        return None
+    taken = cast(Tensor, cast(Any, node.target)(places, *node.args[1:], **node.kwargs))
+    picked = constant(node, taken.flatten(), f"{node.name}_places")
+    made = _op(node, aten.index_select.default, _column(node, x), 0, picked)
+    return _op(node, aten.reshape.default, made, list(taken.shape))
+
+
+def _written_strided(node: fx.Node) -> fx.Node | None:
+    x, y = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    places = _numbered(x)
+    if places is None or not is_static(y):
+        return None
+    behind = torch.arange(math.prod(shape_of(y))).reshape(shape_of(y)) + places.numel()
+    from_both = cast(Tensor, cast(Any, node.target)(places, behind, *node.args[2:], **node.kwargs))
+    picked = constant(node, from_both.flatten(), f"{node.name}_places")
+    both = _op(node, aten.cat.default, [_column(node, x), _column(node, y)], 0)
+    made = _op(node, aten.index_select.default, both, 0, picked)
+    return _op(node, aten.reshape.default, made, list(from_both.shape))
 
 
 def _grouped(node: fx.Node) -> fx.Node | None:

@@ -97,7 +97,7 @@ def read_npz(path: Path, where: str) -> dict[str, np.ndarray]:
 
 
 def read_npy(stream: IO[bytes], where: str, which: str) -> np.ndarray:
-    """The next array of a stream that need not be seekable, such as a pipe into which np.save writes.
+    """The next array of a stream that need not be seekable, such as a pipe, in the form of an .npy file.
 
     Reads its bytes and no more. Raises UsageError, which begins with `where` and names the array by `which`, where the
     stream ends, is no array, states a size beyond the budget, or holds pickled objects.
@@ -105,7 +105,9 @@ def read_npy(stream: IO[bytes], where: str, which: str) -> np.ndarray:
     again = _Again(stream)
     try:
         if again.peek(4) == b"PK\x03\x04":
-            raise UsageError(f"{where}: an .npz archive cannot be read from a pipe: write single arrays, with np.save")
+            raise UsageError(
+                f"{where}: an .npz archive cannot be read from a pipe: write .npy arrays, one after the other"
+            )
         shape, columns_first, dtype = _header(f"{where}: {which}", again)
         size = math.prod(shape) * dtype.itemsize
         check_bytes(f"{where}: {which}", size)
@@ -119,7 +121,7 @@ def read_npy(stream: IO[bytes], where: str, which: str) -> np.ndarray:
         raise UsageError(f"{where}: cannot read {which} ({error.strerror or error})") from error
     if again.ended:
         raise UsageError(f"{where}: the stream ends before {which} does")
-    raise UsageError(f"{where}: {which} is not what np.save writes ({reason})")
+    raise UsageError(f"{where}: {which} is no .npy array ({reason})")
 
 
 class _Again:

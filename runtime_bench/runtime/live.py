@@ -1,7 +1,7 @@
 """`bgnn-run --stream`: inputs one after the other, as a robot's or a sensor's loop gives them, and their latencies.
 
 From a folder each .npz is one item, in the order of the names (`cloud_9` before `cloud_10`). On standard input an item
-is the file's inputs in their order, each as `np.save(sys.stdout.buffer, array)` writes it.
+is the file's inputs in their order, each in the form of an .npy file.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def items(source: str, inputs: int) -> Iterator[Item]:
         raise UsageError("the file has no inputs, so there is nothing to stream")
     if source == STANDARD_INPUT:
         if sys.stdin is None or sys.stdin.closed:
-            raise UsageError("standard input is closed: pipe arrays into it, as np.save writes them")
+            raise UsageError("standard input is closed: pipe .npy arrays into it")
         if sys.stdin.isatty():
-            raise UsageError("standard input is a terminal: pipe arrays into it, as np.save writes them")
+            raise UsageError("standard input is a terminal: pipe .npy arrays into it")
         return _piped(sys.stdin.buffer, inputs)
     folder = Path(source)
     if not folder.is_dir():
@@ -129,7 +129,7 @@ def stream(source: str, inputs: int, run: Callable[[Arrays, str], Arrays], tell:
     if latencies.failed:
         raise ItemsFailed(f"{latencies.failed} of {latencies.failed + len(latencies.milliseconds)} items failed")
     if not latencies.milliseconds:
-        raise UsageError("standard input held no arrays: pipe some into it, as np.save writes them")
+        raise UsageError("standard input held no arrays: pipe .npy arrays into it")
 
 
 def _named(name: str, run: Callable[[Arrays, str], Arrays], given: Arrays) -> Arrays:

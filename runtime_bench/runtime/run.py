@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source.add_argument(
         "--stream",
         metavar="FOLDER|-",
-        help="run every .npz of a folder, or what np.save writes to standard input (-), and say how long each took",
+        help="run every .npz of a folder, or the .npy arrays on standard input (-), and say how long each took",
     )
     parser.add_argument("--output", type=Path, help="write the outputs there, as .npz, by name")
     parser.add_argument("--threads", type=int, default=1, help="default: 1")

@@ -94,6 +94,29 @@ def five(y: Tensor, x: Tensor) -> None:
     y.select(2, 3).add_(1)
 
 
+def on_the_diagonal(m: Any, x: Tensor) -> Tensor:
+    y = x * 2
+    y.diagonal(dim1=1, dim2=2).copy_(x[:, :, -1])
+    return y
+
+
+def above_it(m: Any, x: Tensor) -> Tensor:
+    y = x[0, :, :4] * 2
+    y.diagonal(1).fill_(7.0)
+    y.fill_diagonal_(3.0)
+    return y + x[1].diagonal(-1).sum() + x[2, :, :4].trace()
+
+
+@pytest.mark.parametrize("function", [on_the_diagonal, above_it], ids=lambda f: f.__name__)
+def test_diagonals_are_places_that_are_known(function: Callable[..., Any]) -> None:
+    gm = trace(Wrapped(function, {}), (X,))
+    strided = [aten.diagonal, aten.diagonal_scatter, aten.as_strided, aten.as_strided_scatter]
+    assert count(gm, *strided) > 0
+    decompose.run(gm)
+    assert count(gm, *strided) == 0
+    same(outputs(gm, X)[0], function(None, X), 1e-6)
+
+
 @pytest.mark.parametrize("opened", [True, False])
 @pytest.mark.parametrize("function", [one, two, three, four, five], ids=lambda f: f.__name__)
 def test_a_written_slice_is_a_cat(function: Callable[[Tensor, Tensor], None], opened: bool) -> None:

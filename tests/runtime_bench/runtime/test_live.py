@@ -101,9 +101,9 @@ def test_a_pipe_that_breaks_ends_the_stream(model: Path) -> None:
         saved(x): "item 1: the stream ends before array 2 of 2 does",
         saved(x) + whole[: len(saved(x)) // 2]: "item 1: the stream ends before array 2 of 2 does",
         b"\x93NUM": "item 1: the stream ends before array 1 of 2 does",
-        b"nonsense" * 20 + whole: "item 1: array 1 of 2 is not what np.save writes",
+        b"nonsense" * 20 + whole: "item 1: array 1 of 2 is no .npy array",
         b"PK\x03\x04" + whole: "item 1: an .npz archive cannot be read from a pipe",
-        whole.replace(b"(2, 30, 3)", b"(2, 9**9,)"): "item 1: array 1 of 2 is not what np.save writes",
+        whole.replace(b"(2, 30, 3)", b"(2, 9**9,)"): "item 1: array 1 of 2 is no .npy array",
         saved(np.array([None])).replace(b"\x80", b"\x00"): "item 1: array 1 of 2 holds pickled Python objects",
     }.items():
         done = pipe(model, data)
