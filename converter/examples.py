@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from bgnn.converter.eager import EagerModel
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.second_graph import second_graphs
+from bgnn.converter.trace import NUMBERS
 from bgnn.converter.verify import Check, Reference
 
 
@@ -51,9 +52,12 @@ class Example:
         except ConversionError as error:
             if not self.second:
                 raise
+            numbers = gm.meta.get(NUMBERS) or [""]
+            made = f" (a number is made of an open size at {numbers[0]}: whole ones stay open, as x.size(0) // 2 does)"
             raise ConversionError(
                 f"{error}: on a graph that is not the example ({self.second}) the model's trace gives something else "
                 "than the model: it holds something of the example, or the model does otherwise while it is exported"
+                f"{made if numbers[0] else ''}"
             ) from error
         check.note = self.second
         return check

@@ -4,19 +4,26 @@
     bincount(i, minlength=n)                 zeros(n) with ones added at i
     segment_reduce(x, "sum", offsets=ptr)    a scatter by the segment that each row lies in
     repeat_interleave(x, counts)             x[the segment that each row lies in]
+    quantize_per_tensor(x, s, z, quint8)     the fake-quantiser of the same codes; `.dequantize()` leaves it
+    int(x.max())                             the number that x.max() is in each run
 
-The later three have sizes that depend on values; here the sizes are those that the user's call says, or that follow.
-A file checks its indices, so that a count beyond `minlength` is refused when it runs.
+The third to the fifth have sizes that depend on values; here the sizes are those that the user's call says, or that
+follow. A file checks its indices, so that a count beyond `minlength` is refused when it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from bgnn.passes.user_code import is_library
 
 
 class ExchangedCalls(TorchFunctionMode):
@@ -89,10 +96,72 @@ def _repeat_interleave(
     return input.index_select(dim, _segments(repeats.cumsum(0), size))
 
 
+_CODES = {torch.quint8: (0, 255), torch.qint8: (-128, 127)}
+
+
+def _quantize(input: Tensor, scale: Any, zero_point: Any, dtype: torch.dtype) -> Tensor | None:
+    """Codes are what a quantised tensor holds; what a network computes of it, it computes of their values."""
+    if dtype not in _CODES:
+        return None
+    return torch.fake_quantize_per_tensor_affine(input, scale, zero_point, *_CODES[dtype])
+
+
+def _quantize_channels(
+    input: Tensor, scales: Tensor, zero_points: Tensor, axis: int, dtype: torch.dtype
+) -> Tensor | None:
+    if dtype not in _CODES:
+        return None
+    zeros = zero_points.to(torch.int32)
+    return torch.fake_quantize_per_channel_affine(input, scales.float(), zeros, axis, *_CODES[dtype])
+
+
+def _dequantize(tensor: Tensor) -> Tensor:
+    return tensor.float()
+
+
 _EXCHANGED: dict[Any, Callable[..., Tensor | None]] = {
     torch.bincount: _bincount,
     Tensor.bincount: _bincount,
     torch.segment_reduce: _segment_reduce,
     torch.repeat_interleave: _repeat_interleave,
     Tensor.repeat_interleave: _repeat_interleave,
+    torch.quantize_per_tensor: _quantize,
+    torch.quantize_per_channel: _quantize_channels,
+    torch.dequantize: _dequantize,
+    Tensor.dequantize: _dequantize,
 }
+
+
+class _Int(type):
+    """What stands for `int` in a module whose functions are exported."""
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, int)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, int)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], Tensor) and args[0].numel() == 1:
+            args = (args[0].item(), *args[1:])
+        if args and isinstance(args[0], torch.SymInt | torch.SymFloat | torch.SymBool):
+            return torch.sym_int(args[0])
+        return int(*args, **kwargs)
+
+
+class _WholeNumber(metaclass=_Int):
+    pass
+
+
+@contextmanager
+def whole_numbers() -> Iterator[None]:
+    """Within the block `int(x.max())`, in PyG and in what is no library, is the number of each run.
+
+    Python's own `int` gives a number of this run alone, which export does not know.
+    """
+    with ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None) or ""
+            if name.startswith("torch_geometric.") or (file and "-packages" not in file and not is_library(file)):
+                stack.enter_context(mock.patch.object(module, "int", _WholeNumber, create=True))
+        yield

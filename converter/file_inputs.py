@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import fx
 
 from bgnn.converter.sizes import host_size
-from bgnn.passes import index_limits
+from bgnn.passes import index_limits, ops
+from bgnn.passes.graph import calls, is_call
+
+bgnn = torch.ops.bgnn
 
 
 def symbols_of(names: Mapping[fx.Node, str]) -> dict[str, str]:
@@ -36,19 +40,31 @@ def dims_of(node: fx.Node, symbols: Mapping[str, str]) -> list[int | str]:
 
 
 def describe(gm: fx.GraphModule, names: Mapping[fx.Node, str], symbols: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What the user gives: name, dtype and shape; and whose values are indices, of which row, below which sizes."""
+    """What the user gives: name, dtype and shape; whose values are indices, of which row, below which sizes; and how
+    long axes must be at least, since a search picks so many of what is along them."""
     indices: dict[str, list[dict[str, Any]]] = {}
     for one in index_rows(gm, names):
         indices.setdefault(one["name"], []).append({"row": one["row"], "below": one["below"]})
-    return [
-        {
-            "name": name,
-            "dtype": str(node.meta["val"].dtype).removeprefix("torch."),
-            "shape": dims_of(node, symbols),
-            "indices": indices.get(name, []),
-        }
-        for node, name in names.items()
-    ]
+    described: list[dict[str, Any]] = []
+    picked = _picked(gm)
+    for node, name in names.items():
+        value = node.meta["val"]
+        dtype = str(value.dtype).removeprefix("torch.")
+        one = {"name": name, "dtype": dtype, "shape": dims_of(node, symbols), "indices": indices.get(name, [])}
+        least = [[axis, picked[str(size)]] for axis, size in enumerate(value.shape) if str(size) in picked]
+        described.append(one | ({"least": least} if least else {}))
+    return described
+
+
+def _picked(gm: fx.GraphModule) -> dict[str, int]:
+    """How many elements are picked, at most, of those along axes of an open size, by its symbol."""
+    found: dict[str, int] = {}
+    for node in calls(gm.graph, bgnn.topk_lowest, *ops.having("search", "fused")):
+        x, axis = cast(fx.Node, node.args[0]), node.args[2] if is_call(node, bgnn.topk_lowest) else 1
+        size, k = x.meta["val"].shape[cast(int, axis)], node.args[2 if is_call(node, bgnn.hamming_knn) else 1]
+        if type(size) is not int:
+            found[str(size)] = max(cast(int, k), found.get(str(size), 0))
+    return found
 
 
 def index_rows(gm: fx.GraphModule, names: Mapping[fx.Node, str]) -> list[dict[str, Any]]:

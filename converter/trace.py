@@ -25,7 +25,7 @@ from torch.fx.experimental.sym_node import SymNode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
-from bgnn.converter.exchanged_calls import ExchangedCalls
+from bgnn.converter.exchanged_calls import ExchangedCalls, whole_numbers
 from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
 from bgnn.passes import masked_writes, ops, user_code
@@ -40,6 +40,7 @@ aten = torch.ops.aten
 # and products are none.
 SOLVERS = re.compile(r"(nan)?quantile|fft_|_?sparse|to_sparse|linalg_(?!norm|vecdot|matmul|cross|multi_dot)")
 
+NUMBERS = "numbers of sizes"  # in a graph's meta: lines of the user's that made numbers of open sizes
 LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
 
 
@@ -58,21 +59,23 @@ def trace(
     """
     # Example inputs must be contiguous: traced from a permuted view, `contiguous` vanishes (facts: tracing).
     inputs = tuple(t.detach().contiguous() for t in inputs)
+    fixed: list[str] = []
     if isinstance(model, ExportedProgram):
         program = model
     else:
         with _in_eval_mode(model):
-            program = _export(model, inputs, open_axes)
+            program = _export(model, inputs, open_axes, fixed)
     program = _functionalise(program)
-    return _freeze(program, inputs, keep_outputs, open_axes is not None)
+    gm = _freeze(program, inputs, keep_outputs, open_axes is not None)
+    gm.meta[NUMBERS] = fixed
+    return gm
 
 
 def _export(
-    model: nn.Module, inputs: tuple[Tensor, ...], open_axes: Sequence[dict[int, Any]] | None
+    model: nn.Module, inputs: tuple[Tensor, ...], open_axes: Sequence[dict[int, Any]] | None, fixed: list[str]
 ) -> ExportedProgram:
-    """Exports without Dynamo; where that fails, with it."""
+    """Exports without Dynamo; where that fails, with it. `fixed` gets the lines that made numbers of open sizes."""
     dynamic = None if open_axes is None else _as_arguments(model, open_axes)
-    fixed: list[str] = []
     with (
         torch.no_grad(),
         warnings.catch_warnings(),
@@ -88,6 +91,9 @@ def _export(
                 return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
         except Exception as first:  # export raises whatever the model's forward raises
             _run_eagerly(model, inputs)
+            if "Could not extract specialized integer" in str(first):
+                with suppress(Exception), whole_numbers(), user_code.recorded():
+                    return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
             try:
                 return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception as second:

@@ -13,7 +13,8 @@
     eye(n) of an open number                arange(n) == arange(n) as a column
     pad(x) with a number                    cat with tensors of that number
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
-    x[mask] = x[mask] - 1, x[mask] = 0      where(mask, x - 1, x), where(mask, 0, x)
+    x[1:] = y, x[:, ::2] = y, x[0] = y      cat of y and what is left of x, in the order of the places
+    diagonal(x), and what is written to it  rows of x as a column of numbers, of known sizes
     conv(x, w) of wider windows             the window's shifted slices of x side by side, then window 1
     conv(x, w, groups=g)                    g convolutions side by side; x * w if each has 1 channel, window 1
 
@@ -25,13 +26,13 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from bgnn.passes import ops
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -41,15 +42,14 @@ from bgnn.passes.graph import (
     constant,
     getitem,
     is_call,
-    is_constant,
-    only_user,
+    is_static,
     remove_dead_code,
     replace,
     shape_of,
-    value_of,
 )
 
 Rule = Callable[[fx.Node], "fx.Node | None"]
+MOST_PLACES = 1 << 22  # of a tensor whose elements are taken one by one
 CONVOLUTION = [(3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)]
 
 
@@ -77,7 +77,9 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.constant_pad_nd], _pad),
         ([aten.eye], _eye),
         ([aten.addmm], _addmm),
-        ([aten.index_put], _masked_update),
+        ([aten.slice_scatter, aten.select_scatter], _written_slice),
+        ([aten.diagonal, aten.as_strided], _strided),
+        ([aten.diagonal_scatter, aten.as_strided_scatter], _written_strided),
         ([aten.conv1d, aten.conv2d], _grouped),
         ([aten.conv1d, aten.conv2d], _window),
     ]
@@ -302,28 +304,70 @@ def _addmm(node: fx.Node) -> fx.Node:
     return _op(node, aten.add.Tensor, *parts)
 
 
-def _masked_update(node: fx.Node) -> fx.Node | None:
-    """`x[mask] = f(x[mask])` with f elementwise, or one number, over the first axes of x."""
-    x, index, value = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
-    if arg(node, 3, "accumulate", False) or len(index) != 1 or index[0].meta["val"].dtype != torch.bool:
-        return None
-    mask, steps = cast(fx.Node, index[0]), []
-    masked = ops.having("elementwise")
-    while is_call(value, *masked) and value.all_input_nodes == [value.args[0]] and only_user(value) is not None:
-        steps.append(value)
-        value = cast(fx.Node, value.args[0])
-    if is_constant(value) and value_of(value).numel() == 1:
-        new = constant(node, value_of(value).reshape(()), f"{node.name}_value")
-    elif is_call(value, aten.index) and value.args[0] is x and list(cast(Any, value.args[1])) == [mask]:
-        new = x
+def _written_slice(node: fx.Node) -> fx.Node | None:
+    """Overloads: `(x, y, dim, start, end, step)`, and `(x, y, dim, index)`, whose y has no such axis."""
+    x, y = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    axis = cast(int, arg(node, 2, "dim", 0)) % len(shape_of(x))
+    size, step = shape_of(x)[axis], 1
+    if is_call(node, aten.select_scatter):
+        start: Any = arg(node, 3, "index")
+        end: Any = start + 1 if isinstance(start, int) and start != -1 else None
+        y = _op(node, aten.unsqueeze.default, y, axis)
     else:
+        start, end, step = arg(node, 3, "start") or 0, arg(node, 4, "end"), cast(int, arg(node, 5, "step", 1))
+    if isinstance(size, int) and all(at is None or isinstance(at, int) for at in (start, end)):
+        rows = list(range(size))
+        written = rows[start:end:step]
+        if step == 1 and written:
+            start, end = written[0], written[-1] + 1
+        else:  # y's rows behind x's: each place takes its own
+            for number, row in enumerate(written):
+                rows[row] = size + number
+            both = _op(node, aten.cat.default, [x, y], axis)
+            return _op(node, aten.index_select.default, both, axis, constant(node, torch.tensor(rows), "places"))
+    elif step != 1 or any(isinstance(at, fx.Node) for at in (start, end)):
+        return None  # how long what is left would be, only a run tells
+    parts = [y]
+    if start != 0:
+        parts.insert(0, _op(node, aten.slice.Tensor, x, axis, 0, start))
+    if end is not None and not (isinstance(end, int) and end >= (size if isinstance(size, int) else sys.maxsize)):
+        parts.append(_op(node, aten.slice.Tensor, x, axis, end, sys.maxsize))
+    return _op(node, aten.cat.default, parts, axis) if len(parts) > 1 else y
+
+
+def _numbered(x: fx.Node) -> Tensor | None:
+    """The number of each place of `x`, in its shape."""
+    size = math.prod(shape_of(x)) if is_static(x) else 0
+    return torch.arange(size).reshape(shape_of(x)) if 0 < size <= MOST_PLACES else None
+
+
+def _column(node: fx.Node, x: fx.Node) -> fx.Node:
+    return _op(node, aten.reshape.default, x, [math.prod(shape_of(x))])
+
+
+def _strided(node: fx.Node) -> fx.Node | None:
+    """Which places an op of strides takes, it tells itself."""
+    x = cast(fx.Node, node.args[0])
+    places = _numbered(x)
+    if places is None:
         return None
-    for step in reversed(steps):
-        new = _op(node, step.target, new, *step.args[1:])
-    extra = len(shape_of(x)) - len(shape_of(mask))
-    if extra:
-        mask = _op(node, aten.reshape.default, mask, [-1, *shape_of(mask)[1:], *[1] * extra])
-    return _op(node, aten.where.self, mask, new, x)
+    taken = cast(Tensor, cast(Any, node.target)(places, *node.args[1:], **node.kwargs))
+    picked = constant(node, taken.flatten(), f"{node.name}_places")
+    made = _op(node, aten.index_select.default, _column(node, x), 0, picked)
+    return _op(node, aten.reshape.default, made, list(taken.shape))
+
+
+def _written_strided(node: fx.Node) -> fx.Node | None:
+    x, y = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    places = _numbered(x)
+    if places is None or not is_static(y):
+        return None
+    behind = torch.arange(math.prod(shape_of(y))).reshape(shape_of(y)) + places.numel()
+    from_both = cast(Tensor, cast(Any, node.target)(places, behind, *node.args[2:], **node.kwargs))
+    picked = constant(node, from_both.flatten(), f"{node.name}_places")
+    both = _op(node, aten.cat.default, [_column(node, x), _column(node, y)], 0)
+    made = _op(node, aten.index_select.default, both, 0, picked)
+    return _op(node, aten.reshape.default, made, list(from_both.shape))
 
 
 def _grouped(node: fx.Node) -> fx.Node | None:

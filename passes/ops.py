@@ -109,6 +109,8 @@ TRAITS: list[tuple[str, list[Any]]] = [
         aten.adaptive_max_pool2d, aten.avg_pool1d, aten.avg_pool2d, aten.max_pool1d, aten.max_pool2d,
         aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten._native_batch_norm_legit_no_training,
         aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional, aten.any, aten.all,
+        aten.slice_scatter, aten.select_scatter, aten.diagonal, aten.diagonal_scatter, aten.as_strided,
+        aten.as_strided_scatter,
         aten.batch_norm, aten.layer_norm, aten.std, aten.var, aten.norm, aten.linalg_vector_norm, aten.aminmax,
         aten.argmax, aten.argmin, aten.argsort, aten.max, aten.median, aten.min, aten.sort, aten.topk, aten.stack,
         aten.split, aten.split_with_sizes, aten.tensor_split, aten.chunk, aten.tile, aten.unflatten, aten.movedim,

@@ -98,10 +98,15 @@ def run(gm: fx.GraphModule, stay_packed: bool = True) -> PassResult:
     return result
 
 
+def _has_channels(node: fx.Node) -> bool:
+    """Whether there is an axis to pack along: not of a single sign, nor of one of each edge."""
+    return isinstance(next(reversed(shape_of(node)), None), int)
+
+
 def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     """The node as bits, built from its operands' bits; None if it has to stay numbers."""
-    if not shape_of(node):
-        return None  # a single sign has no axis to be packed along
+    if not _has_channels(node):
+        return None
     channels = shape_of(node)[-1]
     x = node.args[0]
     if is_call(node, bgnn.binarize):
@@ -311,7 +316,7 @@ def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_
 def _quantise_signs(gm: fx.GraphModule) -> None:
     """A sign whose +-1 are read as numbers goes through bits and back: LCE has no other sign."""
     for node in list(gm.graph.nodes):
-        if is_call(node, bgnn.binarize) and shape_of(node):
+        if is_call(node, bgnn.binarize) and _has_channels(node):
             words = call(node, bgnn.pack.default, node.args[0], like=node)
             for user in list(node.users):
                 if is_call(user, bgnn.pack):

@@ -8,7 +8,9 @@ weight stored as int8 is as good as rounded. Found so, `values` become
     fake_quant(values, step)  or  fake_quant_channel(values, steps, zeros, axis)
 
 which say which codes the values are, and change none of them. Where the levels lie half a step beside 0 (DoReFa's),
-the step is half of theirs. What does not fit 8 bits is a constant, with the reason in `meta["stays_float"]`.
+the step is half of theirs; of 256 such levels, W = A + h with codes for A, and the layer is `linear(x, A)` and the sum
+of x times h, another layer of one output. What does not fit 8 bits is a constant, with the reason in
+`meta["stays_float"]`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.expressions import attempt
 from bgnn.passes.graph import (
     PassResult,
+    arg,
     aten,
     call,
     constant,
@@ -32,6 +35,7 @@ from bgnn.passes.graph import (
     replace,
 )
 from bgnn.passes.recognise_binarize import AFFINE, MOVES
+from bgnn.passes.recognise_fake_quant import to_whole_numbers
 
 MAKES = ("fake_quant", "fake_quant_channel")
 
@@ -40,16 +44,21 @@ bgnn = torch.ops.bgnn
 ROUNDINGS = [aten.round, aten.floor, aten.ceil, aten.trunc, aten.fix]
 FAKE = [bgnn.fake_quant, bgnn.fake_quant_channel]
 BYTES = [torch.int8, torch.uint8]
+LAYERS = [aten.linear, aten.conv1d, aten.conv2d]
 SAME = 1e-3  # of a step: as far as a value may lie beside a multiple of it
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Steps f32 `[]` or, for each index of `axis`, `[C]`; the zero point that makes the codes fit int8."""
+    """Steps f32 `[]` or, for each index of `axis`, `[C]`; the zero point that makes the codes fit int8.
+
+    `beside`: how far all levels lie above those that are codes.
+    """
 
     steps: Tensor
     axis: int | None
     zero: int
+    beside: float = 0.0
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -70,7 +79,10 @@ def run(gm: fx.GraphModule) -> PassResult:
         origin = _origin(node, values)
         if origin is None:
             continue
-        made = constant(node, values, str(origin.target))
+        if isinstance(found, Grid) and found.beside and not all(_takes(user, node) for user in node.users):
+            found = "its 256 levels lie half a step beside 0, and no dense layer takes them"
+        beside = found.beside if isinstance(found, Grid) else 0.0
+        made = constant(node, values - beside, str(origin.target))
         if "source" in origin.meta:
             made.meta["source"] = origin.meta["source"]
         if isinstance(found, str):
@@ -85,10 +97,32 @@ def run(gm: fx.GraphModule) -> PassResult:
             steps = constant(node, found.steps, f"{made.target}_steps")
             zeros = constant(node, torch.full_like(found.steps, found.zero), f"{made.target}_zeros")
             new = call(node, bgnn.fake_quant_channel.default, made, steps, zeros, found.axis, *arguments[1:], like=node)
+        for layer in list(node.users) if beside else []:
+            _add_sums(layer, values, beside, made.meta.get("source"))
         replace(node, new)
         result.rewrites += 1
     remove_dead_code(gm)
     return result
+
+
+def _takes(user: fx.Node, weight: fx.Node) -> bool:
+    return is_call(user, *LAYERS) and user.args[1] is weight and arg(user, 6, "groups", 1) == 1
+
+
+def _add_sums(layer: fx.Node, values: Tensor, beside: float, source: str | None) -> None:
+    """Adds to a dense layer the sum of what it takes, times `beside`: an 8-bit layer of one output."""
+    row = constant(layer, torch.full_like(values[:1], beside), "beside")
+    row.meta.update({"source": f"{source}, sums"} if source else {})
+    codes = call(layer, bgnn.fake_quant.default, row, beside, 0, -128, 127, like=layer)
+    rest = [None, *layer.args[3:]] if len(layer.args) > 3 else []
+    users = list(layer.users)
+    sums = call(layer, layer.target, layer.args[0], codes, *rest, like=layer)
+    layer.append(sums)  # behind the layer, with what it is added to
+    whole = layer.graph.call_function(aten.add.Tensor, (layer, sums))
+    sums.append(whole)
+    whole.meta = dict(layer.meta)
+    for user in users:
+        user.replace_input_with(layer, whole)
 
 
 def _known(gm: fx.GraphModule) -> set[fx.Node]:
@@ -115,7 +149,7 @@ def _roundings(last: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
         if node in seen:
             continue
         seen.add(node)
-        if is_call(node, *ROUNDINGS) or node.meta["val"].dtype in BYTES:
+        if is_call(node, *ROUNDINGS) or node.meta["val"].dtype in BYTES or to_whole_numbers(node):
             found.append(node)
         elif not is_call(node, *FAKE):
             stack += node.all_input_nodes
@@ -153,6 +187,10 @@ def grid(last: fx.Node, values: Tensor, roundings: list[fx.Node]) -> Grid | str 
             if bool(((real / exact - codes).abs() > SAME).any()):
                 continue
             low, high = int(codes.min()), int(codes.max())
+            odd = axis is None and fraction == 2 and bool((codes % 2 == 1).all())
+            if odd and 255 < high - low <= 511:
+                first, step = (low - 1) // 2, float(exact)
+                return Grid((2 * exact).float().reshape(()), None, 0 if first >= -128 else -128 - first, step)
             if high - low > 255:
                 reason = f"its codes {low}..{high} are more than the 256 of 8 bits"
                 continue

@@ -49,6 +49,7 @@ bgnn = torch.ops.bgnn
 ELEMENTWISE = ops.having("elementwise")
 LATER = [aten.relu, aten.relu6]  # behind a quantiser they are lower_int8's: codes are shared with what reads them plain
 ROUNDINGS = [aten.round, aten.floor, aten.ceil, aten.trunc]
+CASTS = [aten._to_copy, aten.to]
 REDUCTIONS = [aten.amax, aten.amin, aten.max, aten.min, aten.mean, aten.sum, aten.std, aten.var, aten.aminmax]
 PRODUCTS = [aten.mm, aten.matmul]
 FAKE = [bgnn.fake_quant, bgnn.fake_quant_channel]
@@ -85,8 +86,8 @@ class Staircase:
 def run(gm: fx.GraphModule) -> PassResult:
     """Replaces every fake-quantiser of an activation; a product with a quantised weight becomes a dense layer."""
     result = PassResult()
-    for rounding in calls(gm.graph, *ROUNDINGS):
-        if not rounding._erased and rounding.users:
+    for rounding in calls(gm.graph, *ROUNDINGS, *CASTS):
+        if not rounding._erased and rounding.users and (not is_call(rounding, *CASTS) or to_whole_numbers(rounding)):
             _recognise(rounding, result)
     for node in calls(gm.graph, *PRODUCTS):
         _layer(node)
@@ -100,6 +101,15 @@ def run(gm: fx.GraphModule) -> PassResult:
             replace(rounding, new)
     remove_dead_code(gm)
     return result
+
+
+def to_whole_numbers(node: fx.Node) -> bool:
+    """Whether a node is the cast of real numbers to integers, which cuts off their fractions: `(x / s + 0.5).int()`."""
+    source = node.args[0] if is_call(node, *CASTS) else None
+    if not isinstance(source, fx.Node) or not isinstance(node.meta.get("val"), Tensor):
+        return False
+    kind = node.meta["val"].dtype
+    return source.meta["val"].is_floating_point() and not (kind.is_floating_point or kind == torch.bool)
 
 
 def is_weight(node: Any) -> bool:

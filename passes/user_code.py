@@ -34,7 +34,7 @@ _SHOWN = 160  # characters of a line of code
 
 
 @functools.cache  # asked for each frame of each call
-def _is_library(file: str) -> bool:
+def is_library(file: str) -> bool:
     """Whether a line is nobody's model: PyTorch's or one of its companions', Python's, or this project's compiler's."""
     if _is_own(file) or Path(file).name.startswith("torch_geometric."):  # PyG writes files of its own, too
         return True
@@ -73,7 +73,7 @@ def describe(func: Any) -> tuple[str, str]:
     """(the call, "file:line: code") of the user's line that is running."""
     frame: FrameType | None = _frame_of_caller()
     inner, layer, function = frame, "", ""  # the outermost of theirs: what the user's line calls
-    while frame is not None and _is_library(frame.f_code.co_filename):
+    while frame is not None and is_library(frame.f_code.co_filename):
         if _is_own(frame.f_code.co_filename):
             frame = None  # forward is all a library's: what calls the conversion is no part of the model
             break
@@ -92,7 +92,7 @@ def describe(func: Any) -> tuple[str, str]:
 def running() -> str:
     """ "file:line: code" of the user's line that is running; empty where none is."""
     frame = _frame_of_caller()
-    while frame is not None and _is_library(frame.f_code.co_filename):
+    while frame is not None and is_library(frame.f_code.co_filename):
         frame = None if _is_own(frame.f_code.co_filename) else frame.f_back
     return _line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
 
@@ -139,7 +139,7 @@ def place(node: fx.Node) -> str:
     if mark:
         return str(mark)
     found = re.findall(r'File "([^"]+)", line (\d+)[^\n]*(?:\n([^\n]*))?', str(node.meta.get("stack_trace") or ""))
-    own = [frame for frame in found if not _is_library(frame[0])] or found
+    own = [frame for frame in found if not is_library(frame[0])] or found
     if not own:
         return ""
     file, line, code = own[-1]
@@ -169,7 +169,7 @@ def raised_at(error: BaseException, others: bool = True) -> str:
         r'File "([^"]+)", line (\d+)', str(error)
     )  # Dynamo runs no code of the user's: it writes the lines
     frames += [(file, int(line)) for file, line in said]
-    own = [frame for frame in frames if not _is_library(frame[0])]
+    own = [frame for frame in frames if not is_library(frame[0])]
     outer = [frame for frame in frames if not _is_own(frame[0])]
     chosen = own[-1:] or (outer[-1:] if others else [])
     return _line(*chosen[0]) if chosen else ""

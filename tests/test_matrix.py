@@ -170,7 +170,7 @@ class BinarySearched(nn.Module):
         return F.linear(torch.sign(self.norm(edges)), torch.sign(self.weight)) * self.scale
 
     def forward(self, x: Tensor, batch: Tensor) -> Tensor:
-        return self.out(self.conv(self.embed(x), knn_graph(x[:, :3], 4, batch, loop=True)))
+        return self.out(self.conv(self.embed(x), knn_graph(x[:, :3], 4, batch)))
 
 
 class OpenCloud(nn.Module):

@@ -60,7 +60,7 @@ def run_files(folder: Path) -> dict[str, Any]:
     """
     from bgnn.runtime_bench.runtime.delegate import load_interpreter, runtime
     from bgnn.runtime_bench.runtime.errors import BgnnError
-    from bgnn.runtime_bench.runtime.run import run
+    from bgnn.runtime_bench.runtime.tflite_model import run
 
     found: dict[str, Any] = {
         "module": runtime().__name__,

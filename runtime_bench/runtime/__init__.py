@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from bgnn.runtime_bench.runtime.delegate import load_interpreter
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.tflite_model import TfliteModel
 
-__all__ = ["OnnxModel", "load_interpreter"]
+__all__ = ["OnnxModel", "TfliteModel", "load_interpreter"]

@@ -43,6 +43,12 @@ def checked(
             if isinstance(dim, str) and sizes.setdefault(dim, (size, name))[0] != size:
                 before = sizes[dim]
                 raise UsageError(f"input {name} has {size} {dim}, but input {before[1]} has {before[0]}")
+        for axis, least in one.get("least", []):
+            if array.shape[axis] < least:
+                raise UsageError(
+                    f"input {name} is {list(array.shape)}: the model picks {least} of what is along axis {axis} "
+                    f"(a k-NN search or topk), so it takes {least} or more there"
+                )
         limits.check_numbers(name, array)
         arrays[name] = np.ascontiguousarray(array)
     for one in described:

@@ -14,6 +14,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -81,7 +82,9 @@ def read_npz(path: Path, where: str) -> dict[str, np.ndarray]:
             total = 0
             for info in members:
                 with archive.open(info) as stream:
-                    total += _stated_bytes(f"{where}: {info.filename!r}", stream.read(_HEADER))
+                    start = io.BytesIO(stream.read(_HEADER))
+                    shape, _, dtype = _header(f"{where}: {info.filename!r}", start)
+                    total += math.prod(shape) * dtype.itemsize
                 check_bytes(where, total)
             return {info.filename.removesuffix(".npy"): _array(archive, info) for info in members}
     except UsageError:
@@ -93,17 +96,61 @@ def read_npz(path: Path, where: str) -> dict[str, np.ndarray]:
         raise UsageError(f"{where}: not a readable .npz of plain arrays ({reason})") from error
 
 
-def _stated_bytes(where: str, start: bytes) -> int:
-    """The bytes of the array whose .npy file begins with `start`."""
-    stream = io.BytesIO(start)
+def read_npy(stream: IO[bytes], where: str, which: str) -> np.ndarray:
+    """The next array of a stream that need not be seekable, such as a pipe, in the form of an .npy file.
+
+    Reads its bytes and no more. Raises UsageError, which begins with `where` and names the array by `which`, where the
+    stream ends, is no array, states a size beyond the budget, or holds pickled objects.
+    """
+    again = _Again(stream)
+    try:
+        if again.peek(4) == b"PK\x03\x04":
+            raise UsageError(
+                f"{where}: an .npz archive cannot be read from a pipe: write .npy arrays, one after the other"
+            )
+        shape, columns_first, dtype = _header(f"{where}: {which}", again)
+        size = math.prod(shape) * dtype.itemsize
+        check_bytes(f"{where}: {which}", size)
+        data = again.read(size)
+        if not again.ended:
+            return np.ndarray(shape, dtype, data, order="F" if columns_first else "C")
+        reason = ""
+    except (ValueError, TypeError) as error:  # numpy's, for a header that is none or ends early
+        reason = " ".join(str(error).split())[:200]
+    except OSError as error:
+        raise UsageError(f"{where}: cannot read {which} ({error.strerror or error})") from error
+    if again.ended:
+        raise UsageError(f"{where}: the stream ends before {which} does")
+    raise UsageError(f"{where}: {which} is no .npy array ({reason})")
+
+
+class _Again:
+    """A stream that can be looked ahead in, and knows whether it gave less than it was asked for."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._ahead, self.ended = stream, b"", False
+
+    def peek(self, size: int) -> bytes:
+        self._ahead = self._stream.read(size)
+        return self._ahead
+
+    def read(self, size: int) -> bytes:
+        found, self._ahead = self._ahead[:size], self._ahead[size:]
+        found += self._stream.read(size - len(found))
+        self.ended |= len(found) < size
+        return found
+
+
+def _header(where: str, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns come first, and dtype of an array whose .npy form a stream goes on with."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    shape, columns_first, dtype = read(stream)
     if dtype.hasobject:
         raise UsageError(f"{where} holds pickled Python objects, which are not read")
     if any(size < 0 for size in shape):
         raise UsageError(f"{where} has a negative size")
-    return math.prod(shape) * dtype.itemsize
+    return shape, columns_first, dtype
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""`bgnn-run FILE --input in.npz`: runs a converted file on this device and writes its outputs. No PyTorch needed."""
+"""`bgnn-run FILE --input in.npz`: runs a converted file on this device and writes its outputs; with `--stream`, on one
+input after the other. No PyTorch needed."""
 
 from __future__ import annotations
 
@@ -7,16 +8,17 @@ import io
 import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.runtime import limits, streams
+from bgnn.runtime_bench.runtime import limits, live, streams
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
 from bgnn.runtime_bench.runtime.saturation import SaturationWarning
+from bgnn.runtime_bench.runtime.tflite_model import TfliteModel, in_order
 
 
 def read_inputs(path: Path) -> dict[str, np.ndarray]:
@@ -24,58 +26,33 @@ def read_inputs(path: Path) -> dict[str, np.ndarray]:
     return limits.read_npz(path, str(path))
 
 
-def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Runs the file once. `inputs`: by the file's input names, or `arr_0`, `arr_1`, ... in its order.
+class Opened:
+    """A file, ready to run: `inputs`, the names of its inputs, and `run`, which takes them by name or place.
 
-    A file is made for the shapes that it was converted with, and holds constants of these sizes (the rows of a batch,
-    for one): resized it may answer, wrongly, so another shape is refused. Returns the outputs by name, in the file's
-    order. Raises UsageError where names, shapes or dtypes do not fit, BgnnError where the runtime fails.
+    Raises UsageError or BgnnError where the file cannot be read, or the runtime refuses it or is missing.
     """
-    try:
-        details = interpreter.get_input_details()
-    except ValueError as error:  # names that are no UTF-8, types without a NumPy one
-        raise BgnnError(f"the file's inputs cannot be described: {error}") from error
-    arrays = in_order(inputs, [detail["name"] for detail in details])
-    for array, detail in zip(arrays, details, strict=True):
-        limits.check_numbers(detail["name"], array)
-    for array, detail in zip(arrays, details, strict=True):
-        wanted, dtype = tuple(int(n) for n in detail["shape"]), np.dtype(detail["dtype"])
-        if array.dtype != dtype or array.shape != wanted:
-            way_out = (
-                f": cast it with .astype('{dtype}')"
-                if array.shape == wanted
-                else ": the file is for this shape; convert the model for another one (--input, or --batch, --points)"
-            )
-            raise UsageError(
-                f"input {detail['name']} must be {dtype} {list(wanted)}, got {array.dtype} {list(array.shape)}{way_out}"
-            )
-    try:
-        for array, detail in zip(arrays, details, strict=True):
-            interpreter.set_tensor(detail["index"], np.ascontiguousarray(array))
-        interpreter.invoke()
-        outputs = interpreter.get_output_details()
-        return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in outputs}
-    except (RuntimeError, ValueError) as error:
-        raise BgnnError(f"the runtime failed: {str(error).strip()}") from error
 
+    def __init__(self, path: Path, threads: int) -> None:
+        self.inputs: Sequence[str]
+        self.run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+        if path.suffix == ".onnx":
+            onnx = OnnxModel(path, threads)
+            self.inputs = onnx.input_names
+            self.run = lambda inputs: onnx.run(**dict(zip(self.inputs, in_order(inputs, self.inputs), strict=True)))
+        else:
+            tflite = TfliteModel(path, threads)
+            self.inputs = tflite.input_names
+            self.run = lambda inputs: tflite.run(**inputs)
 
-def run_onnx(path: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:
-    """The same for an ONNX file, on ONNX Runtime; a graph network's neighbour tables are made on the way."""
-    from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
-
-    model = OnnxModel(path, threads)
-    return model.run(**dict(zip(model.input_names, in_order(inputs, model.input_names), strict=True)))
-
-
-def in_order(inputs: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-    """The arrays in the order of the file's input `names`. Raises UsageError that names each missing or unknown one."""
-    positional = [f"arr_{i}" for i in range(len(names))]
-    keys = positional if set(inputs) == set(positional) else list(names)
-    missing, unknown = [key for key in keys if key not in inputs], [key for key in inputs if key not in keys]
-    if missing or unknown:
-        parts = [f"{what} {', '.join(found)}" for what, found in (("missing", missing), ("unknown", unknown)) if found]
-        raise UsageError(f"the file's inputs are {', '.join(names)}; in the arrays given: {'; '.join(parts)}")
-    return [inputs[key] for key in keys]
+    def warned(self, inputs: dict[str, np.ndarray], item: str = "") -> dict[str, np.ndarray]:
+        """`run`, whose warnings go to standard error, with the name of the item where there are several."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SaturationWarning)
+            outputs = self.run(inputs)
+        for one in caught:
+            said = f"{item}: {one.message}" if item else one.message
+            streams.complain(f"bgnn-run: warning: {said}")
+        return outputs
 
 
 def _summary(name: str, array: np.ndarray) -> str:
@@ -85,11 +62,21 @@ def _summary(name: str, array: np.ndarray) -> str:
     return line
 
 
+def _in_one_line(outputs: Mapping[str, np.ndarray]) -> str:
+    return "; ".join(_summary(streams.one_line(name), array) for name, array in outputs.items())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code (0; 1 the file or runtime failed; 2 the command is wrong)."""
     parser = argparse.ArgumentParser(prog="bgnn-run", description=__doc__)
     parser.add_argument("file", type=Path, help="a .tflite or .onnx file, as bgnn-convert writes them")
-    parser.add_argument("--input", type=Path, required=True, help=".npz with the file's inputs by name")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", type=Path, help=".npz with the file's inputs by name")
+    source.add_argument(
+        "--stream",
+        metavar="FOLDER|-",
+        help="run every .npz of a folder, or the .npy arrays on standard input (-), and say how long each took",
+    )
     parser.add_argument("--output", type=Path, help="write the outputs there, as .npz, by name")
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     options = parser.parse_args(arguments)
@@ -107,19 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.stream is not None:
+        if options.output is not None:
+            raise UsageError("--output takes the outputs of one --input; --stream prints them")
+        opened = Opened(options.file, options.threads)
+        live.stream(options.stream, len(opened.inputs), opened.warned, _in_one_line)
+        return
     if options.output is not None:
         check_output(options.output, {"the model itself": options.file, "the input": options.input})
     inputs = read_inputs(options.input)
-    if options.file.suffix == ".onnx":
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", SaturationWarning)
-            outputs = run_onnx(options.file, inputs, options.threads)
-        for one in caught:
-            streams.complain(f"bgnn-run: warning: {one.message}")
-    else:
-        from bgnn.runtime_bench.runtime.tflite_model import TfliteModel
-
-        outputs = TfliteModel(options.file, options.threads).run(**inputs)
+    outputs = Opened(options.file, options.threads).warned(inputs)
 
     def announce() -> None:
         with streams.results():

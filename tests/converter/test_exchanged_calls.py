@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,15 @@ from bgnn.converter.trace import trace
 
 X, INDEX, PTR = torch.randn(7, 3), torch.tensor([2, 0, 2, 2, 4, 0, 1]), torch.tensor([0, 2, 2, 6, 7])
 OTHER = (torch.randn(11, 3), torch.tensor([0, 0, 1, 3, 2, 1, 0, 4, 4, 4, 2]), torch.tensor([0, 5, 6, 6, 10, 11]))
+
+
+def held(x: Tensor, index: Tensor) -> Tensor:
+    """In an object, which keeps Dynamo out."""
+    batch = types.SimpleNamespace(x=x, index=index)
+    size = int(batch.index.max()) + 1 if batch.index.numel() else 0
+    return batch.x.new_zeros(size, x.size(1)).index_add(0, batch.index, batch.x) * int(isinstance(size, int) or True)
+
+
 CASES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "bincount": lambda x, i, p: torch.bincount(i, minlength=x.size(0)),
     "bincount as a method": lambda x, i, p: i.bincount(minlength=9).clamp(min=1),
@@ -27,6 +37,11 @@ CASES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "segment of lengths": lambda x, i, p: torch.segment_reduce(x, "sum", lengths=p.diff()),
     "repeat": lambda x, i, p: x[: p.size(0) - 1].repeat_interleave(p.diff(), dim=0, output_size=x.size(0)) + x,
     "repeat of counts": lambda x, i, p: torch.repeat_interleave(p.diff(), output_size=x.size(0)),
+    "quantised and back": lambda x, i, p: torch.quantize_per_tensor(x, 0.05, 20, torch.quint8).dequantize(),
+    "quantised by channels": lambda x, i, p: torch.dequantize(
+        torch.quantize_per_channel(x, torch.tensor([0.1, 0.02, 0.3]), torch.tensor([0, -3, 5]), 1, torch.qint8)
+    ),
+    "int of a maximum": lambda x, i, p: held(x, i),
     "repeat by a number": lambda x, i, p: torch.repeat_interleave(x, 2, dim=1),
 }
 

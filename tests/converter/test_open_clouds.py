@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from bgnn.converter.api import convert
 from bgnn.converter.errors import UsageError
 from bgnn.converter.onnx.emit import run_file
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 K = 4
 
@@ -109,3 +110,14 @@ def test_open_numbers_of_clouds_and_points(
 def test_tflite_has_fixed_sizes() -> None:
     with pytest.raises(UsageError, match=r"--open x=1: tflite-arm64 has fixed sizes; .* onnx-x86"):
         convert(PointsFirst().eval(), (torch.randn(2, 9, 3),), target="tflite-arm64", open_axes=("x=1",))
+
+
+@pytest.mark.parametrize("kernels", ["stock", "bgnn"])
+def test_fewer_points_than_neighbours_are_refused_by_number(kernels: str) -> None:
+    """The runtime's own error names an operator; the user gets the input, its size and how many it takes."""
+    done = convert(PointsFirst().eval(), (torch.randn(2, 9, 3),), target="onnx-x86", open_axes=["x=1"], kernels=kernels)
+    model = OnnxModel(done.model_bytes)
+    for points in (1, 3):
+        with pytest.raises(UsageError, match=rf"input x is \[2, {points}, 3\]: the model picks 4 .* takes 4 or more"):
+            model.run(x=np.zeros((2, points, 3), np.float32))
+    model.run(x=np.random.default_rng(0).random((2, 4, 3), np.float32))

@@ -68,7 +68,7 @@ def test_what_onnx_alone_has_is_told_of_graph_networks() -> None:
 
 def test_a_layer_of_pyg_is_named_at_the_users_line() -> None:
     message = refusal(users.Median(), EDGES, "onnx-x86")
-    check(message, ("torch.cumsum in MedianAggregation", "docs/ops.md"), line_of(users.Median))
+    check(message, ("Tensor.take_along_dim in MedianAggregation", "docs/ops.md"), line_of(users.Median))
 
 
 class Wrapped(nn.Module):
@@ -76,7 +76,7 @@ class Wrapped(nn.Module):
 
     def __init__(self, holder: Any) -> None:
         super().__init__()
-        self.net, self.holder = users.Pooled(), holder
+        self.net, self.holder = users.Switched(), holder
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         held = self.holder(x=x, edge_index=edge_index)
@@ -86,7 +86,7 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize("holder", [types.SimpleNamespace, Data])
 def test_both_ways_of_export_say_why(holder: Any) -> None:
     message = refusal(Wrapped(holder), EDGES, "onnx-x86")
-    check(message, ("torch.export cannot trace the model", "size="), line_of(users.Pooled))
+    check(message, ("torch.export cannot trace the model", "size="), line_of(users.Switched))
     assert "nor with Dynamo" in message
 
 

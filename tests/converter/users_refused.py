@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn import SAGEConv, global_mean_pool
+from torch_geometric.nn import SAGEConv
 from torch_geometric.nn.aggr import MedianAggregation
 from torch_geometric.utils import to_dense_adj
 
@@ -110,9 +110,11 @@ class Graph(nn.Module):
         return self.helper[0](h)
 
 
-class Pooled(nn.Module):
+class Switched(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        return global_mean_pool(x, (x[:, 0] > 0).long())  # here
+        if x.mean() > 9:  # here
+            return -x
+        return x[edge_index[0]]
 
 
 class Median(nn.Module):

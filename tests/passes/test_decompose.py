@@ -1,4 +1,4 @@
-"""Norms, deviations, addmm and masked updates in elementary ops: the same numbers; what is something else stays."""
+"""Norms, deviations, windows and written slices in elementary ops: the same numbers; what is something else stays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, decompose, merge_equal_nodes
 
-TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.index_put, aten.log1p, aten.bitwise_and]
+TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.log1p, aten.bitwise_and]
 TARGETS += [aten.any, aten.all, aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
 X = randn(7, 4, 6) * 3 + 1
 CASES: dict[str, Callable[..., Any]] = {
@@ -35,8 +35,6 @@ CASES: dict[str, Callable[..., Any]] = {
     "all of all": lambda m, x: (x > -90).all(),
     "addmm": lambda m, x: torch.addmm(m.b, x[:, 0], m.a, beta=0.5, alpha=2.0),
     "addmm of tensors": lambda m, x: torch.addmm(x[:, 0], x[:, 1], x[:, 2].t() @ x[:, 3]),
-    "masked rows": lambda m, x: x.index_put([x[:, 0, 0] > 1], x[x[:, 0, 0] > 1].neg()),
-    "masked update": lambda m, x: x.index_put([x > 1], (x[x > 1] * 2 - 1).relu()),
 }
 
 
@@ -62,8 +60,75 @@ def test_the_same_numbers(name: str) -> None:
     expected = outputs(gm, X)[0]
     assert decompose.run(gm).rewrites == 1
     assert count(gm, *TARGETS) == 0
-    exact = "masked" in name or expected.dtype == torch.bool
-    same(outputs(gm, X)[0], expected, 0.0 if exact else 1e-6)
+    same(outputs(gm, X)[0], expected, 0.0 if expected.dtype == torch.bool else 1e-6)
+
+
+def written(function: Callable[[Tensor, Tensor], None]) -> Callable[..., Any]:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = x * 2
+        function(y, x)
+        return y
+
+    return forward
+
+
+def one(y: Tensor, x: Tensor) -> None:
+    y[1:] = x[:-1]
+
+
+def two(y: Tensor, x: Tensor) -> None:
+    y[:-1] = y[:-1] - x[1:]
+
+
+def three(y: Tensor, x: Tensor) -> None:
+    y[2, ..., 1::2] = -x[3, :, ::2]
+
+
+def four(y: Tensor, x: Tensor) -> None:
+    y[..., -1] = 0.5
+    y[0] = x[1]
+
+
+def five(y: Tensor, x: Tensor) -> None:
+    y[:, 1:3].copy_(x[:, :2])
+    y.select(2, 3).add_(1)
+
+
+def on_the_diagonal(m: Any, x: Tensor) -> Tensor:
+    y = x * 2
+    y.diagonal(dim1=1, dim2=2).copy_(x[:, :, -1])
+    return y
+
+
+def above_it(m: Any, x: Tensor) -> Tensor:
+    y = x[0, :, :4] * 2
+    y.diagonal(1).fill_(7.0)
+    y.fill_diagonal_(3.0)
+    return y + x[1].diagonal(-1).sum() + x[2, :, :4].trace()
+
+
+@pytest.mark.parametrize("function", [on_the_diagonal, above_it], ids=lambda f: f.__name__)
+def test_diagonals_are_places_that_are_known(function: Callable[..., Any]) -> None:
+    gm = trace(Wrapped(function, {}), (X,))
+    strided = [aten.diagonal, aten.diagonal_scatter, aten.as_strided, aten.as_strided_scatter]
+    assert count(gm, *strided) > 0
+    decompose.run(gm)
+    assert count(gm, *strided) == 0
+    same(outputs(gm, X)[0], function(None, X), 1e-6)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("function", [one, two, three, four, five], ids=lambda f: f.__name__)
+def test_a_written_slice_is_a_cat(function: Callable[[Tensor, Tensor], None], opened: bool) -> None:
+    axes = [{0: torch.export.Dim.DYNAMIC}] if opened else None
+    gm = trace(Wrapped(written(function), {}), (X,), open_axes=axes)
+    assert count(gm, aten.slice_scatter, aten.select_scatter) > 0
+    canonicalise.run(gm)
+    decompose.run(gm)
+    canonicalise.run(gm)
+    assert count(gm, aten.slice_scatter, aten.select_scatter) == 0
+    for x in (X, randn(11, 4, 6, seed=5)) if opened else (X,):
+        same(outputs(gm, x)[0], written(function)(None, x))
 
 
 NORMS: dict[str, Callable[..., Any]] = {
@@ -154,18 +219,6 @@ def test_norms_attention_and_padding(name: str) -> None:
     for rows in (7, 3):
         x = randn(rows, 4, 6, seed=rows) * 2
         same(outputs(gm, x)[0], NORMS_AND_SUCH[name](None, x), 2e-6)
-
-
-def test_what_is_no_update_of_the_masked_rows_stays() -> None:
-    for function in (
-        lambda m, x: x.index_put([x > 1], torch.tensor(1.0), accumulate=True),
-        lambda m, x: x.index_put([x > 1], x[x > 1].cumsum(0)),
-        lambda m, x: x.index_put([torch.tensor([0, 2])], torch.tensor(1.0)),
-        lambda m, x: x.index_put([x > 1], x[:1, 0, 0]),
-    ):
-        gm = graph(function)
-        assert decompose.run(gm).rewrites == 0
-        assert count(gm, aten.index_put) == 1
 
 
 GROUPED = {

@@ -40,8 +40,22 @@ def filled_and_scaled(m: Any, x: Tensor) -> Tensor:
     return x.index_put((mask,), (x * 2)[mask])
 
 
+def less_one(m: Any, x: Tensor) -> Tensor:
+    """ChebConv's Laplacian of a graph with self-loops."""
+    y = x * 2
+    y[x > 0] -= 1
+    return y
+
+
+def chain(m: Any, x: Tensor) -> Tensor:
+    y = x * 1
+    y[x.sum(1) > 0] = (2 * x[x.sum(1) > 0] - 0.5).relu()
+    return y
+
+
 HABITS: dict[str, Callable[..., Any]] = {
-    "nearest": nearest, "clipped": clipped, "rows": rows, "filled and scaled": filled_and_scaled
+    "nearest": nearest, "clipped": clipped, "rows": rows, "filled and scaled": filled_and_scaled,
+    "less one": less_one, "chain": chain,
 }  # fmt: skip
 
 
@@ -60,6 +74,7 @@ def test_other_writes_stay() -> None:
         lambda m, x: x.index_put((torch.tensor([0, 2]),), torch.tensor(1.0)),
         lambda m, x: x.index_put((m.mask,), torch.tensor(1.0), accumulate=True),
         lambda m, x: x.index_put((m.mask,), m.values),  # one for each place
+        lambda m, x: x.index_put((m.mask,), x[m.mask].cumsum(0)),
     ):
         constants = {"mask": torch.tensor([True, False, True, False]), "values": randn(2, 5)}
         gm = trace(Wrapped(function, constants), (X,))

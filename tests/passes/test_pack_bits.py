@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import apply, aten, bgnn, count, graph, only, randn, signs
+from graphs import apply, aten, bgnn, count, graph, only, outputs, randn, signs
+from onnx_graphs import open_graph
 from torch import Tensor, fx
 
+from bgnn.converter.sizes import check_open
 from bgnn.passes import fold_threshold, pack_bits
 from bgnn.passes.graph import PassResult, is_call
 
@@ -248,3 +250,20 @@ def test_zero_counts_as_plus() -> None:
     x = torch.tensor([[0.0, -0.0, 1e-30, -1e-30]])
     gm, _ = packed(lambda m, x: F.linear(b(x), m.w), x, w=torch.eye(4) * 2 - 1)
     assert count(gm, bgnn.bconv) == 1
+
+
+@pytest.mark.parametrize("stay_packed", [True, False])
+def test_a_sign_of_each_edge_has_no_channels(stay_packed: bool) -> None:
+    """Their number is open: packed along it, a file would hold for the example's alone."""
+
+    def layer(m: Any, x: Tensor, edges: Tensor) -> Tensor:
+        sign = b(x.sum(1).index_select(0, edges.select(0, 0)))
+        return bgnn.segment_sum(sign.reshape(-1, 1) * x.index_select(0, edges.select(0, 1)), edges.select(0, 1), 5)
+
+    inputs = (randn(5, 3), torch.tensor([[0, 3, 3, 1], [2, 0, 2, 4]]))
+    gm = open_graph(layer, *inputs)
+    before = outputs(gm, *inputs)
+    pack_bits.run(gm, stay_packed)
+    check_open(gm)
+    assert count(gm, bgnn.pack, bgnn.unpack) == 0
+    assert torch.equal(outputs(gm, *inputs)[0], before[0])

@@ -62,6 +62,7 @@ WEIGHTS: dict[str, tuple[bool, Callable[[Any], Tensor]]] = {
     "learned rounding": (False, lambda m: (torch.floor(m.w / m.s) + (m.offset > 0)).clamp(-127, 127) * m.s),
     "DoReFa": (False, lambda m: dorefa(m.w, 4)),
     "torch.ao": (False, lambda m: torch.fake_quantize_per_tensor_affine(m.w, 0.011, 0, -128, 127)),
+    "cut off by a cast": (False, lambda m: (((m.w / m.s).clamp(-128, 127) + 128.5).int() - 128).float() * m.s),
     "column": (True, lambda m: symmetric(m.w, m.column)),
     "times the inverse": (True, lambda m: torch.clamp((m.w * (1 / m.column)).round(), -127, 127) / (1 / m.column)),
     "largest of each row": (True, lambda m: symmetric(m.w, m.w.abs().amax(1, keepdim=True) / 127)),
@@ -75,7 +76,7 @@ WEIGHTS: dict[str, tuple[bool, Callable[[Any], Tensor]]] = {
 }  # fmt: skip
 OTHERS: dict[str, tuple[str, Callable[[Any], Tensor]]] = {
     "12 bits": ("more than the 256 of 8 bits", lambda m: symmetric(m.w, m.s / 16, 2047)),
-    "DoReFa's 8 bits": ("more than the 256 of 8 bits", lambda m: dorefa(m.w, 8)),
+    "DoReFa's 10 bits": ("more than the 256 of 8 bits", lambda m: dorefa(m.w, 10)),
     "a scale for each input and output": (
         "not whole multiples of one step", lambda m: symmetric(m.w, 0.01 + m.offset.abs() * 0.02),
     ),
@@ -106,6 +107,27 @@ def test_spellings(name: str) -> None:
     codes, scales, zero = weight_codes(weight)
     assert torch.allclose((codes.float() - zero) * scales.reshape(-1, 1), values, rtol=1e-6, atol=1e-7)
     assert torch.allclose(outputs(gm, X)[0], F.linear(X, values), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [F.linear, F.conv1d, F.conv2d], ids=lambda f: f.__name__)
+def test_levels_beside_0_are_codes_and_a_sum(layer: Callable[..., Tensor]) -> None:
+    """DoReFa's 8 bits: 256 levels, of which none is 0."""
+    window = {F.linear: (), F.conv1d: (1,), F.conv2d: (1, 1)}[layer]
+    x = X if layer is F.linear else X.t()[None].reshape(1, X.shape[1], -1, *window[1:])
+    bias = torch.arange(float(len(W)))
+
+    def function(m: Any, x: Tensor) -> Tensor:
+        return layer(x, dorefa(m.w, 8).reshape(*W.shape, *window), m.bias) * 2
+
+    gm = exported(function, x, bias=bias, **CONSTANTS)
+    canonicalise.run(gm)
+    result = quantised_weights.run(gm)
+    assert (result.rewrites, result.refusals) == (1, [])
+    check_meta(gm, x)
+    layers = [node for node in gm.graph.nodes if is_weight(node)]
+    assert [weight_codes(weight) is not None for weight in layers] == [True, True]
+    expected = function(type("", (), {**CONSTANTS, "bias": bias}), x)
+    assert torch.allclose(outputs(gm, x)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -95,6 +95,12 @@ QUANTISERS: dict[str, tuple[float, int, int, Callable[..., Any]]] = {
     "floor": (S, -128, 127, lambda m, x: torch.clamp(torch.floor(x / S + 0.5), -128, 127) * S),
     "ceil": (S, -128, 127, lambda m, x: torch.clamp(torch.ceil(x / S - 0.5), -128, 127) * S),
     "away from 0": (S, -128, 127, lambda m, x: (v := (x / S).clamp(-128, 127), torch.trunc(v + v.sign() * 0.5) * S)[1]),
+    "cut off by a cast": (
+        S, -128, 127, lambda m, x: (((x / S).clamp(-128, 127) + 128.5).to(torch.int32) - 128) * S,
+    ),
+    "cut off on both sides": (
+        S, -128, 127, lambda m, x: ((v := (x / S).clamp(-128, 127)) + 0.5 * v.sign()).long().float() * S,
+    ),
     "integers between": (S, -128, 127, lambda m, x: torch.clamp(torch.round(x / S), -128, 127).to(torch.int8) * S),
     "no ends": (S, -NO_END, NO_END, lambda m, x: torch.round(x / S) * S),
     "one end": (S, 0, NO_END, lambda m, x: torch.round(x / S).clamp(min=0) * S),

@@ -15,7 +15,7 @@ import torch
 from bgnn.converter.api import convert
 from bgnn.models.checkpoint import build_model
 from bgnn.runtime_bench.runtime.delegate import load_interpreter
-from bgnn.runtime_bench.runtime.run import run
+from bgnn.runtime_bench.runtime.tflite_model import run
 
 POINTS, K, BATCH, CLASSES = 100, 8, 2, 10
 MODELS = {"bf2": {"knn": "hamming"}, "bf1": {"knn": "hamming"}, "rf": {}}

@@ -135,7 +135,7 @@ def make_file(folder: Path) -> tuple[Path, Path, np.ndarray]:
     from bgnn.converter.api import convert
     from bgnn.runtime_bench.bench import bench_dgcnn
     from bgnn.runtime_bench.runtime.delegate import load_interpreter
-    from bgnn.runtime_bench.runtime.run import run
+    from bgnn.runtime_bench.runtime.tflite_model import run
 
     torch.set_num_threads(1)
     case = next(case for case in bench_dgcnn.CASES if (case.arch, case.kernels) == ("bf2", "bgnn"))

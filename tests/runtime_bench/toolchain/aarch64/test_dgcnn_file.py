@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bgnn.runtime_bench.runtime.delegate import load_interpreter
-from bgnn.runtime_bench.runtime.run import run
+from bgnn.runtime_bench.runtime.tflite_model import run
 
 RECORDED = os.environ.get("BGNN_RECORDED")
 pytestmark = pytest.mark.skipif(RECORDED is None, reason="run by make -C runtime_bench/toolchain/aarch64 test")

@@ -23,7 +23,8 @@ import bgnn.runtime_bench
 ROOT = Path(bgnn.runtime_bench.__file__).resolve().parents[1]
 PYTHONS = {"3.10": "numpy<2", "3.11": "numpy>=2", "3.12": "numpy<2", "3.13": "numpy>=2"}
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--cache-dir", str(ROOT / ".cache" / "pip")]
+PIP_CACHE = str(ROOT / ".cache" / "pip")
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--cache-dir", PIP_CACHE]
 # All files in one process: starting one takes seconds under qemu.
 RUN_ALL = """
 import sys

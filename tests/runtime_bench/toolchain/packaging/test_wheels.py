@@ -126,7 +126,7 @@ def test_the_wheel_agrees_on_every_instruction_set(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wheel's compiler is another one than the tests' elsewhere. Several sizes: work memory differs by set."""
-    from bgnn.runtime_bench.runtime import delegate, run
+    from bgnn.runtime_bench.runtime import delegate, tflite_model
     from bgnn.runtime_bench.runtime.errors import BgnnError
 
     with zipfile.ZipFile(wheel) as archive:
@@ -144,7 +144,9 @@ def test_the_wheel_agrees_on_every_instruction_set(
         tried.append(isa)
         for case in cases:
             interpreter = delegate.load_interpreter(case.file())
-            (out,) = run.run(interpreter, {f"arr_{i}": array for i, array in enumerate(case.arrays())}).values()
+            (out,) = tflite_model.run(
+                interpreter, {f"arr_{i}": array for i, array in enumerate(case.arrays())}
+            ).values()
             assert np.array_equal(out, case.expected), isa
     assert "portable" in tried
 
