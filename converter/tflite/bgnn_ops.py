@@ -13,7 +13,8 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
-from bgnn.converter.tflite import graph_ops
+from bgnn.converter.code_operands import requantised
+from bgnn.converter.tflite import graph_ops, int8_ops
 from bgnn.converter.tflite.builder import Codes, Value
 from bgnn.converter.tflite.lce_ops import flexbuffer
 from bgnn.converter.tflite.walk import FLOAT, INT, INT8, SHIFT, Walk
@@ -188,6 +189,27 @@ def q_aggregate(
     )  # fmt: skip
 
 
+def q_table(walk: Walk, node: fx.Node, x: fx.Node, table: fx.Node) -> Value:
+    """BgnnQTable; what has more axes than it takes goes by TFLite's own operators."""
+    if not 1 <= len(walk.shape(node)) <= _MOST_AXES:
+        return int8_ops.q_table(walk, node, x, table)
+    inputs = [walk.value(x), walk.constant(walk.arrays[table])]
+    return _own(walk, "QTable", inputs, walk.shape(node), INT8, Codes((1.0,)))
+
+
+def requantize(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, slope: float, y_scale: float, y_zero: int,
+    low: int, high: int,
+) -> Value:  # fmt: skip
+    """BgnnQTable of one code."""
+    quantisers = x_scale, x_zero, slope, y_scale, y_zero, low, high
+    if not 1 <= len(walk.shape(node)) <= _MOST_AXES:
+        return int8_ops.requantize(walk, node, x, *quantisers)
+    codes = Codes((float(np.float32(y_scale)),), y_zero - SHIFT)
+    inputs = [walk.value(x), walk.constant(requantised(*quantisers))]
+    return _own(walk, "QTable", inputs, walk.shape(node), INT8, codes)
+
+
 def gat_aggregate(
     walk: Walk, node: fx.Node, x: fx.Node, source_score: fx.Node, target_score: fx.Node, edges: fx.Node, size: Any,
     negative_slope: float,
@@ -226,6 +248,8 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.q_segment_max.default": q_segment_max,
     "bgnn.aggregate.default": aggregate,
     "bgnn.q_aggregate.default": q_aggregate,
+    "bgnn.q_table.default": q_table,
+    "bgnn.requantize.default": requantize,
     "bgnn.gat_aggregate.default": gat_aggregate,
     "bgnn.q_gat_aggregate.default": q_gat_aggregate,
     "bgnn.hamming_knn.default": hamming_knn,
