@@ -341,10 +341,15 @@ def refuse_numbers(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
         if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
-            raise ConversionError(
-                f"{user_code.called(node)}{user_code.where(node)} makes a Python number of a tensor's values, which "
-                "differ in each run: keep it a tensor of one element (leave out .item(), float() or bool())"
-            )
+            raise ConversionError(no_number(f"{user_code.called(node)}{user_code.where(node)}"))
+
+
+def no_number(call: str) -> str:
+    """Why a call, named with its place, that gives a real number is refused."""
+    return (
+        f"{call} makes a Python number of a tensor's values, which differ in each run: keep it a tensor of one element "
+        "(leave out .item(), float() or bool())"
+    )
 
 
 def _reads_an_input(node: fx.Node) -> bool:
