@@ -139,7 +139,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     steps += _steps(fuse_edge_max, fuse_gather_max) if own else []
     if target.codes and not naive:
         steps.append(("tabulate", lambda gm: tabulate.run(gm, any_table=own)))
-    if own and target.open:
+    if own:
         steps += _steps(fuse_aggregation)
     steps += _steps(legalise, fold_constants, canonicalise, merge_equal_nodes)
     if target.format == "onnx" and own:

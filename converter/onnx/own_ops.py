@@ -1,4 +1,4 @@
-"""Message passing by this project's operators (`--kernels bgnn`; runtime_bench/kernels/ort implements them).
+"""Message passing by this project's operators (`--kernels bgnn`; runtime_bench/kernels/ops implements them).
 
 Edges enter as they are, and one operator sorts them by target (CSR); every aggregation over the same edges shares
 it. A tensor of edges is made only where no fused operator does without.
