@@ -25,6 +25,7 @@ from torch.fx.experimental.sym_node import SymNode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.example_inputs import input_names
 from bgnn.converter.exchanged_calls import ExchangedCalls, whole_numbers
 from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
@@ -108,8 +109,19 @@ def _run_eagerly(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         given = ", ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
         raise ConversionError(
             f"the model's forward fails eagerly, in PyTorch itself (on {given}) at {user_code.raised_at(error)}: "
-            f"{user_code.reason(error)}: mend the model, or give inputs that it takes"
+            f"{user_code.reason(error)}: {_edges_turned(model, inputs)}"
         ) from error
+
+
+def _edges_turned(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    """The way out: where edges were given as [E, 2] forward takes them as [2, E]."""
+    for i, value in enumerate(inputs):
+        if value.dim() == 2 and value.shape[1] == 2 != value.shape[0] and not value.is_floating_point():
+            with suppress(Exception):
+                model(*inputs[:i], value.t(), *inputs[i + 1 :])
+                name = input_names(model, len(inputs))[i]
+                return f"edges are [2, E], and {name} is {list(value.shape)}: give it transposed ({name}.T)"
+    return "mend the model, or give inputs that it takes"
 
 
 @contextmanager
