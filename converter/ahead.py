@@ -2,7 +2,8 @@
 
 PyTorch runs the model once, and each call of its forward is noted. One that depends on the inputs and makes an
 operation that no row of the table of ops names (passes/ops.py), or that draws random numbers, is converted alone: no
-pass looks for such an op among others, so what refuses it there refuses it in the model. Unless it does not count
+pass looks for such an op among others, so what refuses it there refuses it in the model. A real number or a condition
+that forward makes of a tensor's values is refused as it is. Unless it does not count
 (`g(x) - g(x).detach()`, a part that is cut off): so the model is run again with the call's results changed, and it is
 refused only where the outputs change as well. All else is left to the passes, as everything is in a model of few
 operations, of which they tell as fast.
@@ -30,7 +31,7 @@ from bgnn.converter.errors import ConversionError
 from bgnn.converter.exchanged_calls import ExchangedCalls
 from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.stages import Plan, misplaced, passes_to, unsupported
-from bgnn.converter.trace import trace
+from bgnn.converter.trace import no_number, trace
 from bgnn.passes import ops, user_code
 
 FEW = 100  # operations; a model of fewer is exported in a second or two
@@ -53,18 +54,20 @@ def refuse_ahead(eager: EagerModel, inputs: Sequence[Tensor], plan: Plan) -> Non
     if noted.count < FEW:
         return
     for key, call in noted.strange.items():
-        reason = _refused_alone(call, plan)
-        if reason is not None and _counts(key, eager, inputs, outputs):
+        reason = _refused_alone(call, plan) if call.made is None else _no_number(call)
+        if reason is not None and _counts(key, eager, inputs, outputs, errors=not isinstance(call.made, bool)):
             raise ConversionError(reason)
 
 
-def _counts(key: str, eager: EagerModel, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
-    """Whether the outputs depend on what calls with this key give."""
+def _counts(
+    key: str, eager: EagerModel, inputs: Sequence[Tensor], outputs: Sequence[Tensor], errors: bool = True
+) -> bool:
+    """Whether the outputs depend on what calls with this key give; `errors`: what a failure tells."""
     for change in CHANGES:
         try:
             found = _Noted(key, change).run(eager, inputs)
-        except Exception:  # a changed index, a changed number of rows
-            return True
+        except Exception:  # a changed index, a changed number of rows; of a condition, an assertion
+            return errors
         if not all(_same(a, b) for a, b in zip(outputs, found, strict=True)):
             return True
     return False
@@ -78,12 +81,16 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """A call of forward: copies of its arguments; which of the tensors among them depend on the model's inputs."""
+    """A call of forward: copies of its arguments; which of the tensors among them depend on the model's inputs.
+
+    `made`: the number that it gives, if it gives no tensor.
+    """
 
     function: Any
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
     varying: list[bool]
     told: tuple[str, str]
+    made: float | bool | None = None
 
 
 class _Noted(TorchFunctionMode):
@@ -125,13 +132,16 @@ class _Noted(TorchFunctionMode):
         varying = [value in self.varying for value in given]
         depends = any(varying) and not name.startswith("new_") and not name.endswith("_like")
         self.varying.update(dict.fromkeys(results, True) if depends else {})
-        key = _key(name, made, depends)
-        if key and results and key not in self.strange:
+        number = result if isinstance(result, float | bool) else None
+        key = _key(name, made, depends) if number is None else f"{name} makes a number" if depends else ""
+        if key and (results or number is not None) and key not in self.strange:
             copied = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (tuple(args), dict(kwargs or {})))
-            self.strange[key] = _Call(func, copied, varying, user_code.describe(func))
+            self.strange[key] = _Call(func, copied, varying, user_code.describe(func), number)
         return result if not key or key != self.changed else self._beside(result, results, given)
 
     def _beside(self, result: Any, results: Sequence[Tensor], given: Sequence[Tensor]) -> Any:
+        if isinstance(result, float | bool):
+            return not result if isinstance(result, bool) else result * (1 + self.change)
         for value in results:
             if any(value is other for other in given):  # written in place
                 value.copy_(_changed(value, self.change))
@@ -200,6 +210,18 @@ class _Alone(nn.Module):
         args, kwargs = pytree.tree_unflatten(leaves, self.tree)
         result = self.function(*args, **kwargs)
         return tuple(_tensors(result) if result is not None else _tensors(args)[:1])
+
+
+def _no_number(call: _Call) -> str:
+    """Why a file has no such number."""
+    what, at = call.told
+    place = f" (at {at})" if at else ""
+    if not isinstance(call.made, bool):
+        return no_number(f"{what}{place}")
+    return (
+        f"{what}{place} makes a condition of a tensor's values, which differ in each run: torch.export cannot trace "
+        "both branches: use torch.where"
+    )
 
 
 def _refused_alone(call: _Call, plan: Plan) -> str | None:

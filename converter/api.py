@@ -289,9 +289,8 @@ def _check_arguments(
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise UsageError(f"there is no {what} {value!r}: choose from {choices}")
-    if kernels == "bgnn" and (not TARGETS[target].own or optimize != 1):
-        own = ", ".join(names_with("own"))
-        raise UsageError(f"--kernels bgnn goes with -O1, which fuses to its operators, and with the targets {own}")
+    if kernels == "bgnn" and optimize != 1:
+        raise UsageError("--kernels bgnn goes with -O1, which fuses to its operators")
     if knn is not None and (knn == "popcount") != (kernels == "bgnn"):
         raise UsageError(
             "--knn popcount is an operator of --kernels bgnn, and --knn matmul is how --kernels stock does it"

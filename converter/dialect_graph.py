@@ -125,6 +125,20 @@ def edge_places(table: Tensor) -> Tensor:
     return torch.argsort(edge_order(table))
 
 
+def edge_csr(edge_index: Tensor, n: int) -> Tensor:
+    """A list of edges as operators sort it by target: itself, int64 `[2, E]`.
+
+    What is made of it: the bounds of each node's entries, their sources, and each entry's place in the list.
+    """
+    return edge_index.clone()
+
+
+def edge_product(a: Tensor, edges: Tensor, b: Tensor) -> Tensor:
+    """`a[source] * b[target]` in `edge_order`: f32 `[N]`, int64 `[2, E]`, f32 `[n]` -> f32 `[E]`."""
+    source, target = edge_list(edges[1], edges)
+    return a.index_select(0, source) * b.index_select(0, target)
+
+
 def edge_list(table: Tensor, edge_index: Tensor) -> Tensor:
     """The edges in `edge_order`: int64 `[2, E]` -> int64 `[2, E]`."""
     return edge_index.index_select(1, edge_order(table))
@@ -215,6 +229,12 @@ for _schema, _reference, _fake in (
         _like_first,
     ),
     ("degrees(Tensor table, SymInt n) -> Tensor", degrees, lambda table, n: table.new_empty([n], dtype=torch.float32)),
+    ("edge_csr(Tensor edge_index, SymInt n) -> Tensor", edge_csr, _like_first),
+    (
+        "edge_product(Tensor a, Tensor edges, Tensor b) -> Tensor",
+        edge_product,
+        lambda a, edges, b: a.new_empty([edges.shape[1]]),
+    ),
     ("edge_order(Tensor table) -> Tensor", edge_order, _like_first),
     ("edge_places(Tensor table) -> Tensor", edge_places, _like_first),
     ("edge_list(Tensor table, Tensor edge_index) -> Tensor", edge_list, lambda table, edges: torch.empty_like(edges)),

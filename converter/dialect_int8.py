@@ -153,7 +153,7 @@ def q_segment_max(m: Tensor, m_zero: int, index: Tensor, n: int) -> Tensor:
     return out.to(torch.uint8)
 
 
-# Fused (`--kernels bgnn`): each is one operator of runtime_bench/kernels/ort.
+# Fused (`--kernels bgnn`): each is one operator of runtime_bench/kernels/ops.
 
 
 def q_aggregate(

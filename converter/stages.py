@@ -66,6 +66,7 @@ from bgnn.passes import (
     reduce_before_elementwise,
     sink_reshapes,
     sink_scales,
+    sort_edges,
     split_edge_linear,
     split_heads,
     split_xor_edge,
@@ -138,10 +139,12 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     steps += _steps(fuse_edge_max, fuse_gather_max) if own else []
     if target.codes and not naive:
         steps.append(("tabulate", lambda gm: tabulate.run(gm, any_table=own)))
-    if own and target.open:
+    if own:
         steps += _steps(fuse_aggregation)
     steps += _steps(legalise, fold_constants, canonicalise, merge_equal_nodes)
-    if target.format == "onnx" and not own and not naive:
+    if target.format == "onnx" and own:
+        steps += _steps(sort_edges)
+    elif target.format == "onnx" and not naive:
         steps.append(("neighbour_tables", lambda gm: neighbour_tables.run(gm, host_size)))
     return steps
 

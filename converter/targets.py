@@ -9,8 +9,7 @@ import dataclasses
 class Target:
     """`format`: "tflite" or "onnx". `about`: in a few words, for --help. `bits`: signs become bits. `codes`: quantisers
     become 8-bit integers. `open`: sizes that are not known when the file is made; without, a file takes graphs up to a
-    size. `own`: --kernels bgnn.
-    `sums`: an 8-bit layer gives its 32-bit sums as fast as its codes.
+    size. `sums`: an 8-bit layer gives its 32-bit sums as fast as its codes.
     """
 
     name: str
@@ -19,7 +18,6 @@ class Target:
     bits: bool = False
     codes: bool = False
     open: bool = False
-    own: bool = True
     sums: bool = True
 
     @property
@@ -40,13 +38,12 @@ TARGETS: dict[str, Target] = {
             codes=True,
             sums=False,
         ),
-        Target("tflite-arm64", "tflite", "TFLite's own ops, for float models", own=False),
+        Target("tflite-arm64", "tflite", "TFLite's own ops, for float models"),
         Target(
             "tflite-int8-arm64",
             "tflite",
             "TFLite's own 8-bit ops, for models with quantisers or --calibrate",
             codes=True,
-            own=False,
             sums=False,
         ),
         Target("onnx-x86", "onnx", "float ONNX for ONNX Runtime", open=True),
@@ -57,7 +54,7 @@ TARGETS: dict[str, Target] = {
 
 
 def names_with(what: str) -> list[str]:
-    """The targets that have `what`, a field of their rows: "codes", "open", "own"."""
+    """The targets that have `what`, a field of their rows: "codes", "open"."""
     return [name for name, row in TARGETS.items() if getattr(row, what)]
 
 

@@ -25,6 +25,7 @@ from torch.fx.experimental.sym_node import SymNode
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.example_inputs import input_names
 from bgnn.converter.exchanged_calls import ExchangedCalls, whole_numbers
 from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
@@ -108,8 +109,19 @@ def _run_eagerly(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         given = ", ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
         raise ConversionError(
             f"the model's forward fails eagerly, in PyTorch itself (on {given}) at {user_code.raised_at(error)}: "
-            f"{user_code.reason(error)}: mend the model, or give inputs that it takes"
+            f"{user_code.reason(error)}: {_edges_turned(model, inputs)}"
         ) from error
+
+
+def _edges_turned(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    """The way out: where edges were given as [E, 2] forward takes them as [2, E]."""
+    for i, value in enumerate(inputs):
+        if value.dim() == 2 and value.shape[1] == 2 != value.shape[0] and not value.is_floating_point():
+            with suppress(Exception):
+                model(*inputs[:i], value.t(), *inputs[i + 1 :])
+                name = input_names(model, len(inputs))[i]
+                return f"edges are [2, E], and {name} is {list(value.shape)}: give it transposed ({name}.T)"
+    return "mend the model, or give inputs that it takes"
 
 
 @contextmanager
@@ -341,10 +353,15 @@ def refuse_numbers(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
         if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
-            raise ConversionError(
-                f"{user_code.called(node)}{user_code.where(node)} makes a Python number of a tensor's values, which "
-                "differ in each run: keep it a tensor of one element (leave out .item(), float() or bool())"
-            )
+            raise ConversionError(no_number(f"{user_code.called(node)}{user_code.where(node)}"))
+
+
+def no_number(call: str) -> str:
+    """Why a call, named with its place, that gives a real number is refused."""
+    return (
+        f"{call} makes a Python number of a tensor's values, which differ in each run: keep it a tensor of one element "
+        "(leave out .item(), float() or bool())"
+    )
 
 
 def _reads_an_input(node: fx.Node) -> bool:

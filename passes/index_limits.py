@@ -165,7 +165,7 @@ def _origins(index: fx.Node, row: int | None) -> list[Origin]:
         rows = cast(list[int], index.args[1])
         wanted = rows if row is None else rows[row::2]
         return [origin for one in sorted(set(wanted)) for origin in _origins(cast(fx.Node, source), one)]
-    if is_call(index, bgnn.with_self_loops):
+    if is_call(index, bgnn.with_self_loops, bgnn.edge_csr):
         return _origins(cast(fx.Node, source), row)
     if is_call(index, bgnn.edge_list):
         return _origins(cast(fx.Node, index.args[1]), row)

@@ -218,7 +218,7 @@ def is_edge_tensor(node: fx.Node) -> bool:
         shape_of(n)[1]
         for n in node.graph.nodes
         if isinstance(n.meta.get("val"), Tensor)
-        and (n.op == "placeholder" or is_call(n, bgnn.with_self_loops, bgnn.join_edges))
+        and (n.op == "placeholder" or is_call(n, bgnn.with_self_loops, bgnn.join_edges, bgnn.edge_csr))
         and n.meta["val"].dtype == torch.int64
         and len(shape_of(n)) == 2
     ]

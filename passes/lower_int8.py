@@ -425,7 +425,10 @@ def _why_real(node: fx.Node) -> str:
     while stack:
         current = stack.pop()
         if is_call(current, bgnn.dequantize):
-            return "its input is computed from codes with real arithmetic, and not quantised again"
+            return (
+                "its input is computed from codes with real arithmetic, and not quantised again: a fake-quantiser in "
+                "front of the layer makes it INT8"
+            )
         if "stays_float" in current.meta:
             return f"its input is rounded, but {current.meta['stays_float']}"
         if current not in seen and not is_call(current, aten.linear, bgnn.q_linear_float):

@@ -51,7 +51,7 @@ COLUMNS = [aten.reshape, aten.view, aten.unsqueeze, aten.squeeze]  # [E] as [E, 
 class Index:
     """An index vector: row `row` of a list of edges, or an input (None).
 
-    The list is an input, `join_edges` of one, or `with_self_loops` of either.
+    The list is an input, `join_edges` of one, `with_self_loops` of either, or these sorted.
     """
 
     source: fx.Node
@@ -83,7 +83,7 @@ def run(gm: fx.GraphModule, host_size: HostSize) -> PassResult:
     for node in list(gm.graph.nodes):
         if not is_call(node, *SEGMENTS) or not all(isinstance(size, int) for size in shape_of(node)[1:]):
             continue
-        values, index, size = _operands(node)
+        values, index, size = operands(node)
         of, counted = index_of(index), host_size(size, names)
         filled = is_call(node, bgnn.segment_sum) and number_on_edges(values) is not None
         if of is None or counted is None:
@@ -104,13 +104,13 @@ def run(gm: fx.GraphModule, host_size: HostSize) -> PassResult:
             if is_call(node, bgnn.q_segment_sum):
                 table.powers_of_two |= not _thirds_are_exact(cast(float, node.args[1]), cast(float, node.args[5]))
     for of, table in tables.items():
-        _, index, size = _operands(table.uses[0])
+        _, index, size = operands(table.uses[0])
         shape = (table.buckets or 1, table.powers_of_two)
         made = call(table.uses[0], bgnn.neighbour_table.default, index, size, *shape, like=table.uses[0])
         made._rename("neighbours")
         order = _InOrder(edges, of, made)
         for node in table.uses:
-            values, index, size = _operands(node)
+            values, index, size = operands(node)
             number = number_on_edges(values) if is_call(node, bgnn.segment_sum) else None
             if number is not None:
                 new = call(node, bgnn.degrees.default, made, size)
@@ -124,7 +124,7 @@ def run(gm: fx.GraphModule, host_size: HostSize) -> PassResult:
     return result
 
 
-def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node, int | fx.Node]:
+def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, int | fx.Node]:
     """Values, index and number of nodes of a segment op."""
     given = cast(Any, node.target)._schema.arguments
     at = next(i for i, one in enumerate(given) if one.name == "index")
@@ -159,7 +159,9 @@ def index_of(node: fx.Node) -> Index | None:
         return Index(node, None)
     else:
         return None
-    list_input, value = source.args[0] if is_call(source, bgnn.with_self_loops) else source, source.meta["val"]
+    value = source.meta["val"]
+    list_input = source.args[0] if is_call(source, bgnn.edge_csr) else source
+    list_input = cast(fx.Node, list_input).args[0] if is_call(list_input, bgnn.with_self_loops) else list_input
     list_input = cast(fx.Node, list_input).args[0] if is_call(list_input, bgnn.join_edges) else list_input
     if not isinstance(list_input, fx.Node) or list_input.op != "placeholder" or value.dim() != 2:
         return None
@@ -273,9 +275,10 @@ class _InOrder:
                 places = self._of_table(bgnn.edge_places.default, before)
                 along = self._along(node, before)
                 self.done[node] = call(before, aten.index_select.default, along, 0, places, like=node)
+                self.done[node]._rename("edge")
                 self.done[node].meta |= {"tap": node.meta["tap"]} if "tap" in node.meta else {}
             else:
-                self.done[node] = _copied(node, {one: self.read(one, before) for one in node.all_input_nodes}, before)
+                self.done[node] = copied(node, {one: self.read(one, before) for one in node.all_input_nodes}, before)
         return self.done[node]
 
     def _along(self, node: fx.Node, before: fx.Node) -> fx.Node:
@@ -292,8 +295,9 @@ class _InOrder:
             order = self._of_table(bgnn.edge_order.default, before)
             made = call(before, aten.index_select.default, node, 0, order, like=node)
         else:
-            made = _copied(node, {one: self._along(one, before) for one in node.all_input_nodes}, before)
+            made = copied(node, {one: self._along(one, before) for one in node.all_input_nodes}, before)
             made.meta.pop("tap", None)  # the same numbers elsewhere
+        made._rename("along")
         self.done[key] = made
         return made
 
@@ -304,7 +308,7 @@ class _InOrder:
         return self.done[op]
 
 
-def _copied(node: fx.Node, operands: dict[fx.Node, fx.Node], before: fx.Node) -> fx.Node:
+def copied(node: fx.Node, operands: dict[fx.Node, fx.Node], before: fx.Node) -> fx.Node:
     """The same call of other operands; the node itself where they are the same."""
     if all(old is new for old, new in operands.items()):
         return node

@@ -150,3 +150,23 @@ def run(gm: fx.GraphModule, *inputs: Tensor) -> Tensor:
     """The first output."""
     with torch.no_grad():
         return fx.Interpreter(gm).run(*inputs)[0]
+
+
+class BinarySAGE(nn.Module):
+    """Binary GraphSAGE (binary GNN paper, Eq. 14-15) on edges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm1d(12), nn.BatchNorm1d(32)])
+        self.weights = nn.ParameterList([torch.randn(16, 12), torch.randn(4, 32)])
+        self.scales = nn.ParameterList([torch.rand(16) / 4, torch.rand(4) / 4])
+        for norm in self.norms:
+            nn.init.normal_(norm.running_mean, 0, 0.3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        count = torch.zeros(x.size(0)).index_add_(0, edge_index[1], torch.ones(edge_index.size(1))).clamp(min=1)
+        for norm, weight, scale in zip(self.norms, self.weights, self.scales, strict=True):
+            sums = torch.zeros_like(x).index_add_(0, edge_index[1], x[edge_index[0]])
+            h = norm(torch.cat([x, sums / count[:, None]], 1))
+            x = F.linear(torch.sign(h), torch.sign(weight)) * scale
+        return x

@@ -17,7 +17,8 @@ from bgnn.converter.errors import BgnnError
 from bgnn.converter.onnx.emit import emit
 from bgnn.converter.sizes import graph_axes, host_size
 from bgnn.converter.trace import trace
-from bgnn.passes import canonicalise, neighbour_tables
+from bgnn.passes import canonicalise, neighbour_tables, sort_edges
+from bgnn.passes.graph import calls
 from bgnn.runtime_bench.runtime.onnx_ops import library_path
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
@@ -47,8 +48,12 @@ def open_graph(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, 
 
 def file_of(gm: fx.GraphModule, form: Form = (1, "stock"), probes: dict[str, fx.Node] | None = None) -> bytes:
     """The file of a graph; inputs in0, in1, ..., outputs out0, out1, ..."""
-    if form == (1, "stock"):
+    if any(calls(gm.graph, torch.ops.bgnn.neighbour_table, torch.ops.bgnn.edge_csr)):
+        pass  # written before
+    elif form == (1, "stock"):
         neighbour_tables.run(gm, host_size)
+    elif form == (1, "bgnn"):
+        sort_edges.run(gm)
     count = len(next(node for node in gm.graph.nodes if node.op == "output").args[0])
     inputs = sum(node.op == "placeholder" for node in gm.graph.nodes)
     return emit(

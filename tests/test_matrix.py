@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from graph_models import GCN as QuantisedGCN
-from graph_models import TorchQuantizer, random_graph
+from graph_models import BinarySAGE, TorchQuantizer, random_graph
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import DynamicEdgeConv, EdgeConv, GCNConv, SAGEConv, knn_graph
@@ -35,6 +35,7 @@ from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 CELLS = [
     ("lce-arm64", "stock"), ("lce-arm64", "bgnn"), ("tflite-arm64", "stock"), ("tflite-int8-arm64", "stock"),
+    ("tflite-arm64", "bgnn"), ("tflite-int8-arm64", "bgnn"),
     ("onnx-x86", "stock"), ("onnx-x86", "bgnn"), ("onnx-int8-x86", "stock"), ("onnx-int8-x86", "bgnn"),
     ("onnx-int8-arm64", "stock"), ("onnx-int8-arm64", "bgnn"),
 ]  # fmt: skip
@@ -105,26 +106,6 @@ class PointNet(nn.Module):
         else:
             x = self._dense(self.second, x)
         return self._dense(self.last, self._coded(x.relu().amax(1), 0.02))
-
-
-class BinarySAGE(nn.Module):
-    """Binary GraphSAGE (binary GNN paper, Eq. 14-15) on edges."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList([nn.BatchNorm1d(12), nn.BatchNorm1d(32)])
-        self.weights = nn.ParameterList([torch.randn(16, 12), torch.randn(4, 32)])
-        self.scales = nn.ParameterList([torch.rand(16) / 4, torch.rand(4) / 4])
-        for norm in self.norms:
-            nn.init.normal_(norm.running_mean, 0, 0.3)
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        count = torch.zeros(x.size(0)).index_add_(0, edge_index[1], torch.ones(edge_index.size(1))).clamp(min=1)
-        for norm, weight, scale in zip(self.norms, self.weights, self.scales, strict=True):
-            sums = torch.zeros_like(x).index_add_(0, edge_index[1], x[edge_index[0]])
-            h = norm(torch.cat([x, sums / count[:, None]], 1))
-            x = F.linear(torch.sign(h), torch.sign(weight)) * scale
-        return x
 
 
 class OneGraph(nn.Module):
@@ -214,12 +195,15 @@ NO_CALIBRATION = "--calibrate makes 8-bit layers, which"
 MOST = ("nodes=45", "edges=260")
 NO_CODES = "its 8-bit codes need --target lce-arm64 or tflite-int8-arm64 or onnx-int8-x86 or onnx-int8-arm64"
 OPEN = "has fixed sizes; open ones go with --target onnx-x86"
-FLOAT_ONLY = ("tflite-arm64 stock", "onnx-x86 stock", "onnx-x86 bgnn")
-ON_TFLITE = ("lce-arm64 stock", "lce-arm64 bgnn", "tflite-arm64 stock", "tflite-int8-arm64 stock")
+FLOAT_ON_TFLITE = ("tflite-arm64 stock", "tflite-arm64 bgnn")
+FLOAT_ONLY = (*FLOAT_ON_TFLITE, "onnx-x86 stock", "onnx-x86 bgnn")
+ON_TFLITE = tuple(f"{target} {kernels}" for target, kernels in CELLS if not TARGETS[target].open)
 FAMILIES: dict[str, Family] = {
     "float cloud": Family(lambda: cloud_net("dgcnn"), clouds),
     "binary cloud": Family(lambda: cloud_net("bf2", stage=3, knn="hamming"), clouds, "binary"),
-    "INT8 cloud": Family(lambda: PointNet(quantised=True), clouds, "INT8", refused={"tflite-arm64 stock": NO_CODES}),
+    "INT8 cloud": Family(
+        lambda: PointNet(quantised=True), clouds, "INT8", refused=dict.fromkeys(FLOAT_ON_TFLITE, NO_CODES)
+    ),
     "calibrated cloud": Family(
         lambda: cloud_net("dgcnn"), clouds, "INT8", refused=dict.fromkeys(FLOAT_ONLY, NO_CALIBRATION), calibrated=True
     ),
@@ -227,7 +211,7 @@ FAMILIES: dict[str, Family] = {
         lambda: PointNet(quantised=True, binary=True),
         clouds,
         "binary, INT8",
-        refused={"tflite-arm64 stock": NO_CODES},
+        refused=dict.fromkeys(FLOAT_ON_TFLITE, NO_CODES),
     ),
     "float graph": Family(FloatGraph, graph, open=True, most=MOST),
     "binary graph": Family(BinarySAGE, graph, "binary", open=True, most=MOST),
@@ -237,7 +221,7 @@ FAMILIES: dict[str, Family] = {
         "INT8",
         open=True,
         most=MOST,
-        refused={"tflite-arm64 stock": NO_CODES},
+        refused=dict.fromkeys(FLOAT_ON_TFLITE, NO_CODES),
     ),
     "k-NN in a graph": Family(Dynamic, batched),
     "PyG's k-NN graphs": Family(

@@ -5,14 +5,21 @@ Inputs in the order of the dialect op's tensors; options are flexbuffer maps of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+import numpy as np
+import torch
+from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
-from bgnn.converter.tflite.builder import Value
+from bgnn.converter.code_operands import requantised
+from bgnn.converter.tflite import graph_ops, int8_ops
+from bgnn.converter.tflite.builder import Codes, Value
 from bgnn.converter.tflite.lce_ops import flexbuffer
-from bgnn.converter.tflite.walk import FLOAT, INT, Walk
+from bgnn.converter.tflite.walk import FLOAT, INT, INT8, SHIFT, Walk
+from bgnn.passes.graph import arg, is_call
+from bgnn.passes.neighbour_tables import number_on_edges
 
 
 def _custom(
@@ -65,7 +72,186 @@ def dense_pool(
     return _custom(walk, node, "BgnnScaledPool", [x, weight, scale], {"channels": channels}, FLOAT)
 
 
+# --- message passing: the operators of runtime_bench/kernels/ops, on edges sorted by target (CSR) ---
+
+_MOST_AXES = 4
+_NO_WEIGHT = {"w_scale": 1.0, "w_zero": 0}
+_NO_MESSAGE = {"msg_scale": 0.0, "msg_zero": 0, "msg_low": 0, "msg_high": 255}
+
+
+def _own(
+    walk: Walk, op: str, inputs: Sequence[Value | None], shape: Sequence[int], dtype: Any, codes: Codes | None = None,
+    **options: int | float | str,
+) -> Value:  # fmt: skip
+    given = list(inputs)
+    while given[-1] is None:
+        given.pop()
+    out = walk.result(shape, dtype, codes)
+    walk.builder.custom(f"Bgnn{op}", given, [out], flexbuffer(options) if options else b"")
+    return out
+
+
+def _csr(walk: Walk, edges: fx.Node, size: Any) -> tuple[Value, Value, Value]:
+    """A list of edges sorted by target: the rows' bounds, the sources, and each entry's place in the list.
+
+    The last two have room for all edges that there could be.
+    """
+    nodes = walk.sizes.number(size.meta["val"] if isinstance(size, fx.Node) else size)
+    key = ("csr", edges, nodes)
+    if key not in walk.shared:
+        looped = is_call(edges, torch.ops.bgnn.with_self_loops) and arg(edges, 2, "loops", "one") == "one"
+        one_each = looped and str(edges.args[1]) == str(size)
+        listed = walk.value(cast(fx.Node, edges.args[0]) if one_each else edges)
+        entries = listed.shape[1] + (nodes if one_each else 0)
+        outs = [walk.result(shape, INT) for shape in ((nodes + 1,), (entries,), (entries,))]
+        options = flexbuffer({"self_loops": "add_remaining" if one_each else "none"})
+        walk.builder.custom("BgnnCooToCsr", [listed, walk.indices([nodes])], outs, options)
+        walk.shared[key] = tuple(outs)
+    return cast(tuple[Value, Value, Value], walk.shared[key])
+
+
+def _grouped(walk: Walk, index: fx.Node, size: int) -> tuple[Value, Value]:
+    """The elements sorted by segment: the segments' bounds, and each entry's place among the elements."""
+    key = ("grouped", index, size)
+    if key not in walk.shared:
+        value = walk.value(index)
+        outs = [walk.result((size + 1,), INT), walk.result(value.shape, INT)]
+        walk.builder.custom("BgnnIndexToCsr", [value, walk.indices([size])], outs, b"")
+        walk.shared[key] = tuple(outs)
+    return cast(tuple[Value, Value], walk.shared[key])
+
+
+def _segment(reduce: str, stock: Callable[..., Value]) -> Callable[..., Value]:
+    def lower(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int) -> Value:
+        if walk.dtype(node) != FLOAT or len(walk.shape(values)) > _MOST_AXES:
+            return stock(walk, node, values, index, size)
+        graph = _grouped(walk, index, size)
+        one = number_on_edges(values)
+        if reduce == "sum" and one is not None:
+            count = _own(walk, "Degree", graph[:1], (size,), FLOAT)
+            number = walk.constant(np.float32(one))
+            return count if one == 1 else walk.op("MUL", [count, number], (size,), FLOAT, schema.MulOptionsT())
+        return _own(walk, "Aggregate", [walk.value(values), *graph], walk.shape(node), FLOAT, reduce=reduce)
+
+    return lower
+
+
+def _q_segment(reduce: str) -> Callable[..., Value]:
+    def lower(
+        walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int,
+        y_scale: float, y_zero: int, low: int, high: int,
+    ) -> Value:  # fmt: skip
+        return _own(
+            walk, "QAggregate", [walk.value(m), *_grouped(walk, index, size)], walk.shape(node), INT8,
+            Codes((float(np.float32(y_scale)),), y_zero - SHIFT), reduce=reduce, x_scale=float(m_scale), x_zero=m_zero,
+            y_scale=float(y_scale), y_zero=y_zero, low=low, high=high, **_NO_WEIGHT, **_NO_MESSAGE,
+        )  # fmt: skip
+
+    return lower
+
+
+def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int) -> Value:
+    """BgnnQAggregate by maximum, which leaves codes as they are."""
+    value = _q_segment("max")(walk, node, m, 1.0, m_zero, index, size, 1.0, m_zero, 0, 255)
+    return walk.recoded(value, walk.value(m).codes or Codes((1.0,)))
+
+
+def segment_softmax(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int) -> Value:
+    """BgnnSegmentSoftmax."""
+    return _own(walk, "SegmentSoftmax", [walk.value(values), *_grouped(walk, index, size)], walk.shape(node), FLOAT)
+
+
+def aggregate(
+    walk: Walk, node: fx.Node, x: fx.Node, edges: fx.Node, weight: fx.Node | None, size: Any, reduce: str
+) -> Value:
+    """BgnnAggregate: float rows of nodes, and a weight for each edge."""
+    bounds, sources, places = _csr(walk, edges, size)
+    weights = [] if weight is None else [walk.value(weight), places]
+    inputs = [walk.value(x), bounds, sources, *weights]
+    return _own(walk, "Aggregate", inputs, walk.shape(node), FLOAT, reduce=reduce)
+
+
+def q_aggregate(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, edges: fx.Node, weight: fx.Node | None,
+    w_scale: float, w_zero: int, msg_scale: float, msg_zero: int, msg_low: int, msg_high: int,
+    y_scale: float, y_zero: int, low: int, high: int, size: Any, table: fx.Node | None,
+) -> Value:  # fmt: skip
+    """BgnnQAggregate: codes, weights' codes, messages requantised, a table of the results'."""
+    bounds, sources, places = _csr(walk, edges, size)
+    weights = [None, None] if weight is None else [walk.value(weight), places]
+    tables = None if table is None else walk.constant(walk.arrays[table])
+    codes = Codes((float(np.float32(y_scale)),), y_zero - SHIFT) if table is None else Codes((1.0,))
+    return _own(
+        walk, "QAggregate", [walk.value(x), bounds, sources, *weights, tables], walk.shape(node), INT8, codes,
+        reduce="sum", x_scale=float(x_scale), x_zero=x_zero, w_scale=float(w_scale), w_zero=w_zero,
+        msg_scale=float(msg_scale), msg_zero=msg_zero, msg_low=msg_low, msg_high=msg_high,
+        y_scale=float(y_scale), y_zero=y_zero, low=low, high=high,
+    )  # fmt: skip
+
+
+def q_table(walk: Walk, node: fx.Node, x: fx.Node, table: fx.Node) -> Value:
+    """BgnnQTable; what has more axes than it takes goes by TFLite's own operators."""
+    if not 1 <= len(walk.shape(node)) <= _MOST_AXES:
+        return int8_ops.q_table(walk, node, x, table)
+    inputs = [walk.value(x), walk.constant(walk.arrays[table])]
+    return _own(walk, "QTable", inputs, walk.shape(node), INT8, Codes((1.0,)))
+
+
+def requantize(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, slope: float, y_scale: float, y_zero: int,
+    low: int, high: int,
+) -> Value:  # fmt: skip
+    """BgnnQTable of one code."""
+    quantisers = x_scale, x_zero, slope, y_scale, y_zero, low, high
+    if not 1 <= len(walk.shape(node)) <= _MOST_AXES:
+        return int8_ops.requantize(walk, node, x, *quantisers)
+    codes = Codes((float(np.float32(y_scale)),), y_zero - SHIFT)
+    inputs = [walk.value(x), walk.constant(requantised(*quantisers))]
+    return _own(walk, "QTable", inputs, walk.shape(node), INT8, codes)
+
+
+def gat_aggregate(
+    walk: Walk, node: fx.Node, x: fx.Node, source_score: fx.Node, target_score: fx.Node, edges: fx.Node, size: Any,
+    negative_slope: float,
+) -> Value:  # fmt: skip
+    """BgnnGatAggregate."""
+    bounds, sources, _ = _csr(walk, edges, size)
+    inputs = [walk.value(x), bounds, sources, walk.value(source_score), walk.value(target_score)]
+    return _own(walk, "GatAggregate", inputs, walk.shape(node), FLOAT, negative_slope=float(negative_slope))
+
+
+def q_gat_aggregate(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, source_score: fx.Node, target_score: fx.Node,
+    edges: fx.Node, score_scale: float, score_zero: int, score_low: int, score_high: int, negative_slope: float,
+    msg_scale: float, msg_zero: int, msg_low: int, msg_high: int,
+    y_scale: float, y_zero: int, low: int, high: int, size: Any,
+) -> Value:  # fmt: skip
+    """BgnnQGatAggregate."""
+    bounds, sources, _ = _csr(walk, edges, size)
+    inputs = [walk.value(x), bounds, sources, walk.value(source_score), walk.value(target_score)]
+    return _own(
+        walk, "QGatAggregate", inputs, walk.shape(node), INT8, Codes((float(np.float32(y_scale)),), y_zero - SHIFT),
+        x_scale=float(x_scale), x_zero=x_zero, score_scale=float(score_scale), score_zero=score_zero,
+        score_low=score_low, score_high=score_high, negative_slope=float(negative_slope), msg_scale=float(msg_scale),
+        msg_zero=msg_zero, msg_low=msg_low, msg_high=msg_high, y_scale=float(y_scale), y_zero=y_zero, low=low,
+        high=high,
+    )  # fmt: skip
+
+
 LOWERINGS: dict[str, Callable[..., Any]] = {
+    "bgnn.segment_sum.default": _segment("sum", graph_ops.segment_sum),
+    "bgnn.segment_mean.default": _segment("mean", graph_ops.segment_mean),
+    "bgnn.segment_max.default": _segment("max", graph_ops.segment_max),
+    "bgnn.segment_softmax.default": segment_softmax,
+    "bgnn.q_segment_sum.default": _q_segment("sum"),
+    "bgnn.q_segment_mean.default": _q_segment("mean"),
+    "bgnn.q_segment_max.default": q_segment_max,
+    "bgnn.aggregate.default": aggregate,
+    "bgnn.q_aggregate.default": q_aggregate,
+    "bgnn.q_table.default": q_table,
+    "bgnn.requantize.default": requantize,
+    "bgnn.gat_aggregate.default": gat_aggregate,
+    "bgnn.q_gat_aggregate.default": q_gat_aggregate,
     "bgnn.hamming_knn.default": hamming_knn,
     "bgnn.real_knn.default": real_knn,
     "bgnn.gather_max.default": gather_max,

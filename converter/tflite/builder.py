@@ -19,6 +19,7 @@ from bgnn.converter.errors import ConversionError
 _TENSOR_TYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
     np.dtype(np.int8): schema.TensorType.INT8,
+    np.dtype(np.uint8): schema.TensorType.UINT8,
     np.dtype(np.int32): schema.TensorType.INT32,
     np.dtype(np.bool_): schema.TensorType.BOOL,
 }
@@ -123,6 +124,7 @@ class FileBuilder:
     ) -> bytes:
         """The file's bytes, with the signature "serving_default" and the metadata as UTF-8 buffers."""
         graph = self._subgraph
+        graph.operators = _needed(graph.operators, [value.index for _, value in outputs])
         graph.inputs = np.array([value.index for _, value in inputs], dtype=np.int32)
         graph.outputs = np.array([value.index for _, value in outputs], dtype=np.int32)
         signature = schema.SignatureDefT()
@@ -201,6 +203,16 @@ class FileBuilder:
         operator.outputs = np.array([v.index for v in outputs], dtype=np.int32)
         self._subgraph.operators.append(operator)
         return operator
+
+
+def _needed(operators: Sequence[schema.OperatorT], outputs: Sequence[int]) -> list[schema.OperatorT]:
+    """The operators that the outputs depend on: what one was written for may turn out to read something else."""
+    wanted, kept = set(outputs), []
+    for operator in reversed(operators):
+        if not wanted.isdisjoint(int(index) for index in operator.outputs):
+            wanted.update(int(index) for index in operator.inputs)
+            kept.append(operator)
+    return kept[::-1]
 
 
 def _tensor_map(name: str, value: Value) -> schema.TensorMapT:

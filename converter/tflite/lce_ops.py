@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from flatbuffers import flexbuffers
 from torch import fx
 
@@ -19,12 +20,15 @@ _VALID = 1  # LCE's code for no padding
 _NO_ACTIVATION = 0
 
 
-def flexbuffer(options: Mapping[str, int]) -> bytes:
-    """A flexbuffer map of integers; keys are sorted in the file."""
+def flexbuffer(options: Mapping[str, int | float | str]) -> bytes:
+    """A flexbuffer map of integers and texts, of float32 numbers their bits; keys are sorted in the file."""
     builder = flexbuffers.Builder()
     with builder.Map():
-        for key, number in options.items():
-            builder.Int(key, number)
+        for key, value in options.items():
+            if isinstance(value, str):
+                builder.String(key, value)
+            else:
+                builder.Int(key, value if isinstance(value, int) else int(np.float32(value).view(np.int32)))
     return bytes(builder.Finish())
 
 

@@ -43,7 +43,7 @@ class Walk:
     def __init__(self, builder: FileBuilder, kept: Collection[fx.Node], sizes: Sizes) -> None:
         self.builder = builder
         self.sizes = sizes
-        self.shared: dict[Any, Value] = {}  # what lowerings have written and may need again, by keys of their own
+        self.shared: dict[Any, Any] = {}  # what lowerings have written and may need again, by keys of their own
         self.gaps = False  # whether indices may be -1, for what is not there
         self.edges: dict[str, tuple[Value, Any]] = {}  # by length: targets of a list of edges with gaps, their number
         self.kept = set(kept)

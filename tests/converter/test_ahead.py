@@ -90,9 +90,20 @@ def dropped(x: Tensor, own: Tensor) -> Tensor:
     return F.dropout(x, 0.3)  # here
 
 
+def by_the_largest(x: Tensor, own: Tensor) -> Tensor:
+    return x / x.abs().max().item()  # here
+
+
+def a_branch(x: Tensor, own: Tensor) -> Tensor:
+    if (x > 2).sum() > 3:  # here
+        return x.clamp(max=2)
+    return x * 2
+
+
 REFUSED: list[tuple[Callable[..., Tensor], str]] = [
     (gamma, "torch.lgamma"), (in_place, "Tensor.erfinv_"), (inverse, "torch.linalg.inv"), (rank, "torch.searchsorted"),
     (noise, "torch.randn"), (dropped, "torch.nn.functional.dropout"), (unique, "torch.unique"),
+    (by_the_largest, "Tensor.item"), (a_branch, "Tensor.__bool__"),
 ]  # fmt: skip
 
 
@@ -154,13 +165,33 @@ def random_and_unused(x: Tensor, own: Tensor) -> Tensor:
     return x
 
 
+def asserted(x: Tensor, own: Tensor) -> Tensor:
+    assert x.isfinite().all()
+    assert float(x.sum()) < 1e9
+    return x * float(own.abs().max())
+
+
+def counted(x: Tensor, own: Tensor) -> Tensor:
+    return x[:, : int((x[0, 0] > -1e9).sum())]
+
+
 def taken_apart(x: Tensor, own: Tensor) -> Tensor:
     x = F.layer_norm(x, (8,)) + F.group_norm(x, 2) + torch.einsum("bnc,cd->bnd", x, own)
     x = F.scaled_dot_product_attention(x, x, x) + F.pad(x, (1, 0))[..., :8] + torch.var_mean(x, -1, keepdim=True)[0]
     return x + torch.cdist(x, x).topk(3, largest=False).values.sum(-1, keepdim=True)
 
 
-LEFT = [of_constants, unused, cut_off, straight_through, only_its_size, random_and_unused, taken_apart]
+LEFT = [
+    of_constants,
+    unused,
+    cut_off,
+    straight_through,
+    only_its_size,
+    random_and_unused,
+    asserted,
+    counted,
+    taken_apart,
+]
 
 
 @pytest.mark.parametrize("extra", LEFT, ids=lambda v: v.__name__)

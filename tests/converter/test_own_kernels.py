@@ -154,7 +154,6 @@ TINY = nn.Linear(3, 2)
     ("arguments", "message"),
     [
         ({"target": "lce-arm64", "kernels": "bgnn", "optimize": 0}, "-O1, which fuses"),
-        ({"target": "tflite-arm64", "kernels": "bgnn"}, "with the targets lce-arm64"),
         ({"target": "lce-arm64", "knn": "popcount"}, "--knn popcount"),
         ({"target": "tflite-arm64", "knn": "popcount"}, "--knn popcount"),
         ({"target": "lce-arm64", "kernels": "bgnn", "knn": "matmul"}, "--knn matmul"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from graph_models import GCN as QuantisedGCN
-from graph_models import TorchQuantizer, random_graph
+from graph_models import BinarySAGE, TorchQuantizer, random_graph
 from torch import Tensor, nn
 from torch_geometric import nn as gnn
 
@@ -96,15 +96,20 @@ def run(data: bytes | None, inputs: tuple[Tensor, ...]) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [(name, kernels) for name in NETS for kernels in ("stock", "bgnn") if kernels == "stock" or name != "sage"],
+)
+def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str, kernels: str) -> None:
     make, kind = NETS[name]
     torch.manual_seed(0)
     model = make().eval()
     inputs = inputs_of(kind, 20, 70)
     told = ("graphs=5",) if kind == "batch" else ()
-    exact = convert(model, inputs, target="tflite-arm64")  # as large as the example
-    larger = convert(model, inputs, target="tflite-arm64", fixed_sizes=(*MOST, *told), verify=False)
+    exact = convert(model, inputs, target="tflite-arm64", kernels=kernels, verify=False)  # as large as the example
+    larger = convert(
+        model, inputs, target="tflite-arm64", kernels=kernels, fixed_sizes=(*MOST, *told), verify=kernels == "bgnn"
+    )  # fmt: skip
     found = run(larger.model_bytes, inputs)
     with torch.no_grad():
         np.testing.assert_allclose(found, model(*inputs).numpy(), rtol=1e-4, atol=1e-5)
@@ -123,14 +128,33 @@ def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str) -> None:
     assert len(run(larger.model_bytes, inputs_of(kind, 0, 0))) == 0
 
 
-def test_codes_and_signs_are_those_of_pytorch() -> None:
+@pytest.mark.parametrize("kernels", ["stock", "bgnn"])
+def test_codes_are_those_of_pytorch(kernels: str) -> None:
     model = QuantisedGCN(TorchQuantizer).eval()
-    done = convert(model, random_graph(20, 70, 0), target="tflite-int8-arm64", fixed_sizes=MOST)
-    assert "INT8" in {layer.became for layer in done.report.layers}
+    done = convert(
+        model, random_graph(20, 70, 0), target="tflite-int8-arm64", kernels=kernels, fixed_sizes=MOST
+    )  # fmt: skip
+    became = {layer.became for layer in done.report.layers}
+    assert "INT8" in became
+    assert ("INT8, fused: no tensor of edges" in became) == (kernels == "bgnn")
     for nodes, edges in ((30, 100), (12, 40)):
         inputs = random_graph(nodes, edges, 3)
         with torch.no_grad():
             np.testing.assert_array_equal(run(done.model_bytes, inputs), model(*inputs).numpy())
+
+
+def test_a_binary_network_keeps_its_signs() -> None:
+    model = BinarySAGE().eval()
+    inputs = random_graph(20, 70, 0)
+    files = [
+        convert(model, inputs, target="lce-arm64", kernels=kernels, fixed_sizes=MOST) for kernels in ("stock", "bgnn")
+    ]
+    assert "binary, float out" in {layer.became for layer in files[1].report.layers}
+    given = random_graph(30, 110, 3)
+    stock, own = (run(one.model_bytes, given) for one in files)
+    with torch.no_grad():
+        np.testing.assert_allclose(stock, model(*given).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(stock, own)
 
 
 def test_one_above_the_maximum_is_one_line() -> None:

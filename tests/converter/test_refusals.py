@@ -110,6 +110,11 @@ def test_inputs_that_are_no_plain_tensors(value: Any, words: str) -> None:
     assert "input 'x'" in str(error.value)
 
 
+def test_edges_as_rows_are_to_be_turned() -> None:
+    message = refusal(users.Graph(torch.relu), (EDGES[0], EDGES[1].t().contiguous()), "onnx-x86")
+    assert "edges are [2, E], and edge_index is [90, 2]: give it transposed (edge_index.T)" in message
+
+
 def test_a_fault_of_ours_is_said_to_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise IndexError("tuple index out of range")

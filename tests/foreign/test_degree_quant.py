@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ import degree_quant_layers as theirs
 
 from bgnn.converter.api import convert
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.tflite_model import TfliteModel
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,24 @@ def test_whole_networks(kind: type[nn.Module], kernels: str, tmp_path: Path) -> 
         found = next(iter(file.run(**{n: v.numpy() for n, v in zip(names, new, strict=True)}).values()))
         error = (torch.from_numpy(found) - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt()
         assert float(error) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [theirs.GCN, theirs.GAT, theirs.GIN])
+def test_whole_networks_on_tflite(kind: type[nn.Module]) -> None:
+    """No code of the file is beside PyTorch's, and its outputs are those of the ONNX file."""
+    model, graphs = theirs.trained(kind), kind is theirs.GIN
+    inputs = theirs.sample(60, 0, graphs)
+    new: tuple[Any, ...] = theirs.sample(100, 8, graphs)
+    most = ["nodes=120", "edges=2000", *(["graphs=40"] if graphs else [])]
+    done = convert(model, inputs, target="tflite-int8-arm64", kernels="bgnn", fixed_sizes=most)
+    checks = [check for check in done.report.checks if check.what.startswith("emitted file")]
+    assert len(checks) == 2
+    assert all(check.codes > 1000 and check.stepped == 0 for check in checks)
+    onnx = convert(model, inputs, target="onnx-int8-x86", kernels="bgnn").model_bytes
+    assert done.model_bytes is not None
+    assert onnx is not None
+    given = {n: v.numpy() for n, v in zip(("x", "edge_index", "batch"), new, strict=False)}
+    (found,) = TfliteModel(done.model_bytes).run(**given).values()
+    (expected,) = OnnxModel(onnx).run(**given).values()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-/* The external delegate: TensorFlow Lite loads this library, hands it the graph, and the operators of kOpKinds run
+/* The external delegate: TensorFlow Lite loads this library, hands it the graph, and the operators of kFileOps run
  * here. One delegate node per operator: inside a larger group the tensors between operators would have no memory. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,15 +8,10 @@
 #include "op.h"
 #include "options.h"
 #include "pool.h"
+#include "shared_ops.h"
 #include "tflite_abi.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
-
-struct Delegate {
-  TfLiteDelegate tflite; /* first: what the runtime sees */
-  const BgnnKernels* kernels;
-  Pool* pool;
-};
 
 static const int64_t kAlignment = 64;
 
@@ -30,7 +25,7 @@ static TfLiteStatus report(TfLiteContext* context, const Op* op) {
 /* ---- init and free ---- */
 
 static bool read_node(TfLiteContext* context, Op* op, const TfLiteNode* node) {
-  const OpKind* kind = op->kind;
+  const FileOp* kind = op->kind;
   const int inputs = node->inputs ? node->inputs->size : 0, outputs = node->outputs ? node->outputs->size : 0;
   if (inputs != kind->input_count) return refuse(op, "it takes %d inputs, the file gives %d", kind->input_count, inputs);
   if (outputs != 1) return refuse(op, "it has 1 output, the file says %d", outputs);
@@ -54,10 +49,10 @@ static bool read_node(TfLiteContext* context, Op* op, const TfLiteNode* node) {
   return true;
 }
 
-static const OpKind* kind_of(const TfLiteRegistration* registration) {
+static const FileOp* kind_of(const TfLiteRegistration* registration) {
   if (!registration || !registration->custom_name) return NULL;
-  for (int i = 0; i < kOpKindCount; ++i) {
-    if (strcmp(registration->custom_name, kOpKinds[i].name) == 0) return &kOpKinds[i];
+  for (int i = 0; i < kFileOpCount; ++i) {
+    if (strcmp(registration->custom_name, kFileOps[i].name) == 0) return &kFileOps[i];
   }
   return NULL;
 }
@@ -101,7 +96,7 @@ static bool read_tensor(const TfLiteContext* context, Op* op, const char* name, 
 
 static bool read_inputs(const TfLiteContext* context, Op* op) {
   for (int i = 0; i < op->kind->input_count; ++i) {
-    const InputSpec* spec = &op->kind->inputs[i];
+    const FileInput* spec = &op->kind->inputs[i];
     Tensor* tensor = &op->in[i];
     if (spec->optional && op->input_index[i] < 0) continue;
     if (!read_tensor(context, op, spec->name, op->input_index[i], tensor)) return false;
@@ -291,16 +286,20 @@ static TfLiteStatus prepare_delegate(TfLiteContext* context, TfLiteDelegate* del
     TfLiteNode* node;
     TfLiteRegistration* registration;
     status = context->GetNodeAndRegistration(context, nodes[i], &node, &registration);
-    const OpKind* kind = status == kTfLiteOk ? kind_of(registration) : NULL;
-    if (!kind) continue;
+    if (status != kTfLiteOk) break;
+    const FileOp* kind = kind_of(registration);
     TfLiteRegistration ours;
     memset(&ours, 0, sizeof ours);
-    ours.init = op_init;
-    ours.free = op_free;
-    ours.prepare = op_prepare;
-    ours.invoke = op_invoke;
-    ours.custom_name = kind->name;
     ours.version = 1;
+    if (kind) {
+      ours.init = op_init;
+      ours.free = op_free;
+      ours.prepare = op_prepare;
+      ours.invoke = op_invoke;
+      ours.custom_name = kind->name;
+    } else if (!register_shared(registration, &ours)) {
+      continue;
+    }
     one->size = 1;
     one->data[0] = nodes[i];
     status = context->ReplaceNodeSubsetsWithDelegateKernels(context, ours, one, delegate);

@@ -16,7 +16,7 @@ static const int64_t kMaxBytes = INT32_MAX;
 struct Op;
 
 /* What an input must be. type 0: `plan` checks it; rank 0: any from 1 to kMaxRank. */
-struct InputSpec {
+struct FileInput {
   const char* name;
   int type, rank;
   bool optional;
@@ -24,10 +24,10 @@ struct InputSpec {
 
 /* One entry of the list of operators. The kernel's argument struct starts with pointers to the inputs, in the
  * file's order, and then the output: invoke fills them in without knowing the operator. */
-struct OpKind {
+struct FileOp {
   const char* name;
   int input_count;
-  InputSpec inputs[kMaxInputs];
+  FileInput inputs[kMaxInputs];
   const char* options[kMaxOptions + 1]; /* flexbuffer integers, ended by NULL; "?name" is 0 where it is not given */
 
   /* Checks shapes and options against each other, sets op->args (integers), op->kernel and the shape of op->out.
@@ -54,7 +54,7 @@ struct Tensor {
 };
 
 struct Op {
-  const OpKind* kind;
+  const FileOp* kind;
   struct Delegate* delegate;
   int node; /* its number in the file's graph */
   int input_index[kMaxInputs], output_index;
@@ -77,13 +77,13 @@ struct Op {
   char problem[256]; /* why the operator is refused */
 };
 
-static inline bool is_optional(const OpKind* kind, int option) { return kind->options[option][0] == '?'; }
-static inline const char* option_name(const OpKind* kind, int option) {
+static inline bool is_optional(const FileOp* kind, int option) { return kind->options[option][0] == '?'; }
+static inline const char* option_name(const FileOp* kind, int option) {
   return kind->options[option] + is_optional(kind, option);
 }
 
-extern const OpKind kOpKinds[];
-extern const int kOpKindCount;
+extern const FileOp kFileOps[];
+extern const int kFileOpCount;
 
 /* Sets op->problem; returns false. */
 bool refuse(Op* op, const char* format, ...) __attribute__((format(printf, 2, 3)));

@@ -427,7 +427,7 @@ static bool plan_bmaxpool2d(Op* op, const BgnnKernels* kernels) {
 
 static const int F32 = kTfLiteFloat32, I32 = kTfLiteInt32, ANY = 0;
 
-const OpKind kOpKinds[] = {
+const FileOp kFileOps[] = {
     {"BgnnHammingKnn", 1, {{"x", I32, 3, false}}, {"channels", "k", "?largest"}, plan_hamming_knn, NULL, NULL},
     {"BgnnKnn", 1, {{"x", F32, 3, false}}, {"k"}, plan_knn, NULL, NULL},
     {"BgnnXorEdgeConv",
@@ -507,7 +507,7 @@ const OpKind kOpKinds[] = {
      NULL,
      NULL},
 };
-const int kOpKindCount = sizeof kOpKinds / sizeof kOpKinds[0];
+const int kFileOpCount = sizeof kFileOps / sizeof kFileOps[0];
 
 /* What `invoke` relies on: pointers first, in the order of the inputs, then the output. */
 static_assert(offsetof(BgnnHammingKnn, neighbours) == 1 * 8 && offsetof(BgnnHammingFar, neighbours) == 1 * 8 &&

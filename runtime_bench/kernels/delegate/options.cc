@@ -5,7 +5,7 @@
 
 namespace {
 
-enum FlexType { kInt = 1, kUInt = 2, kIndirectInt = 6, kIndirectUInt = 7, kMap = 9, kBool = 26 };
+enum FlexType { kInt = 1, kUInt = 2, kText = 5, kIndirectInt = 6, kIndirectUInt = 7, kMap = 9, kBool = 26 };
 
 struct Bytes {
   const uint8_t* data;
@@ -54,10 +54,15 @@ bool key_equals(Bytes bytes, size_t at, const char* key) {
   }
 }
 
-} /* namespace */
+struct Found {
+  size_t at, width;
+  uint8_t packed_type;
+};
 
-OptionResult read_option(const uint8_t* data, size_t size, const char* key, int64_t* value) {
-  const Bytes bytes = {data, data ? size : 0};
+
+/* Where the value of a key stands. */
+OptionResult find(Bytes bytes, const char* key, Found* found) {
+  const size_t size = bytes.size;
   if (bytes.size < 3) return kOptionsBroken;
   const size_t root_width = bytes.data[size - 1];
   const uint8_t root_type = bytes.data[size - 2];
@@ -81,8 +86,32 @@ OptionResult read_option(const uint8_t* data, size_t size, const char* key, int6
     size_t name;
     if (!follow(bytes, keys + i * key_width, key_width, &name)) return kOptionsBroken;
     if (!key_equals(bytes, name, key)) continue;
-    const uint8_t packed_type = bytes.data[map + count * width + i];
-    return read_integer(bytes, map + i * width, width, packed_type, value) ? kOptionRead : kOptionNoInteger;
+    *found = {map + i * width, width, bytes.data[map + count * width + i]};
+    return kOptionRead;
   }
   return kOptionMissing;
+}
+
+} /* namespace */
+
+OptionResult read_option(const uint8_t* data, size_t size, const char* key, int64_t* value) {
+  const Bytes bytes = {data, data ? size : 0};
+  Found found;
+  const OptionResult result = find(bytes, key, &found);
+  if (result != kOptionRead) return result;
+  return read_integer(bytes, found.at, found.width, found.packed_type, value) ? kOptionRead : kOptionNoInteger;
+}
+
+OptionResult read_text(const uint8_t* data, size_t size, const char* key, char* text, size_t most) {
+  const Bytes bytes = {data, data ? size : 0};
+  Found found;
+  const OptionResult result = find(bytes, key, &found);
+  if (result != kOptionRead) return result;
+  size_t at;
+  if (found.packed_type >> 2 != kText || !follow(bytes, found.at, found.width, &at)) return kOptionNoInteger;
+  for (size_t i = 0; i < most && at + i < bytes.size; ++i) {
+    text[i] = (char)bytes.data[at + i];
+    if (!text[i]) return kOptionRead;
+  }
+  return kOptionNoInteger;
 }

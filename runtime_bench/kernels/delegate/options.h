@@ -12,4 +12,7 @@ enum OptionResult { kOptionRead, kOptionMissing, kOptionNoInteger, kOptionsBroke
  * outside of the bytes, whatever they are. */
 OptionResult read_option(const uint8_t* data, size_t size, const char* key, int64_t* value);
 
+/* The same of a text, which ends with a 0 within `most` bytes; kOptionNoInteger: it is none, or longer. */
+OptionResult read_text(const uint8_t* data, size_t size, const char* key, char* text, size_t most);
+
 #endif

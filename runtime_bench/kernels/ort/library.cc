@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "call.h"
 #include "graph_kernels.h"
 #include "op_list.h"
+#include "ort_call.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -94,10 +94,11 @@ static void destroy_kernel(void* kernel) {
 }
 
 static OrtStatus* create_kernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** out) {
-  Kernel* kernel = (Kernel*)calloc(1, sizeof(Kernel));
+  OrtKernel* made = (OrtKernel*)calloc(1, sizeof(OrtKernel));
+  Kernel* kernel = &made->kernel;
   *out = NULL;
-  if (!kernel) return api->CreateStatus(kOrtFail, "bgnn: no memory for an operator");
-  kernel->api = api;
+  if (!made) return api->CreateStatus(kOrtFail, "bgnn: no memory for an operator");
+  made->api = api;
   kernel->kind = kind_of(op);
   OrtStatus* status = prepare(kernel, api, info);
   if (status) {
@@ -120,18 +121,19 @@ static const char* type_name(int type) {
   }
 }
 
-static bool read_shape(Call* call, const InputSpec* spec, const OrtTensorTypeAndShapeInfo* shape, Input* input) {
+static bool read_shape(OrtCall* ort, const InputSpec* spec, const OrtTensorTypeAndShapeInfo* shape, Input* input) {
+  Call* call = &ort->call;
   int type = 0;
   size_t rank = 0;
-  if ((call->status = call->api->GetTensorElementType(shape, &type)) ||
-      (call->status = call->api->GetDimensionsCount(shape, &rank))) {
+  if ((ort->status = ort->api->GetTensorElementType(shape, &type)) ||
+      (ort->status = ort->api->GetDimensionsCount(shape, &rank))) {
     return false;
   }
   REQUIRE(type == spec->type, "%s must be %s, not %s", spec->name, type_name(spec->type), type_name(type));
   REQUIRE(rank >= (size_t)spec->low && rank <= (size_t)spec->high, "%s has rank %zu, not %d to %d", spec->name, rank,
           spec->low, spec->high);
   input->rank = (int)rank;
-  if ((call->status = call->api->GetDimensions(shape, input->dim, rank))) return false;
+  if ((ort->status = ort->api->GetDimensions(shape, input->dim, rank))) return false;
   input->count = 1;
   for (int i = 0; i < input->rank; ++i) {
     REQUIRE(!__builtin_mul_overflow(input->count, input->dim[i], &input->count) && input->dim[i] >= 0,
@@ -140,33 +142,35 @@ static bool read_shape(Call* call, const InputSpec* spec, const OrtTensorTypeAnd
   return true;
 }
 
-static bool read_input(Call* call, size_t index, const InputSpec* spec, Input* input) {
+static bool read_input(OrtCall* ort, size_t index, const InputSpec* spec, Input* input) {
+  Call* call = &ort->call;
   const OrtValue* value = NULL;
-  if ((call->status = call->api->KernelContext_GetInput(call->context, index, &value))) return false;
+  if ((ort->status = ort->api->KernelContext_GetInput(ort->context, index, &value))) return false;
   if (!value) {
     REQUIRE(spec->optional, "%s is missing", spec->name);
     return true;
   }
   OrtTensorTypeAndShapeInfo* shape = NULL;
-  if ((call->status = call->api->GetTensorTypeAndShape(value, &shape))) return false;
-  const bool fits = read_shape(call, spec, shape, input);
-  call->api->ReleaseTensorTypeAndShapeInfo(shape);
+  if ((ort->status = ort->api->GetTensorTypeAndShape(value, &shape))) return false;
+  const bool fits = read_shape(ort, spec, shape, input);
+  ort->api->ReleaseTensorTypeAndShapeInfo(shape);
   if (!fits) return false;
   void* data = NULL;
-  if ((call->status = call->api->GetTensorMutableData((OrtValue*)value, &data))) return false;
+  if ((ort->status = ort->api->GetTensorMutableData((OrtValue*)value, &data))) return false;
   static const char kEmpty[64] = {}; /* a tensor without elements may have no memory; NULL means that it is missing */
   input->data = data ? data : kEmpty;
   return true;
 }
 
-static bool read_inputs(Call* call) {
+static bool read_inputs(OrtCall* ort) {
+  Call* call = &ort->call;
   size_t count = 0;
-  if ((call->status = call->api->KernelContext_GetInputCount(call->context, &count))) return false;
-  const InputSpec* specs = call->kernel->kind->inputs;
+  if ((ort->status = ort->api->KernelContext_GetInputCount(ort->context, &count))) return false;
+  const InputSpec* specs = ort->call.kernel->kind->inputs;
   for (size_t i = 0; specs[i].name; ++i) {
     if (i >= count) {
       REQUIRE(specs[i].optional, "%s is missing", specs[i].name);
-    } else if (!read_input(call, i, &specs[i], &call->in[i])) {
+    } else if (!read_input(ort, i, &specs[i], &ort->call.in[i])) {
       return false;
     }
   }
@@ -174,13 +178,13 @@ static bool read_inputs(Call* call) {
 }
 
 static OrtStatus* compute(void* data, OrtKernelContext* context) {
-  Call call;
-  memset(&call, 0, sizeof call);
-  call.kernel = (const Kernel*)data;
-  call.api = call.kernel->api;
-  call.context = context;
-  if (read_inputs(&call)) call.kernel->kind->compute(&call);
-  return call.status;
+  OrtCall ort;
+  memset(&ort, 0, sizeof ort);
+  ort.call.kernel = &((const OrtKernel*)data)->kernel;
+  ort.api = ((const OrtKernel*)data)->api;
+  ort.context = context;
+  if (read_inputs(&ort)) ort.call.kernel->kind->compute(&ort.call);
+  return ort.status;
 }
 
 /* ---- registration ---- */

@@ -28,9 +28,6 @@ struct OrtCustomOp;
 /* OrtErrorCode */
 enum { kOrtFail = 1, kOrtInvalidArgument = 2 };
 
-/* ONNXTensorElementDataType: TensorProto.DataType's numbers. */
-enum { kFloat32 = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7 };
-
 /* OrtAllocatorType, OrtMemType */
 enum { kArena = 1, kDefaultMemory = 0 };
 

@@ -224,7 +224,7 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
         onnx_ops.library_path()
     monkeypatch.delenv("BGNN_ORT_OPS")
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with pytest.raises(BgnnError, match=r"no libbgnn_ort\.so for riscv64: build it with `make -C"):
+    with pytest.raises(BgnnError, match=r"no libbgnn_ort\.so for riscv64: build it with `make kernels"):
         onnx_ops.library_path()
 
 

@@ -29,6 +29,7 @@ static bool read_coo(Call* call, Coo* coo) {
 /* Names the first edge with a target outside of [0, targets) or a source that is no int32. */
 static bool report_bad_edge(Call* call, const Coo* coo, int64_t targets) {
   for (int64_t e = 0; e < coo->edges; ++e) {
+    if (call->gaps && coo->source[e] == -1 && coo->target[e] == -1) continue;
     for (int row = 0; row < 2; ++row) {
       const int64_t node = row ? coo->target[e] : coo->source[e], nodes = row ? targets : kMostEntries;
       REQUIRE(node >= 0 && node < nodes, "edge_index[%d, %lld] = %lld is not one of the %lld nodes", row, (long long)e,
@@ -91,6 +92,7 @@ struct NumberedEdge {
 struct Sort {
   Coo coo;
   bool add_loops;
+  bool gaps; /* as Call's: edges that are not there are passed over, and an edge's number counts them */
   int shift; /* node >> shift is its bucket */
   int64_t buckets, chunks;
   int64_t next[kMostChunks][kMostBuckets + 1]; /* a chunk's edges in a bucket; later where its next one goes */
@@ -111,6 +113,7 @@ static void count_chunk(void* data, size_t chunk) {
   int64_t kept = 0;
   bool bad = false;
   for (int64_t e = chunk_start(s, (int64_t)chunk); e < chunk_start(s, (int64_t)chunk + 1); ++e) {
+    if (s->gaps && coo->source[e] == -1 && coo->target[e] == -1) continue;
     const uint64_t source = (uint64_t)coo->source[e], target = (uint64_t)coo->target[e];
     bad |= source >= (uint64_t)kMostEntries || target >= nodes;
     const bool keep = !s->add_loops || source != target;
@@ -133,11 +136,12 @@ static void deal_chunk(void* data, size_t chunk) {
   int64_t n = s->kept[chunk];
   for (int64_t e = chunk_start(s, (int64_t)chunk); e < chunk_start(s, (int64_t)chunk + 1); ++e) {
     const int64_t source = coo->source[e], target = coo->target[e];
-    if (s->add_loops && source == target) continue;
+    if ((s->add_loops && source == target) || (s->gaps && target == -1)) continue;
     Record* record = &dealt[next[target >> s->shift]++];
     record->source = (int32_t)source;
     record->target = (int32_t)target;
-    number(record, n++);
+    number(record, s->gaps ? e : n);
+    ++n;
   }
 }
 
@@ -165,7 +169,7 @@ static void sort_bucket(void* data, size_t bucket) {
     s->indices[at] = record->source;
     place_number(s, at, *record);
   }
-  const int64_t kept = s->first[s->buckets];
+  const int64_t kept = s->gaps ? s->coo.edges : s->first[s->buckets];
   for (int64_t i = first; s->add_loops && i < last; ++i) { /* a node's own loop is its last entry */
     const int32_t at = next[i]++;
     s->indices[at] = (int32_t)i;
@@ -200,11 +204,14 @@ static bool sort_edges(Call* call, Sort* s) {
   }
   const int64_t kept = start_buckets(s), total = kept + (s->add_loops ? s->coo.nodes : 0), rows = s->coo.nodes + 1;
   REQUIRE(total <= kMostEntries, "%lld edges with self loops are more than 2^31 - 2", (long long)total);
+  const int64_t most = s->gaps ? s->coo.edges + (s->add_loops ? s->coo.nodes : 0) : total;
   void *indptr, *indices, *edges;
-  if (!make_output(call, 0, 1, &rows, &indptr) || !make_output(call, 1, 1, &total, &indices) ||
-      !make_output(call, 2, 1, &total, &edges)) {
+  if (!make_output(call, 0, 1, &rows, &indptr) || !make_output(call, 1, 1, &most, &indices) ||
+      !make_output(call, 2, 1, &most, &edges)) {
     return false;
   }
+  memset((int32_t*)indices + total, 0, (size_t)(most - total) * 4);
+  if (edges) memset((int32_t*)edges + total, 0, (size_t)(most - total) * 4);
   s->indptr = (int32_t*)indptr;
   s->indices = (int32_t*)indices;
   s->edges = (int32_t*)edges;
@@ -224,6 +231,7 @@ bool coo_to_csr(Call* call) {
   if (!s) return false;
   memset(s, 0, sizeof *s);
   s->coo = coo;
+  s->gaps = call->gaps;
   s->add_loops = call->kernel->attribute[0].s[0] == 'a';
   /* Buckets of at least 256 nodes; few enough that the place of the next edge in each stays in the first-level cache. */
   s->shift = 8;
@@ -244,9 +252,12 @@ bool index_to_csr(Call* call) {
   REQUIRE(count >= 0 && count <= kMostEntries, "num_nodes = %lld is outside of [0, 2^31 - 2]", (long long)count);
   REQUIRE(index->count <= kMostEntries, "%lld rows are more than 2^31 - 2", (long long)index->count);
   const int64_t rows = count + 1;
+  int64_t there = 0;
   for (int64_t e = 0; e < index->count; ++e) {
+    if (call->gaps && segment[e] == -1) continue;
     REQUIRE(segment[e] >= 0 && segment[e] < count, "index[%lld] = %lld is not one of the %lld nodes", (long long)e,
             (long long)segment[e], (long long)count);
+    ++there;
   }
   void *indptr_data, *edges_data;
   if (!make_output(call, 0, 1, &rows, &indptr_data) || !make_output(call, 1, 1, &index->count, &edges_data)) {
@@ -254,7 +265,10 @@ bool index_to_csr(Call* call) {
   }
   int32_t *indptr = (int32_t*)indptr_data, *edges = (int32_t*)edges_data;
   memset(indptr, 0, (size_t)rows * 4);
-  for (int64_t e = 0; e < index->count; ++e) ++indptr[segment[e] + 1];
+  memset(edges + there, 0, (size_t)(index->count - there) * 4);
+  for (int64_t e = 0; e < index->count; ++e) {
+    if (segment[e] >= 0) ++indptr[segment[e] + 1];
+  }
   /* indptr[i + 1] then says where i's next entry goes, and so ends as where they end. */
   int32_t place = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -262,6 +276,8 @@ bool index_to_csr(Call* call) {
     indptr[i + 1] = place;
     place += here;
   }
-  for (int64_t e = 0; e < index->count; ++e) edges[indptr[segment[e] + 1]++] = (int32_t)e;
+  for (int64_t e = 0; e < index->count; ++e) {
+    if (segment[e] >= 0) edges[indptr[segment[e] + 1]++] = (int32_t)e;
+  }
   return true;
 }

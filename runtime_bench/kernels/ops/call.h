@@ -1,8 +1,13 @@
-/* One run of one operator: its checked inputs, its outputs, its error, and work on the session's threads. */
+/* One run of one operator: its checked inputs, its outputs, its error, and work on the runtime's threads. The bindings
+ * (../ort, ../delegate) make calls of what their runtimes give, and have the functions at the end. */
 #ifndef BGNN_CALL_H
 #define BGNN_CALL_H
 
-#include "ort_abi.h"
+#include <stddef.h>
+#include <stdint.h>
+
+/* Types of tensors: TensorProto.DataType's numbers. */
+enum { kFloat32 = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7 };
 
 struct GraphKernels;
 struct BgnnKernels;
@@ -21,7 +26,7 @@ struct Call;
 
 struct InputSpec {
   const char* name;
-  int type;          /* of ort_abi.h */
+  int type;          /* of those above */
   int low, high;     /* least and largest rank */
   bool optional;
 };
@@ -41,7 +46,6 @@ struct OpKind {
 
 /* A node of the model. */
 struct Kernel {
-  const OrtApi* api;
   const OpKind* kind;
   const GraphKernels* graph;
   const BgnnKernels* binary;
@@ -59,10 +63,9 @@ struct Input {
 
 struct Call {
   const Kernel* kernel;
-  const OrtApi* api;
-  OrtKernelContext* context;
   Input in[kMaxInputs];
-  OrtStatus* status; /* why it failed */
+  bool failed;
+  bool gaps; /* edges may be -1, -1: not there; and CSR arrays longer than indptr says, up to all edges there could be */
 };
 
 /* Ends the call with an error that names the operator and its node. Returns false. */
@@ -76,10 +79,10 @@ bool fail(Call*, const char* format, ...) __attribute__((format(printf, 2, 3)));
 /* Makes output `index`. False with an error set where that fails; *data is NULL where nobody wants an optional one. */
 bool make_output(Call*, int index, int rank, const int64_t* dims, void** data);
 
-/* fn(data, 0) .. fn(data, tasks - 1), on the session's threads where there is more than one task. */
+/* fn(data, 0) .. fn(data, tasks - 1), on the runtime's threads where there is more than one task. */
 bool parallel(Call*, int64_t tasks, void (*fn)(void* data, size_t task), void* data);
 
-/* Memory at a multiple of 64 from the session's own arena, which keeps it for the next run; NULL with an error set
+/* Memory at a multiple of 64, from the session's own arena where there is one; NULL with an error set
  * where there is none. */
 void* allocate(Call*, int64_t bytes);
 void release(Call*, void*); /* what `allocate` gave, or NULL */

@@ -17,11 +17,12 @@ static bool read_graph(Call* call, bool weighted, Csr* csr, int64_t* most_entrie
   csr->indices = (const int32_t*)indices->data;
   csr->edges = NULL;
   csr->nodes = indptr->count - 1;
-  csr->entries = indices->count;
-  REQUIRE(csr->entries < INT32_MAX && csr->nodes < INT32_MAX, "the graph has more than 2^31 - 2 nodes or entries");
-  REQUIRE(csr->indptr[0] == 0 && csr->indptr[csr->nodes] == csr->entries,
+  const int64_t places = indices->count;
+  REQUIRE(places < INT32_MAX && csr->nodes < INT32_MAX, "the graph has more than 2^31 - 2 nodes or entries");
+  csr->entries = csr->indptr[csr->nodes];
+  REQUIRE(csr->indptr[0] == 0 && (csr->entries == places || (call->gaps && csr->entries >= 0 && csr->entries < places)),
           "indptr goes from %d to %d, not from 0 to the %lld indices", csr->indptr[0], csr->indptr[csr->nodes],
-          (long long)csr->entries);
+          (long long)places);
   int64_t most = 0;
   bool rising = true;
   for (int64_t i = 0; i < csr->nodes; ++i) {
@@ -35,11 +36,11 @@ static bool read_graph(Call* call, bool weighted, Csr* csr, int64_t* most_entrie
 
   const Input *weight = &call->in[3], *edges = &call->in[4];
   REQUIRE(!edges->data || weight->data, "edges without weight");
-  REQUIRE(!edges->data || edges->count == csr->entries, "edges has %lld numbers, not one for each of the %lld indices",
-          (long long)edges->count, (long long)csr->entries);
+  REQUIRE(!edges->data || edges->count == places, "edges has %lld numbers, not one for each of the %lld indices",
+          (long long)edges->count, (long long)places);
   REQUIRE(weight->rank < 2 || weight->dim[1] == 1, "weight must be [edges] or [edges, 1]");
-  REQUIRE(!weight->data || weight->count == csr->entries, "weight has %lld numbers, not one for each of the %lld edges",
-          (long long)weight->count, (long long)csr->entries);
+  REQUIRE(!weight->data || weight->count == places, "weight has %lld numbers, not one for each of the %lld edges",
+          (long long)weight->count, (long long)places);
   csr->edges = (const int32_t*)edges->data;
   return true;
 }
@@ -69,7 +70,7 @@ typedef void (*RunNodes)(const void* args, int64_t task, int64_t first, int64_t 
 struct Tasks {
   const GraphKernels* kernels;
   const Csr* csr;
-  int64_t rows, count;
+  int64_t rows, edges, count;
   RunNodes run;
   const void* args;
   int64_t bad_index, bad_edge; /* an entry, or -1 */
@@ -101,7 +102,7 @@ static void run_task(void* data, size_t task) {
     __atomic_store_n(&t->bad_index, bad, __ATOMIC_RELAXED);
     return;
   }
-  bad = csr->edges ? t->kernels->first_bad_index(csr->edges, begin, end, csr->entries) : end;
+  bad = csr->edges ? t->kernels->first_bad_index(csr->edges, begin, end, t->edges) : end;
   if (bad < end) {
     __atomic_store_n(&t->bad_edge, bad, __ATOMIC_RELAXED);
     return;
@@ -117,12 +118,13 @@ static int64_t task_count(const Csr* csr, int64_t row_bytes) {
 
 /* All nodes, after a check of every index against x's `rows`. */
 static bool run_nodes(Call* call, const Csr* csr, int64_t rows, int64_t tasks, RunNodes run, const void* args) {
-  Tasks t = {call->kernel->graph, csr, rows, tasks, run, args, -1, -1};
+  const int64_t edges = call->in[2].count; /* and of the weights, where there are any */
+  Tasks t = {call->kernel->graph, csr, rows, edges, tasks, run, args, -1, -1};
   if (!parallel(call, tasks, run_task, &t)) return false;
   REQUIRE(t.bad_index < 0, "indices[%lld] = %d is not one of the %lld rows of x", (long long)t.bad_index,
           csr->indices[t.bad_index], (long long)rows);
   REQUIRE(t.bad_edge < 0, "edges[%lld] = %d is not one of the %lld edges", (long long)t.bad_edge,
-          csr->edges[t.bad_edge], (long long)csr->entries);
+          csr->edges[t.bad_edge], (long long)edges);
   return true;
 }
 
@@ -412,7 +414,9 @@ bool edge_product(Call* call) {
   c.args.a = (const float*)a->data;
   c.args.b = (const float*)b->data;
   void* out;
-  if (!make_output(call, 0, 1, &csr->entries, &out)) return false;
+  const int64_t places = call->in[2].count, size = call->kernel->kind->outputs[0] == kUint8 ? 1 : 4;
+  if (!make_output(call, 0, 1, &places, &out)) return false;
+  memset((char*)out + size * csr->entries, 0, (size_t)(size * (places - csr->entries)));
   if (call->kernel->kind->outputs[0] == kUint8) {
     c.args.codes = (uint8_t*)out;
     c.args.quantiser = quantiser(call->kernel, 0);
@@ -458,8 +462,8 @@ bool segment_softmax(Call* call) {
   c.kernels = call->kernel->graph;
   int64_t most;
   if (!read_graph(call, false, &a->csr, &most)) return false;
-  REQUIRE(values->dim[0] == a->csr.entries, "values has %lld rows, not one for each of the %lld edges",
-          (long long)values->dim[0], (long long)a->csr.entries);
+  REQUIRE(values->dim[0] == call->in[2].count, "values has %lld rows, not one for each of the %lld edges",
+          (long long)values->dim[0], (long long)call->in[2].count);
   a->values = (const float*)values->data;
   a->heads = width_of(values);
   void* out;
