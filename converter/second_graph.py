@@ -112,7 +112,7 @@ class _Sizes:
         size, self.example_nodes = known[0] if known else (shapes[first][0], int(inputs[first].shape[0]))
         graphs = max((int(v.max()) + 1 for v in inputs if self.is_batch(v)), default=0)
         edges: dict[int, int] = {}
-        # In the order of their lengths: of two kinds of nodes, targets may be the first few sources (`x[: len(targets)]`).
+        # In the order of their lengths: targets may be the first few sources (`x[: len(targets)]`).
         for expression, length, is_edges in sorted(open_axes, key=lambda axis: (not axis[2], axis[1])):
             if expression in self.values or not expression.is_Symbol:
                 continue
