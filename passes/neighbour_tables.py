@@ -275,6 +275,7 @@ class _InOrder:
                 places = self._of_table(bgnn.edge_places.default, before)
                 along = self._along(node, before)
                 self.done[node] = call(before, aten.index_select.default, along, 0, places, like=node)
+                self.done[node]._rename("edge")
                 self.done[node].meta |= {"tap": node.meta["tap"]} if "tap" in node.meta else {}
             else:
                 self.done[node] = copied(node, {one: self.read(one, before) for one in node.all_input_nodes}, before)
@@ -296,6 +297,7 @@ class _InOrder:
         else:
             made = copied(node, {one: self._along(one, before) for one in node.all_input_nodes}, before)
             made.meta.pop("tap", None)  # the same numbers elsewhere
+        made._rename("along")
         self.done[key] = made
         return made
 

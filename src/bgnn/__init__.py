@@ -17,7 +17,11 @@ __all__ = ["Conversion", "convert"]
 def __getattr__(name: str) -> Any:
     """Imports the compiler (and so torch, which takes seconds) when it is first asked for."""
     if name in __all__:
-        from bgnn.converter import api
-
+        try:
+            from bgnn.converter import api
+        except ModuleNotFoundError as error:
+            if error.name != "bgnn.converter":
+                raise
+            raise ImportError(f"bgnn.{name} is of bgnn-convert; here is bgnn-runtime alone, which runs files") from None
         return getattr(api, name)
     raise AttributeError(f"module 'bgnn' has no attribute {name!r}")

@@ -99,6 +99,8 @@ def test_x86_64(version: str, files: Path, tmp_path: Path) -> None:
         assert done.stderr.startswith("bgnn-run: ")
         assert done.stderr.endswith(f"pip install {missing}\n")
         assert done.stderr.count("\n") == 1
+    done = run([str(venv / "bin" / "python"), "-c", "import bgnn; bgnn.convert"], tmp_path)
+    assert "ImportError: bgnn.convert is of bgnn-convert; here is bgnn-runtime alone" in done.stderr
     subprocess.run([*install, f"{wheel}[onnx]", PYTHONS[version]], check=True)
     command = [str(venv / "bin" / "python"), "-c", RUN_ALL, str(files), str(venv), *device_files.FILES]
     check(run(command, tmp_path), files)
