@@ -11,10 +11,9 @@ RUNTIME = "bgnn.runtime_bench.runtime"
 
 class BuildWithoutRuntime(build_py):
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        """The room that ships to devices, and the `__init__` of each package around it, are bgnn-runtime's."""
-        found = super().find_package_modules(package, package_dir)
+        """The room that ships to devices, and the modules of the packages around it, are bgnn-runtime's."""
         around = f"{RUNTIME}.".startswith(f"{package}.")
-        return [each for each in found if not around or (package != RUNTIME and each[1] != "__init__")]
+        return [] if around else super().find_package_modules(package, package_dir)
 
 
 setup(cmdclass={"build_py": BuildWithoutRuntime})

@@ -116,7 +116,9 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
         while _apply(gm, result, rules):
             remove_dead_code(gm)
         for layer in calls(gm.graph, aten.linear):
-            result.refuse(layer, _why_float(layer))
+            reason = _why_float(layer)
+            if reason is not None:
+                result.refuse(layer, reason)
         for total in calls(gm.graph, bgnn.segment_sum, bgnn.segment_mean):
             codes = codes_of(total.args[0])
             if codes is None:
@@ -400,8 +402,8 @@ def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int],
     return call(node, bgnn.q_linear.default, codes, x_scale, x_zero, weight, scales, w_zero, units, *last, like=x)
 
 
-def _why_float(layer: fx.Node) -> str:
-    """Why a dense layer stayed float."""
+def _why_float(layer: fx.Node) -> str | None:
+    """Why a dense layer stayed float; None in a network of signs without quantisers, where pack_bits tells."""
     weight = layer.args[1]
     if not is_weight(weight):
         reason = cast(fx.Node, weight).meta.get("stays_float")
@@ -410,7 +412,9 @@ def _why_float(layer: fx.Node) -> str:
         quantised = bgnn.dequantize, bgnn.quantize, bgnn.q_linear  # that others are shows the way
         if any(is_call(n, *quantised) for n in layer.graph.nodes):
             return "its weights are not quantised"
-        return "its weights are not quantised: --calibrate does that for what is float"
+        if any(is_call(n, bgnn.binarize) for n in layer.graph.nodes):
+            return None
+        return "its weights are not quantised: --calibrate does that for a float model"
     if weight_codes(cast(fx.Node, weight)) is None:
         return "its weights' codes do not fit int8 with one zero point"
     if codes_of(layer.args[0]) is None:

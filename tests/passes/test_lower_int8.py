@@ -250,3 +250,10 @@ def test_naive_quantises_and_dequantises_and_no_more() -> None:
     assert torch.allclose(outputs(gm, X)[0], expected)
     assert count(gm, bgnn.quantize) == count(gm, bgnn.dequantize) == 2
     assert count(gm, aten.linear) == 1
+
+
+def test_a_network_of_signs_is_told_nothing_of_quantisers() -> None:
+    """Why a layer among binary ones is float, pack_bits says."""
+    for function, reasons in ((bgnn.binarize, 0), (torch.relu, 1)):
+        gm = graph(lambda m, x, function=function: F.linear(function(x), m.w), randn(4, 8), w=randn(5, 8))
+        assert len(lower_int8.run(gm).refusals) == reasons

@@ -24,7 +24,7 @@ class RuntimeHook(BuildHookInterface):
         build_data["tag"] = f"py3-none-manylinux_2_17_{arch}"
         source = here.parents[2] / "src"
         room = source / "bgnn/runtime_bench/runtime"
-        modules = [*room.glob("*.py"), *(package / "__init__.py" for package in list(room.parents)[:2])]
+        modules = [path for package in (room, *list(room.parents)[:2]) for path in package.glob("*.py")]
         build_data["force_include"] |= {str(path): str(path.relative_to(source)) for path in modules}
         for name in ("libbgnn_delegate.so", "libbgnn_ort.so"):
             build_data["force_include"][str(libraries / name)] = f"bgnn/runtime_bench/runtime/lib/{arch}/{name}"

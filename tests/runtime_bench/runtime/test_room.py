@@ -48,3 +48,13 @@ def test_the_check_sees_imports_wherever_they_stand() -> None:
     assert stray("from bgnn.runtime_bench import bench") == ["bgnn.runtime_bench.bench"]
     assert stray("try:\n    import torch\nexcept ImportError: pass") == ["torch"]
     assert not stray("import sys\nfrom bgnn.runtime_bench.runtime import limits\nimport numpy as np")
+
+
+def test_the_names_that_programs_know() -> None:
+    from bgnn.runtime_bench import OnnxModel, TfliteModel, delegate, load_interpreter, onnx_runner, run
+    from bgnn.runtime_bench.runtime import run as command
+
+    assert OnnxModel is onnx_runner.OnnxModel is bgnn.runtime_bench.runtime.OnnxModel
+    assert load_interpreter is delegate.load_interpreter is bgnn.runtime_bench.runtime.load_interpreter
+    assert TfliteModel is bgnn.runtime_bench.runtime.TfliteModel
+    assert run.main is command.main
