@@ -454,7 +454,7 @@ def test_an_example_that_the_samples_are_not_like() -> None:
         Points().eval(),
         (torch.randn(1, 9, 3),),
         target="onnx-int8-x86",
-        calibration=Calibration(({"points": torch.randn(1, 9, 3)},)),
+        calibration=Calibration(({"points": torch.randn(64, 9, 3)},)),
     ).report
     assert not report.warnings
     report = convert(Mixed().eval(), (torch.randn(2, 30, 3),), target="onnx-int8-x86", calibration=samples).report
