@@ -48,7 +48,8 @@ from bgnn.runtime_bench.runtime.graph_inputs import check_rows
 from bgnn.runtime_bench.runtime.outputs import write_files
 from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
-ROUNDINGS = [torch.ops.bgnn.fake_quant, aten.round, aten.floor, aten.ceil, aten.trunc, aten.sign, aten.sgn]
+bgnn = torch.ops.bgnn
+ROUNDINGS = [bgnn.fake_quant, aten.round, aten.floor, aten.ceil, aten.trunc, aten.sign, aten.sgn]
 
 
 @dataclasses.dataclass
@@ -208,6 +209,8 @@ def convert(
                         checks.append(example.compare_traced(f"stage {stage}", gm, ops))
                 elif example is examples[0] or stage == "target":
                     checks.append(_check_stage(example, f"stage {stage}", gm, before if stage == "target" else gm))
+        if stage == "traced":
+            quantised = any(calls(gm.graph, bgnn.binarize, bgnn.fake_quant, bgnn.fake_quant_channel))
         if stage == "semantic":
             semantic = snapshot(gm)
         if stage == "integer" and TARGETS[target].codes:
@@ -221,7 +224,9 @@ def convert(
             return Conversion(None, report(None), None, gm)
     if TARGETS[target].codes and not any(calls(gm.graph, *KINDS["binary"], *KINDS["INT8"])):
         warn(
-            f"nothing became 8-bit or binary: {target} is for networks with quantisers or signs; --calibrate FILE "
+            "nothing became 8-bit or binary, although the model has signs or quantisers: the table of layers says why"
+            if quantised
+            else f"nothing became 8-bit or binary: {target} is for networks with quantisers or signs; --calibrate FILE "
             "quantises a float one, and onnx-x86 is the float target"
         )
     say("writing the file")

@@ -98,7 +98,10 @@ def _trace_open(
     wanted = _without(wanted | {axis for axis, symbol in symbols.items() if symbol in same}, symbols, to_fix)
     for i, axis in to_open - wanted:
         raise UsageError(f"--open and --fixed contradict each other: {names[i]}, axis {axis}, is to be both")
-    return trace(model, inputs, keep_outputs, _spec(wanted, inputs, names) if wanted or edges else None)
+    gm = trace(model, inputs, keep_outputs, _spec(wanted, inputs, names) if wanted or edges else None)
+    if failed is not None and not wanted and not to_fix and edge_inputs(gm.graph):
+        raise failed  # for graphs of one size alone, which nobody asked for
+    return gm
 
 
 def _told_open(opened: Sequence[str], names: Sequence[str], inputs: Sequence[Tensor]) -> set[Axis]:

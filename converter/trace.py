@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import io
+import keyword
 import logging
 import re
 import warnings
@@ -265,13 +266,30 @@ def _without_logs() -> Iterator[None]:
 def _functionalise(program: ExportedProgram) -> ExportedProgram:
     """No in-place ops after this; composites mostly stay whole (cdist, linear, conv, prelu: easier to match)."""
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _known_values():
+        with torch.no_grad(), warnings.catch_warnings(), _known_values(), _any_names():
             warnings.simplefilter("ignore")
             return program.run_decompositions(dict(taken_apart()))
     except Exception as error:
         raise ConversionError(
             f"torch.export cannot take the model's in-place updates apart: {user_code.reason(error)}"
         ) from error
+
+
+@contextmanager
+def _any_names() -> Iterator[None]:
+    """Within the block, modules may have the names of Python's keywords, `ModuleDict({"in": ...})`.
+
+    PyTorch writes code that reads them, and takes what is no identifier with getattr; a keyword is one.
+    """
+    written = fx.graph._format_target
+
+    def format_target(base: str, target: str) -> str:
+        for part in target.split("."):
+            base = f'getattr({base}, "{part}")' if keyword.iskeyword(part) else written(base, part)
+        return base
+
+    with mock.patch.object(fx.graph, "_format_target", format_target):
+        yield
 
 
 @functools.cache  # 0.07 s, of half a second that a small conversion takes

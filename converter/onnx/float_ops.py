@@ -166,15 +166,21 @@ def _sym_size(walk: Walk, node: fx.Node, x: fx.Node, dim: int) -> Value:
 
 
 def _size_math(op: str) -> Lowering:
-    def lower(walk: Walk, node: fx.Node, x: fx.Node | int, y: fx.Node | int) -> Value:
-        return walk.op(op, [walk.size(x), walk.size(y)], I64)
+    """Of sizes, whole numbers; and of real ones that are made of them, `n ** 0.5`."""
+
+    def lower(walk: Walk, node: fx.Node, *numbers: fx.Node | float) -> Value:
+        dtype = FLOAT if isinstance(node.meta["val"], (float, torch.SymFloat)) else I64
+        return walk.op(op, [walk.operand(number, dtype) for number in numbers], dtype)
 
     return lower
 
 
-def filled(walk: Walk, node: fx.Node, number: Scalar, sizes: Sequence[int | fx.Node]) -> Value:
-    """A tensor of one number; on edges one number stands for all, as operators broadcast it."""
+def filled(walk: Walk, node: fx.Node, number: Scalar | fx.Node, sizes: Sequence[int | fx.Node]) -> Value:
+    """A tensor of one number, or of an open size; on edges one stands for all, as operators broadcast it."""
     dtype = walk.dtype(node)
+    if isinstance(number, fx.Node):
+        shape = walk.indices([1, 1, *walk.trailing(node)]) if walk.lead == 2 else walk.shape(sizes)
+        return walk.op("Expand", [walk.operand(number, dtype), shape], dtype)
     if walk.lead == 2:
         return walk.constant(np.full([1, 1, *walk.trailing(node)], number, dtype=dtype))
     dims = walk.dims(node)
@@ -193,7 +199,7 @@ def _constant_like(number: Scalar | None) -> Lowering:
         if walk.lead == 2:
             return filled(walk, node, given, [])
         shape = walk.op("Shape", [walk.value(x)], I64)
-        return walk.op("Expand", [walk.constant(np.array(given, dtype=walk.dtype(node))), shape], walk.dtype(node))
+        return walk.op("Expand", [walk.operand(given, walk.dtype(node)), shape], walk.dtype(node))
 
     return lower
 
@@ -473,8 +479,10 @@ LOWERINGS: dict[str, Lowering] = {
         name: _size_math(op)
         for name, op in (
             ("add", "Add"), ("sub", "Sub"), ("mul", "Mul"), ("floordiv", "Div"), ("sym_min", "Min"), ("sym_max", "Max"),
+            ("truediv", "Div"), ("pow", "Pow"), ("_sym_sqrt", "Sqrt"),
         )
     },
+    "sym_float": lambda walk, node, x: walk.operand(x, FLOAT),
     "aten.full.default": _full,
     "aten.ones.default": _of_sizes(1),
     "aten.zeros.default": _of_sizes(0),

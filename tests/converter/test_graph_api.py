@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,33 @@ def test_zeros_that_only_other_graphs_have_are_told() -> None:
     assert re.search(r"exact zeros \(first at .*torch.sign\(mean\) \* 2\) on a graph that is not the example", warning)
     with pytest.raises(ConversionError, match=r"exact zeros \(first at .*on a graph that is not the example"):
         convert(Signs(), example, target="onnx-x86", sign_zero="error")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "of_sizes",
+    [
+        lambda h, n, e: h / n**0.5, lambda h, n, e: h * (1.0 / n), lambda h, n, e: h * (e / n) + n / 2,
+        lambda h, n, e: h / math.sqrt(n), lambda h, n, e: h + torch.full_like(h[:, :1], n),
+        lambda h, n, e: h * h.new_full((n, 1), e),
+    ],
+    ids=["root", "inverse", "mean degree", "math.sqrt", "full_like", "new_full"],
+)  # fmt: skip
+def test_real_numbers_of_open_sizes(of_sizes: Any, form: Form) -> None:
+    """A module's name may be a keyword, too."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleDict({"in": nn.Linear(6, 4)})
+
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            summed = torch.zeros_like(x).index_add(0, edge_index[1], x[edge_index[0]])
+            return self.layers["in"](of_sizes(summed, x.size(0), edge_index.size(1)))
+
+    torch.manual_seed(0)
+    model = Net().eval()
+    done = convert(model, random_graph(20, 60), target="onnx-x86", optimize=form[0], kernels=form[1])
+    x, edges = random_graph(33, 90)
+    (found,) = OnnxModel(done.model_bytes).run(x=x.numpy(), edge_index=edges.numpy()).values()
+    np.testing.assert_allclose(found, model(x, edges).detach().numpy(), rtol=2e-5, atol=2e-5)

@@ -183,3 +183,11 @@ def test_peak_memory_by_hand() -> None:
     gm = exported(lambda m, x: (x.relu(), x.argmax(1)), torch.ones(10, 100), outputs=2)
     # x, its relu, and the indices, which are int32 in the file
     assert peak_activations(gm) == 8000 + 40
+
+
+def test_signs_that_no_layer_is_made_of() -> None:
+    model = Wrapped(lambda m, x: F.linear(torch.where(x >= 0, 1.0, -1.0), m.w), {"w": randn(4, 3)})
+    found = api.convert(model, (randn(2, 6, 3),), target="onnx-int8-x86").report
+    assert found.warnings == [
+        "nothing became 8-bit or binary, although the model has signs or quantisers: the table of layers says why"
+    ]
