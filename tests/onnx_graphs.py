@@ -46,14 +46,19 @@ def open_graph(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, 
     return gm
 
 
-def file_of(gm: fx.GraphModule, form: Form = (1, "stock"), probes: dict[str, fx.Node] | None = None) -> bytes:
-    """The file of a graph; inputs in0, in1, ..., outputs out0, out1, ..."""
+def write_tables(gm: fx.GraphModule, form: Form) -> None:
+    """Puts what a form of file reads of its edges into a graph, once."""
     if any(calls(gm.graph, torch.ops.bgnn.neighbour_table, torch.ops.bgnn.edge_csr)):
-        pass  # written before
-    elif form == (1, "stock"):
+        return
+    if form == (1, "stock"):
         neighbour_tables.run(gm, host_size)
     elif form == (1, "bgnn"):
         sort_edges.run(gm)
+
+
+def file_of(gm: fx.GraphModule, form: Form = (1, "stock"), probes: dict[str, fx.Node] | None = None) -> bytes:
+    """The file of a graph; inputs in0, in1, ..., outputs out0, out1, ..."""
+    write_tables(gm, form)
     count = len(next(node for node in gm.graph.nodes if node.op == "output").args[0])
     inputs = sum(node.op == "placeholder" for node in gm.graph.nodes)
     return emit(

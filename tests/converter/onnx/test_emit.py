@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from graphs import exported
-from onnx_graphs import FORMS, file_of, needs_ops, open_graph, random_edges, run
+from onnx_graphs import FORMS, file_of, needs_ops, open_graph, random_edges, run, write_tables
 
 from bgnn.converter.errors import UsageError
 from bgnn.converter.onnx.emit import emit, run_file, supported_ops
@@ -76,9 +76,14 @@ def test_inputs_and_constants_as_outputs():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_probes_of_nodes_and_edges(form):
-    """Every tensor can be asked for, edge tensors in the order of the edges."""
+    """Every tensor of numbers can be asked for, edge tensors in the edges' order; own kernels have none of these."""
     gm = network_graph()
-    probes = {f"tap/{n.name}": n for n in gm.graph.nodes if n.op == "call_function" and hasattr(n.meta["val"], "shape")}
+    write_tables(gm, form)
+    tensors = [n for n in gm.graph.nodes if n.op == "call_function" and isinstance(n.meta.get("val"), torch.Tensor)]
+    nodes = next(n for n in gm.graph.nodes if n.op == "placeholder").meta["val"].shape[0]
+    there = [n for n in tensors if form[1] == "stock" or n.meta["val"].shape[0] == nodes]
+    probes = {f"tap/{n.name}": n for n in there if n.meta["val"].is_floating_point()}
+    assert len(probes) >= 5
     x, edges = torch.randn(40, 8), random_edges(40, 99)
     found = run_file(file_of(gm, form, probes), [x.numpy(), edges.numpy()])
     env: dict[str, torch.Tensor] = {}
