@@ -359,7 +359,7 @@ def _writer_and_runtime(
     if TARGETS[plan.target].format == "onnx":
         options |= {"optimize": plan.optimize, "kernels": plan.kernels}
         return lambda **more: emit_onnx(gm, **{**options, **more}), run_onnx
-    options |= {"most": most}
+    options |= {"most": most, "kernels": plan.kernels}
     return lambda **more: emit_tflite(gm, **{**options, **more}), _run_tflite
 
 

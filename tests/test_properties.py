@@ -209,7 +209,7 @@ def check_unseen(conversion: Conversion, model: nn.Module, x: Tensor) -> None:
     reference = Reference(gm, [x])
     report = conversion.report
     plan = stages.Plan(report.target, report.optimize, report.kernels)
-    emit, run = api._writer_and_runtime(conversion.graph, plan, "unseen", {})
+    emit, run = api._writer_and_runtime(conversion.graph, plan, "unseen", {}, {})
     example = Example(EagerModel(model, [0]), (x,), [], reference=reference)
     check = api._check_file(conversion.graph, conversion.graph, emit, run, plan, example)
     assert check.signs + check.neighbours > 0

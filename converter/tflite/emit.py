@@ -27,14 +27,15 @@ _STOCK: dict[str, Callable[..., Any]] = {
     **int8_ops.LOWERINGS,
     **lce_ops.LOWERINGS,
 }
-_LOWERINGS = {**_STOCK, **bgnn_ops.LOWERINGS}
+# Of what both write, files of stock kernels have TFLite's own operators.
+_LOWERINGS = {"stock": {**bgnn_ops.LOWERINGS, **_STOCK}, "bgnn": {**_STOCK, **bgnn_ops.LOWERINGS}}
 
 _MAX_RANK = 6  # what XNNPACK and the builtin kernels of both runtimes take
 
 
 def supported_ops(kernels: str = "stock") -> list[str]:
     """The ops that may stand in a target-stage graph, as `aten.add.Tensor`, sorted."""
-    return sorted(_LOWERINGS if kernels == "bgnn" else _STOCK)
+    return sorted(_LOWERINGS["bgnn"] if kernels == "bgnn" else _STOCK)
 
 
 def emit(
@@ -46,6 +47,7 @@ def emit(
     metadata: Mapping[str, str],
     probes: Mapping[str, fx.Node] | None = None,
     most: Mapping[str, int] | None = None,
+    kernels: str = "stock",
 ) -> bytes:
     """The TFLite file of a target-stage graph.
 
@@ -57,7 +59,8 @@ def emit(
     the file returns after the outputs, in this order, under the keys as names; nothing is fused over them. `most`: the
     sizes that stand for a graph network's open ones (converter.padding). The file then tells under "bgnn.graph" what
     runtime_bench/padded.py needs to fill a graph up, and to cut its results: inputs as ONNX files have them
-    (`file_inputs.describe`), `most`, and for each axis of each output how many rows are there.
+    (`file_inputs.describe`), `most`, and for each axis of each output how many rows are there. `kernels`: "stock", or
+    "bgnn", where an operator of ours goes before TFLite's own.
 
     Equal arguments give equal bytes. Raises ConversionError for an op, dtype or size that TFLite cannot
     express, and UsageError where the names do not fit the graph.
@@ -75,7 +78,7 @@ def emit(
         if node.op == "get_attr":
             walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
         elif node.op == "call_function" and node in needed:
-            walk.values[node] = _lower(walk, node)
+            walk.values[node] = _lower(walk, node, _LOWERINGS[kernels])
 
     given = [(input_name, walk.value(node)) for input_name, node in inputs]
     outputs = _outputs(walk, wanted, [value for _, value in given])
@@ -140,18 +143,18 @@ def _array(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> np.ndarray:
     return array.astype(dtype, copy=False)
 
 
-def _lower(walk: Walk, node: fx.Node) -> Any:
+def _lower(walk: Walk, node: fx.Node, lowerings: Mapping[str, Callable[..., Any]]) -> Any:
     """Emits one call; returns its tensor, or tensors."""
     if node in walk.absorbed:
         return walk.value(node.args[0])  # type: ignore[arg-type]
     name = op_name(node)
-    if name not in _LOWERINGS:
+    if name not in lowerings:
         walk.refuse(node, "is not supported by the TFLite targets", "rewrite this line with supported ops")
     if isinstance(node.meta["val"], torch.Tensor) and node.meta["val"].dim() > _MAX_RANK:
         walk.refuse(node, f"gives a tensor of rank {node.meta['val'].dim()}", f"reshape to rank {_MAX_RANK} or less")
     given = node.args if name == "getitem" else [walk.known(one) for one in arguments(node)]
     walk.name_after(node)
-    value = _LOWERINGS[name](walk, node, *given)
+    value = lowerings[name](walk, node, *given)
     if isinstance(value, Value):
         walk.claim(value, node.name)
     return value

@@ -97,7 +97,7 @@ def test_codes_inside_fused_operators_follow_from_the_others(pair: Pair) -> None
     fused = staged(GCN(), graph, kernels="bgnn")
     codes, outputs = run_with_taps(fused, graph, reference.shapes)
     made = {tap.name for node, tap in all_taps(gm) if holds_codes(node)}
-    assert len(codes) == len(made) - 5  # two layers' messages and sums, and a table before a table
+    assert len(codes) == len(made) - 6  # two layers' messages and sums, the edges' own numbers, a table before a table
     every = completed(gm, graph, reference.shapes, codes)
     assert reference.compare("target", every, outputs).stepped <= 3
     assert torch.equal(outputs[0], run(gm, *graph))
