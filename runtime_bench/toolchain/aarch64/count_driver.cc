@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "../kernels/kernels.h"
+#include "../../kernels/kernels.h"
 
 namespace {
 
