@@ -416,7 +416,7 @@ bool edge_product(Call* call) {
   void* out;
   const int64_t places = call->in[2].count, size = call->kernel->kind->outputs[0] == kUint8 ? 1 : 4;
   if (!make_output(call, 0, 1, &places, &out)) return false;
-  memset((char*)out + size * csr->entries, 0, (size_t)(size * (places - csr->entries)));
+  clear(out, csr->entries, places, size);
   if (call->kernel->kind->outputs[0] == kUint8) {
     c.args.codes = (uint8_t*)out;
     c.args.quantiser = quantiser(call->kernel, 0);
@@ -470,7 +470,7 @@ bool segment_softmax(Call* call) {
   if (!make_output(call, 0, values->rank, values->dim, &out)) return false;
   a->out = (float*)out;
   /* An edge that two entries name would leave another one's row unwritten. */
-  memset(out, 0, (size_t)values->count * 4);
+  clear(out, 0, values->count, 4);
   const int64_t tasks = task_count(&a->csr, a->heads * 8);
   if (!make_scratch(call, a->heads, 0, most, tasks, &c.stride, &c.scratch)) return false;
   const bool done = run_nodes(call, &a->csr, values->dim[0], tasks, run_softmax, &c);

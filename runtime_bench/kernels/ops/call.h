@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Types of tensors: TensorProto.DataType's numbers. */
 enum { kFloat32 = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7 };
@@ -78,6 +79,11 @@ bool fail(Call*, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Makes output `index`. False with an error set where that fails; *data is NULL where nobody wants an optional one. */
 bool make_output(Call*, int index, int rank, const int64_t* dims, void** data);
+
+/* Clears the elements from..to of an output, which is no memory at all where the output has none. */
+static inline void clear(void* data, int64_t from, int64_t to, int64_t size) {
+  if (from < to) memset((char*)data + from * size, 0, (size_t)((to - from) * size));
+}
 
 /* fn(data, 0) .. fn(data, tasks - 1), on the runtime's threads where there is more than one task. */
 bool parallel(Call*, int64_t tasks, void (*fn)(void* data, size_t task), void* data);

@@ -210,8 +210,8 @@ static bool sort_edges(Call* call, Sort* s) {
       !make_output(call, 2, 1, &most, &edges)) {
     return false;
   }
-  memset((int32_t*)indices + total, 0, (size_t)(most - total) * 4);
-  if (edges) memset((int32_t*)edges + total, 0, (size_t)(most - total) * 4);
+  clear(indices, total, most, 4);
+  if (edges) clear(edges, total, most, 4);
   s->indptr = (int32_t*)indptr;
   s->indices = (int32_t*)indices;
   s->edges = (int32_t*)edges;
@@ -265,7 +265,7 @@ bool index_to_csr(Call* call) {
   }
   int32_t *indptr = (int32_t*)indptr_data, *edges = (int32_t*)edges_data;
   memset(indptr, 0, (size_t)rows * 4);
-  memset(edges + there, 0, (size_t)(index->count - there) * 4);
+  clear(edges, there, index->count, 4);
   for (int64_t e = 0; e < index->count; ++e) {
     if (segment[e] >= 0) ++indptr[segment[e] + 1];
   }
