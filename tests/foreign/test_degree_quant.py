@@ -53,15 +53,17 @@ def test_whole_networks(kind: type[nn.Module], kernels: str, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [theirs.GCN, theirs.GAT, theirs.GIN])
 def test_whole_networks_on_tflite(kind: type[nn.Module]) -> None:
-    """No code of the file is beside PyTorch's, and its outputs are those of the ONNX file."""
+    """The file turns no code that integers themselves do not turn at a tie, and its outputs are the ONNX file's."""
     model, graphs = theirs.trained(kind), kind is theirs.GIN
     inputs = theirs.sample(60, 0, graphs)
     new: tuple[Any, ...] = theirs.sample(100, 8, graphs)
     most = ["nodes=120", "edges=2000"]
     done = convert(model, inputs, target="tflite-int8-arm64", kernels="bgnn", fixed_sizes=most)
-    checks = [check for check in done.report.checks if check.what.startswith("emitted file")]
-    assert len(checks) == 2
-    assert all(check.codes > 1000 and check.stepped == 0 for check in checks)
+    checks = {check.what: check for check in done.report.checks}
+    for graph in ("", ", second graph"):
+        integers, file = checks[f"stage target{graph}"], checks[f"emitted file{graph}"]
+        assert file.codes > 1000
+        assert file.stepped == integers.stepped <= file.codes // 1000
     onnx = convert(model, inputs, target="onnx-int8-x86", kernels="bgnn").model_bytes
     assert done.model_bytes is not None
     assert onnx is not None
