@@ -70,17 +70,20 @@ class Calibration:
         return list(dict.fromkeys(name for sample in self.samples for name in sample if name not in known))
 
 
+def _times(sample: Mapping[str, Tensor], given: Sequence[fx.Node]) -> int:
+    """How many times the clouds of a file of fixed sizes a sample holds; 1 where its inputs do not agree in that."""
+    if not all(is_static(node) and shape_of(node) and sample[node.name].dim() for node in given):
+        return 1
+    counts = {divmod(len(sample[node.name]), max(1, shape_of(node)[0])) for node in given}
+    times, rest = counts.pop() if len(counts) == 1 else (1, 0)
+    return times if times > 1 and rest == 0 else 1
+
+
 def _fitted(sample: Mapping[str, Tensor], given: Sequence[fx.Node]) -> list[dict[str, Tensor]]:
-    found = dict(sample)
-    times = 1
-    if all(is_static(node) and shape_of(node) for node in given):
-        most = max(sample[node.name].shape[0] // shape_of(node)[0] for node in given if sample[node.name].dim())
-        if all(sample[node.name].shape[:1] == (most * shape_of(node)[0],) for node in given):
-            times = most
+    found, times = dict(sample), _times(sample, given)
     for node in given:
         value, wanted = sample[node.name], node.meta["val"]
-        sizes = list(wanted.shape[:1]) if times == 1 else [times * wanted.shape[0]]
-        sizes += wanted.shape[1:]
+        sizes = [*(times * size for size in wanted.shape[:1]), *wanted.shape[1:]]
         if value.is_floating_point() and wanted.is_floating_point():
             value = found[node.name] = value.to(wanted.dtype)
         fits = value.dim() == len(sizes) and all(

@@ -6,13 +6,12 @@ Part of the `bgnn-runtime` wheel: it needs numpy and one of ai-edge-litert, tfli
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bgnn.runtime_bench.runtime import limits
+from bgnn.runtime_bench.runtime import libraries, limits
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 
 LIBRARY = "libbgnn_delegate.so"
@@ -31,13 +30,8 @@ def library_path() -> Path:
 
     Raises BgnnError where it is not there.
     """
-    chosen = os.environ.get("BGNN_DELEGATE")
-    if chosen:
-        if not Path(chosen).is_file():
-            raise BgnnError(f"BGNN_DELEGATE={chosen} is not a file: unset it, or name a {LIBRARY}")
-        return Path(chosen)
-    path = Path(__file__).resolve().parent / "lib" / platform.machine() / LIBRARY
-    if path.is_file():
+    path = libraries.find(LIBRARY, "BGNN_DELEGATE")
+    if path is not None:
         return path
     in_checkout = (Path(__file__).resolve().parent.parent / "kernels" / "delegate" / "Makefile").is_file()
     remedy = (

@@ -5,13 +5,12 @@ Files written with `--kernels bgnn` need it; files of stock operators do not. It
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bgnn.runtime_bench.runtime import limits
+from bgnn.runtime_bench.runtime import libraries, limits
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 
 LIBRARY = "libbgnn_ort.so"
@@ -34,13 +33,8 @@ def library_path() -> Path:
 
     Raises BgnnError where it is not there.
     """
-    chosen = os.environ.get("BGNN_ORT_OPS")
-    if chosen:
-        if not Path(chosen).is_file():
-            raise BgnnError(f"BGNN_ORT_OPS={chosen} is not a file: unset it, or name a {LIBRARY}")
-        return Path(chosen)
-    path = Path(__file__).resolve().parent / "lib" / platform.machine() / LIBRARY
-    if not path.is_file():
+    path = libraries.find(LIBRARY, "BGNN_ORT_OPS")
+    if path is None:
         raise BgnnError(f"no {LIBRARY} for {platform.machine()}: build it with `make kernels`")
     return path
 
