@@ -194,7 +194,7 @@ BAD_ATTRIBUTES: list[tuple[str, dict[str, Any], str]] = [
     ("QAggregate", {"y_scale": 1}, "no usable float attribute y_scale"),
     ("QEdgeProduct", {"scale": 0.0}, "a scale is not"),
     *((op, change, reason) for op in ("QLinear", "QLinearFloat") for change, reason in (
-      ({"x_scale": 0.0}, "a scale is not"), ({"x_zero": 256}, "zero point is outside"), ({"w_zero": 128}, "w_zero is out"),
+      ({"x_scale": 0.0}, "a scale is not"), ({"x_zero": 256}, "zero point is outside"), ({"w_zero": 128}, "w_zero is"),
       ({"x_low": 9, "x_high": 8}, "low and high"))),
     ("QLinear", {"y_zero": -1}, "zero point is outside"),
     ("QLinear", {"low": 9, "high": 8}, "low and high"),
