@@ -1,7 +1,7 @@
 """Executed instructions of one call of each kernel by each instruction set: `count.py DRIVER PLUGIN [--record]`.
 
-Counted under qemu: exact and repeatable, unlike time under an emulator. Compares with counts.json beside this file and fails where a
-kernel needs over 5% more instructions than were recorded; `--record` writes the file instead.
+Counted under qemu: exact and repeatable, unlike time under an emulator. Compares with counts.json beside this file and
+fails where a kernel needs over 5% more instructions than were recorded; `--record` writes the file instead.
 """
 
 from __future__ import annotations
