@@ -39,7 +39,8 @@ def test_every_kernel_is_counted() -> None:
     driver = (AARCH64 / "count_driver.cc").read_text()
     names = re.findall(r'\{"(\w+)",', driver)
     recorded = set(json.loads((AARCH64 / "counts.json").read_text()))
-    assert recorded == {f"{name} {isa}" for name in names for isa in load().PROCESSORS}
+    count = load()
+    assert recorded == {f"{name} {isa}" for name in names for isa in count.PROCESSORS if count.counted(name, isa)}
     kernels = re.findall(r"KERNEL\((\w+), Bgnn", (AARCH64.parents[1] / "kernels" / "kernels.h").read_text())
     assert len(kernels) >= 12
     for kernel in kernels:
