@@ -22,7 +22,7 @@ from bgnn.converter.tflite import inspect as tflite_file
 from bgnn.converter.verify import OUTPUT_TOLERANCE, Check
 from bgnn.passes import domains as dm
 from bgnn.passes import user_code
-from bgnn.passes.graph import PassResult, aten, is_call, is_static, shape_of
+from bgnn.passes.graph import PassResult, aten, is_call, is_static, module_of, shape_of
 
 bgnn = torch.ops.bgnn
 
@@ -80,6 +80,8 @@ class Report:
     warnings: list[str] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of the whole conversion, and within it of what was done on the second graph."""
+    nodes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    """Layers and modules of the user's model, and what each became: the names that the file's tensors begin with."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for report.json."""
@@ -225,7 +227,17 @@ def build_report(
         refusals=refusals,
         checks=checks,
         sign_zeros=0,
+        nodes=_nodes(gm),
     )
+
+
+def _nodes(gm: fx.GraphModule) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for node in gm.graph.nodes:
+        label = node.meta.get("layer") or module_of(node)
+        if node.op == "call_function" and label:
+            found.setdefault(label, []).append(node.name)
+    return found
 
 
 def _operators(target: str, data: bytes) -> dict[str, int]:
