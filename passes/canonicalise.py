@@ -319,16 +319,18 @@ def _sort(node: fx.Node, source: fx.Node, index: int, k: int | None = None) -> f
 
 
 def _fewer(node: fx.Node) -> fx.Node | None:
-    """The first k of a topk's results are a smaller topk's."""
+    """The first k of a topk's results are a smaller topk's; those behind the first few of them a slice of it."""
     sorted_ = cast(fx.Node, node.args[0])
     picked = (sorted_, 1) if is_call(sorted_, aten.argsort) else getitem(sorted_)
     dim, start, end = cast(int, arg(node, 1, "dim", 0)), arg(node, 2, "start", 0), arg(node, 3, "end")
     if picked is not None and is_call(picked[0], aten.sort, aten.argsort):
         whole = shape_of(sorted_)[dim % len(shape_of(sorted_))]
-        first = (start or 0) == 0 and arg(node, 4, "step", 1) == 1 and isinstance(end, int)
-        if isinstance(whole, int) or not first or not 0 <= end < sys.maxsize:
+        few = arg(node, 4, "step", 1) == 1 and isinstance(end, int) and 0 <= (start or 0) < end < sys.maxsize
+        if isinstance(whole, int) or not few:
             return None  # a number is sorted in whole, and then this
-        new = _sort(node, picked[0], picked[1], end)
+        new = _sort(node, picked[0], picked[1], cast(int, end))
+        if new is not None and start:
+            new = call(node, aten.slice.Tensor, new, dim, start, end, like=node)
         if new is None or str(shape_of(new)) == str(shape_of(node)):
             return new
         return None  # along another axis
