@@ -82,6 +82,17 @@ def _trace_open(
                 return gm if _is_batch_of_graphs(gm) else trace(model, inputs, keep_outputs)
             if not any(isinstance(size, int) for size in numbers_of_nodes(gm.graph)):
                 return gm
+    try:
+        return _trace_auto(model, inputs, keep_outputs, to_open, to_fix, default, failed, names)
+    except ConversionError as error:
+        raise failed or error from error
+
+
+def _trace_auto(
+    model: nn.Module, inputs: tuple[Tensor, ...], keep_outputs: Sequence[int], to_open: set[Axis], to_fix: set[Axis],
+    default: set[Axis], failed: ConversionError | None, names: Sequence[str],
+) -> fx.GraphModule:  # fmt: skip
+    """With the axes open that PyTorch leaves so, of those wanted; `failed`: why not all of the `default` ones."""
     every = {(i, axis) for i, value in enumerate(inputs) for axis in range(value.dim())}
     gm = trace(model, inputs, keep_outputs, _spec(every, inputs, names, Dim.AUTO))
     symbols, edges, wanted = _symbols(gm), edge_inputs(gm.graph), set(to_open)

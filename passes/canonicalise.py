@@ -380,10 +380,15 @@ def _is_list(x: fx.Node) -> bool:
 
 
 def _select(node: fx.Node) -> fx.Node | None:
-    x, dim, index = cast(fx.Node, node.args[0]), cast(int, node.args[1]), cast(int, node.args[2])
+    x, dim, index = cast(fx.Node, node.args[0]), cast(int, node.args[1]), cast(Any, node.args[2])
     if not x.meta["val"].is_floating_point() and (not is_static(x) or _is_list(x)):
         return None  # the sources or the targets of edges
     dim = dim % len(shape_of(x))
+    if isinstance(index, fx.Node):  # x[int(i)] is x[i]
+        if not is_call(index, aten.item, aten._local_scalar_dense):
+            return None
+        one = reshape(node, cast(fx.Node, index.args[0]), (1,), like=node)
+        return reshape(node, call(node, aten.index_select.default, x, dim, one, like=node), shape_of(node), like=node)
     if not isinstance(shape_of(x)[dim], int):
         return None  # one of an open number of nodes
     index = index % shape_of(x)[dim]

@@ -72,8 +72,8 @@ def edge_inputs(graph: fx.Graph) -> list[fx.Node]:
 def group_inputs(graph: fx.Graph) -> list[fx.Node]:
     """The inputs `[N]` of whole numbers that tell rows apart into groups, as a batch vector does.
 
-    Rows are summed by them, a matrix of rows by rows follows from them alone (`batch[:, None] == batch[None]`), or PyG's
-    k-NN search keeps to them.
+    Rows are summed by them, a matrix of rows by rows follows from them alone (`batch[:, None] == batch[None]`), or
+    PyG's k-NN search keeps to them.
     """
     found: dict[fx.Node, None] = {}
     of: dict[fx.Node, frozenset[fx.Node]] = {}  # of tensors that follow from such inputs and constants alone
