@@ -48,3 +48,18 @@ def requantised(
     every = torch.arange(256, dtype=torch.uint8)
     table: torch.Tensor = torch.ops.bgnn.requantize(every, x_scale, x_zero, slope, y_scale, y_zero, low, high)
     return table.numpy()[None]
+
+
+_LANES, _GROUP = 16, 4  # runtime_bench/kernels/ops/dense_kernels.h
+
+
+def packed_weights(weights: np.ndarray) -> np.ndarray:
+    """A dense layer's weights i8 `[O, I]` as its own operators take them: i32 `[O / 16, I / 4, 16]`, rounded up.
+
+    A word holds the weights of one output for 4 inputs, the first in the low byte; 0 where there are none.
+    """
+    outputs, inputs = weights.shape
+    whole = np.zeros((-(-outputs // _LANES) * _LANES, -(-inputs // _GROUP) * _GROUP), np.int8)
+    whole[:outputs, :inputs] = weights
+    blocks = whole.reshape(-1, _LANES, whole.shape[1] // _GROUP, _GROUP).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(blocks).view("<i4")[..., 0].astype(np.int32)

@@ -101,10 +101,15 @@ _CODES = {torch.quint8: (0, 255), torch.qint8: (-128, 127)}
 
 
 def _quantize(input: Tensor, scale: Any, zero_point: Any, dtype: torch.dtype) -> Tensor | None:
-    """Codes are what a quantised tensor holds; what a network computes of it, it computes of their values."""
+    """Codes are what a quantised tensor holds; what a network computes of it, it computes of their values.
+
+    PyTorch multiplies by the inverse scale and adds the zero point before it rounds, all at once (FMA): in float64.
+    """
     if dtype not in _CODES:
         return None
-    return torch.fake_quantize_per_tensor_affine(input, scale, zero_point, *_CODES[dtype])
+    step = torch.as_tensor(scale, dtype=torch.float32)
+    codes = (input.double() * step.reciprocal().double() + zero_point).float().round().clamp(*_CODES[dtype])
+    return (codes - zero_point) * step
 
 
 def _quantize_channels(

@@ -336,7 +336,10 @@ def _was(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> st
 
 
 def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
-    return "8-bit" if is_call(node, bgnn.fake_quant, bgnn.fake_quant_channel) else domains[node].kind
+    source = node
+    while is_call(source, *dm.MOVES) and isinstance(source.args[0], fx.Node):
+        source = source.args[0]
+    return "8-bit" if is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel) else domains[node].kind
 
 
 def _became(node: fx.Node, parts: list[fx.Node]) -> str:

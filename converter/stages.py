@@ -121,6 +121,8 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)
         if target.codes:
             steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive, sums=target.sums)))
+        else:
+            steps.append(("keep_ties", recognise_fake_quant.keep_ties))
         if naive:
             return [*steps, ("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if target.bits else steps
         if target.bits:

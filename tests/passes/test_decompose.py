@@ -15,10 +15,19 @@ from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, decompose, merge_equal_nodes
 
 TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.log1p, aten.bitwise_and]
+TARGETS += [aten.remainder, aten.fmod, aten.frac, aten.trunc, aten.fix, aten.floor_divide, aten.div.Tensor_mode]
 TARGETS += [aten.any, aten.all, aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
 X = randn(7, 4, 6) * 3 + 1
 CASES: dict[str, Callable[..., Any]] = {
     "log1p": lambda m, x: torch.log1p(x.abs()),
+    "remainder": lambda m, x: torch.remainder(x, 0.37),
+    "remainder of tensors": lambda m, x: x % (x.abs() + 0.3),
+    "fmod": lambda m, x: torch.fmod(x, 0.37),
+    "frac": lambda m, x: x.frac(),
+    "trunc": lambda m, x: x.trunc(),
+    "fix": lambda m, x: torch.fix(x * 2),
+    "floor_divide": lambda m, x: x // 0.37,
+    "divided and cut off": lambda m, x: torch.div(x, 0.37, rounding_mode="trunc"),
     "conditions": lambda m, x: torch.where((x > 0) & (x < 2), x, 0.0),
     "layer_norm": lambda m, x: F.layer_norm(x, [6], m.w, m.b, 1e-3),
     "layer_norm without weights": lambda m, x: F.layer_norm(x, [4, 6]),

@@ -251,7 +251,13 @@ static TfLiteStatus shared_prepare(TfLiteContext* context, TfLiteNode* tflite) {
 /* ---- invoke ---- */
 
 static void shift_codes(const uint8_t* from, uint8_t* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = from[i] ^ 0x80;
+  int64_t i = 0;
+  for (uint64_t eight; i + 8 <= count; i += 8) {
+    memcpy(&eight, from + i, 8);
+    eight ^= 0x8080808080808080;
+    memcpy(to + i, &eight, 8);
+  }
+  for (; i < count; ++i) to[i] = from[i] ^ 0x80;
 }
 
 /* The numbers of an input as the operator reads them: its own memory, or a copy of another type. */
@@ -270,6 +276,8 @@ static bool convert(SharedCall* shared, int i, int type, const TfLiteTensor* ten
     if (!(shared->converted[i] = wide)) return false;
     for (int64_t e = 0; e < input->count; ++e) wide[e] = ((const int32_t*)tensor->data)[e];
     input->data = wide;
+  } else if (tensor->type == kTfLiteInt8 && call->kernel->kind->inputs[i].as_stored) {
+    input->flip = 0x80;
   } else if (tensor->type == kTfLiteInt8) {
     uint8_t* codes = (uint8_t*)allocate(call, input->count);
     if (!(shared->converted[i] = codes)) return false;

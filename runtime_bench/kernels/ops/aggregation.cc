@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "graph_kernels.h"
+#include "quantisers.h"
 #include "table.h"
 
 /* ---- the graph ---- */
@@ -130,34 +131,14 @@ static bool run_nodes(Call* call, const Csr* csr, int64_t rows, int64_t tasks, R
 
 /* ---- attributes ---- */
 
-static bool is_code(int64_t v) { return v >= 0 && v <= 255; }
-static bool is_scale(float v) { return v >= 1e-30f && v <= 1e30f; }
-
 static int reduce_of(const char* name) {
   return strcmp(name, "sum") == 0 ? kSum : strcmp(name, "mean") == 0 ? kMean : strcmp(name, "max") == 0 ? kMax : -1;
 }
 
 static const char kNoReduce[] = "reduce is none of 'sum', 'mean' and 'max'";
-static const char kNoScale[] = "a scale is not a positive number of an ordinary size (msg_scale and score_scale may be 0)";
-static const char kNoZero[] = "a zero point is outside of [0, 255]";
-static const char kNoRange[] = "low and high are not codes in [0, 255], in this order";
-
-/* Consecutive attributes (scale, zero point, low, high) at `at`. */
-static const char* check_quantiser(const Kernel* kernel, int at, bool may_be_none) {
-  const Attribute* a = kernel->attribute + at;
-  if (!is_scale(a[0].f) && !(may_be_none && a[0].f == 0)) return kNoScale;
-  if (!is_code(a[1].i)) return kNoZero;
-  return is_code(a[2].i) && is_code(a[3].i) && a[2].i <= a[3].i ? NULL : kNoRange;
-}
-
 static Requantise requantise_to(const Kernel* kernel, int at, float multiplier) {
   const Attribute* a = kernel->attribute + at;
   return {multiplier, (int32_t)a[1].i, (int32_t)a[2].i, (int32_t)a[3].i};
-}
-
-static Quantiser quantiser(const Kernel* kernel, int at) {
-  const Attribute* a = kernel->attribute + at;
-  return {a[0].f, (int32_t)a[1].i, (int32_t)a[2].i, (int32_t)a[3].i};
 }
 
 /* The largest |code - zero|. */
@@ -323,56 +304,32 @@ const char* check_aggregate(Kernel* kernel) { return reduce_of(kernel->attribute
 
 struct AggregateCall {
   Aggregate args;
-  const GraphKernels* kernels;
+  void (*run)(const Aggregate*, int64_t first, int64_t last);
 };
 
 static void run_aggregate(const void* args, int64_t, int64_t first, int64_t last) {
   const AggregateCall* c = (const AggregateCall*)args;
-  c->kernels->aggregate(&c->args, first, last);
+  c->run(&c->args, first, last);
 }
 
+/* Of float32 with weights and a reduction, or of int32. */
 bool aggregate(Call* call) {
   const Input* x = &call->in[0];
+  const bool whole = call->kernel->kind->outputs[0] == kInt32;
   AggregateCall c;
   memset(&c, 0, sizeof c);
   Aggregate* a = &c.args;
-  c.kernels = call->kernel->graph;
+  c.run = whole ? call->kernel->graph->aggregate_int32 : call->kernel->graph->aggregate;
   int64_t most;
-  if (!read_graph(call, true, &a->csr, &most)) return false;
+  if (!read_graph(call, !whole, &a->csr, &most)) return false;
   a->x = (const float*)x->data;
   a->weight = (const float*)call->in[3].data;
   a->width = width_of(x);
-  a->reduce = reduce_of(call->kernel->attribute[0].s);
+  a->reduce = whole ? kSum : reduce_of(call->kernel->attribute[0].s);
   void* out;
   if (!make_rows(call, x, &a->csr, &out)) return false;
   a->out = (float*)out;
   return run_nodes(call, &a->csr, x->dim[0], task_count(&a->csr, a->width * 4), run_aggregate, &c);
-}
-
-struct AggregateInt32Call {
-  AggregateInt32 args;
-  const GraphKernels* kernels;
-};
-
-static void run_aggregate_int32(const void* args, int64_t, int64_t first, int64_t last) {
-  const AggregateInt32Call* c = (const AggregateInt32Call*)args;
-  c->kernels->aggregate_int32(&c->args, first, last);
-}
-
-bool aggregate_int32(Call* call) {
-  const Input* x = &call->in[0];
-  AggregateInt32Call c;
-  memset(&c, 0, sizeof c);
-  AggregateInt32* a = &c.args;
-  c.kernels = call->kernel->graph;
-  int64_t most;
-  if (!read_graph(call, false, &a->csr, &most)) return false;
-  a->x = (const int32_t*)x->data;
-  a->width = width_of(x);
-  void* out;
-  if (!make_rows(call, x, &a->csr, &out)) return false;
-  a->out = (int32_t*)out;
-  return run_nodes(call, &a->csr, x->dim[0], task_count(&a->csr, a->width * 4), run_aggregate_int32, &c);
 }
 
 /* ---- Degree, EdgeProduct, QEdgeProduct ---- */

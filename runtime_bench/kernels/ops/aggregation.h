@@ -11,7 +11,6 @@ const char* check_q_edge_product(Kernel*);
 const char* check_q_gat_aggregate(Kernel*);
 bool q_aggregate(Call*);
 bool aggregate(Call*);
-bool aggregate_int32(Call*);
 bool degree(Call*);
 bool edge_product(Call*);
 bool segment_softmax(Call*);

@@ -12,6 +12,7 @@ enum { kFloat32 = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7 };
 
 struct GraphKernels;
 struct BgnnKernels;
+struct DenseKernels;
 
 enum { kMaxInputs = 10, kMaxOutputs = 3, kMaxAttributes = 16, kMaxRank = 4 };
 
@@ -30,6 +31,7 @@ struct InputSpec {
   int type;          /* of those above */
   int low, high;     /* least and largest rank */
   bool optional;
+  bool as_stored = false; /* codes that may stand as int8, 128 less: `flip` of the input tells */
 };
 
 /* An entry of the list of operators (op_list.h): what it accepts and does. Lists end with a NULL name. */
@@ -50,6 +52,7 @@ struct Kernel {
   const OpKind* kind;
   const GraphKernels* graph;
   const BgnnKernels* binary;
+  const DenseKernels* dense; /* set by those that use it */
   Attribute attribute[kMaxAttributes]; /* in the entry's order */
   char node[64];
   void* prepared; /* what `check` made of the attributes for `compute`; freed with the node */
@@ -60,6 +63,7 @@ struct Input {
   int64_t dim[kMaxRank];
   int64_t count; /* of elements */
   int rank;
+  uint8_t flip; /* the bits of its codes that are turned over: 0 or 0x80 */
 };
 
 struct Call {

@@ -530,8 +530,7 @@ void aggregate(const Aggregate* args, int64_t first, int64_t last) {
 }
 
 template <int kBytes, int kCount>
-__attribute__((noinline)) void sum_int32(const AggregateInt32& a, const Rows& rows, int64_t c, int64_t first,
-                                         int64_t last) {
+__attribute__((noinline)) void sum_int32(const Aggregate& a, const Rows& rows, int64_t c, int64_t first, int64_t last) {
   typedef typename Vectors<kBytes>::U32 U32;
   for (int64_t node = first; node < last; node++) {
     U32 total[kCount] = {};
@@ -543,8 +542,8 @@ __attribute__((noinline)) void sum_int32(const AggregateInt32& a, const Rows& ro
   }
 }
 
-void aggregate_int32(const AggregateInt32* args, int64_t first, int64_t last) {
-  const AggregateInt32 a = *args;
+void aggregate_int32(const Aggregate* args, int64_t first, int64_t last) {
+  const Aggregate a = *args;
   const Rows rows = rows_of(a.csr, a.x, a.width);
   each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
     sum_int32<decltype(bytes)::value, decltype(count)::value>(a, rows, c, first, last);

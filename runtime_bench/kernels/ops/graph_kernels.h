@@ -60,7 +60,8 @@ struct QAggregate {
   int reduce;
 };
 
-/* out = sum, mean or maximum of x_j * w_j in the order of the entries, plain; no entries give 0. A NaN stays one. */
+/* out = sum, mean or maximum of x_j * w_j in the order of the entries, plain; no entries give 0. A NaN stays one.
+ * aggregate_int32: x and out are int32, out the sum of x_j modulo 2^32. */
 struct Aggregate {
   Csr csr;
   const float* x;
@@ -68,14 +69,6 @@ struct Aggregate {
   float* out;
   int64_t width;
   int reduce;
-};
-
-/* out = sum of x_j, modulo 2^32: what the 8-bit kernels are compared with. */
-struct AggregateInt32 {
-  Csr csr;
-  const int32_t* x;
-  int32_t* out;
-  int64_t width;
 };
 
 /* Graph attention's aggregation (Velickovic et al. 2018, eq. 3-6): per head h, softmax over the node's entries of
@@ -136,7 +129,7 @@ struct GraphKernels {
   const char* isa;
   void (*q_aggregate)(const QAggregate*, int64_t first, int64_t last);
   void (*aggregate)(const Aggregate*, int64_t first, int64_t last);
-  void (*aggregate_int32)(const AggregateInt32*, int64_t first, int64_t last);
+  void (*aggregate_int32)(const Aggregate*, int64_t first, int64_t last);
   /* scratch: gat_scratch floats */
   void (*gat_aggregate)(const GatAggregate*, float* scratch, int64_t first, int64_t last);
   void (*segment_softmax)(const SegmentSoftmax*, float* scratch, int64_t first, int64_t last);

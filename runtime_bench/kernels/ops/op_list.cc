@@ -5,6 +5,7 @@
 #include "aggregation.h"
 #include "binary.h"
 #include "csr.h"
+#include "dense.h"
 #include "table.h"
 
 #define GRAPH {"indptr", kInt32, 1, 1, false}, {"indices", kInt32, 1, 1, false}
@@ -14,6 +15,9 @@
 #define NEIGHBOURS {"neighbours", kInt32, 3, 3, false}
 #define VECTOR(name) {name, kFloat32, 1, 1, false}
 #define TABLE(optional) {"table", kUint8, 2, 2, optional}
+#define DENSE                                                                                                  \
+  {"x", kUint8, 1, 4, true, true}, {"real", kFloat32, 1, 4, true}, {"weights", kInt32, 3, 3, false}, \
+      VECTOR("multiplier")
 #define COO {"edge_index", kInt64, 2, 2, false}, {"num_nodes", kInt64, 0, 1, false}
 
 const OpKind kOpKinds[] = {
@@ -36,6 +40,21 @@ const OpKind kOpKinds[] = {
      check_q_aggregate,
      q_aggregate},
     {"QTable", {{"x", kUint8, 1, 4, false}, TABLE(false)}, {kUint8}, 0, {}, NULL, q_table},
+    /* weights: packed as in dense_kernels.h; either x, or real and what makes it codes */
+    {"QLinear",
+     {DENSE, {"bias", kInt32, 1, 1, true}},
+     {kUint8},
+     0,
+     {"f x_scale", "i x_zero", "i x_low", "i x_high", "i w_zero", "i y_zero", "i low", "i high"},
+     check_q_linear,
+     q_linear},
+    {"QLinearFloat",
+     {DENSE, {"bias", kFloat32, 1, 1, true}},
+     {kFloat32},
+     0,
+     {"f x_scale", "i x_zero", "i x_low", "i x_high", "i w_zero"},
+     check_q_linear_float,
+     q_linear},
     {"Aggregate",
      {{"x", kFloat32, 1, 4, false}, GRAPH, {"weight", kFloat32, 1, 2, true}, {"edges", kInt32, 1, 1, true}},
      {kFloat32},
@@ -59,7 +78,7 @@ const OpKind kOpKinds[] = {
      {"f scale", "i zero", "i low", "i high"},
      check_q_edge_product,
      edge_product},
-    {"AggregateInt32", {{"x", kInt32, 1, 4, false}, GRAPH}, {kInt32}, 0, {}, NULL, aggregate_int32},
+    {"AggregateInt32", {{"x", kInt32, 1, 4, false}, GRAPH}, {kInt32}, 0, {}, NULL, aggregate},
     /* values in the edges' order, as is its output; the graph's indices are IndexToCsr's edges */
     {"SegmentSoftmax", {{"values", kFloat32, 1, 2, false}, GRAPH}, {kFloat32}, 0, {}, NULL, segment_softmax},
     {"GatAggregate",

@@ -14,12 +14,15 @@ F32, U8, I32, I64 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT32, Ten
 _GRAPH = [("indptr", I32), ("indices", I32)]
 _NEIGHBOURS = ("neighbours", I32)
 _SCORES = [("source_score", F32), ("target_score", F32)]
+_DENSE = [("x", U8), ("real", F32), ("weights", I32), ("multiplier", F32)]
 INPUTS: dict[str, list[tuple[str, int]]] = {
     "WithSelfLoops": [("edge_index", I64), ("num_nodes", I64)],
     "CooToCsr": [("edge_index", I64), ("num_nodes", I64)],
     "IndexToCsr": [("index", I64), ("num_nodes", I64)],
     "QAggregate": [("x", U8), *_GRAPH, ("weight", U8), ("edges", I32), ("table", U8)],
     "QTable": [("x", U8), ("table", U8)],
+    "QLinear": [*_DENSE, ("bias", I32)],
+    "QLinearFloat": [*_DENSE, ("bias", F32)],
     "Aggregate": [("x", F32), *_GRAPH, ("weight", F32), ("edges", I32)],
     "AggregateInt32": [("x", I32), *_GRAPH],
     "SegmentSoftmax": [("values", F32), *_GRAPH],
@@ -51,6 +54,8 @@ OUTPUTS: dict[str, list[tuple[str, int]]] = {
     "IndexToCsr": [("indptr", I32), ("edges", I32)],
     "QAggregate": [("out", U8)],
     "QTable": [("out", U8)],
+    "QLinear": [("out", U8)],
+    "QLinearFloat": [("out", F32)],
     "Aggregate": [("out", F32)],
     "AggregateInt32": [("out", I32)],
     "SegmentSoftmax": [("out", F32)],

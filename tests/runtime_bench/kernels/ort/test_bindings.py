@@ -31,6 +31,9 @@ ATTENTION = {
 }  # fmt: skip
 
 
+DENSE = {"x_scale": 0.02, "x_zero": 121, "x_low": 3, "x_high": 250, "w_zero": -5}
+
+
 def floats(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape).astype(np.float32)
 
@@ -92,6 +95,21 @@ CASES: list[tuple[str, dict[str, Any], Callable[[np.random.Generator], Arrays]]]
     ),
     ("QAggregate", {"reduce": "sum", **QUANTISED}, lambda r: {"x": codes(r, NODES, 5), **graph(r)}),
     ("QTable", {}, lambda r: {"x": codes(r, 9, 21), "table": codes(r, 21, 256)}),
+    *[
+        (
+            op,
+            {**DENSE, **result},
+            lambda r, given=given, bias=bias: {
+                **given(r), "weights": words(r, 2, 6, 16), "multiplier": floats(r, 20) / 4000, **bias(r),
+            },
+        )
+        for op, result, bias in (
+            ("QLinear", {"y_zero": 100, "low": 2, "high": 251}, lambda r: {"bias": words(r, 20) // 2**16}),
+            ("QLinearFloat", {}, lambda r: {"bias": floats(r, 20)}),
+            ("QLinearFloat", {}, lambda r: {}),
+        )
+        for given in (lambda r: {"x": codes(r, 3, 11, 23)}, lambda r: {"real": floats(r, 3, 11, 23)})
+    ],
     ("Degree", {}, lambda r: {"indptr": graph(r)["indptr"]}),
     ("EdgeProduct", {}, lambda r: {"source": floats(r, NODES), **graph(r), "target": floats(r, NODES)}),
     (

@@ -35,12 +35,15 @@ GAT_CODES = {
     "score_high": 255,
     "negative_slope": 0.2,
 }
+DENSE = {"x_scale": 0.1, "x_zero": 0, "x_low": 0, "x_high": 255, "w_zero": 0}
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "WithSelfLoops": {},
     "CooToCsr": {"self_loops": "none"},
     "IndexToCsr": {},
     "QAggregate": CODES,
     "QTable": {},
+    "QLinear": {**DENSE, "y_zero": 0, "low": 0, "high": 255},
+    "QLinearFloat": DENSE,
     "Aggregate": {"reduce": "sum"},
     "AggregateInt32": {},
     "SegmentSoftmax": {},
@@ -60,6 +63,11 @@ def good(op: str) -> dict[str, np.ndarray]:
     """Inputs of three nodes and the edges 1 -> 0, 2 -> 0, 0 -> 2 that `op` accepts."""
     edge_index, nodes = np.array([[1, 2, 0], [0, 0, 2]]), np.array(3)
     csr = {"indptr": i32(0, 2, 2, 3), "indices": i32(1, 2, 0)}
+    layer = {
+        "x": np.ones((3, 5), np.uint8),
+        "weights": np.ones((1, 2, 16), np.int32),
+        "multiplier": np.ones(3, np.float32),
+    }
     scores = {"source_score": np.zeros((3, 2), np.float32), "target_score": np.zeros((3, 2), np.float32)}
     return {
         "WithSelfLoops": {"edge_index": edge_index, "num_nodes": nodes},
@@ -73,6 +81,8 @@ def good(op: str) -> dict[str, np.ndarray]:
             "table": np.ones((5, 256), np.uint8),
         },
         "QTable": {"x": np.ones((3, 5), np.uint8), "table": np.ones((5, 256), np.uint8)},
+        "QLinear": {**layer, "bias": i32(1, 2, 3)},
+        "QLinearFloat": {**layer, "bias": np.ones(3, np.float32)},
         "Aggregate": {"x": np.ones((3, 5), np.float32), **csr, "weight": np.ones(3, np.float32), "edges": i32(0, 1, 2)},
         "AggregateInt32": {"x": np.ones((3, 5), np.int32), **csr},
         "SegmentSoftmax": {"values": np.ones((3, 5), np.float32), **csr},
@@ -91,6 +101,7 @@ def test_good_inputs_run(op: str) -> None:
 
 COO, GRAPHS = ("WithSelfLoops", "CooToCsr"), [op for op in ATTRIBUTES if "indices" in good(op)]
 TABLES = ("QTable", "QAggregate")
+LAYERS = ("QLinear", "QLinearFloat")
 BAD_INPUTS: list[tuple[str, str, np.ndarray, str]] = [
     ("CooToCsr", "edge_index", np.array([[0, 0], [0, 3]]), r"edge_index\[1, 1\] = 3 is not one of the 3 nodes"),
     *((op, "edge_index", np.array([[0, -3], [0, 0]]), r"edge_index\[0, 1\] = -3 is not one") for op in COO),
@@ -130,6 +141,16 @@ BAD_INPUTS: list[tuple[str, str, np.ndarray, str]] = [
     *((op, "table", np.ones((5, 255), np.uint8), "table has 255 entries") for op in TABLES),
     *((op, "table", np.ones(256, np.uint8), "table has rank 1") for op in TABLES),
     *((op, "x", np.ones((1, 1, 1, 1, 1), np.uint8), "x has rank 5") for op in TABLES),
+    *(
+        (op, "weights", np.ones(shape, np.int32), r"not \[1, 2, 16\] for 5 inputs and 3 outputs")
+        for op in LAYERS
+        for shape in ((2, 2, 16), (1, 1, 16), (1, 2, 15), (0, 2, 16))
+    ),
+    *((op, "x", np.ones((3, 9), np.uint8), r"not \[1, 3, 16\] for 9 inputs") for op in LAYERS),
+    *((op, "real", np.ones((3, 5), np.float32), "takes either x or real") for op in LAYERS),
+    *((op, "multiplier", np.ones(0, np.float32), "multiplier is empty") for op in LAYERS),
+    *((op, "multiplier", np.ones(4, np.float32), "bias has 3 numbers, not one for each of the 4") for op in LAYERS),
+    *((op, "multiplier", np.float32([1, np.inf, 1]), "multiplier is not a finite number") for op in LAYERS),
     ("SegmentSoftmax", "values", np.ones((2, 5), np.float32), "values has 2 rows"),
     *((op, "source_score", np.zeros((2, 2), np.float32), r"source_score is \[2, 2\]") for op in GRAPHS if "Gat" in op),
     *((op, "source_score", np.zeros((3, 1), np.float32), r"source_score is \[3, 1\]") for op in GRAPHS if "Gat" in op),
@@ -172,6 +193,11 @@ BAD_ATTRIBUTES: list[tuple[str, dict[str, Any], str]] = [
     ("QAggregate", {"y_scale": None}, "no usable float attribute y_scale"),
     ("QAggregate", {"y_scale": 1}, "no usable float attribute y_scale"),
     ("QEdgeProduct", {"scale": 0.0}, "a scale is not"),
+    *((op, change, reason) for op in ("QLinear", "QLinearFloat") for change, reason in (
+      ({"x_scale": 0.0}, "a scale is not"), ({"x_zero": 256}, "zero point is outside"), ({"w_zero": 128}, "w_zero is"),
+      ({"x_low": 9, "x_high": 8}, "low and high"))),
+    ("QLinear", {"y_zero": -1}, "zero point is outside"),
+    ("QLinear", {"low": 9, "high": 8}, "low and high"),
     ("GatAggregate", {"negative_slope": float("nan")}, "negative_slope"),
     ("QGatAggregate", {"msg_scale": 0.0}, "a scale is not"),
     ("QGatAggregate", {"score_zero": 300}, "zero point is outside"),

@@ -30,7 +30,7 @@ def test_under_sanitizers(tmp_path: Path) -> None:
         "LD_PRELOAD": " ".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",  # Python itself leaks
     }
-    tests = [str(HERE / name) for name in ("test_refusals.py", "test_binary.py", "test_properties.py")]
+    tests = [str(HERE / name) for name in ("test_refusals.py", "test_binary.py", "test_properties.py", "test_dense.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(
         [*command, "--deselect", str(HERE / "test_refusals.py::test_missing_library")],
