@@ -92,8 +92,8 @@ def group_inputs(graph: fx.Graph) -> list[fx.Node]:
         if sum(size in lengths for size in sizes) > 1 or str(node.target) == "bgnn.group_starts.default":
             found |= dict.fromkeys(of[node])
     for index, _, _, named in _uses(graph):
-        if named is None and len(vectors := of.get(index, ())) == 1:
-            (vector,) = vectors
+        if named is None and len(vectors := list(of.get(index, ()))) == 1:
+            vector = vectors[0]
             along = next((_named(user, "dim") for user in index.users if is_call(user, *_ALONG_AN_AXIS)), 0)
             if str(index.meta["val"].shape[along]) == str(vector.meta["val"].shape[0]):  # no class of each row
                 found[vector] = None
