@@ -150,7 +150,14 @@ def test_the_terminal_table() -> None:
     found = report()
     text = printed(found)
     parts = ["net: lce-arm64 -O1", f"{found.bytes:,} bytes", "LceBconv2d", "multiply-accumulates", "peak activations"]
-    parts += ["emitted file", "largest output difference", "edge", "k-NN (hamming)", "its inputs are real"]
+    parts += [
+        found.inputs,
+        "emitted file",
+        "largest output difference",
+        "edge",
+        "k-NN (hamming)",
+        "its inputs are real",
+    ]
     for part in parts:
         assert part in text, part
     assert "not verified" not in text

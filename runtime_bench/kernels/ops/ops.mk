@@ -11,7 +11,7 @@ OPS_FLAGS := -std=c++17 $(if $(SANITIZE),-O1,-O3) -fPIC -fvisibility=hidden -fno
   -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-warning-option -Wno-uninitialized -Wno-maybe-uninitialized
 OPS := $(patsubst %,$(BUILD)/$(ARCH)/%.o,op_list csr aggregation table binary graph_kernels messages graph_portable \
   dense dense_kernels dense_portable \
-  $(if $(filter x86_64,$(ARCH)),graph_avx2 graph_avx512 dense_avx2 dense_avx512) $(if $(filter aarch64,$(ARCH)),dense_neon))
+  $(if $(filter x86_64,$(ARCH)),graph_avx2 graph_avx512 dense_avx2 dense_avx512) $(if $(filter aarch64,$(ARCH)),graph_neon dense_neon))
 
 $(OPS): $(BUILD)/$(ARCH)/%.o: ../ops/%.cc $(wildcard ../ops/*.h) ../kernels.h ../ops/ops.mk Makefile
 	@mkdir -p $(@D)
