@@ -37,6 +37,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes.canonicalise import reshape
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -161,9 +162,12 @@ def _layer_norm(node: fx.Node) -> fx.Node:
 
 def _group_norm(node: fx.Node) -> fx.Node | None:
     x, groups = cast(tuple[fx.Node, int], node.args[:2])
-    _, channels, *rest = shape_of(x)
+    batch, channels, *rest = shape_of(x)
     if not all(isinstance(size, int) for size in rest):
-        return None
+        made = reshape(node, x, (batch, groups, channels // groups, *rest), like=node)
+        made = _normed(node, made, list(range(2, 3 + len(rest))), arg(node, 4, "eps", 1e-5))
+        made = reshape(node, made, (batch, channels, *rest), like=node)
+        return _scaled(node, made, arg(node, 2, "weight"), arg(node, 3, "bias"), [channels, *(1 for _ in rest)])
     made = _op(node, aten.reshape.default, x, [-1, groups, channels // groups * math.prod(rest)])
     made = _op(node, aten.reshape.default, _normed(node, made, [2], arg(node, 4, "eps", 1e-5)), [-1, channels, *rest])
     return _scaled(node, made, arg(node, 2, "weight"), arg(node, 3, "bias"), [channels, *(1 for _ in rest)])
@@ -318,10 +322,15 @@ def _spread(node: fx.Node) -> fx.Node | None:
     axes = [axis % len(shape) for axis in dims or range(len(shape))]
     _, square = _centred(node, x, axes, bool(keep))
     if correction:
-        if any(not isinstance(shape[axis], int) for axis in axes):
-            return None
-        count = math.prod(shape[axis] for axis in axes)
-        square = _op(node, aten.mul.Tensor, square, count / (count - correction) if count > correction else math.nan)
+        count: Any = math.prod(shape[axis] for axis in axes if isinstance(shape[axis], int))
+        for axis in axes:
+            if not isinstance(shape[axis], int):
+                count = _op(node, operator.mul, _op(node, aten.sym_size.int, x, axis), count)
+        if isinstance(count, fx.Node):
+            factor: Any = _op(node, operator.truediv, count, _op(node, operator.sub, count, correction))
+        else:
+            factor = count / (count - correction) if count > correction else math.nan
+        square = _op(node, aten.mul.Tensor, square, factor)
     return _op(node, aten.sqrt.default, square) if is_call(node, aten.std) else square
 
 
