@@ -197,12 +197,19 @@ def _batch_norm(node: fx.Node) -> fx.Node | None:
 
 
 def _angle(node: fx.Node) -> fx.Node:
+    def is_below(one: fx.Node) -> fx.Node:
+        """Whether it is less than 0, or -0.0."""
+        less = [_op(node, aten.lt.Scalar, value, 0.0) for value in (one, _op(node, aten.reciprocal.default, one))]
+        return _op(node, aten.logical_or.default, *less)
+
+    def chosen(condition: fx.Node, number: float) -> fx.Node:
+        return _op(node, aten.where.Scalar, condition, -number, number)
+
     y, x = cast(tuple[fx.Node, fx.Node], node.args)
-    there = _op(node, aten.where.ScalarSelf, _op(node, aten.eq.Scalar, x, 0.0), 1e-37, x)  # of 0: the angle's limit
-    below = [_op(node, aten.lt.Scalar, one, 0.0) for one in (y, _op(node, aten.reciprocal.default, y))]  # -0.0, too
-    turn = _op(node, aten.where.Scalar, _op(node, aten.logical_or.default, *below), -math.pi, math.pi)
+    left = is_below(x)
+    there = _op(node, aten.where.self, _op(node, aten.eq.Scalar, x, 0.0), chosen(left, 1e-37), x)  # 0: the limit
     angle = _op(node, aten.atan.default, _op(node, aten.div.Tensor, y, there))
-    return _op(node, aten.where.self, _op(node, aten.lt.Scalar, x, 0.0), _op(node, aten.add.Tensor, angle, turn), angle)
+    return _op(node, aten.where.self, left, _op(node, aten.add.Tensor, angle, chosen(is_below(y), math.pi)), angle)
 
 
 def _any_or_all(node: fx.Node) -> fx.Node:
