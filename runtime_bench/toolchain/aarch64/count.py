@@ -62,7 +62,7 @@ def file_names(cpu: str) -> list[str]:
 
 def count_files(qpython: Path, plugin: Path, folder: Path) -> dict[str, int]:
     """Instructions of one call by "file, processor": whatever kernels that processor chooses."""
-    counts = {}
+    counts: dict[str, int] = {}
     for cpu in dict.fromkeys(PROCESSORS.values()):
         names = file_names(cpu)
         command = [str(qpython), str(Path(__file__).with_name("run_files.py"))]

@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
             (output,) = TfliteModel(done.model_bytes).run(**inputs).values()
             name = f"{kind}_{'binary' if kind == 'sage' else 'int8'}" if small else f"{kind}_float"
             model = np.frombuffer(done.model_bytes, np.uint8)
-            np.savez(folder / f"graph_{name}.npz", model=model, output=output, **inputs)
+            np.savez(folder / f"graph_{name}.npz", model=model, output=output, **inputs)  # type: ignore[arg-type]
             print(f"{name}: {len(done.model_bytes)} bytes", flush=True)
 
 
