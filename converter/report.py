@@ -23,7 +23,7 @@ from bgnn.converter.tflite import inspect as tflite_file
 from bgnn.converter.verify import OUTPUT_TOLERANCE, Check
 from bgnn.passes import domains as dm
 from bgnn.passes import user_code
-from bgnn.passes.graph import PassResult, aten, is_call, is_static, shape_of
+from bgnn.passes.graph import PassResult, aten, is_call, is_static, module_of, shape_of
 
 bgnn = torch.ops.bgnn
 
@@ -83,6 +83,8 @@ class Report:
     warnings: list[str] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of the whole conversion, and within it of what was done on the second graph."""
+    nodes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    """Layers and modules of the user's model, and what each became: the names that the file's tensors begin with."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for report.json."""
@@ -230,8 +232,18 @@ def build_report(
         refusals=refusals,
         checks=checks,
         sign_zeros=0,
+        nodes=_nodes(gm),
         inputs=_inputs(gm, plan),
     )
+
+
+def _nodes(gm: fx.GraphModule) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for node in gm.graph.nodes:
+        label = node.meta.get("layer") or module_of(node)
+        if node.op == "call_function" and label:
+            found.setdefault(label, []).append(node.name)
+    return found
 
 
 def _inputs(gm: fx.GraphModule, plan: Plan) -> str:
@@ -337,7 +349,7 @@ def _was(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> st
 
 def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
     source = node
-    while is_call(source, *dm.MOVES) and isinstance(source.args[0], fx.Node):
+    while is_call(source, *dm.MOVES, aten.relu) and isinstance(source.args[0], fx.Node):
         source = source.args[0]
     return "8-bit" if is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel) else domains[node].kind
 

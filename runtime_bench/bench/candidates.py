@@ -113,9 +113,13 @@ class Candidate:
     own_operators: bool | None = None
     """Of ONNX files: whether it is for those with this project's operators, or for those without."""
 
+    def fits(self, content: bytes) -> bool:
+        """Whether it is for this file."""
+        return self.own_operators is None or has_own_operators(content) == self.own_operators
+
     def check(self, content: bytes) -> None:
         """Raises BgnnError for a file that this is not for."""
-        if self.own_operators is not None and has_own_operators(content) != self.own_operators:
+        if not self.fits(content):
             raise BgnnError(f"the file has {'none' if self.own_operators else 'some'} of this project's operators")
 
     def open(self, content: bytes, threads: int, arrays: Sequence[np.ndarray]) -> Opened:

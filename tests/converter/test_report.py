@@ -198,3 +198,10 @@ def test_signs_that_no_layer_is_made_of() -> None:
     assert found.warnings == [
         "nothing became 8-bit or binary, although the model has signs or quantisers: the table of layers says why"
     ]
+
+
+def test_what_each_layer_became_has_the_tensors_names() -> None:
+    found = report(1)
+    assert set(found.nodes) >= {layer.name for layer in found.layers if layer.became != "removed"}
+    names = [name for names in found.nodes.values() for name in names]
+    assert len(names) == len(set(names))

@@ -35,6 +35,16 @@ inline __attribute__((always_inline)) V loaded(const void* at) {
 
 // Real numbers (products, or quotients by a scale) as codes.
 inline __attribute__((always_inline)) U8x16 codes_of(F32x16 real, int32_t zero, int32_t low, int32_t high) {
+#if defined(BGNN_DENSE_NEON)  // clamped by narrowing; of a NaN and the lowest code, vmaxnm gives the code, as below
+  float32x4_t part[4];
+  memcpy(part, &real, sizeof part);
+  int32x4_t whole[4];
+  for (int i = 0; i < 4; i++) whole[i] = vcvtnq_s32_f32(vmaxnmq_f32(part[i], vdupq_n_f32(float(low - zero))));
+  const int16x8_t zeros = vdupq_n_s16(int16_t(zero));
+  const int16x8_t first = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(whole[0]), whole[1]), zeros);
+  const int16x8_t second = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(whole[2]), whole[3]), zeros);
+  return (U8x16)vminq_u8(vqmovun_high_s16(vqmovun_s16(first), second), vdupq_n_u8(uint8_t(high)));
+#endif
   const F32x16 least = F32x16{} + float(low - zero), most = F32x16{} + float(high - zero);
   real = real > least ? real : least;
   real = real < most ? real : most;
@@ -49,20 +59,21 @@ inline void copy_codes(const uint8_t* from, uint8_t turn, uint8_t zero, int64_t 
 }
 
 inline void quantise(const float* from, const Quantiser& q, uint8_t turn, uint8_t zero, int64_t inputs, uint8_t* to) {
-  const int64_t whole = inputs / 16 * 16;
-  memset(to + whole, zero, size_t(dense_stride(inputs) - whole));
-  for (int64_t k = 0; k < inputs; k += 16) {
-    F32x16 real = {};
-    memcpy(&real, from + k, k < whole ? sizeof real : size_t(inputs - k) * 4);
-    const U8x16 codes = codes_of(real / q.scale, q.zp, q.low, q.high) ^ turn;
-    memcpy(to + k, &codes, k < whole ? 16 : size_t(inputs - k));
+  const auto codes = [&](const F32x16& real) __attribute__((always_inline)) {
+    return codes_of(real / q.scale, q.zp, q.low, q.high) ^ turn;
+  };
+  int64_t k = 0;
+  for (; k + 16 <= inputs; k += 16) {
+    const U8x16 found = codes(loaded<F32x16>(from + k));
+    memcpy(to + k, &found, 16);
   }
+  memset(to + k, zero, size_t(dense_stride(inputs) - k));
+  if (k == inputs) return;
+  F32x16 rest = {};
+  memcpy(&rest, from + k, size_t(inputs - k) * 4);
+  const U8x16 found = codes(rest);
+  memcpy(to + k, &found, size_t(inputs - k));
 }
-
-struct Row {
-  int64_t groups; /* that are not all zero point */
-  int32_t sum;    /* of (code - zero); 0 where nobody asks */
-};
 
 inline int64_t groups_in(const uint8_t* row, uint32_t zeros, int64_t groups) {
   int32_t found = 0;
