@@ -216,12 +216,17 @@ _LAYERS = (torch.ops.bgnn.q_linear, torch.ops.bgnn.q_linear_float)
 
 
 def quantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low: int, high: int) -> Value:
-    """Nothing where one of the layers below alone reads the codes: it makes them itself, of the real numbers."""
-    layer = walk.only_user(node)
-    if layer is None or not is_call(layer, *_LAYERS) or not _fits(walk, node):
+    """BgnnQuantize; or nothing where one of the layers below alone reads the codes, and makes them itself."""
+    if len(walk.shape(node)) > _MOST_AXES:
         return int8_ops.quantize(walk, node, x, scale, zero, low, high)
-    walk.shared["codes of", node] = low, high
-    return walk.operand(x, FLOAT)
+    real, layer = walk.operand(x, FLOAT), walk.only_user(node)
+    if layer is not None and is_call(layer, *_LAYERS) and layer.args[2] == zero and _fits(walk, node):
+        walk.shared["codes of", node] = float(scale), low, high
+        return real
+    codes = Codes((float(np.float32(scale)),), zero - SHIFT)
+    return _own(
+        walk, "Quantize", [real], walk.shape(node), INT8, codes, scale=float(scale), zero=zero, low=low, high=high
+    )
 
 
 def _fits(walk: Walk, x: fx.Node) -> bool:
@@ -235,12 +240,12 @@ def _layer(
     """Weights without a zero point where they are int8 without it."""
     numbers, factors = int8_ops.weights_of(walk, node, weight, w_scales)
     left = w_zero if np.abs(numbers - w_zero).max(initial=0) > 127 else 0
-    value, (low, high) = walk.value(x), walk.shared.get(("codes of", x), (0, 255))
+    value, (scale, least, most) = walk.value(x), walk.shared.get(("codes of", x), (float(x_scale), 0, 255))
     own = [None, value] if value.dtype == FLOAT else [value, None]
     weights = packed_weights((numbers - (w_zero - left)).astype(INT8))
     bias = None if added is None else walk.value(added)
     inputs = [*own, walk.constant(weights), walk.constant(np.float32(x_scale) * factors / np.float32(y_scale)), bias]
-    quantiser = {"x_scale": float(x_scale), "x_zero": x_zero, "x_low": low, "x_high": high, "w_zero": left}
+    quantiser = {"x_scale": scale, "x_zero": x_zero, "x_low": least, "x_high": most, "w_zero": left}
     return _own(walk, op, inputs, walk.shape(node), dtype, codes, **quantiser, **result)
 
 
