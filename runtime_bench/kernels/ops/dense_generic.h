@@ -25,11 +25,15 @@ namespace {
 typedef int32_t I32x16 __attribute__((vector_size(64)));
 typedef uint32_t U32x16 __attribute__((vector_size(64)));
 typedef float F32x16 __attribute__((vector_size(64)));
+typedef uint8_t U8x64 __attribute__((vector_size(64)));
 typedef uint8_t U8x16 __attribute__((vector_size(16)));
 
 // A float between -2^22 and 2^22 plus this has the integer next to it, halves to even, in its low bits.
 constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23
 constexpr int32_t kItsBits = 0x4b400000;
+
+// Shorter rows are done before it is known whether something could be skipped.
+constexpr int64_t kFewestGroups = 32;
 
 template <class V>
 inline __attribute__((always_inline)) V loaded(const void* at) {
@@ -88,6 +92,19 @@ inline void quantise_row(const float* from, const Quantiser& q, uint8_t turn, in
   memcpy(to + k, &last, size_t(count - k));
 }
 
+inline void turn_codes(const uint8_t* from, uint8_t turn, int64_t count, uint8_t* to) {
+  int64_t k = 0;
+  for (; k + 64 <= count; k += 64) {
+    const U8x64 codes = loaded<U8x64>(from + k) ^ turn;
+    memcpy(to + k, &codes, 64);
+  }
+  for (; k + 16 <= count; k += 16) {
+    const U8x16 codes = loaded<U8x16>(from + k) ^ turn;
+    memcpy(to + k, &codes, 16);
+  }
+  for (; k < count; k++) to[k] = from[k] ^ turn;
+}
+
 void quantise(const float* real, const Quantiser* quantiser, int64_t count, uint8_t* out) {
   quantise_row(real, *quantiser, 0, count, out);
 }
@@ -144,6 +161,7 @@ void dense(const Dense* args, uint8_t* panel, int64_t first, int64_t last) {
   const int64_t stride = dense_stride(a.inputs), groups = dense_groups(a.inputs), blocks = dense_blocks(a.outputs);
   int32_t* sums = reinterpret_cast<int32_t*>(panel + kPanel * stride);
   const uint8_t zero = uint8_t(a.x_zero) ^ Isa::kTurned;
+  const bool looks = groups >= kFewestGroups;
   for (; first < last; first += kPanel) {
     const int64_t rows = last - first < kPanel ? last - first : kPanel;
     int64_t found = 0;
@@ -153,15 +171,13 @@ void dense(const Dense* args, uint8_t* panel, int64_t first, int64_t last) {
       if (a.real) {
         quantise_row(a.real + (first + r) * a.inputs, a.quantiser, Isa::kTurned, a.inputs, row);
       } else {
-        const uint8_t* from = a.codes + (first + r) * a.inputs;
-        const uint8_t turn = a.flip ^ Isa::kTurned;
-        for (int64_t k = 0; k < a.inputs; k++) row[k] = from[k] ^ turn;
+        turn_codes(a.codes + (first + r) * a.inputs, a.flip ^ Isa::kTurned, a.inputs, row);
       }
-      memset(row + a.inputs, zero, size_t(stride - a.inputs));
-      found += groups_in(row, zero * 0x01010101u, groups);
+      if (a.inputs < stride) memset(row + a.inputs, zero, size_t(stride - a.inputs));
+      if (looks) found += groups_in(row, zero * 0x01010101u, groups);
       minus[r] = a.w_zero ? uint32_t(a.w_zero) * sum_of(row, stride, Isa::kTurned, zero) : 0;
     }
-    const bool few = found * (Isa::kFind + blocks * Isa::kSome) < rows * groups * blocks * Isa::kAll;
+    const bool few = looks && found * (Isa::kFind + blocks * Isa::kSome) < rows * groups * blocks * Isa::kAll;
     if (few) {
       for (int64_t r = 0; r < rows; r++) {
         Isa::some(panel + r * stride, zero, a.weights, groups, blocks, sums + r * blocks * kLanes);
