@@ -214,7 +214,7 @@ def convert(
         if stage == "semantic":
             semantic = snapshot(gm)
         if stage == "integer" and TARGETS[target].codes:
-            stay = [n for n in calls(gm.graph, *ROUNDINGS) if shape_of(n)]
+            stay = [n for n in calls(gm.graph, *ROUNDINGS) if shape_of(n) and not n.meta.get("own_ties")]
             not_understood = [f"{user_code.called(n)}{user_code.where(n)}" for n in stay]
         if stage == "integer":
             before = snapshot(gm)  # the last graph that makes every code

@@ -5,6 +5,7 @@
     segment_reduce(x, "sum", offsets=ptr)    a scatter by the segment that each row lies in
     repeat_interleave(x, counts)             x[the segment that each row lies in]
     quantize_per_tensor(x, s, z, quint8)     the fake-quantiser of the same codes; `.dequantize()` leaves it
+    x.fill_diagonal_(v)                      x.masked_fill_(row == column, v), of an open number of rows
     int(x.max())                             the number that x.max() is in each run
 
 The third to the fifth have sizes that depend on values; here the sizes are those that the user's call says, or that
@@ -100,10 +101,15 @@ _CODES = {torch.quint8: (0, 255), torch.qint8: (-128, 127)}
 
 
 def _quantize(input: Tensor, scale: Any, zero_point: Any, dtype: torch.dtype) -> Tensor | None:
-    """Codes are what a quantised tensor holds; what a network computes of it, it computes of their values."""
+    """Codes are what a quantised tensor holds; what a network computes of it, it computes of their values.
+
+    PyTorch multiplies by the inverse scale and adds the zero point before it rounds, all at once (FMA): in float64.
+    """
     if dtype not in _CODES:
         return None
-    return torch.fake_quantize_per_tensor_affine(input, scale, zero_point, *_CODES[dtype])
+    step = torch.as_tensor(scale, dtype=torch.float32)
+    codes = (input.double() * step.reciprocal().double() + zero_point).float().round().clamp(*_CODES[dtype])
+    return (codes - zero_point) * step
 
 
 def _quantize_channels(
@@ -119,6 +125,14 @@ def _dequantize(tensor: Tensor) -> Tensor:
     return tensor.float()
 
 
+def _fill_diagonal(input: Tensor, fill_value: Any, wrap: bool = False) -> Tensor | None:
+    """PyTorch's own makes numbers of the sizes."""
+    if wrap or input.dim() != 2 or not any(isinstance(size, torch.SymInt) for size in input.shape):
+        return None
+    rows, columns = (torch.arange(size) for size in input.shape)
+    return input.masked_fill_(rows[:, None] == columns, fill_value)
+
+
 _EXCHANGED: dict[Any, Callable[..., Tensor | None]] = {
     torch.bincount: _bincount,
     Tensor.bincount: _bincount,
@@ -127,6 +141,7 @@ _EXCHANGED: dict[Any, Callable[..., Tensor | None]] = {
     Tensor.repeat_interleave: _repeat_interleave,
     torch.quantize_per_tensor: _quantize,
     torch.quantize_per_channel: _quantize_channels,
+    Tensor.fill_diagonal_: _fill_diagonal,
     torch.dequantize: _dequantize,
     Tensor.dequantize: _dequantize,
 }

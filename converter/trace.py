@@ -96,6 +96,8 @@ def _export(
             if "Could not extract specialized integer" in str(first):
                 with suppress(Exception), whole_numbers(), user_code.recorded():
                     return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
+            if "Constraints violated" in str(first):  # Dynamo would run through the same loop, and fix the same size
+                raise ConversionError(_not_exported(first, first, fixed)) from first
             try:
                 return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception as second:
@@ -139,6 +141,9 @@ def _numbers_of_sizes(places: list[str]) -> Iterator[None]:
         yield
 
 
+WITHOUT_SPARSE = "sum over edges instead, as in torch.zeros_like(h).index_add(0, rows, h[columns] * values[:, None])"
+
+
 def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> str:
     """Why neither way of torch.export went through, each with the user's line; `first` is the one without Dynamo.
 
@@ -160,11 +165,18 @@ def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> 
         )
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
-    if "data-dependent" in str(first).lower() or "DataDependent" in type(first).__name__:
+    loop = next((line for line in fixed if re.search(r": (.*[\[(\s])?for .* in ", line)), "")
+    if "sparse" in f"{first}{second}".lower():
+        way_out = WITHOUT_SPARSE
+    elif loop:
+        way_out = f"the loop at {loop} is one step for each node or edge, of which graphs have any number: {AT_ONCE}"
+    elif "data-dependent" in str(first).lower() or "DataDependent" in type(first).__name__:
         way_out = (
             "a number or a condition is made there of a tensor's values: use torch.where for a condition, and give "
             "sizes as numbers (PyG's pooling: size=, its layers: num_nodes or dim_size)"
         )
+        if re.search(r"\w\[", at.partition(": ")[2]):  # x[i], i one number
+            way_out += f"; in a loop over edges, {AT_ONCE}"
     else:
         way_out = "write that line with tensors alone, or do it before the model"
     return f"{text}: {way_out}"
@@ -372,6 +384,18 @@ def refuse_numbers(gm: fx.GraphModule) -> None:
         real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
         if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
             raise ConversionError(no_number(f"{user_code.called(node)}{user_code.where(node)}"))
+        if is_call(node, aten.select_scatter, aten.select):
+            index = node.args[-1]
+            made = isinstance(index, fx.Node) and not is_call(index, aten.item, aten._local_scalar_dense)
+            if made or (isinstance(index, fx.Node) and is_call(node, aten.select_scatter)):
+                named = f"{user_code.called(node)}{user_code.where(node)}"
+                raise ConversionError(f"{named} takes a row by a Python number of a tensor's values: {AT_ONCE}")
+
+
+AT_ONCE = (
+    "take rows by the tensor itself, and sum over all edges at once, as in "
+    "torch.zeros_like(h).index_add(0, edge_index[1], h[edge_index[0]])"
+)
 
 
 def no_number(call: str) -> str:

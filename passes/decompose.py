@@ -8,6 +8,10 @@
     selu(x), celu(x), log_sigmoid(x)        scaled elu(x), -softplus(-x)
     isinf(x), isnan(x)                      abs(x) == inf, x != x
     log1p(x)                                log(1 + x)
+    trunc(x), fix(x)                        floor(max(x, 0)) + ceil(min(x, 0))
+    frac(x)                                 x - trunc(x)
+    remainder(x, y), fmod(x, y)             x - floor(x / y) * y, x - trunc(x / y) * y
+    floor_divide(x, y), div by its mode     floor(x / y), trunc(x / y) (of real numbers, all of these)
     a & b, a | b, ~a of conditions          logical_and, logical_or, logical_not
     any(x), all(x)                          the largest, the least of x != 0 as 1 and 0, > 0
     eye(n) of an open number                arange(n) == arange(n) as a column
@@ -33,6 +37,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes.canonicalise import reshape
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -70,6 +75,8 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.isinf], lambda n: _op(n, aten.eq.Scalar, _op(n, aten.abs.default, n.args[0]), math.inf)),
         ([aten.isnan], lambda n: _op(n, aten.ne.Tensor, n.args[0], n.args[0])),
         ([aten.log1p], lambda n: _op(n, aten.log.default, _op(n, aten.add.Tensor, n.args[0], 1.0))),
+        ([aten.remainder, aten.fmod, aten.floor_divide, aten.div, aten.frac], _divided),
+        ([aten.trunc, aten.fix], _truncated),
         ([aten.bitwise_and, aten.__and__], lambda n: _of_conditions(n, aten.logical_and.default)),
         ([aten.bitwise_or, aten.__or__], lambda n: _of_conditions(n, aten.logical_or.default)),
         ([aten.bitwise_not], lambda n: _of_conditions(n, aten.logical_not.default)),
@@ -95,6 +102,30 @@ def run(gm: fx.GraphModule) -> PassResult:
 
 def _op(node: fx.Node, target: Any, *args: Any) -> fx.Node:
     return call(node, target, *args, like=node)
+
+
+def _divided(node: fx.Node) -> fx.Node | None:
+    """What drops the fraction of a quotient of real numbers, or keeps what that leaves."""
+    x, y = node.args[0], node.args[1] if len(node.args) > 1 else None
+    mode = {aten.remainder: "floor", aten.floor_divide: "floor", aten.fmod: "trunc", aten.frac: "trunc"}.get(
+        cast(Any, node.target).overloadpacket, node.kwargs.get("rounding_mode")
+    )
+    if mode is None or not node.meta["val"].is_floating_point():
+        return None
+    share = x if y is None else _op(node, aten.div.Tensor, x, y)
+    whole = _op(node, aten.floor.default, share) if mode == "floor" else _cut_off(node, share)
+    if is_call(node, aten.div, aten.floor_divide):
+        return whole
+    return _op(node, aten.sub.Tensor, x, whole if y is None else _op(node, aten.mul.Tensor, whole, y))
+
+
+def _truncated(node: fx.Node) -> fx.Node | None:
+    return _cut_off(node, node.args[0]) if node.meta["val"].is_floating_point() else None
+
+
+def _cut_off(node: fx.Node, x: Any) -> fx.Node:
+    above, below = (_op(node, aten.clamp.default, x, *ends) for ends in ((0,), (None, 0)))
+    return _op(node, aten.add.Tensor, _op(node, aten.floor.default, above), _op(node, aten.ceil.default, below))
 
 
 def _of_conditions(node: fx.Node, target: Any) -> fx.Node | None:
@@ -131,9 +162,12 @@ def _layer_norm(node: fx.Node) -> fx.Node:
 
 def _group_norm(node: fx.Node) -> fx.Node | None:
     x, groups = cast(tuple[fx.Node, int], node.args[:2])
-    _, channels, *rest = shape_of(x)
+    batch, channels, *rest = shape_of(x)
     if not all(isinstance(size, int) for size in rest):
-        return None
+        made = reshape(node, x, (batch, groups, channels // groups, *rest), like=node)
+        made = _normed(node, made, list(range(2, 3 + len(rest))), arg(node, 4, "eps", 1e-5))
+        made = reshape(node, made, (batch, channels, *rest), like=node)
+        return _scaled(node, made, arg(node, 2, "weight"), arg(node, 3, "bias"), [channels, *(1 for _ in rest)])
     made = _op(node, aten.reshape.default, x, [-1, groups, channels // groups * math.prod(rest)])
     made = _op(node, aten.reshape.default, _normed(node, made, [2], arg(node, 4, "eps", 1e-5)), [-1, channels, *rest])
     return _scaled(node, made, arg(node, 2, "weight"), arg(node, 3, "bias"), [channels, *(1 for _ in rest)])
@@ -288,10 +322,15 @@ def _spread(node: fx.Node) -> fx.Node | None:
     axes = [axis % len(shape) for axis in dims or range(len(shape))]
     _, square = _centred(node, x, axes, bool(keep))
     if correction:
-        if any(not isinstance(shape[axis], int) for axis in axes):
-            return None
-        count = math.prod(shape[axis] for axis in axes)
-        square = _op(node, aten.mul.Tensor, square, count / (count - correction) if count > correction else math.nan)
+        count: Any = math.prod(shape[axis] for axis in axes if isinstance(shape[axis], int))
+        for axis in axes:
+            if not isinstance(shape[axis], int):
+                count = _op(node, operator.mul, _op(node, aten.sym_size.int, x, axis), count)
+        if isinstance(count, fx.Node):
+            factor: Any = _op(node, operator.truediv, count, _op(node, operator.sub, count, correction))
+        else:
+            factor = count / (count - correction) if count > correction else math.nan
+        square = _op(node, aten.mul.Tensor, square, factor)
     return _op(node, aten.sqrt.default, square) if is_call(node, aten.std) else square
 
 

@@ -45,7 +45,7 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
-from bgnn.passes.recognise_fake_quant import FAKE, NO_END, is_weight, rounded_as_written
+from bgnn.passes.recognise_fake_quant import FAKE, NO_END, is_weight, written_out
 
 NEEDS = ("fake_quant", "fake_quant_channel", "segment_sum", "segment_mean", "segment_max")
 MAKES = (
@@ -124,7 +124,9 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
             if codes is None:
                 continue
             if is_call(total, bgnn.segment_mean) or accumulators.of_segments(codes.zero) > accumulators.LARGEST:
-                result.refuse(total, "it sums codes, but nothing quantises its sums: they stay real")
+                rounded = any(user.meta.get("own_ties") for user in total.users)
+                how = "what quantises its sums does not round ties to even" if rounded else "nothing quantises its sums"
+                result.refuse(total, f"it sums codes, but {how}: they stay real")
                 continue
             replace(total, call(total, bgnn.q_segment_sum_float.default, *_triple(codes), *total.args[1:], like=total))
             result.rewrites += 1
@@ -145,8 +147,7 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
             result.refuse(node, reason)
             node.meta["stays_float"] = reason
             continue
-        each = len(shape_of(node)) == 1 and 0 <= -low <= 255
-        codes = _exactly(node) if each else None
+        codes = _exactly(node) if len(shape_of(node)) == 1 or node.meta.get("own_ties") else None
         if codes is None:
             codes = call(node, bgnn.quantize.default, x, scale, zero - low, 0, high - low, like=node)
         if "tap" in node.meta:
@@ -159,17 +160,22 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
         result.rewrites += 1
 
 
-def _exactly(node: fx.Node) -> fx.Node:
-    """A number for each edge or node quantised as the model does it, the zero point added before rounding.
+def _exactly(node: fx.Node) -> fx.Node | None:
+    """The codes of a quantiser computed as the model does it; None where they could not be held on the way.
 
-    What the model rounds (`x / scale + zero_point`, or as it is written) in float32, and that number quantised in steps
-    of 1. It is cheap there, and where it shows: a GCN's norms are 1 / sqrt(d_i d_j), which meet ties.
+    For a number of each edge or node: what the model rounds (`x / scale + zero_point`, or as it is written) in float32,
+    and that number quantised in steps of 1. It is cheap there, and where it shows: a GCN's norms are 1 / sqrt(d_i d_j),
+    which meet ties. And for quantisers that do not round ties to even, as everything does that runs on codes.
     """
     x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
-    real = rounded_as_written(node)
-    if real is None:
+    real, value = written_out(node) or (None, None)
+    if value is None:
         real = call(node, aten.add.Tensor, call(node, aten.div.Tensor, x, scale, like=node), float(zero), like=node)
-    return call(node, bgnn.quantize.default, real, 1.0, -low, 0, high - low, like=node)
+    unit, origin = (scale, zero) if real is None else (1.0, 0)
+    if not 0 <= origin - low <= 255:
+        return None
+    codes = real if real is not None else value
+    return call(node, bgnn.quantize.default, codes, unit, origin - low, 0, high - low, like=node)
 
 
 def _apply(gm: fx.GraphModule, result: PassResult, rules: Sequence[tuple[Sequence[Any], Rule]]) -> bool:
@@ -343,6 +349,8 @@ def _linear(node: fx.Node) -> fx.Node | None:
     if accumulators.of_linear(values, codes.zero, zero, None) > accumulators.LARGEST:
         return None
     bias = arg(node, 2, "bias")
+    if is_weight(bias):  # its codes are lost in the unit of the sums
+        bias = constant(node, _faked_weight(bias), str(cast(fx.Node, bias.args[0]).target))
     if bias is not None and not is_constant(bias):
         return None
     source = cast(fx.Node, cast(fx.Node, weight).args[0])
@@ -367,17 +375,18 @@ def weight_codes(weight: fx.Node) -> tuple[Tensor, Tensor, int] | None:
         number, zero, low, high = cast(tuple[float, int, int, int], weight.args[1:])
         scale = torch.tensor([number], dtype=torch.float32)
         columns = scale
-    with torch.no_grad():
-        real = cast(Callable[..., Tensor], weight.target)(*[_value(a) for a in weight.args])
-    codes = torch.round(real / columns) + zero
+    codes = torch.round(_faked_weight(weight) / columns) + zero
     shift = 0 if low >= -128 and high <= 127 else low + 128
     if high - low > 255 or not -128 <= zero - shift <= 127:
         return None
     return (codes - shift).to(torch.int8), scale, zero - shift
 
 
-def _value(a: Any) -> Any:
-    return value_of(a) if isinstance(a, fx.Node) else a
+def _faked_weight(weight: fx.Node) -> Tensor:
+    """The values of a quantised weight."""
+    with torch.no_grad():
+        target = cast(Callable[..., Tensor], weight.target)
+        return target(*[value_of(a) if isinstance(a, fx.Node) else a for a in weight.args])
 
 
 def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int], narrow: int) -> fx.Node | None:
@@ -419,6 +428,9 @@ def _why_float(layer: fx.Node) -> str | None:
         return "its weights' codes do not fit int8 with one zero point"
     if codes_of(layer.args[0]) is None:
         return _why_real(cast(fx.Node, layer.args[0]))
+    bias = arg(layer, 2, "bias")
+    if bias is not None and not is_constant(bias) and not is_weight(bias):
+        return "its bias is computed from the inputs"
     return "its 32-bit sums could overflow"
 
 
@@ -445,9 +457,7 @@ def _fold_weights(gm: fx.GraphModule) -> None:
     """Quantised weights of layers that stay float are constants again."""
     for node in calls(gm.graph, *FAKE):
         if is_weight(node):
-            with torch.no_grad():
-                value = cast(Callable[..., Tensor], node.target)(*[_value(a) for a in node.args])
             source = cast(fx.Node, node.args[0])
-            folded = constant(node, value, str(source.target))
+            folded = constant(node, _faked_weight(node), str(source.target))
             folded.meta.update({k: v for k, v in source.meta.items() if k == "source"})
             replace(node, folded)

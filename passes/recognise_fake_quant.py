@@ -10,7 +10,8 @@ code, and the ends beyond: then the expression is
 of which the factor is mostly 1. So clamps before or behind the rounding, `x * (1 / s)`, floor(x + .5), a ReLU, PACT's
 absolute values, DoReFa's `round(x * 255) / 255` are one. Where the expression is not the op bit for bit (a tie rounds
 otherwise, or the product by 1 / s), the node keeps it, as `meta["as_written"]`: verification takes the model's codes
-from there, and a layer that quantises one number an edge computes it as the model does.
+from there, and a layer that quantises one number an edge computes it as the model does. So does every quantiser whose
+ties go another way, as those of floor(x / s + .5) go up: steps that are powers of 2 meet ties everywhere.
 
 What stays is refused with its reason: levels of which none is 0, a scale for each channel, or a scale made
 from the activations themselves (dynamic quantisation). Its rounding is then a quantiser in steps of 1 without ends, so
@@ -126,10 +127,12 @@ def as_written(x: Tensor, node: fx.Node) -> Tensor:
         return cast(Tensor, fx.Interpreter(written).run(x)[1])
 
 
-def rounded_as_written(node: fx.Node) -> fx.Node | None:
-    """What a `fake_quant` node's model rounds, codes of which are its nearest integers; None if the op tells it."""
+def written_out(node: fx.Node) -> tuple[fx.Node | None, fx.Node] | None:
+    """A `fake_quant` node in its model's own arithmetic, its nodes added: (f32 numbers nearest to whose integers the
+    codes are, or None; the value). None where nothing tells more than the op, or only float64 does.
+    """
     written = node.meta.get("as_written")
-    if written is None:
+    if written is None or any(n.meta["val"].dtype == torch.float64 for n in written.graph.nodes if "val" in n.meta):
         return None
     made: dict[fx.Node, fx.Node] = {}
     for inner in written.graph.nodes:
@@ -141,8 +144,23 @@ def rounded_as_written(node: fx.Node) -> fx.Node | None:
             args, kwargs = fx.node.map_arg((inner.args, dict(inner.kwargs)), lambda n: made[n])
             made[inner] = call(node, inner.target, *args, like=node, **kwargs)
         else:
-            rounded = inner.args[0][0]
-    return None if rounded is None else made[rounded]
+            codes, value = inner.args[0]
+    if codes is None:
+        return None, made[value]
+    real = made[codes].meta["val"].is_floating_point()
+    return made[codes] if real else call(node, aten._to_copy.default, made[codes], dtype=torch.float32), made[value]
+
+
+def keep_ties(gm: fx.GraphModule) -> PassResult:
+    """For quantisers that stay float: those whose ties do not go to even codes quantise what the model gives."""
+    result = PassResult()
+    for node in calls(gm.graph, bgnn.fake_quant):
+        written = written_out(node) if node.meta.get("own_ties") and not is_weight(node) else None
+        if written is not None:
+            node.args = (written[1], *node.args[1:])
+            result.rewrites += 1
+    remove_dead_code(gm)
+    return result
 
 
 def _layer(node: fx.Node) -> None:
@@ -295,29 +313,30 @@ def _staircase(source: fx.Node, rounding: fx.Node, last: fx.Node) -> Staircase |
         return NOT_NEAREST
     zero = int(first) if bool(first == torch.round(first)) and abs(float(first)) < REACH else 0
     close = abs(height / step - 1) < 1e-5
-    return _exactest(
-        function, step if not close else height, zero, low + zero, high + zero, 1 if close else height / step
-    )
+    stairs = Staircase(step if not close else height, zero, low + zero, high + zero, 1 if close else height / step)
+    return _exactest(function, stairs, is_call(rounding, aten.round))
 
 
-def _exactest(
-    function: Callable[[Tensor], Tensor | None], scale: float, zero: int, low: int, high: int, factor: float
-) -> Staircase:
-    """The scale among neighbours in float32 with which the op agrees with the expression most often at ties."""
-    near = [torch.tensor(scale)]
-    for end in (torch.inf, -torch.inf):
-        near += [torch.nextafter(near[0], torch.tensor(end))]
-    best, most = None, -1
+def _exactest(function: Callable[[Tensor], Tensor | None], about: Staircase, to_even: bool) -> Staircase:
+    """With the scale among neighbours in float32 with which the op agrees most often: in its codes, ties and all.
+
+    Where ties do not go `to_even` codes it is in the values: no other scale's ties shall stand for the model's.
+    """
+    scale = torch.tensor(about.scale)
+    near = [scale, *(torch.nextafter(scale, torch.tensor(end)) for end in (torch.inf, -torch.inf))]
+    best, most = about, -1
     for candidate in near:
-        stairs = Staircase(float(candidate), zero, low, high, factor)
+        stairs = dataclasses.replace(about, scale=float(candidate))
         points = ties(stairs)
-        given = function(points)
+        given, plain = function(points), bgnn.fake_quant(points, *stairs.arguments)
         assert given is not None
-        codes = torch.round(given.double() / (stairs.scale * factor))
-        count = int((codes == torch.round(bgnn.fake_quant(points, *stairs.arguments).double() / stairs.scale)).sum())
-        if count > most:
-            best, most = stairs, count
-    assert best is not None
+        if to_even:
+            given, plain = torch.round(given.double() / (stairs.scale * about.factor)), plain.double() / stairs.scale
+            same = given == torch.round(plain)
+        else:
+            same = given == plain * about.factor
+        if int(same.sum()) > most:
+            best, most = stairs, int(same.sum())
     return best
 
 
@@ -332,7 +351,7 @@ def ties(stairs: Staircase) -> Tensor:
 
 
 def _slope(function: Callable[[Tensor], Tensor | None]) -> float | None:
-    """The slope of a function that is a straight line, with a clamp at one or both ends; None if it is none."""
+    """The steepness of a straight line, or one down and up again, with a clamp at one or both ends; None of others."""
     powers = torch.exp2(torch.arange(-24, 24, 1 / 32, dtype=torch.float64)).float()
     sides = []
     for points in (powers, -powers):
@@ -342,19 +361,19 @@ def _slope(function: Callable[[Tensor], Tensor | None]) -> float | None:
         at, value = points.double(), values.double()
         steep = (value.diff().abs() > 1e-3 * (1 + value[:-1].abs())) & value.diff().isfinite()
         sides.append((at, value, steep))
-    slopes = torch.cat([(value.diff() / at.diff())[steep] for at, value, steep in sides])
+    slopes = torch.cat([(value.diff() / at.diff()).abs()[steep] for at, value, steep in sides])
     if slopes.numel() < 8:
         return None
     rough = float(slopes.median())
     best, longest = None, 0.0
     for at, value, steep in sides:  # two points far apart on the line tell it to the last digits
-        on = (steep & ((value.diff() / at.diff() - rough).abs() < 0.01 * abs(rough))).nonzero().flatten()
+        on = (steep & (((value.diff() / at.diff()).abs() - rough).abs() < 0.01 * rough)).nonzero().flatten()
         on = on[value[on].abs() < REACH]
         if len(on) > 1:
             rise, run = float(value[on[-1]] - value[on[0]]), float(at[on[-1]] - at[on[0]])
             if abs(run) > longest:
-                best, longest = rise / run, abs(run)
-    return best if best is not None and best > 0 else None
+                best, longest = abs(rise / run), abs(run)
+    return best if best else None
 
 
 def _by_channel(source: fx.Node, last: fx.Node) -> bool:
@@ -369,15 +388,21 @@ def _replace(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.N
     given = attempt(last, {source: points})
     exact = given is not None and torch.equal(given, bgnn.fake_quant(points, *found.arguments) * found.factor)
     if not exact:
-        new.meta["as_written"] = _copied(source, rounding, last, inside | {last}, found.factor)
+        new.meta["as_written"] = _copied(source, rounding, last, inside | {last}, found)
+        new.meta["own_ties"] = not is_call(rounding, aten.round)  # they do not go to even codes
     name = last.name
     replace(last, new if found.factor == 1 else call(last, aten.mul.Tensor, new, found.factor, like=last))
     if found.factor == 1:
         new.name = name
 
 
-def _copied(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.Node], factor: float) -> fx.GraphModule:
-    """The expression as a graph of its own: x -> (what is rounded to the nearest if it is, the value in units of x)."""
+def _copied(
+    source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.Node], found: Staircase
+) -> fx.GraphModule:
+    """The expression as a graph of its own: x -> (numbers whose nearest integers are the codes, the value as x is).
+
+    The former are what is rounded to the nearest, or what another rounding gives; None if codes are made of it later.
+    """
     graph, constants = fx.Graph(), torch.nn.Module()
     copies = {source: graph.placeholder("x")}
     for node in source.graph.nodes:
@@ -388,7 +413,19 @@ def _copied(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.No
             copies[node] = graph.get_attr(str(node.target))
         elif node in inside:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
-    value = copies[last] if factor == 1 else graph.call_function(aten.div.Tensor, (copies[last], factor))
-    argument = copies[cast(fx.Node, rounding.args[0])] if is_call(rounding, aten.round) else None
-    graph.output((argument, value))
+    codes = cast(fx.Node, rounding.args[0]) if is_call(rounding, aten.round) else rounding
+    value = copies[last]
+    if found.factor != 1:
+        value = graph.call_function(aten.div.Tensor, (value, found.factor))
+    graph.output((copies[codes] if _are_codes(codes, source, last, found) else None, value))
     return fx.GraphModule(constants, graph)
+
+
+def _are_codes(numbers: fx.Node, source: fx.Node, last: fx.Node, found: Staircase) -> bool:
+    """Whether the codes are the integers nearest to `numbers`, clamped."""
+    points = ties(found).reshape(-1, *[1] * (len(shape_of(source)) - 1)) if shape_of(source) else ties(found)[0]
+    given, value = attempt(numbers, {source: points}), attempt(last, {source: points})
+    if given is None or value is None:
+        return False
+    codes = torch.round(value.double() / (found.scale * found.factor)) + found.zero_point
+    return torch.equal(torch.round(given.double()).clamp(found.low, found.high), codes)

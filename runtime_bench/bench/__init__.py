@@ -1,1 +1,1 @@
-"""Time, size and memory, side by side with what a user would pick: one module for each of the Makefile's benchmarks."""
+"""Time, size and memory, side by side with what a user would pick. `cli` is `bgnn-bench`."""

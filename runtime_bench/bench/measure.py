@@ -8,7 +8,10 @@ a test passes.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -44,8 +47,54 @@ class Spread:
         )
         return cls(median, low, high, min(sample), max(sample))
 
+    @classmethod
+    def of_ratios(cls, base: Sequence[float], other: Sequence[float]) -> Spread:
+        """How many times `other`'s times go into `base`'s, taken within each round."""
+        # A clock too coarse for a very short run reads 0; a nanosecond keeps the ratio finite, and absurd.
+        return cls.of([b / max(o, 1e-6) for b, o in zip(base, other, strict=True)])
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the quartiles lie further apart than a tenth of the median: another run may well say another."""
+        return self.high - self.low > 0.1 * self.median
+
     def __str__(self) -> str:
-        return f"{_digits(self.median)} ({_digits(self.low)}-{_digits(self.high)})"
+        return f"{digits(self.median)} ({digits(self.low)}-{digits(self.high)})"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to warm up and to measure; the defaults are those of TFLite's benchmark_model.
+
+    A candidate warms up for `warmup` runs and `warmup_seconds` at least. Rounds go on until there are `rounds` of them
+    and `seconds` have passed for each candidate, but no longer than `longest` seconds for each. Where a run is shorter
+    than `burst_ms`, a round takes the mean of as many runs in a row as fill it: a clock's step, and caches that the
+    candidate before has left, would otherwise be what is measured.
+    """
+
+    rounds: int = 50
+    seconds: float = 1.0
+    longest: float = 150.0
+    warmup: int = 1
+    warmup_seconds: float = 0.5
+    burst_ms: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.warmup < 0:
+            raise ValueError(f"rounds must be at least 1 and warmup at least 0, got {self.rounds} and {self.warmup}")
+
+    def warm_up(self, run: Callable[[], object]) -> list[float]:
+        """Warms a candidate up; the milliseconds of each run."""
+        took: list[float] = []
+        total = 0.0
+        while len(took) < self.warmup or total < 1e3 * self.warmup_seconds:
+            took.append(timed(run).wall_ms)
+            total += took[-1]
+        return took
+
+    def goes_on(self, rounds: int, seconds: float) -> bool:
+        """Whether there is another round after so many, which took so long for each candidate."""
+        return (rounds < self.rounds and seconds < self.longest) or seconds < self.seconds
 
 
 @dataclass(frozen=True)
@@ -54,6 +103,14 @@ class Elapsed:
 
     wall_ms: float
     cpu_ms: float
+
+
+def timed(run: Callable[[], object]) -> Elapsed:
+    """One run, by this process's clocks or by the `Elapsed` that it returns."""
+    cpu_start, start = time.process_time_ns(), time.perf_counter_ns()
+    found = run()
+    end, cpu_end = time.perf_counter_ns(), time.process_time_ns()
+    return found if isinstance(found, Elapsed) else Elapsed((end - start) / 1e6, (cpu_end - cpu_start) / 1e6)
 
 
 @dataclass(frozen=True)
@@ -91,101 +148,109 @@ def measure(
     base: str | None = None,
     rounds: int = 9,
     warmup: int = 1,
+    schedule: Schedule | None = None,
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Measurement:
     """Time zero-argument callables against each other, by this process's clocks or by the `Elapsed` they return.
 
-    Every candidate first runs `warmup` times untimed; then each of the `rounds` runs every candidate once,
-    and the order moves on by one place a round, so that no candidate always follows the same other one.
-    `base` names the candidate that the ratios refer to. `progress` is called with one line per round. Raises
-    ValueError for no candidates, no rounds, or a base that is not among the candidates; whatever a candidate
-    raises passes through.
+    Every candidate first warms up, untimed; then each round runs every candidate, and the order moves on by one place a
+    round, so that no candidate always follows the same other one. `schedule` says how long, else there are `rounds`
+    rounds of one run each after `warmup` runs. `base` names the candidate that the ratios refer to. `progress` is
+    called with one line per round. Raises ValueError for no candidates, no rounds, or a base that is not among the
+    candidates; whatever a candidate raises passes through.
     """
     if not candidates:
         raise ValueError("nothing to measure: no candidates were given")
     if base is not None and base not in candidates:
         raise ValueError(f"base {base!r} is not a candidate; they are {', '.join(map(repr, candidates))}")
-    if rounds < 1 or warmup < 0:
-        raise ValueError(f"rounds must be at least 1 and warmup at least 0, got {rounds} and {warmup}")
+    plan = schedule or Schedule(rounds, 0, math.inf, warmup, 0, 0)
 
-    for run in candidates.values():
-        for _ in range(warmup):
-            run()
     names = list(candidates)
-    wall_ms: dict[str, list[float]] = {name: [] for name in names}
-    cpu_ms: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
+    bursts = dict.fromkeys(names, 1)
+    for name, run in candidates.items():
+        took = plan.warm_up(run)
+        if took and plan.burst_ms:
+            bursts[name] = max(1, math.ceil(plan.burst_ms / max(statistics.median(took), 1e-3)))
+    runs: dict[str, list[Elapsed]] = {name: [] for name in names}
+    number, start = 0, time.perf_counter_ns()
+    while plan.goes_on(number, (time.perf_counter_ns() - start) / 1e9 / len(names)):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            run = candidates[name]
-            cpu_start, start = time.process_time_ns(), time.perf_counter_ns()
-            found = run()
-            end, cpu_end = time.perf_counter_ns(), time.process_time_ns()
-            if not isinstance(found, Elapsed):
-                found = Elapsed((end - start) / 1e6, (cpu_end - cpu_start) / 1e6)
-            wall_ms[name].append(found.wall_ms)
-            cpu_ms[name].append(found.cpu_ms)
+            found = [timed(candidates[name]) for _ in range(bursts[name])]
+            runs[name].append(
+                Elapsed(sum(one.wall_ms for one in found) / len(found), sum(one.cpu_ms for one in found) / len(found))
+            )
+        number += 1
         if progress is not None:
-            progress(f"round {number + 1} of {rounds}")
+            progress(f"round {number} of {plan.rounds}" if number <= plan.rounds else f"round {number}")
 
+    wall_ms = {name: [one.wall_ms for one in found] for name, found in runs.items()}
+    cpu_ms = {name: [one.cpu_ms for one in found] for name, found in runs.items()}
     timings = {
         name: Timing(
             wall_ms=wall_ms[name],
             cpu_ms=cpu_ms[name],
             wall=Spread.of(wall_ms[name]),
             cpu=Spread.of(cpu_ms[name]),
-            speedup=None if base is None else _ratios(wall_ms[base], wall_ms[name]),
-            cpu_speedup=None if base is None else _ratios(cpu_ms[base], cpu_ms[name]),
+            speedup=None if base is None else Spread.of_ratios(wall_ms[base], wall_ms[name]),
+            cpu_speedup=None if base is None else Spread.of_ratios(cpu_ms[base], cpu_ms[name]),
         )
         for name in names
     }
-    return Measurement(timings, base, rounds, warmup, threads, describe_machine())
+    return Measurement(timings, base, number, plan.warmup, threads, describe_machine())
 
 
-def _ratios(base: Sequence[float], other: Sequence[float]) -> Spread:
-    # A clock too coarse for a very short run reads 0; a nanosecond keeps the ratio finite, and absurd.
-    return Spread.of([b / max(o, 1e-6) for b, o in zip(base, other, strict=True)])
-
-
-# The child of `peak_memory`: it imports nothing but what the task itself imports.
+# The child of `in_fresh_process`: it imports nothing but what the task itself imports.
 _CHILD = """
-import sys
+import json, sys
+result = None
 if len(sys.argv) > 1:
-    import importlib, json
+    import importlib
     module, function = sys.argv[1].split(":")
-    getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
+    result = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
 try:
     with open("/proc/self/status") as status:
         peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 except OSError:
     import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print("peak", peak)
+print()
+print("fresh", json.dumps([result, peak], default=lambda other: None))
 """
 
 
-def peak_memory(task: str | None = None, arguments: Mapping[str, Any] | None = None, *, threads: int = 1) -> int:
-    """Largest resident size, in bytes, of a fresh Python process that runs one task.
+def in_fresh_process(
+    task: str | None = None, arguments: Mapping[str, Any] | None = None, *, threads: int = 1
+) -> tuple[Any, int]:
+    """What one task returns in a Python process of its own, and the process's largest resident size in bytes.
 
-    `task` is "package.module:function"; it is called with `arguments`, which must be what JSON can hold. With
-    no task the process does nothing: the empty interpreter, the figure to subtract. Read from VmHWM, which
-    starts anew with the program; `ru_maxrss` would carry over the size of the process that forked this one,
-    and is used only where there is no /proc. Raises RuntimeError with the process's own words when it fails.
+    `task` is "package.module:function"; it is called with `arguments`, which must be what JSON can hold; a result that
+    JSON cannot hold is None. With no task the process does nothing: the empty interpreter, a figure to subtract. The
+    size is VmHWM, which starts anew with the program; `ru_maxrss` would carry over the size of the process that forked
+    this one, and is used only where there is no /proc. Raises RuntimeError with the process's own words when it fails.
     """
     command = [sys.executable, "-c", _CHILD]
     if task is not None:
         command += [task, json.dumps(dict(arguments or {}))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
     last_line = done.stdout.strip().rpartition("\n")[2]
-    if done.returncode != 0 or not last_line.startswith("peak "):
-        raise RuntimeError(f"measuring the memory of {task or 'an empty process'} failed:\n{done.stderr.strip()}")
-    return int(last_line.split()[1])
+    if done.returncode != 0 or not last_line.startswith("fresh "):
+        ended = f" (killed by signal {-done.returncode})" if done.returncode < 0 else ""
+        raise RuntimeError(f"{task or 'an empty process'} failed{ended}:\n{done.stderr.strip()}")
+    result, peak = json.loads(last_line.removeprefix("fresh "))
+    return result, peak
+
+
+def peak_memory(task: str | None = None, arguments: Mapping[str, Any] | None = None, *, threads: int = 1) -> int:
+    """`in_fresh_process`, of which only the size counts."""
+    return in_fresh_process(task, arguments, threads=threads)[1]
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor (model, cores, instruction-set flags), memory in bytes, system, and package versions."""
+    """Processor (model, cores, instruction-set flags), memory in bytes, system, package versions, and an id:
+    what has the same one is the same machine. It holds no name in the clear."""
     cpu = ""
     flags: list[str] = []
     try:
@@ -203,11 +268,17 @@ def describe_machine() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    cpu = cpu or platform.processor() or platform.machine()
+    name = platform.node()
+    with contextlib.suppress(OSError):
+        name += Path("/etc/machine-id").read_text()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "cpu": cpu or platform.processor() or platform.machine(),
+        "id": hashlib.sha256(f"{name} {cpu} {os.cpu_count()} {memory}".encode()).hexdigest()[:16],
+        "cpu": cpu,
         "cores": os.cpu_count(),
         "flags": flags,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory,
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": versions,
@@ -251,9 +322,17 @@ def print_table(
         table.add_row(*cells, *(column.get(name, "") for column in columns.values()))
     # Into a file or a CI log a table has no terminal to fit into.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+    noisy = [name for name, timing in measurement.timings.items() if timing.speedup and timing.speedup.noisy]
+    if noisy:
+        print(too_noisy(noisy))
 
 
-def _digits(value: float) -> str:
+def too_noisy(rows: Sequence[str]) -> str:
+    """The line that a table's reader is warned with."""
+    return f"the machine was too noisy for {'; '.join(rows)}: the quartiles of the ratios lie more than 10 % apart"
+
+
+def digits(value: float) -> str:
     """Three significant digits, and no exponent: 0.0123, 1.23, 12.3, 123, 12345."""
     if value >= 100:
         return f"{value:.0f}"

@@ -36,7 +36,7 @@ class OnnxModel:
             with_sums = saturation.with_outputs(data, [one["tensor"] for one in self.sums])
         self.saturation: list[Saturation] = []
         """Of the last `run`: the codes of each sum at an end of their range."""
-        self.session = _session(with_sums, threads)
+        self.session = open_session(with_sums, threads)
         with well_formed():
             self._describe()
 
@@ -167,14 +167,16 @@ def _read(model: Path | str | bytes) -> bytes:
         raise BgnnError(f"cannot read {model}: {error.strerror or error}") from error
 
 
-def _session(data: bytes, threads: int) -> Any:
+def open_session(data: bytes, threads: int) -> Any:
+    """An InferenceSession on the CPU, with this project's operators where the file names them. Raises BgnnError, with
+    the runtime's reason, for a file that it refuses."""
     limits.check_threads("threads", threads)
     onnxruntime = onnx_ops.runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and need not be printed too
-    if _has_own_operators(data):
+    if has_own_operators(data):
         onnx_ops.register_ops(options)
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
@@ -182,7 +184,7 @@ def _session(data: bytes, threads: int) -> Any:
         raise BgnnError(f"ONNX Runtime refuses the file: {' '.join(str(error).split())}") from error
 
 
-def _has_own_operators(model: bytes) -> bool:
+def has_own_operators(model: bytes) -> bool:
     """Whether the file imports the domain `bgnn`."""
     # opset_import is field 8 of a ModelProto; its domain is field 1
     wanted = bytes([0x0A, len(_OWN_DOMAIN)]) + _OWN_DOMAIN

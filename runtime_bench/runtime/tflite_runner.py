@@ -6,7 +6,9 @@ output order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import struct
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -61,10 +63,13 @@ class LiteRTInterpreter:
             self._wrapped.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise BgnnError(f"LiteRT refuses the file: {str(error).strip()}") from error
+        start = np.frombuffer(model_bytes, np.uint8).ctypes.data
+        self._file = start, start + len(model_bytes)
         # Details come in the subgraph's order of inputs and outputs (a signature runner's are by name).
         inputs, outputs = self._wrapped.get_input_details(), self._wrapped.get_output_details()
         self._input_tensors = [detail["index"] for detail in inputs]
         self._output_tensors = [detail["index"] for detail in outputs]
+        self.input_names = [str(detail["name"]) for detail in inputs]
         self.output_names = [str(detail["name"]) for detail in outputs]
         self.input_shapes = [tuple(int(n) for n in detail["shape"]) for detail in inputs]
         self.output_shapes = [tuple(int(n) for n in detail["shape"]) for detail in outputs]
@@ -73,14 +78,53 @@ class LiteRTInterpreter:
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Runs the file once. `inputs` must have exactly the file's shapes and dtypes, else UsageError."""
+        self.set_inputs(*inputs)
+        self.invoke()
+        return self.outputs()
+
+    def set_inputs(self, *inputs: np.ndarray) -> None:
+        """Sets what `invoke` reads, until it is set again."""
         arrays = check_inputs(inputs, self.input_shapes, self.input_dtypes)
-        try:
+        with _told():
             for tensor, array in zip(self._input_tensors, arrays, strict=True):
                 self._wrapped.set_tensor(tensor, array)
+
+    def invoke(self) -> None:
+        """Runs the file on the inputs that were set."""
+        with _told():
             self._wrapped.invoke()
+
+    def outputs(self) -> list[np.ndarray]:
+        """Copies of what the last `invoke` gave."""
+        with _told():
             return [self._wrapped.get_tensor(tensor) for tensor in self._output_tensors]
-        except (RuntimeError, ValueError) as error:
-            raise BgnnError(f"LiteRT failed while running the file: {str(error).strip()}") from error
+
+    def arena_bytes(self) -> int | None:
+        """How much memory the runtime has planned for the tensors between operators (its arena, without what delegates
+        hold); None where it does not tell. Right only before the first `invoke`, which may add tensors of its own.
+        """
+        places = []
+        for detail in self._wrapped.get_tensor_details():
+            try:
+                view = self._wrapped.tensor(detail["index"])()
+            except (RuntimeError, ValueError):
+                continue  # it has no memory: a delegate's own, or of another subgraph
+            if not isinstance(view, np.ndarray):
+                continue  # a single number, given as a copy
+            if not self._file[0] <= view.ctypes.data < self._file[1]:  # a constant lies in the file
+                places.append((view.ctypes.data, view.nbytes))
+        if not places:
+            return None
+        start, end = min(at for at, _ in places), max(at + size for at, size in places)
+        return end - start if end - start <= sum(size + 64 for _, size in places) else None
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise BgnnError(f"LiteRT failed while running the file: {str(error).strip()}") from error
 
 
 def has_lce_ops(model_bytes: bytes) -> bool:
@@ -98,8 +142,11 @@ def _has_ops(model_bytes: bytes, prefix: bytes) -> bool:
 
     if not schema.Model.ModelBufferHasIdentifier(model_bytes, 0):
         raise BgnnError("not a TFLite file: the identifier TFL3 is missing at byte 4")
-    model = schema.Model.GetRootAs(model_bytes, 0)
-    codes = (model.OperatorCodes(i).CustomCode() for i in range(model.OperatorCodesLength()))
+    try:
+        model = schema.Model.GetRootAs(model_bytes, 0)
+        codes = [model.OperatorCodes(i).CustomCode() for i in range(model.OperatorCodesLength())]
+    except (struct.error, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise BgnnError(f"the TFLite file is damaged: its list of operators cannot be read ({error})") from error
     return any(code is not None and code.startswith(prefix) for code in codes)
 
 

@@ -150,7 +150,14 @@ def test_the_terminal_table() -> None:
     found = report()
     text = printed(found)
     parts = ["net: lce-arm64 -O1", f"{found.bytes:,} bytes", "LceBconv2d", "multiply-accumulates", "peak activations"]
-    parts += ["emitted file", "largest output difference", "edge", "k-NN (hamming)", "its inputs are real"]
+    parts += [
+        found.inputs,
+        "emitted file",
+        "largest output difference",
+        "edge",
+        "k-NN (hamming)",
+        "its inputs are real",
+    ]
     for part in parts:
         assert part in text, part
     assert "not verified" not in text
@@ -191,3 +198,10 @@ def test_signs_that_no_layer_is_made_of() -> None:
     assert found.warnings == [
         "nothing became 8-bit or binary, although the model has signs or quantisers: the table of layers says why"
     ]
+
+
+def test_what_each_layer_became_has_the_tensors_names() -> None:
+    found = report(1)
+    assert set(found.nodes) >= {layer.name for layer in found.layers if layer.became != "removed"}
+    names = [name for names in found.nodes.values() for name in names]
+    assert len(names) == len(set(names))

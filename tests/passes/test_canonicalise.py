@@ -253,6 +253,22 @@ def test_a_slice_in_the_middle_of_a_sort_and_a_whole_sort() -> None:
         assert outputs(gm, TIES)[0].flatten().tolist() == expected
 
 
+def test_places_behind_the_first_few_of_an_open_sort() -> None:
+    """Own k-NN that leaves the node itself out: of any number of nodes, no more than the first few are sorted."""
+    gm = trace(Wrapped(lambda m, x: x.sort(0)[1][1:3], {}), (randn(7, 2),), open_axes=[{0: torch.export.Dim.DYNAMIC}])
+    apply(canonicalise.run, gm, randn(9, 2))
+    (search,) = [n for n in gm.graph.nodes if is_call(n, bgnn.topk_lowest)]
+    assert search.args[1] == 3
+    assert count(gm, aten.sort) == 0
+
+
+def test_a_row_by_a_number_of_a_tensor_is_the_row_by_the_tensor() -> None:
+    gm = exported(lambda m, x, i: x[:, i[0].item()] * 2, X, torch.tensor([2, 0]))
+    apply(canonicalise.run, gm, X, torch.tensor([1, 2]))
+    assert count(gm, aten._local_scalar_dense, aten.item, aten.select) == 0
+    assert count(gm, aten.index_select) == 1
+
+
 def test_batch_norm_of_either_export() -> None:
     from bgnn.converter.trace import trace
 

@@ -15,10 +15,19 @@ from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, decompose, merge_equal_nodes
 
 TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.log1p, aten.bitwise_and]
+TARGETS += [aten.remainder, aten.fmod, aten.frac, aten.trunc, aten.fix, aten.floor_divide, aten.div.Tensor_mode]
 TARGETS += [aten.any, aten.all, aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
 X = randn(7, 4, 6) * 3 + 1
 CASES: dict[str, Callable[..., Any]] = {
     "log1p": lambda m, x: torch.log1p(x.abs()),
+    "remainder": lambda m, x: torch.remainder(x, 0.37),
+    "remainder of tensors": lambda m, x: x % (x.abs() + 0.3),
+    "fmod": lambda m, x: torch.fmod(x, 0.37),
+    "frac": lambda m, x: x.frac(),
+    "trunc": lambda m, x: x.trunc(),
+    "fix": lambda m, x: torch.fix(x * 2),
+    "floor_divide": lambda m, x: x // 0.37,
+    "divided and cut off": lambda m, x: torch.div(x, 0.37, rounding_mode="trunc"),
     "conditions": lambda m, x: torch.where((x > 0) & (x < 2), x, 0.0),
     "layer_norm": lambda m, x: F.layer_norm(x, [6], m.w, m.b, 1e-3),
     "layer_norm without weights": lambda m, x: F.layer_norm(x, [4, 6]),
@@ -40,16 +49,10 @@ CASES: dict[str, Callable[..., Any]] = {
 
 def graph(function: Callable[..., Any], **constants: Tensor) -> fx.GraphModule:
     """With an open first axis: what a mask picks has no size that is known."""
-    axes = [{0: torch.export.Dim.DYNAMIC}] if function not in STATIC else None
-    gm = trace(Wrapped(function, constants), (X,), open_axes=axes)
+    gm = trace(Wrapped(function, constants), (X,), open_axes=[{0: torch.export.Dim.DYNAMIC}])
     canonicalise.run(gm)
     merge_equal_nodes.run(gm)
     return gm
-
-
-STATIC = [
-    CASES[name] for name in ("std over axes", "std of known size", "var")
-]  # of an unbiased deviation the count must be known
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -219,6 +222,23 @@ def test_norms_attention_and_padding(name: str) -> None:
     for rows in (7, 3):
         x = randn(rows, 4, 6, seed=rows) * 2
         same(outputs(gm, x)[0], NORMS_AND_SUCH[name](None, x), 2e-6)
+
+
+@pytest.mark.parametrize("opened", [(0,), (2,), (0, 2)])
+def test_norms_and_spreads_over_open_sizes(opened: tuple[int, ...]) -> None:
+    """Their counts are those of each run."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = F.group_norm(x, 2, torch.arange(4.0), torch.ones(4))
+        return torch.cat([h.std(2), x.var((0, 2))[None].expand(x.size(0), -1), h.var(-1, unbiased=False)], 1)
+
+    sizes = dict.fromkeys(opened, torch.export.Dim.DYNAMIC)
+    gm = trace(Wrapped(forward, {}), (randn(3, 4, 6, seed=0),), open_axes=[sizes])
+    canonicalise.run(gm)
+    decompose.run(gm)
+    assert count(gm, aten.group_norm, aten.std, aten.var) == 0
+    x = randn(5 if 0 in opened else 3, 4, 9 if 2 in opened else 6, seed=1)
+    same(outputs(gm, x)[0], forward(None, x), 2e-6)
 
 
 GROUPED = {

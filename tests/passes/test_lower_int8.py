@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import aten, bgnn, check_meta, count, graph, only, outputs, randn
+from graphs import aten, bgnn, check_meta, count, exported, graph, only, outputs, randn
 from torch import Tensor, fx
 
-from bgnn.passes import accumulators, lower_int8
-from bgnn.passes.graph import PassResult, Tap
+from bgnn.passes import (
+    accumulators,
+    canonicalise,
+    decompose,
+    lower_int8,
+    recognise_binarize,
+    recognise_fake_quant,
+)
+from bgnn.passes.graph import PassResult, Tap, snapshot
 
 A, B, Y = (0.031, 5, -128, 127), (0.0173, -100, -128, 127), (0.047, -7, -128, 127)
 INDEX, N = torch.tensor([0, 2, 2, 1, 2, 0]), 4
@@ -101,10 +108,62 @@ def test_neighbours_among_codes_are_those_of_whole_numbers(channels: int) -> Non
     assert only(gm, bgnn.dequantize).args[1] == steps
 
 
+def test_a_quantised_bias_is_a_bias() -> None:
+    gm, result = lowered(
+        lambda m, x: q(F.linear(q(x, A), q(m.w, B), q(m.b, A)), Y), tolerance=1e-5, w=W.repeat(22, 1), b=BIAS.repeat(22)
+    )
+    assert count(gm, bgnn.q_linear, bgnn.q_linear_float) == 1
+    assert result.refusals == []
+
+
+def test_a_bias_made_of_the_inputs_is_named() -> None:
+    gm = graph(lambda m, x: F.linear(q(x, A), q(m.w, B), x[0, :3]), X, w=W)
+    assert [why for _, why in lower_int8.run(gm).refusals] == ["its bias is computed from the inputs"]
+
+
 def test_where_sums_cost_more_than_codes_a_narrow_layer_rounds_its_bias() -> None:
     gm = graph(lambda m, x: q(F.linear(q(x, A), q(m.w, B), m.b), Y), X, w=W, b=BIAS)
     lower_int8.run(gm, sums=False)
     assert count(gm, bgnn.q_linear) == 1
+
+
+# Each rounds ties its own way: up, down, away from 0, towards 0.
+TIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "up": lambda v: torch.floor(v + 0.5),
+    "down": lambda v: torch.ceil(v - 0.5),
+    "away from 0": lambda v: v.sign() * torch.floor(v.abs() + 0.5),
+    "away from 0, cut off": lambda v: torch.trunc(v + 0.5 * v.sign()),
+    "down, turned": lambda v: -torch.floor(0.5 - v),
+    "of a cast": lambda v: (v + 100.5).int() - 100.0,
+    "up, by the remainder": lambda v: v + 0.5 - torch.remainder(v + 0.5, 1.0),
+    "up, with a zero point": lambda v: torch.clamp(torch.floor(v + 0.5) + 101, 0, 255) - 101,
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+@pytest.mark.parametrize("step", [0.25, 0.5])
+def test_ties_go_where_the_model_rounds_them(name: str, step: float) -> None:
+    """In front of a layer and behind it: with steps that are powers of 2 every other sum is one."""
+
+    def quantised(x: Tensor) -> Tensor:
+        return TIES[name](x / step).clamp(-100, 100) * step
+
+    points = (torch.arange(-200, 200) / 8).reshape(80, 5)
+    weight = torch.arange(-7, 8).reshape(3, 5) / 4
+
+    def layers(m: Any, x: Tensor) -> Tensor:
+        return quantised(F.linear(quantised(x), bgnn.fake_quant(m.w, 0.25, 0, -128, 127)))
+
+    gm = exported(layers, points, w=weight)
+    for run in (decompose.run, canonicalise.run, recognise_binarize.run, recognise_fake_quant.run):
+        run(gm)
+    for way in ("codes", "float"):
+        lowered = snapshot(gm)
+        result = lower_int8.run(lowered) if way == "codes" else recognise_fake_quant.keep_ties(lowered)
+        assert torch.equal(outputs(lowered, points)[0], layers(type("", (), {"w": weight}), points))
+        assert count(lowered, bgnn.q_linear_float) == (way == "codes")
+        assert result.refusals == []
+        assert result.rewrites > 0
 
 
 def test_relu_raises_the_lowest_code() -> None:

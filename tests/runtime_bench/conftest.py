@@ -10,7 +10,12 @@ import pytest
 
 KERNELS = Path(__file__).parent / "kernels"
 F32, I32 = np.dtype(np.float32), np.dtype(np.int32)
-sys.path[:0] = [str(KERNELS / "delegate"), str(KERNELS), str(KERNELS.parent / "toolchain" / "packaging")]
+sys.path[:0] = [
+    str(KERNELS / "delegate"),
+    str(KERNELS),
+    str(KERNELS.parent / "toolchain" / "packaging"),
+    str(KERNELS.parent / "bench"),
+]
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ enum { kX, kWZero = kX + 4, kResult };
 const char* check_q_linear_float(Kernel* kernel) {
   const Attribute* a = kernel->attribute;
   if (a[kWZero].i < -128 || a[kWZero].i > 127) return "w_zero is outside of [-128, 127]";
-  kernel->dense = dense_kernels_for(kernel->graph->isa);
+  kernel->dense = dense_kernels_for(kernel->binary->isa);
   return check_quantiser(kernel, kX, false);
 }
 
@@ -159,7 +159,7 @@ static void run_quantize(void* data, size_t task) {
 }
 
 const char* check_quantize(Kernel* kernel) {
-  kernel->dense = dense_kernels_for(kernel->graph->isa);
+  kernel->dense = dense_kernels_for(kernel->binary->isa);
   return check_quantiser(kernel, 0, false);
 }
 

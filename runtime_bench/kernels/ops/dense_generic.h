@@ -44,6 +44,16 @@ inline __attribute__((always_inline)) V loaded(const void* at) {
 
 // Real numbers (products, or quotients by a scale) as codes.
 inline __attribute__((always_inline)) U8x16 codes_of(F32x16 real, int32_t zero, int32_t low, int32_t high) {
+#if defined(BGNN_DENSE_NEON)  // clamped by narrowing; of a NaN and the lowest code, vmaxnm gives the code, as below
+  float32x4_t part[4];
+  memcpy(part, &real, sizeof part);
+  int32x4_t whole[4];
+  for (int i = 0; i < 4; i++) whole[i] = vcvtnq_s32_f32(vmaxnmq_f32(part[i], vdupq_n_f32(float(low - zero))));
+  const int16x8_t zeros = vdupq_n_s16(int16_t(zero));
+  const int16x8_t first = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(whole[0]), whole[1]), zeros);
+  const int16x8_t second = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(whole[2]), whole[3]), zeros);
+  return (U8x16)vminq_u8(vqmovun_high_s16(vqmovun_s16(first), second), vdupq_n_u8(uint8_t(high)));
+#endif
   const F32x16 least = F32x16{} + float(low - zero), most = F32x16{} + float(high - zero);
   real = real > least ? real : least;
   real = real < most ? real : most;

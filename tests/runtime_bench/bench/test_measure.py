@@ -125,7 +125,7 @@ def test_spread_of_nothing_is_refused() -> None:
     [(0, "0"), (0.01234, "0.0123"), (1.234, "1.23"), (12.34, "12.3"), (99.96, "100.0"), (12345.6, "12346")],
 )
 def test_figures_have_three_digits(value: float, text: str) -> None:
-    assert module._digits(value) == text
+    assert module.digits(value) == text
 
 
 def test_peak_memory_sees_what_a_task_allocates_and_not_what_this_process_holds() -> None:
@@ -172,3 +172,40 @@ def test_json_and_table_hold_every_candidate(
         "9 interleaved rounds",
     ):
         assert text in printed
+
+
+def test_a_schedule_fills_its_time_and_short_runs_come_in_bursts(clocks: Clocks) -> None:
+    candidates = {"slow": clocks.candidate("slow", [40], 40), "fast": clocks.candidate("fast", [1], 1)}
+    plan = module.Schedule(rounds=2, seconds=0.1, warmup=1, warmup_seconds=0.08, burst_ms=4)
+    result = measure(candidates, base="slow", schedule=plan)
+    # 2 x 40 ms of warm-up; then rounds of 40 + 4 ms until both have had 0.1 s: five.
+    assert clocks.log[:82] == ["slow"] * 2 + ["fast"] * 80
+    assert result.rounds == 5
+    assert clocks.log[82:87] == ["slow"] + ["fast"] * 4
+    assert result.timings["fast"].wall_ms == [1] * 5
+    short = module.Schedule(rounds=9, seconds=0, longest=0.05, warmup_seconds=0, burst_ms=0)
+    assert measure(candidates, schedule=short).rounds == 3, "no round begins beyond the longest time"
+
+
+def test_noise_is_told(clocks: Clocks, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not Spread(100, 95, 105, 0, 999).noisy
+    assert Spread(100, 94, 105, 100, 100).noisy
+    rough = {"base": clocks.candidate("base", [20], 20), "rough": clocks.candidate("rough", [10, 20], 10)}
+    print_table(measure(rough, base="base", rounds=4, warmup=0))
+    assert "the machine was too noisy for rough: " in capsys.readouterr().out
+    print_table(measure({"base": rough["base"]}, base="base", rounds=4, warmup=0))
+    assert "noisy" not in capsys.readouterr().out
+
+
+def test_a_fresh_process_gives_its_result() -> None:
+    result, peak = module.in_fresh_process("json:loads", {"s": "[1, 2]"})
+    assert result == [1, 2]
+    assert peak > 1 << 20
+
+
+def test_machines_have_ids_that_tell_no_name() -> None:
+    import platform
+
+    machine = module.describe_machine()
+    assert machine["id"] == module.describe_machine()["id"]
+    assert all(str(value) != platform.node() for value in machine.values())

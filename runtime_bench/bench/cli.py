@@ -1,0 +1,224 @@
+"""`bgnn-bench`: what converted files take, on this machine, beside whatever else runs them.
+
+Tables go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a file or a runtime failed,
+2 the command is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bgnn.runtime_bench.bench import conditions, records, report
+from bgnn.runtime_bench.bench.candidates import CANDIDATES, candidates_for
+from bgnn.runtime_bench.bench.inputs import inputs_for
+from bgnn.runtime_bench.bench.measure import Schedule
+from bgnn.runtime_bench.bench.profile import (
+    PROFILED,
+    chrome_trace,
+    name_layers,
+    operator_records,
+    overlay,
+    profile_file,
+    report_of,
+)
+from bgnn.runtime_bench.bench.records import Record
+from bgnn.runtime_bench.bench.running import new_run, run_file
+from bgnn.runtime_bench.runtime import limits, streams
+from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(prog="bgnn-bench", description=__doc__.partition("\n")[0])
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run", parents=[debug], help="measure files: time, memory, size",
+        description="Runs each file by every candidate that can: alone in a fresh process, then all in interleaved "
+        "rounds. Times are medians with quartiles; a ratio is taken within a round.",
+    )  # fmt: skip
+    run.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .tflite or .onnx file, ours or any other")
+    run.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N", help="one table for each (default: 1)")
+    run.add_argument(
+        "--candidates", nargs="+", default=[], metavar="NAME",
+        help=f"only these of {', '.join(row.name for row in CANDIDATES)}",
+    )  # fmt: skip
+    _add_inputs_and_rounds(run)
+    run.add_argument("--json", type=Path, metavar="FILE", help="write the records there, one a line")
+
+    profile = commands.add_parser(
+        "profile", parents=[debug], help="where a file's time goes: by operator and by node type",
+        description="Times every operator of a file on LiteRT (by our delegate) or ONNX Runtime (by its profiler). "
+        "Operators have the names of the model's layers where bgnn-convert's report lies beside the file.",
+    )  # fmt: skip
+    profile.add_argument("file", type=Path, metavar="FILE", help="a .tflite or .onnx file")
+    profile.add_argument("--candidate", default="", metavar="NAME", help=f"one of {', '.join(PROFILED)}")
+    profile.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    _add_inputs_and_rounds(profile)
+    profile.add_argument("--json", type=Path, metavar="FILE", help="write the operators' times there, as records")
+    profile.add_argument("--trace", type=Path, metavar="FILE", help="write one run for chrome://tracing and Perfetto")
+    profile.add_argument("--overlay", type=Path, metavar="FILE", help="write node data for Model Explorer")
+
+    compare = commands.add_parser(
+        "compare", parents=[debug], help="two files of records beside each other",
+        description="Ratios of both; times only where one machine measured both.",
+    )  # fmt: skip
+    compare.add_argument("before", type=Path, metavar="A")
+    compare.add_argument("after", type=Path, metavar="B")
+    return parser
+
+
+def _add_inputs_and_rounds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", type=Path, metavar="NPZ", help="the file's inputs by name (default: random ones)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    plan = Schedule()
+    parser.add_argument(
+        "--rounds", type=int,
+        help=f"exactly so many (default: {plan.rounds}, for {plan.seconds:g} to {plan.longest:g} seconds each)",
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with `argv` (default: the process's arguments) and returns the exit code."""
+    try:
+        given = build_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed the help or its error
+        return int(stop.code or 0)
+    streams.make_safe()
+    try:
+        with stops_as_errors():
+            {"run": _run, "profile": _profile, "compare": _compare}[given.command](given)
+        return 0
+    except (Stopped, KeyboardInterrupt) as stop:
+        return _fail(str(stop) or "interrupted", getattr(stop, "exit_code", 130), False)
+    except MemoryError:
+        return _fail("out of memory: measure on a smaller batch or graph", 1, given.debug)
+    except (BgnnError, OSError) as error:
+        return _fail(str(error), getattr(error, "exit_code", 1), given.debug)
+    except Exception as error:
+        hint = "" if given.debug else " (a bug in bgnn-bench: run again with --debug and report it)"
+        return _fail(f"internal error: {type(error).__name__}: {error}{hint}", 1, given.debug)
+
+
+def _run(given: argparse.Namespace) -> None:
+    schedule, arrays = _prepare(given, given.threads, given.files, [given.json])
+    # All files are looked at before the first is measured.
+    work = []
+    for path in given.files:
+        content = _read(path)
+        work.append((path, content, candidates_for(path, content, given.candidates)))
+    found: list[Record] = []
+    run = new_run()
+    try:
+        for path, content, candidates in work:
+            inputs = inputs_for(path, content, arrays, given.seed)
+            for threads in dict.fromkeys(given.threads):
+                some = run_file(path, content, inputs, candidates, threads, schedule, run, _say)
+                with streams.results():
+                    report.print_run(some)
+                found += some
+    finally:  # what is measured is kept, whatever ends the rest
+        if given.json is not None and found:
+            write_files({given.json: records.write(found)}, lambda: _say(f"written: {given.json}"))
+
+
+def _profile(given: argparse.Namespace) -> None:
+    outputs = [given.json, given.trace, given.overlay]
+    schedule, arrays = _prepare(given, [given.threads], [given.file], outputs)
+    content, path = _read(given.file), given.file
+    named = candidates_for(path, content, [given.candidate] if given.candidate else [])
+    able = [row for row in named if row.name in PROFILED and (given.candidate or row.fits(content))]
+    if not able:
+        raise UsageError(f"{given.candidate} does not tell where time goes: {', '.join(PROFILED)} do")
+    inputs, chosen, before = inputs_for(path, content, arrays, given.seed), able[0], conditions.now()
+    with conditions.pinned(given.threads) as cores:
+        profile = profile_file(chosen, content, inputs.arrays, given.threads, schedule)
+    name_layers(profile, report_of(path))
+    after = conditions.now()
+    settings = {
+        "run": new_run(), "base": chosen.name, "threads": given.threads, "cores": cores, "inputs": inputs.what,
+        "rounds": len(profile.total_ms), "before": before, "after": after,
+        "throttled": conditions.throttling(before, after),
+    }  # fmt: skip
+    files = {}
+    if given.json is not None:
+        files[given.json] = records.write(operator_records(profile, path.name, chosen.name, settings))
+    if given.trace is not None:
+        files[given.trace] = json.dumps(chrome_trace(profile, path.name)).encode()
+    if given.overlay is not None:
+        files[given.overlay] = json.dumps(overlay(profile)).encode()
+
+    def announce() -> None:
+        with streams.results():
+            report.print_profile(profile, f"{path.name}, {chosen.name}, inputs {inputs.what}")
+            for line in report.machine_remarks(settings):
+                print(line)
+        for written in files:
+            _say(f"written: {written}")
+
+    write_files(files, announce)
+
+
+def _prepare(
+    given: argparse.Namespace, threads: Sequence[int], files: Sequence[Path], outputs: Sequence[Path | None]
+) -> tuple[Schedule, dict[str, np.ndarray] | None]:
+    """Checks what `run` and `profile` have in common; how long to measure, and the given arrays."""
+    schedule = Schedule()
+    if given.rounds is not None:
+        if given.rounds < 1:
+            raise UsageError(f"--rounds {given.rounds}: at least one is needed")
+        schedule = Schedule(given.rounds, seconds=0, longest=float("inf"))
+    if given.seed < 0:
+        raise UsageError(f"--seed {given.seed}: seeds go up from 0")
+    for number in threads:
+        limits.check_threads("--threads", number)
+    others = {f"the file {path}": path for path in [*files, given.input] if path}
+    for output in outputs:
+        if output is not None:
+            check_output(output, others)
+            others[f"another output, {output}"] = output
+    return schedule, None if given.input is None else limits.read_npz(given.input, str(given.input))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    if not content:
+        raise BgnnError(f"{path} is empty")
+    return content
+
+
+def _compare(given: argparse.Namespace) -> None:
+    before, after = records.read(given.before), records.read(given.after)
+    with streams.results():
+        report.print_comparison(before, after)
+
+
+def _say(line: str) -> None:
+    streams.complain(f"bgnn-bench: {streams.one_line(line)}")
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+    streams.complain(f"bgnn-bench: error: {streams.one_line(message)}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

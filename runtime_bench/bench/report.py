@@ -1,0 +1,175 @@
+"""Tables, as queries over records. Nothing here measures, and nothing is printed that no record says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from bgnn.runtime_bench.bench.measure import Spread, digits, too_noisy
+from bgnn.runtime_bench.bench.profile import Profile
+from bgnn.runtime_bench.bench.records import CPU, WALL, Record, base_of, ratio
+from bgnn.runtime_bench.runtime.errors import BgnnError
+
+Column = tuple[str, Callable[[Record], str]]
+
+
+def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
+    """A table on standard output; the first column's cells stand left."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for position, head in enumerate(heads):
+        table.add_column(head, justify="right" if position else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    # Into a file or a CI log a table has no terminal to fit into.
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    for part in (Text(title), table, *([Text(caption)] if caption else [])):
+        console.print(part, soft_wrap=part is not table)  # a title is no narrower than its table
+
+
+def print_run(records: Sequence[Record]) -> None:
+    """A table for each file and number of threads; below it what else a reader must know."""
+    for group in dict.fromkeys(record.group for record in records):
+        rows = [record for record in records if record.group == group]
+        first = rows[0]
+        columns: list[Column] = [
+            ("", lambda record: record.candidate),
+            ("elapsed ms", lambda record: str(record.spread(WALL) or "")),
+            ("CPU ms", lambda record: str(record.spread(CPU) or "")),
+            (f"x as fast as\n{first.settings['base']}", lambda record: str(speedup(records, record) or "")),
+            ("initialise\nms", lambda record: _figure(record, "init_ms")),
+            ("first\nms", lambda record: _figure(record, "first_ms")),
+            ("warm-up\nms", lambda record: _figure(record, "warmup_ms")),
+            ("peak MB\nover empty", _over_empty),
+            ("arena\nMB", lambda record: _megabytes(record.figure("arena_bytes"))),
+            ("output's\ndifference", lambda record: f"{record.figure('difference') or 0:.2g}"),
+        ]
+        size = first.figure("file_bytes")
+        title = f"{first.case}: {size:,.0f} bytes, {_threads(first)}, inputs {first.settings['inputs']}"
+        caption = (
+            f"medians (quartiles) of {first.settings['rounds']} interleaved rounds, {first.device['cpu']}, "
+            f"{first.device['cores']} cores; ratios: of {'CPU time' if first.threads == 1 else 'elapsed time'} in a "
+            "round; peak: of a fresh process, over one that runs a file of one operator"
+        )
+        print_table(title, [head for head, _ in columns], [[cell(row) for _, cell in columns] for row in rows], caption)
+        for line in remarks(rows):
+            print(line)
+
+
+def speedup(records: Sequence[Record], record: Record) -> Spread | None:
+    """How many times as fast as its base a record is; None where its base is not among the records."""
+    base = base_of(records, record)
+    return ratio(base, record) if base else None
+
+
+def remarks(rows: Sequence[Record]) -> list[str]:
+    """What one group's rounds went through: noise, throttling, what could not run, how the machine stood."""
+    lines = []
+    noisy = [row.candidate for row in rows if (found := speedup(rows, row)) and found.noisy]
+    if noisy:
+        lines.append(too_noisy(noisy))
+    lines += machine_remarks(rows[0].settings)
+    return lines
+
+
+def machine_remarks(settings: Mapping[str, Any]) -> list[str]:
+    """What a run's settings say of the machine, and of what could not run."""
+    lines = []
+    if settings.get("throttled"):
+        lines.append(f"the machine throttled while it measured: {'; '.join(settings['throttled'])}")
+    lines += [f"left out: {name}: {why}" for name, why in settings.get("left_out", {}).items()]
+    state = settings.get("after", {})
+    told = [f"governor {state['governor']}"] if "governor" in state else []
+    if state.get("celsius"):
+        told.append(f"{max(state['celsius'].values()):.0f} °C")
+    told.append(f"load {state['load']:g}" if "load" in state else "")
+    cores = settings.get("cores")
+    told.append(f"pinned to processors {', '.join(map(str, cores))}" if cores else "not pinned")
+    lines.append("; ".join(filter(None, told)))
+    if cores and len(cores) < settings["threads"]:
+        lines.append(f"{settings['threads']} threads shared {len(cores)} processors")
+    return lines
+
+
+def print_profile(profile: Profile, title: str) -> None:
+    """Two tables, as the paper's Tables 6 and 7: by node type, and operator by operator; shares are of the sum."""
+    kinds = profile.by_kind()
+    times = [Spread.of(one.ms) for one in profile.operators]
+    whole = sum(time.median for time in times) or 1.0
+    rows = [[kind, digits(ms), f"{ms / whole:.2%}", str(count)] for kind, (ms, count) in kinds.items()]
+    print_table(f"{title}: by node type", ["", "ms", "share", "times called"], rows)
+    rows = [
+        [
+            one.name,
+            one.kind if not one.parts else f"{one.kind} of {', '.join(dict.fromkeys(one.parts))}",
+            one.tensor,
+            str(time),
+            f"{time.median / whole:.2%}",
+        ]
+        for one, time in zip(profile.operators, times, strict=True)
+    ]
+    runs = f"{len(profile.total_ms)} runs of {Spread.of(profile.total_ms)} ms"
+    caption = f"{runs}; the sum of the operators' medians is {digits(whole)} ms"
+    print_table(f"{title}: by operator", ["layer", "node type", "writes", "ms", "share"], rows, caption)
+
+
+def print_comparison(before: Sequence[Record], after: Sequence[Record]) -> None:
+    """Two files of records beside each other, by case, candidate and threads: ratios, which are comparable anywhere,
+    and times where one machine measured both. Raises BgnnError where they have nothing in common."""
+    pairs = [(old, new) for old in before for new in after if _same_question(old, new)]
+    if not pairs:
+        raise BgnnError("the two have no case, candidate and number of threads in common")
+    absolute = all(_same_machine(old, new) for old, new in pairs)
+    heads = ["", "x as fast as", "A: x", "B: x", "B / A"]
+    rows = []
+    for old, new in pairs:
+        ours, theirs = speedup(before, old), speedup(after, new)
+        row = [f"{new.case}, {new.candidate}, {_threads(new)}", str(new.settings["base"])]
+        row += [str(ours or ""), str(theirs or "")]
+        row.append(digits(theirs.median / ours.median) if ours and theirs and ours.median else "")
+        if absolute:
+            row += [str(old.spread() or ""), str(new.spread() or "")]
+        rows.append(row)
+    print_table("A beside B", heads + (["A: elapsed ms", "B: elapsed ms"] if absolute else []), rows)
+    if not absolute:
+        machines = {f"{record.device['cpu']} ({record.device['id']})" for pair in pairs for record in pair}
+        why = "different machines measured them" if len(machines) > 1 else "one of them is modelled"
+        print(f"times are not compared, only ratios: {why} ({'; '.join(sorted(machines))})")
+    for name, records in (("A", before), ("B", after)):
+        noisy = [f"{r.case}, {r.candidate}" for r in records if (found := speedup(records, r)) and found.noisy]
+        if noisy:
+            print(f"{name}: {too_noisy(noisy)}")
+
+
+def _same_question(one: Record, other: Record) -> bool:
+    """Whether two records answer one question: the same case, runtime, threads, inputs and base."""
+    keys = ("threads", "inputs", "base")
+    return (one.case, one.candidate) == (other.case, other.candidate) and all(
+        one.settings.get(key) == other.settings.get(key) for key in keys
+    )
+
+
+def _same_machine(one: Record, other: Record) -> bool:
+    return one.device["id"] == other.device["id"] and one.modelled == other.modelled
+
+
+def _threads(record: Record) -> str:
+    return f"{record.threads} thread{'s' if record.threads > 1 else ''}"
+
+
+def _figure(record: Record, what: str) -> str:
+    figure = record.figure(what)
+    return "" if figure is None else digits(figure)
+
+
+def _over_empty(record: Record) -> str:
+    peak, empty = record.figure("peak_bytes"), record.figure("empty_bytes")
+    return "" if peak is None or empty is None else _megabytes(peak - empty)
+
+
+def _megabytes(size: float | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f}"
