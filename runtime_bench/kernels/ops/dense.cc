@@ -139,3 +139,34 @@ bool q_linear(Call* call) {
   }
   return run(call, &c, added);
 }
+
+/* ---- Quantize ---- */
+
+struct QuantizeCall {
+  const float* real;
+  uint8_t* out;
+  Quantiser quantiser;
+  int64_t count;
+  const DenseKernels* kernels;
+};
+
+static const int64_t kTaskNumbers = 256 * 1024;
+
+static void run_quantize(void* data, size_t task) {
+  const QuantizeCall* c = (const QuantizeCall*)data;
+  const int64_t first = (int64_t)task * kTaskNumbers, left = c->count - first;
+  c->kernels->quantise(c->real + first, &c->quantiser, left < kTaskNumbers ? left : kTaskNumbers, c->out + first);
+}
+
+const char* check_quantize(Kernel* kernel) {
+  kernel->dense = dense_kernels_for(kernel->binary->isa);
+  return check_quantiser(kernel, 0, false);
+}
+
+bool quantize(Call* call) {
+  const Input* real = &call->in[0];
+  void* out;
+  if (!make_output(call, 0, real->rank, real->dim, &out)) return false;
+  QuantizeCall c = {(const float*)real->data, (uint8_t*)out, quantiser(call->kernel, 0), real->count, call->kernel->dense};
+  return parallel(call, (c.count + kTaskNumbers - 1) / kTaskNumbers, run_quantize, &c);
+}

@@ -6,6 +6,7 @@ namespace {
 
 struct DotProduct {
   static constexpr uint8_t kTurned = 0x80;
+  static constexpr int64_t kAll = 5, kFind = 12, kSome = 13;
   static constexpr int kRows = 4;  // by 4 vectors of outputs: 16 sums
 
   static int8x16_t load(const void* at) { return vreinterpretq_s8_u8(vld1q_u8(static_cast<const uint8_t*>(at))); }

@@ -6,6 +6,7 @@ namespace {
 
 struct Matrix {
   static constexpr uint8_t kTurned = 0;
+  static constexpr int64_t kAll = 3, kFind = 12, kSome = 13;
   static constexpr int kRows = 8, kOutputs = 8;  // 4 pairs by 4 pairs: 16 sums
 
   // Pairs of outputs with 8 inputs each, from 2 groups of the packed weights; the second may not be there.

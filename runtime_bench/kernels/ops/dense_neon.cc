@@ -8,6 +8,7 @@ namespace {
 
 struct Neon {
   static constexpr uint8_t kTurned = 0x80;
+  static constexpr int64_t kAll = 7, kFind = 6, kSome = 18;
 
   static int8x16_t codes(const uint8_t* at) {  // of a group, four times over
     return vreinterpretq_s8_u32(vld1q_dup_u32(reinterpret_cast<const uint32_t*>(at)));
