@@ -349,7 +349,7 @@ def _was(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> st
 
 def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
     source = node
-    while is_call(source, *dm.MOVES) and isinstance(source.args[0], fx.Node):
+    while is_call(source, *dm.MOVES, aten.relu) and isinstance(source.args[0], fx.Node):
         source = source.args[0]
     return "8-bit" if is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel) else domains[node].kind
 

@@ -47,6 +47,7 @@ from bgnn.passes import (
     hoist_binarize,
     hoist_fake_quant,
     join_edges,
+    keep_ties,
     legalise,
     lower_int8,
     lower_knn,
@@ -107,8 +108,8 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
             cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
-            fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, join_edges,
-            merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
+            fold_constants, merge_equal_nodes, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes,
+            join_edges, merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
             recognise_aggregation, neighbour_rows, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
@@ -122,7 +123,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         if target.codes:
             steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive, sums=target.sums)))
         else:
-            steps.append(("keep_ties", recognise_fake_quant.keep_ties))
+            steps += _steps(keep_ties)
         if naive:
             return [*steps, ("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if target.bits else steps
         if target.bits:

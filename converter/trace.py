@@ -277,6 +277,7 @@ def _without_logs() -> Iterator[None]:
 
 def _functionalise(program: ExportedProgram) -> ExportedProgram:
     """No in-place ops after this; composites mostly stay whole (cdist, linear, conv, prelu: easier to match)."""
+    program = _without_shared_buffers(program)
     try:
         with torch.no_grad(), warnings.catch_warnings(), _known_values(), _any_names():
             warnings.simplefilter("ignore")
@@ -285,6 +286,37 @@ def _functionalise(program: ExportedProgram) -> ExportedProgram:
         raise ConversionError(
             f"torch.export cannot take the model's in-place updates apart: {user_code.reason(error)}"
         ) from error
+
+
+def _without_shared_buffers(program: ExportedProgram) -> ExportedProgram:
+    """The program, or a copy in which one name is used of each buffer that has several.
+
+    PyTorch cannot take apart what is written to a tensor that it knows by two names: torch.ao's FX mode gives one
+    fake-quantiser to all that a `cat` joins.
+    """
+
+    def key(value: Tensor) -> tuple[Any, ...]:
+        return value.data_ptr(), value.shape, value.stride(), value.dtype
+
+    names = [spec.target for spec in program.graph_signature.input_specs if spec.kind == InputKind.BUFFER]
+    values = {name: program.state_dict.get(cast(str, name)) for name in names}
+    keys = [key(v) for v in values.values() if v is not None and v.numel() > 0]
+    if len(set(keys)) == len(keys):
+        return program
+    program = copy.deepcopy(program)
+    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    first: dict[tuple[Any, ...], fx.Node] = {}
+    for spec in program.graph_signature.input_specs:
+        value = program.state_dict.get(cast(str, spec.target)) if spec.kind == InputKind.BUFFER else None
+        if value is None or value.numel() == 0:
+            continue
+        node = placeholders[cast(Any, spec.arg).name]
+        kept = first.setdefault(key(value), node)
+        if kept is not node:
+            node.replace_all_uses_with(kept)
+            program.state_dict[cast(str, spec.target)] = value.clone()
+    program.graph_module.recompile()
+    return program
 
 
 @contextmanager
@@ -340,7 +372,8 @@ def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
             attribute = name.replace(".", "_")
             while hasattr(gm, attribute):
                 attribute += "_"
-            gm.register_buffer(attribute, value.detach())
+            own = spec.kind == InputKind.BUFFER  # a switch may be back in a moment where it was (`uncached`)
+            gm.register_buffer(attribute, value.detach().clone() if own else value.detach())
             remap[node] = graph.get_attr(attribute)
             remap[node].meta = {"val": as_meta(value), "source": name}
         elif node.op == "output":

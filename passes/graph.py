@@ -205,6 +205,9 @@ def literal(shape: Sequence[Any]) -> list[int] | None:
     return sizes if sizes.count(-1) <= 1 else None
 
 
+OF_WEIGHTS = ("source", "stays_float")  # what a weight's constant says: its name in the model, why it has no codes
+
+
 def call(before: fx.Node, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
     """Inserts a call of `target` before a node; shape from the op itself, source line from `like`."""
     with before.graph.inserting_before(before):

@@ -15,6 +15,7 @@ from bgnn.passes import (
     accumulators,
     canonicalise,
     decompose,
+    keep_ties,
     lower_int8,
     recognise_binarize,
     recognise_fake_quant,
@@ -159,7 +160,7 @@ def test_ties_go_where_the_model_rounds_them(name: str, step: float) -> None:
         run(gm)
     for way in ("codes", "float"):
         lowered = snapshot(gm)
-        result = lower_int8.run(lowered) if way == "codes" else recognise_fake_quant.keep_ties(lowered)
+        result = lower_int8.run(lowered) if way == "codes" else keep_ties.run(lowered)
         assert torch.equal(outputs(lowered, points)[0], layers(type("", (), {"w": weight}), points))
         assert count(lowered, bgnn.q_linear_float) == (way == "codes")
         assert result.refusals == []

@@ -1,6 +1,6 @@
 // count_driver CASE TIMES: calls one kernel TIMES times on one thread; without arguments, prints the cases' names.
 // The sizes are those of the paper's DGCNN on one cloud: 1024 points, 20 neighbours; of a graph of as many nodes, with 8
-// edges each on average, for the graph kernels. Linked statically with the kernels.
+// edges each on average, for the graph kernels and dense layers. Linked statically with the kernels.
 // The last call stands between two system calls that profile_plugin.c waits for.
 #include <stdint.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "../../kernels/ops/graph_kernels.h"
+#include "../../kernels/ops/dense_kernels.h"
 
 namespace {
 
@@ -147,6 +147,31 @@ void table(const GraphKernels& k, int times, int64_t tables) {
   call_graph(k.q_table, a, times);
 }
 
+// A dense layer from codes, or from real numbers of which one in `one_in` is not 0, to codes.
+void q_linear(const DenseKernels& k, int times, int64_t inputs, int64_t outputs, int64_t one_in) {
+  const int64_t places = kLanes * dense_blocks(outputs);
+  Dense a = {};
+  if (one_in > 1) {
+    float* real = floats(kNodes * inputs);
+    for (int64_t i = 0; i < kNodes * inputs; i++) real[i] *= float(bits() % uint64_t(one_in) == 0);
+    a.real = real;
+  } else {
+    a.codes = codes(kNodes * inputs);
+  }
+  a.quantiser = {0.01f, 128, 0, 255}, a.weights = words(places * dense_groups(inputs)), a.bias = indices(places);
+  a.multiplier = floats(places), a.inputs = inputs, a.outputs = outputs, a.x_zero = 128;
+  a.result = {0, 128, 0, 255}, a.out_codes = room<uint8_t>(kNodes * outputs);
+  auto *scratch = room<uint8_t>(dense_scratch(inputs, outputs));
+  auto* whole_bias = room<int32_t>(places);
+  k.prepare(&a, scratch, whole_bias);
+  a.whole_bias = whole_bias;
+  for (int i = 0; i < times; i++) {
+    if (i == times - 1) getpriority(PRIO_PROCESS, 0);
+    k.dense(&a, scratch, 0, kNodes);
+  }
+  getpriority(PRIO_PROCESS, 0);
+}
+
 struct Case {
   const char* name;
   void (*run)(const BgnnKernels&, int times);
@@ -155,6 +180,17 @@ struct Case {
 struct GraphCase {
   const char* name;
   void (*run)(const GraphKernels&, int times);
+};
+
+struct DenseCase {
+  const char* name;
+  void (*run)(const DenseKernels&, int times);
+};
+
+const DenseCase kDenseCases[] = {
+    {"q_linear_64_64", [](const DenseKernels& k, int times) { q_linear(k, times, 64, 64, 1); }},
+    {"q_linear_200_10", [](const DenseKernels& k, int times) { q_linear(k, times, 200, 10, 1); }},
+    {"q_linear_sparse_1433_16", [](const DenseKernels& k, int times) { q_linear(k, times, 1433, 16, 80); }},
 };
 
 const GraphCase kGraphCases[] = {
@@ -171,7 +207,7 @@ const GraphCase kGraphCases[] = {
     {"aggregate_weighted", [](const GraphKernels& k, int times) { floats_of(k, times, kSum, floats(kEdges)); }},
     {"aggregate_int32",
      [](const GraphKernels& k, int times) {
-       const AggregateInt32 a = {graph(), words(kNodes * kWidth), room<int32_t>(kNodes * kWidth), kWidth};
+       const Aggregate a = {graph(), floats(kNodes * kWidth), nullptr, room<float>(kNodes * kWidth), kWidth, kSum};
        call_graph(k.aggregate_int32, a, times);
      }},
     {"gat_aggregate_1", [](const GraphKernels& k, int times) { attention(k, times, false, 1); }},
@@ -294,6 +330,10 @@ int main(int argc, char** argv) {
   for (const GraphCase& c : kGraphCases) {
     if (argc < 3) puts(c.name);
     else if (strcmp(c.name, argv[1]) == 0) return c.run(*graph_kernels_for(kernels->isa), atoi(argv[2])), 0;
+  }
+  for (const DenseCase& c : kDenseCases) {
+    if (argc < 3) puts(c.name);
+    else if (strcmp(c.name, argv[1]) == 0) return c.run(*dense_kernels_for(kernels->isa), atoi(argv[2])), 0;
   }
   return argc < 3 ? 0 : 2;
 }

@@ -1,12 +1,12 @@
-// graph_bits ISA...: for each graph kernel with many sizes and settings, a line with a hash of its outputs by each of the
-// instruction sets; all must be the same, and the same on every processor. test_graph_bits.py builds and runs it.
+// ops_bits ISA...: for each graph and dense kernel with many sizes and settings, a line with a hash of its outputs by each
+// of the instruction sets; all must be the same, and the same on every processor. test_ops_bits.py builds and runs it.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <initializer_list>
 
-#include "ops/graph_kernels.h"
+#include "ops/dense_kernels.h"
 
 namespace {
 
@@ -55,16 +55,17 @@ uint64_t hash(const void* data, size_t bytes) {
 }
 
 const GraphKernels* all[8];
-int count;
+const DenseKernels* dense_kernels[8];
+int count, at;
 
 // A line of what `run(kernels, first, last)` leaves in `out`, the rows in two parts.
 template <class Run>
 void line(const char* name, int64_t width, int setting, int64_t rows, void* out, size_t bytes, const Run& run) {
   printf("%s %lld %d", name, (long long)width, setting);
-  for (int i = 0; i < count; i++) {
+  for (at = 0; at < count; at++) {
     memset(out, 0xa5, bytes);
-    run(*all[i], rows / 3, rows);
-    run(*all[i], 0, rows / 3);
+    run(*all[at], rows / 3, rows);
+    run(*all[at], 0, rows / 3);
     printf(" %016llx", (unsigned long long)hash(out, bytes));
   }
   puts("");
@@ -114,7 +115,7 @@ void aggregate(int64_t width) {
            [&](const GraphKernels& k, int64_t first, int64_t last) { k.aggregate(&a, first, last); });
     }
   }
-  const AggregateInt32 a = {graph(false), x_ints, reinterpret_cast<int32_t*>(out_floats), width};
+  const Aggregate a = {graph(false), reinterpret_cast<const float*>(x_ints), nullptr, out_floats, width, kSum};
   line("aggregate_int32", width, 0, kNodes, out_floats, size_t(4 * kNodes * width),
        [&](const GraphKernels& k, int64_t first, int64_t last) { k.aggregate_int32(&a, first, last); });
 }
@@ -131,6 +132,47 @@ void attention(int64_t heads, int64_t channels) {
     line("gat_aggregate", width, int(heads) * 10 + setting, kNodes, setting < 2 ? (void*)out_floats : out_codes,
          size_t((setting < 2 ? 4 : 1) * kNodes * width),
          [&](const GraphKernels& k, int64_t first, int64_t last) { k.gat_aggregate(&a, scratch, first, last); });
+  }
+}
+
+void dense(int64_t inputs, int64_t outputs) {
+  constexpr int64_t kMost = 224;
+  static int32_t words[kMost * kMost], bias[kMost], whole_bias[kMost];
+  static float multiplier[kMost], shift[kMost], real[kNodes * kMost];
+  static uint8_t codes[kNodes * kMost];
+  alignas(64) static uint8_t memory[1 << 20];
+  const int64_t groups = dense_groups(inputs), lanes = kLanes * dense_blocks(outputs);
+  for (int setting = 0; setting < 16; setting++) {
+    const bool sparse = setting & 1, lowest = setting & 2, from_real = setting & 4, to_real = setting & 8;
+    Dense a = {};
+    a.x_zero = (setting / 2 + int(inputs)) % 3 * 100, a.w_zero = setting % 3 == 0 ? -7 : 0, a.flip = setting % 5 == 0 ? 0x80 : 0;
+    memset(words, 0, sizeof words);
+    for (int64_t o = 0; o < lanes; o++) {
+      bias[o] = whole_bias[o] = 0, multiplier[o] = shift[o] = 0;
+      if (o >= outputs) continue;
+      bias[o] = int32_t(bits() >> 12) - (1 << 19), multiplier[o] = number() / 4096, shift[o] = number();
+      for (int64_t k = 0; k < inputs; k++) {
+        const int8_t w = int8_t(lowest && bits() % 3 == 0 ? -128 : int32_t(bits() % 255) - 127);
+        reinterpret_cast<int8_t*>(words)[((o / kLanes * groups + k / 4) * kLanes + o % kLanes) * 4 + k % 4] = w;
+      }
+    }
+    for (int64_t i = 0; i < kNodes * inputs; i++) {
+      const bool zero = sparse && bits() % 32 != 0;
+      codes[i] = uint8_t((zero ? uint32_t(a.x_zero) : bits() % 3 == 0 ? bits() % 2 * 255 : bits()) ^ a.flip);
+      real[i] = zero ? 0 : number();
+    }
+    if (from_real) a.real = real, a.flip = 0;
+    else a.codes = codes;
+    a.quantiser = {0.05f, a.x_zero, 0, 255}, a.weights = words, a.bias = bias, a.multiplier = multiplier;
+    a.shift = setting % 3 ? shift : nullptr, a.whole_bias = whole_bias, a.inputs = inputs, a.outputs = outputs;
+    a.result = {0, 30, 2, 250};
+    if (to_real) a.out = out_floats;
+    else a.out_codes = out_codes;
+    line("dense", inputs * 1000 + outputs, setting, kNodes, to_real ? (void*)out_floats : out_codes,
+         size_t((to_real ? 4 : 1) * kNodes * outputs), [&](const GraphKernels&, int64_t first, int64_t last) {
+           dense_kernels[at]->prepare(&a, memory, whole_bias);
+           dense_kernels[at]->dense(&a, memory, first, last);
+         });
   }
 }
 
@@ -159,7 +201,8 @@ void rest() {
 
 int main(int argc, char** argv) {
   for (int i = 1; i < argc && i <= 8; i++) {
-    if (!bgnn_kernels_for(argv[i]) || strcmp(graph_kernels_for(argv[i])->isa, argv[i]) != 0) return 2;
+    if (!bgnn_kernels_for(argv[i]) || strcmp(dense_kernels_for(argv[i])->isa, argv[i]) != 0) return 2;
+    dense_kernels[count] = dense_kernels_for(argv[i]);
     all[count++] = graph_kernels_for(argv[i]);
   }
   fill();
@@ -175,6 +218,9 @@ int main(int argc, char** argv) {
   }
   for (int64_t heads : {1, 2, 3, 4, 8, 9}) {
     for (int64_t channels : {1, 3, 4, 8, 16, 20}) attention(heads, channels);
+  }
+  for (int64_t inputs : {1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 64, 65, 130, 200}) {
+    for (int64_t outputs : {1, 7, 8, 16, 17, 33, 100}) dense(inputs, outputs);
   }
   rest();
   return 0;

@@ -1,4 +1,4 @@
-"""The graph kernels give the same bits by every instruction set: on x86-64, and on aarch64 under qemu."""
+"""The graph and the dense kernels give the same bits by every instruction set: on x86-64, and on aarch64 under qemu."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ OPS = library.HERE / "ops"
 # `make -C runtime_bench/toolchain/aarch64 kernels` names its own compiler and the objects that it built.
 COMPILER = os.environ.get("BGNN_AARCH64_CXX")
 OBJECTS = os.environ.get("BGNN_AARCH64_OBJECTS")
-ISAS = {"x86_64": ["portable", "avx2", "avx512"], "aarch64": ["portable", "neon"]}
-# ISA -> the least processors that qemu knows with it
-PROCESSORS = {"neon": "cortex-a72"}
-UNITS = ["graph_kernels", "graph_portable", "messages"]
-KERNELS_OF = {"x86_64": ["graph_avx2", "graph_avx512"], "aarch64": ["graph_neon"]}
+ISAS = {"x86_64": ["portable", "avx2", "avx512"], "aarch64": ["portable", "neon", "dotprod", "i8mm"]}
+# instruction set -> the least processor that qemu knows with it
+PROCESSORS = {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "max"}
+UNITS = ["graph_kernels", "graph_portable", "messages", "dense_kernels", "dense_portable"]
+KERNELS_OF = {
+    "x86_64": ["graph_avx2", "graph_avx512", "dense_avx2", "dense_avx512"],
+    "aarch64": ["graph_neon", "dense_neon", "dense_dotprod", "dense_i8mm"],
+}
 
 
 def program(folder: Path, arch: str, compiler: list[str], objects: Path) -> Path:
-    """graph_bits.cc with the graph kernels' objects of an architecture."""
-    path = folder / f"graph_bits_{arch}"
+    """ops_bits.cc with the kernels' objects of an architecture."""
+    path = folder / f"ops_bits_{arch}"
     units = [str(objects / f"{unit}.o") for unit in [*UNITS, *KERNELS_OF[arch]]]
-    source = Path(__file__).with_name("graph_bits.cc")
+    source = Path(__file__).with_name("ops_bits.cc")
     command = [*compiler, "-std=c++17", "-O1", "-static", f"-I{library.HERE}", str(source), *units]
     subprocess.run([*command, str(objects / "libbgnn_kernels.a"), "-o", str(path)], check=True)
     return path
@@ -46,7 +49,7 @@ def on_x86(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The hashes on this machine, by the instruction sets that it has."""
     if platform.machine() != "x86_64":
         pytest.skip("an x86-64 machine is needed")
-    folder = tmp_path_factory.mktemp("graph_bits")
+    folder = tmp_path_factory.mktemp("ops_bits")
     make = ["make", "-s", "-C", str(library.HERE / "ort"), f"BUILD={folder}", f"OUT={folder / 'lib'}"]
     subprocess.run(make, check=True)
     here = {kernels.isa for kernels in library.runnable()}
