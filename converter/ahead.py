@@ -6,7 +6,8 @@ pass looks for such an op among others, so what refuses it there refuses it in t
 that forward makes of a tensor's values is refused as it is. Unless it does not count
 (`g(x) - g(x).detach()`, a part that is cut off): so the model is run again with the call's results changed, and it is
 refused only where the outputs change as well. All else is left to the passes, as everything is in a model of few
-operations, of which they tell as fast.
+operations, of which they tell as fast. And a loop that reads many whole numbers of tensors, edge by edge, would be
+written out by the export, in minutes.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from bgnn.converter.errors import ConversionError
 from bgnn.converter.exchanged_calls import ExchangedCalls
 from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.stages import Plan, misplaced, passes_to, unsupported
-from bgnn.converter.trace import no_number, trace
+from bgnn.converter.trace import AT_ONCE, no_number, trace
 from bgnn.passes import ops, user_code
 
 FEW = 100  # operations; a model of fewer is exported in a second or two
+MANY = 8  # different whole numbers read from tensors that vary: a loop over edges, which export would write out
 CHANGES = (0.01, 0.5)  # of a value: what a sign hides of the one shows with the other
 SAME = 1e-4  # of the output's largest value: as much may rounding change
 
@@ -51,6 +53,12 @@ def refuse_ahead(eager: EagerModel, inputs: Sequence[Tensor], plan: Plan) -> Non
         outputs = noted.run(eager, inputs)
     except Exception:  # whatever forward raises: the export says why
         return
+    if len(noted.read) > MANY and noted.reads is not None:
+        what, at = noted.reads
+        raise ConversionError(
+            f"{what}{f' (at {at})' if at else ''} makes Python numbers of a tensor's values, {len(noted.read)} of "
+            f"them, and a file has one program for all graphs: {AT_ONCE}"
+        )
     if noted.count < FEW:
         return
     for key, call in noted.strange.items():
@@ -103,6 +111,8 @@ class _Noted(TorchFunctionMode):
         super().__init__()
         self.changed, self.change, self.count = changed, change, 0
         self.strange: dict[str, _Call] = {}
+        self.read: set[int] = set()  # whole numbers that forward made of tensors that vary
+        self.reads: tuple[str, str] | None = None  # the first call that did
         self.varying: Any = WeakIdKeyDictionary()  # tensors that depend on the model's inputs
         self.made = _Operations()
 
@@ -125,11 +135,14 @@ class _Noted(TorchFunctionMode):
         self.made.operations.clear()
         result = func(*args, **(kwargs or {}))
         made, name = self.made.operations, getattr(func, "__name__", "")
+        varying = [value in self.varying for value in given]
+        if any(varying) and name in ("tolist", "item", "__int__", "__index__"):
+            self.reads = self.reads or user_code.describe(func)
+            self.read |= {leaf for leaf in pytree.tree_leaves(result) if type(leaf) is int}
         if not made:
             return result
         self.count += 1
         results = _tensors(result) if result is not None else given[:1]  # x[i] = y gives x another value
-        varying = [value in self.varying for value in given]
         depends = any(varying) and not name.startswith("new_") and not name.endswith("_like")
         self.varying.update(dict.fromkeys(results, True) if depends else {})
         number = result if isinstance(result, float | bool) else None

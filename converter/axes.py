@@ -1,8 +1,9 @@
 """Which axes of a model's inputs stay open in its file, and which are fixed.
 
 The program says which (the symbols of a .pt2), the user says which (`--open NAME[=AXIS]`, `--fixed NAME=SIZE`), and
-each family has a default: of a network on a graph's edges, or of one that reads from a batch vector how many graphs
-there are, the numbers of nodes, edges and graphs are open; any other has the sizes of its example. Where a target has
+each family has a default: of a network on a graph's edges, or of one with a batch vector (that rows are summed by, or
+compared by, or that says how many graphs there are), the numbers of nodes, edges and graphs are open; any other has the
+sizes of its example. Where a target has
 no open sizes, they are those of the largest graph (`--fixed nodes=4096`; else the example's). Nothing follows from a
 shape or a name alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by
 them; which axes have one size shows in PyTorch's symbols.
@@ -23,7 +24,7 @@ from bgnn.converter.example_inputs import input_names
 from bgnn.converter.sizes import graph_axes, is_list
 from bgnn.converter.trace import refuse_open, trace
 from bgnn.passes.graph import aten, is_call, is_static
-from bgnn.passes.index_limits import edge_inputs, numbers_of_nodes
+from bgnn.passes.index_limits import edge_inputs, group_inputs, numbers_of_nodes
 
 Axis = tuple[int, int]
 """(which input, which axis of it)."""
@@ -78,13 +79,25 @@ def _trace_open(
             failed = error
         else:
             if not edge_inputs(gm.graph):
-                # Of a batch vector alone: how many graphs there are depends on the data, which takes open sizes.
-                return gm if _depends_on_data(gm) else trace(model, inputs, keep_outputs)
+                return gm if _is_batch_of_graphs(gm) else trace(model, inputs, keep_outputs)
             if not any(isinstance(size, int) for size in numbers_of_nodes(gm.graph)):
                 return gm
+    try:
+        return _trace_auto(model, inputs, keep_outputs, to_open, to_fix, default, failed, names)
+    except ConversionError as error:
+        raise failed or error from error
+
+
+def _trace_auto(
+    model: nn.Module, inputs: tuple[Tensor, ...], keep_outputs: Sequence[int], to_open: set[Axis], to_fix: set[Axis],
+    default: set[Axis], failed: ConversionError | None, names: Sequence[str],
+) -> fx.GraphModule:  # fmt: skip
+    """With the axes open that PyTorch leaves so, of those wanted; `failed`: why not all of the `default` ones."""
     every = {(i, axis) for i, value in enumerate(inputs) for axis in range(value.dim())}
     gm = trace(model, inputs, keep_outputs, _spec(every, inputs, names, Dim.AUTO))
     symbols, edges, wanted = _symbols(gm), edge_inputs(gm.graph), set(to_open)
+    rows = {str(node.meta["val"].shape[0]) for node in group_inputs(gm.graph)}
+    wanted |= {axis for axis, symbol in symbols.items() if symbol in rows}
     if edges:
         nodes = {str(size) for size in numbers_of_nodes(gm.graph)}
         given = [node for node in gm.graph.nodes if node.op == "placeholder"]
@@ -172,6 +185,11 @@ def _may_be_edges(inputs: Sequence[Tensor]) -> bool:
     lengths = [value.shape[0] for value in inputs if value.dim() == 1 and value.dtype in (torch.int64, torch.int32)]
     rows = {value.shape[0] for value in inputs if value.dim() > 1}
     return any(is_list(value) for value in inputs) or len(set(lengths)) < len(lengths) or bool(rows & set(lengths))
+
+
+def _is_batch_of_graphs(gm: fx.GraphModule) -> bool:
+    """Whether a batch vector says which graph each row is of, or how many graphs there are."""
+    return _depends_on_data(gm) or bool(group_inputs(gm.graph))
 
 
 def _depends_on_data(gm: fx.GraphModule) -> bool:

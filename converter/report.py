@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor, fx
 
 from bgnn.converter.calibrate import CalibrationReport, FileGap
+from bgnn.converter.file_inputs import dims_of, symbols_of
 from bgnn.converter.onnx import inspect as onnx_file
 from bgnn.converter.stages import Plan
 from bgnn.converter.targets import TARGETS
@@ -22,7 +23,8 @@ from bgnn.converter.tflite import inspect as tflite_file
 from bgnn.converter.verify import OUTPUT_TOLERANCE, Check
 from bgnn.passes import domains as dm
 from bgnn.passes import user_code
-from bgnn.passes.graph import PassResult, aten, is_call, is_static, shape_of
+from bgnn.passes.binary_rows import binary_rows
+from bgnn.passes.graph import PassResult, aten, is_call, is_constant, is_static, module_of, shape_of, value_of
 
 bgnn = torch.ops.bgnn
 
@@ -74,12 +76,16 @@ class Report:
     refusals: list[tuple[str, str, str]]
     checks: Sequence[Check]
     sign_zeros: int
+    inputs: str = ""
+    """Each input's name, type and sizes, those that are open by a word; how others may be opened."""
     calibration: CalibrationReport | None = None
     not_understood: list[str] = dataclasses.field(default_factory=list)
     """Quantisers, roundings and signs of the model that became neither codes nor bits: call and line."""
     warnings: list[str] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of the whole conversion, and within it of what was done on the second graph."""
+    nodes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    """Layers and modules of the user's model, and what each became: the names that the file's tensors begin with."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for report.json."""
@@ -91,6 +97,8 @@ class Report:
         table = Table(title=title, title_justify="left", show_header=False)
         if self.bytes is not None:
             table.add_row("file", f"{self.bytes:,} bytes")
+        if self.inputs:
+            table.add_row("inputs", escape(self.inputs))
         if self.operators:
             table.add_row("operators", ", ".join(f"{n} {c}" for n, c in self.operators.items()))
         total = sum(self.macs.values()) or 1
@@ -225,7 +233,32 @@ def build_report(
         refusals=refusals,
         checks=checks,
         sign_zeros=0,
+        nodes=_nodes(gm),
+        inputs=_inputs(gm, plan),
     )
+
+
+def _nodes(gm: fx.GraphModule) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for node in gm.graph.nodes:
+        label = node.meta.get("layer") or module_of(node)
+        if node.op == "call_function" and label:
+            found.setdefault(label, []).append(node.name)
+    return found
+
+
+def _inputs(gm: fx.GraphModule, plan: Plan) -> str:
+    """Which sizes of the inputs are open, and how those of an input that has none are opened."""
+    nodes = {node: node.name for node in gm.graph.nodes if node.op == "placeholder"}
+    words = symbols_of(nodes)
+    said = ", ".join(
+        f"{name} {str(node.meta['val'].dtype).removeprefix('torch.')} [{', '.join(map(str, dims_of(node, words)))}]"
+        for node, name in nodes.items()
+    )
+    fixed = [name for node, name in nodes.items() if is_static(node) and node.meta["val"].dim()]
+    if not fixed or not TARGETS[plan.target].open:
+        return said
+    return f"{said}; sizes that are numbers are fixed: --open {fixed[0]}=AXIS (0 for the first) opens one"
 
 
 def _operators(target: str, data: bytes) -> dict[str, int]:
@@ -310,14 +343,28 @@ def _was(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> st
         return f"k-NN ({node.args[2]}), k={node.args[1]}, of {shape}"
     if is_call(node, *SUMS):
         word = {bgnn.segment_sum: "sum", bgnn.segment_mean: "mean", bgnn.segment_max: "maximum"}
-        return f"{next(w for op, w in word.items() if is_call(node, op))} over edges, of {_kind(x, domains)} {shape}"
+        named = next(w for op, w in word.items() if is_call(node, op))
+        named = "minimum" if _is_turned(node) else named
+        return f"{named} over edges, of {_kind(x, domains)} {shape}"
     other = cast(fx.Node, node.args[1])
     return f"{_kind(x, domains)} {shape} x {_kind(other, domains)} {'x'.join(str(s) for s in shapes[other])}"
 
 
+def _is_turned(node: fx.Node) -> bool:
+    """Whether a maximum over edges is one of negated numbers, and negated again: a minimum."""
+    source = cast(fx.Node, node.args[0])
+    while is_call(source, *dm.MOVES, bgnn.fake_quant) and isinstance(source.args[0], fx.Node):
+        source = source.args[0]
+    after = list(node.users)
+    while len(after) == 1 and is_call(after[0], *dm.MOVES, bgnn.fake_quant):
+        after = list(after[0].users)
+    ends = bool(after) and all(is_call(user, aten.neg) for user in after)
+    return is_call(node, bgnn.segment_max) and is_call(source, aten.neg) and ends
+
+
 def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
     source = node
-    while is_call(source, *dm.MOVES) and isinstance(source.args[0], fx.Node):
+    while is_call(source, *dm.MOVES, aten.relu) and isinstance(source.args[0], fx.Node):
         source = source.args[0]
     return "8-bit" if is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel) else domains[node].kind
 
@@ -363,16 +410,25 @@ def _reason(
         return "features are signs: Hamming distance" if node.args[2] == "hamming" else "features are real"
     integer = any(is_call(n, *KINDS["INT8"]) for n in parts)
     if is_call(node, *SUMS):
-        return "its messages are quantised" if integer else "its messages are real"
+        kind = domains[cast(fx.Node, node.args[0])].kind
+        of = {"binary": "signs, and their sums float", "integer": "whole numbers, and their sums float"}.get(
+            kind, "real"
+        )
+        return "its messages are quantised" if integer else f"its messages are {of}"
     x, weight = (domains[cast(fx.Node, a)] for a in node.args[:2])
     if x.kind == weight.kind == "binary":
         return "inputs and weights are signs"
     if integer:
+        other = cast(fx.Node, node.args[1])
+        if is_constant(other) and binary_rows(value_of(other)) is not None:
+            return "inputs are quantised and weights are signs"
         return "inputs and weights are quantised"
     if scaled:
         return "inputs and weights are signs, with scales"
     if x.kind != "binary":
         lost = named.get(x.lost)
+        if x.kind == "integer":
+            return "its inputs are whole numbers, but no signs"
         return f"its inputs are real{f' since {user_code.called(lost)}{user_code.where(lost)}' if lost else ''}"
     return "its weights are real"
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.index_limits import edge_inputs, numbers_of_nodes
+from bgnn.passes.index_limits import edge_inputs, group_inputs, numbers_of_nodes
 
 NODES = 61
 HUB = 300  # edges into one node, and a fifth as many out of it
@@ -45,16 +45,19 @@ def second_graphs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Iterator[Seco
         return
     edges = [nodes.index(node) for node in edge_inputs(gm.graph)]
     counts = numbers_of_nodes(gm.graph)
+    grouped = {int(inputs[nodes.index(node)].shape[0]) for node in group_inputs(gm.graph)}
     for kind in KINDS if edges else ("",):
-        yield _made(shapes, inputs, edges, counts, kind)
+        yield _made(shapes, inputs, edges, counts, grouped, kind)
 
 
 def _made(
-    shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], edges: list[int], counts: list[Any], kind: str
-) -> SecondGraph:
-    """`edges`: which inputs hold edges. `counts`: the numbers of nodes that they tell apart."""
+    shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], edges: list[int], counts: list[Any], grouped: set[int],
+    kind: str,
+) -> SecondGraph:  # fmt: skip
+    """`edges`: which inputs hold edges. `counts`: the numbers of nodes that they tell apart. `grouped`: how long inputs
+    are that tell which graph each row is of."""
     generator = torch.Generator().manual_seed(0)
-    sizes = _Sizes(shapes, inputs, edges, counts, generator)
+    sizes = _Sizes(shapes, inputs, edges, counts, grouped, generator)
     made: list[Tensor] = []
     ends: dict[str, Tensor] = {}  # of lists [E], by their length: a graph whose two rows such lists are in turn
     for position, (shape, value) in enumerate(zip(shapes, inputs, strict=True)):
@@ -75,6 +78,8 @@ def _made(
                     value = value.index_select(axis, sizes.rows(size, value.shape[axis]))
             if not edges and value.is_floating_point():  # points drawn twice are no equals
                 value = value + 0.1 * value.std() * torch.randn(value.shape, generator=generator)
+            if value.dim() == 1 and not value.is_floating_point() and bool((inputs[position].diff() >= 0).all()):
+                value = value.sort()[0]  # rows in their order, as those that are kept of a batch of graphs
             made.append(value.contiguous())
     for position, value in enumerate(inputs):
         if sizes.is_pointer(value):  # where each graph of the batch begins
@@ -95,9 +100,9 @@ class _Sizes:
 
     def __init__(
         self, shapes: list[tuple[Any, ...]], inputs: Sequence[Tensor], of_edges: list[int], counts: list[Any],
-        generator: torch.Generator,
+        grouped: set[int], generator: torch.Generator,
     ) -> None:  # fmt: skip
-        self.generator = generator
+        self.generator, self.grouped = generator, grouped
         self.values: dict[Any, int] = {}  # of symbols
         self.taken: dict[Any, Tensor] = {}  # which of the example's rows, by the size's expression
         open_axes = [
@@ -145,7 +150,7 @@ class _Sizes:
         return (
             value.dim() == 1
             and not value.is_floating_point()
-            and value.shape[0] == self.example_nodes
+            and value.shape[0] in (self.example_nodes, *self.grouped)
             and int(value[0]) == 0
             and bool(((value.diff() == 0) | (value.diff() == 1)).all())
         )

@@ -26,7 +26,7 @@ from bgnn.converter.onnx.emit import supported_ops as onnx_ops
 from bgnn.converter.sizes import check_open, host_size
 from bgnn.converter.targets import STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
-from bgnn.converter.trace import refuse_open
+from bgnn.converter.trace import WITHOUT_SPARSE, refuse_open
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -47,6 +47,7 @@ from bgnn.passes import (
     hoist_binarize,
     hoist_fake_quant,
     join_edges,
+    keep_ties,
     legalise,
     lower_int8,
     lower_knn,
@@ -71,6 +72,7 @@ from bgnn.passes import (
     split_heads,
     split_xor_edge,
     tabulate,
+    two_levels,
     unpack_edges,
     user_code,
     write_out_quantisers,
@@ -107,22 +109,22 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         # Twice: what is constant shows after the first round (`matmul(x, sign(w).T)` is a dense layer).
         return _steps(
             cancel_opposites, canonicalise, decompose, recognise_binarize, write_out_quantisers, quantised_weights,
-            fold_constants, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes, join_edges,
-            merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
+            fold_constants, merge_equal_nodes, recognise_fake_quant, fold_constants, canonicalise, merge_equal_nodes,
+            join_edges, merge_equal_nodes, recognise_self_loops, unpack_edges, canonicalise, merge_equal_nodes,
             recognise_aggregation, neighbour_rows, hoist_fake_quant, merge_equal_nodes, canonicalise,
         )  # fmt: skip
     if stage == "semantic":
         return _steps(
             recognise_knn, recognise_gather, canonicalise, channels_last, *([] if naive else [split_heads]),
             fold_constants, canonicalise, merge_equal_nodes, sink_reshapes, canonicalise, recognise_prelu,
-            merge_equal_nodes,
+            *([two_levels] if target.bits and not naive else []), merge_equal_nodes,
         )  # fmt: skip
     if stage == "integer":
         steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)
         if target.codes:
             steps.append(("lower_int8", lambda gm: lower_int8.run(gm, naive=naive, sums=target.sums)))
         else:
-            steps.append(("keep_ties", recognise_fake_quant.keep_ties))
+            steps += _steps(keep_ties)
         if naive:
             return [*steps, ("pack_bits", lambda gm: pack_bits.run(gm, stay_packed=False))] if target.bits else steps
         if target.bits:
@@ -310,7 +312,7 @@ def way_out(node: fx.Node, target: str) -> str:
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     if "sparse" in str(node.target) or (node.all_input_nodes and "sparse" in str(node.all_input_nodes[0].target)):
-        return "sum over edges instead, as in torch.zeros_like(h).index_add(0, rows, h[columns] * values[:, None])"
+        return WITHOUT_SPARSE
     masks = [
         n for n in node.all_input_nodes if isinstance(value := n.meta.get("val"), Tensor) and value.dtype == torch.bool
     ]

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch._export.utils import _fakify_params_buffers
 from torch._subclasses import fake_tensor
+from torch._subclasses.fake_impls import _is_tensor_constructor
 from torch.ao.quantization import FakeQuantizeBase
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.sym_node import SymNode
+from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
@@ -44,6 +47,8 @@ SOLVERS = re.compile(r"(nan)?quantile|fft_|_?sparse|to_sparse|linalg_(?!norm|vec
 
 NUMBERS = "numbers of sizes"  # in a graph's meta: lines of the user's that made numbers of open sizes
 LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
+EMPTY = (aten.empty.memory_format, aten.empty_strided.default)  # what is in them before they are written is not said
+LARGEST_MADE = 1 << 16  # elements of one that forward makes of numbers
 
 
 def trace(
@@ -96,6 +101,8 @@ def _export(
             if "Could not extract specialized integer" in str(first):
                 with suppress(Exception), whole_numbers(), user_code.recorded():
                     return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
+            if "Constraints violated" in str(first):  # Dynamo would run through the same loop, and fix the same size
+                raise ConversionError(_not_exported(first, first, fixed)) from first
             try:
                 return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception as second:
@@ -139,6 +146,9 @@ def _numbers_of_sizes(places: list[str]) -> Iterator[None]:
         yield
 
 
+WITHOUT_SPARSE = "sum over edges instead, as in torch.zeros_like(h).index_add(0, rows, h[columns] * values[:, None])"
+
+
 def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> str:
     """Why neither way of torch.export went through, each with the user's line; `first` is the one without Dynamo.
 
@@ -160,11 +170,18 @@ def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> 
         )
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
-    if "data-dependent" in str(first).lower() or "DataDependent" in type(first).__name__:
+    loop = next((line for line in fixed if re.search(r": (.*[\[(\s])?for .* in ", line)), "")
+    if "sparse" in f"{first}{second}".lower():
+        way_out = WITHOUT_SPARSE
+    elif loop:
+        way_out = f"the loop at {loop} is one step for each node or edge, of which graphs have any number: {AT_ONCE}"
+    elif "data-dependent" in str(first).lower() or "DataDependent" in type(first).__name__:
         way_out = (
             "a number or a condition is made there of a tensor's values: use torch.where for a condition, and give "
             "sizes as numbers (PyG's pooling: size=, its layers: num_nodes or dim_size)"
         )
+        if re.search(r"\w\[", at.partition(": ")[2]):  # x[i], i one number
+            way_out += f"; in a loop over edges, {AT_ONCE}"
     else:
         way_out = "write that line with tensors alone, or do it before the model"
     return f"{text}: {way_out}"
@@ -190,8 +207,21 @@ def _known_values() -> Iterator[None]:
     PyTorch exports a model by running forward on tensors without values ("fake" ones). It lets those that are made
     from literals keep their value, as well as what is computed from such ones alone, until an operation writes to them
     what is not known. In inference the model's own tensors are such literals, too: here they get their values, as
-    copies, which forward may write to. PyTorch keeps values of one element, here as many as a weight has.
+    copies, which forward may write to; and so do tensors that are made of numbers alone, `zeros(12, 12)`. PyTorch keeps
+    values of one element, here as many as a weight has. So what forward makes of a graph in a buffer has known sizes.
     """
+    dispatch = fake_tensor.FakeTensorMode.dispatch
+
+    def made(mode: fake_tensor.FakeTensorMode, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = dispatch(mode, func, types, args, kwargs)
+        if isinstance(result, fake_tensor.FakeTensor) and result.constant is None and _is_made_of_numbers(func, result):
+            given = [*args, *(kwargs or {}).values()]
+            if not any(isinstance(one, torch.SymInt) for one in pytree.tree_leaves(given)):
+                with no_dispatch():
+                    value = func(*args, **(kwargs or {}))
+                    result.constant = value.zero_() if func in EMPTY else value
+                mode.fake_tensor_converter.add_constant_storage_mapping(result)
+        return result
 
     def with_values(mode: fake_tensor.FakeTensorMode, model: nn.Module) -> dict[str, Any]:
         fakes = _fakify_params_buffers(mode, model)
@@ -208,8 +238,20 @@ def _known_values() -> Iterator[None]:
         mock.patch("torch.export._trace._fakify_params_buffers", with_values),
         mock.patch("torch.export.exported_program._fakify_params_buffers", with_values),
         mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", LARGEST_VALUE),
+        mock.patch.object(fake_tensor.FakeTensorMode, "dispatch", made),
     ):
         yield
+
+
+def _is_made_of_numbers(func: Any, result: fake_tensor.FakeTensor) -> bool:
+    """Whether an operation makes a tensor, not a large one, of its sizes and numbers alone: no random one."""
+    return (
+        _is_tensor_constructor(func)
+        and torch.Tag.nondeterministic_seeded not in func.tags
+        and all(isinstance(size, int) for size in result.shape)
+        and result.numel() <= LARGEST_MADE
+        and result.device.type == "cpu"
+    )
 
 
 def _as_arguments(model: nn.Module, axes: Sequence[Any]) -> tuple[Any, ...]:
@@ -265,6 +307,7 @@ def _without_logs() -> Iterator[None]:
 
 def _functionalise(program: ExportedProgram) -> ExportedProgram:
     """No in-place ops after this; composites mostly stay whole (cdist, linear, conv, prelu: easier to match)."""
+    program = _without_shared_buffers(program)
     try:
         with torch.no_grad(), warnings.catch_warnings(), _known_values(), _any_names():
             warnings.simplefilter("ignore")
@@ -273,6 +316,37 @@ def _functionalise(program: ExportedProgram) -> ExportedProgram:
         raise ConversionError(
             f"torch.export cannot take the model's in-place updates apart: {user_code.reason(error)}"
         ) from error
+
+
+def _without_shared_buffers(program: ExportedProgram) -> ExportedProgram:
+    """The program, or a copy in which one name is used of each buffer that has several.
+
+    PyTorch cannot take apart what is written to a tensor that it knows by two names: torch.ao's FX mode gives one
+    fake-quantiser to all that a `cat` joins.
+    """
+
+    def key(value: Tensor) -> tuple[Any, ...]:
+        return value.data_ptr(), value.shape, value.stride(), value.dtype
+
+    names = [spec.target for spec in program.graph_signature.input_specs if spec.kind == InputKind.BUFFER]
+    values = {name: program.state_dict.get(cast(str, name)) for name in names}
+    keys = [key(v) for v in values.values() if v is not None and v.numel() > 0]
+    if len(set(keys)) == len(keys):
+        return program
+    program = copy.deepcopy(program)
+    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    first: dict[tuple[Any, ...], fx.Node] = {}
+    for spec in program.graph_signature.input_specs:
+        value = program.state_dict.get(cast(str, spec.target)) if spec.kind == InputKind.BUFFER else None
+        if value is None or value.numel() == 0:
+            continue
+        node = placeholders[cast(Any, spec.arg).name]
+        kept = first.setdefault(key(value), node)
+        if kept is not node:
+            node.replace_all_uses_with(kept)
+            program.state_dict[cast(str, spec.target)] = value.clone()
+    program.graph_module.recompile()
+    return program
 
 
 @contextmanager
@@ -328,7 +402,8 @@ def _with_attributes(program: ExportedProgram) -> fx.GraphModule:
             attribute = name.replace(".", "_")
             while hasattr(gm, attribute):
                 attribute += "_"
-            gm.register_buffer(attribute, value.detach())
+            own = spec.kind == InputKind.BUFFER  # a switch may be back in a moment where it was (`uncached`)
+            gm.register_buffer(attribute, value.detach().clone() if own else value.detach())
             remap[node] = graph.get_attr(attribute)
             remap[node].meta = {"val": as_meta(value), "source": name}
         elif node.op == "output":
@@ -372,6 +447,18 @@ def refuse_numbers(gm: fx.GraphModule) -> None:
         real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
         if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
             raise ConversionError(no_number(f"{user_code.called(node)}{user_code.where(node)}"))
+        if is_call(node, aten.select_scatter, aten.select):
+            index = node.args[-1]
+            made = isinstance(index, fx.Node) and not is_call(index, aten.item, aten._local_scalar_dense)
+            if made or (isinstance(index, fx.Node) and is_call(node, aten.select_scatter)):
+                named = f"{user_code.called(node)}{user_code.where(node)}"
+                raise ConversionError(f"{named} takes a row by a Python number of a tensor's values: {AT_ONCE}")
+
+
+AT_ONCE = (
+    "take rows by the tensor itself, and sum over all edges at once, as in "
+    "torch.zeros_like(h).index_add(0, edge_index[1], h[edge_index[0]])"
+)
 
 
 def no_number(call: str) -> str:

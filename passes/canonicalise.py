@@ -252,6 +252,7 @@ def _batch_norm(node: fx.Node) -> fx.Node | None:
     return call(node, aten.batch_norm.default, x, weight, bias, mean, var, False, 0.1, eps, False, like=source[0])
 
 
+MOST_PLACES = 1 << 22  # of a tensor whose elements are taken one by one
 REDUCTIONS = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
 
 
@@ -319,16 +320,18 @@ def _sort(node: fx.Node, source: fx.Node, index: int, k: int | None = None) -> f
 
 
 def _fewer(node: fx.Node) -> fx.Node | None:
-    """The first k of a topk's results are a smaller topk's."""
+    """The first k of a topk's results are a smaller topk's; those behind the first few of them a slice of it."""
     sorted_ = cast(fx.Node, node.args[0])
     picked = (sorted_, 1) if is_call(sorted_, aten.argsort) else getitem(sorted_)
     dim, start, end = cast(int, arg(node, 1, "dim", 0)), arg(node, 2, "start", 0), arg(node, 3, "end")
     if picked is not None and is_call(picked[0], aten.sort, aten.argsort):
         whole = shape_of(sorted_)[dim % len(shape_of(sorted_))]
-        first = (start or 0) == 0 and arg(node, 4, "step", 1) == 1 and isinstance(end, int)
-        if isinstance(whole, int) or not first or not 0 <= end < sys.maxsize:
+        few = arg(node, 4, "step", 1) == 1 and isinstance(end, int) and 0 <= (start or 0) < end < sys.maxsize
+        if isinstance(whole, int) or not few:
             return None  # a number is sorted in whole, and then this
-        new = _sort(node, picked[0], picked[1], end)
+        new = _sort(node, picked[0], picked[1], cast(int, end))
+        if new is not None and start:
+            new = call(node, aten.slice.Tensor, new, dim, start, end, like=node)
         if new is None or str(shape_of(new)) == str(shape_of(node)):
             return new
         return None  # along another axis
@@ -378,15 +381,38 @@ def _is_list(x: fx.Node) -> bool:
 
 
 def _select(node: fx.Node) -> fx.Node | None:
-    x, dim, index = cast(fx.Node, node.args[0]), cast(int, node.args[1]), cast(int, node.args[2])
+    x, dim, index = cast(fx.Node, node.args[0]), cast(int, node.args[1]), cast(Any, node.args[2])
     if not x.meta["val"].is_floating_point() and (not is_static(x) or _is_list(x)):
         return None  # the sources or the targets of edges
     dim = dim % len(shape_of(x))
+    if isinstance(index, fx.Node):  # x[int(i)] is x[i]
+        if not is_call(index, aten.item, aten._local_scalar_dense):
+            return None
+        one = reshape(node, cast(fx.Node, index.args[0]), (1,), like=node)
+        return reshape(node, call(node, aten.index_select.default, x, dim, one, like=node), shape_of(node), like=node)
     if not isinstance(shape_of(x)[dim], int):
         return None  # one of an open number of nodes
     index = index % shape_of(x)[dim]
     piece = call(node, aten.slice.Tensor, x, dim, index, index + 1, 1, like=node)
     return reshape(node, piece, shape_of(node), like=node)
+
+
+def _written_at(node: fx.Node) -> fx.Node | None:
+    """`x[:, i, j] = number` at places that are known is a choice: `adj[:, idx, idx] = 1` of PyG's dense layers."""
+    base, indices, values = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
+    first = next(axis for axis, index in enumerate(indices) if index is not None)
+    known = all(index is None or is_constant(index) for index in indices)
+    rest = shape_of(base)[first:]
+    if not known or arg(node, 3, "accumulate", False) or math.prod(shape_of(values)) != 1:
+        return None
+    if not all(isinstance(size, int) for size in rest) or math.prod(rest) > MOST_PLACES:
+        return None
+    if values.meta["val"].dtype != base.meta["val"].dtype:
+        return None
+    at = [None if index is None else value_of(index) for index in indices[first:]]
+    mask = torch.ops.aten.index_put(torch.zeros(rest, dtype=torch.bool), at, torch.tensor(True))
+    number = reshape(node, values, (), like=node)
+    return call(node, aten.where.self, constant(node, mask, f"{node.name}_places"), number, base, like=node)
 
 
 def _piece(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
@@ -795,6 +821,7 @@ RULES: list[tuple[Sequence[Any], Rule]] = [
     ([aten.repeat_interleave], _repeat_each),
     ([operator.getitem], _getitem),
     ([aten.argsort], lambda n: _sort(n, n, 1)),
+    ([aten.index_put], _written_at),
     ([aten.argmax, aten.argmin], _argmax),
     ([aten.slice], _slice),
     ([aten.select], _select),

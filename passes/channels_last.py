@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from bgnn.passes import ops
 from bgnn.passes.canonicalise import permute, reshape
 from bgnn.passes.graph import (
+    OF_WEIGHTS,
     PassResult,
     Tap,
     arg,
@@ -30,6 +31,7 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
+from bgnn.passes.recognise_fake_quant import is_weight
 
 MAKES = ("batch_norm", "prelu")
 
@@ -222,7 +224,7 @@ def _convolution(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -
     x, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
     spatial = len(shape_of(weight)) - 2
     plain = (
-        is_constant(weight)
+        (is_constant(weight) or is_weight(weight))
         and all(s == 1 for s in shape_of(weight)[2:])
         and all(s == 1 for s in _numbers(arg(node, 3, "stride", [1] * spatial)))
         and all(p == 0 for p in _numbers(arg(node, 4, "padding", [0] * spatial)))
@@ -234,8 +236,11 @@ def _convolution(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -
         return None
     order = _channel_second(len(shape_of(x)))
     base = _in_order(laid, x, order, node)
-    matrix = constant(node, value_of(weight).reshape(shape_of(weight)[:2]), cast(str, weight.target))
-    matrix.meta["source"] = weight.meta.get("source", weight.target)
+    values = weight if is_constant(weight) else cast(fx.Node, weight.args[0])
+    matrix = constant(node, value_of(values).reshape(shape_of(weight)[:2]), cast(str, values.target))
+    matrix.meta.update({"source": values.target} | {key: values.meta[key] for key in OF_WEIGHTS if key in values.meta})
+    if values is not weight:
+        matrix = call(node, weight.target, matrix, *weight.args[1:], like=weight)
     result.rewrites += 1
     return Laid(call(node, aten.linear.default, base, matrix, arg(node, 2, "bias"), like=node), order)
 

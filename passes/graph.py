@@ -97,12 +97,16 @@ class PassResult:
 
 def source_name(node: fx.Node) -> str:
     """The name a person knows the node by: its module in the user's model if there is one."""
+    path = module_of(node)
+    return f"{path}.{node.name}" if path else node.name
+
+
+def module_of(node: fx.Node) -> str:
+    """The path of the node's module in the user's model; "" where it is of none, or of the model itself."""
     stack = node.meta.get("nn_module_stack")
-    if stack:
-        path = list(stack.values())[-1][0].removeprefix("L['self'].")
-        if path and path != "L['self']":
-            return f"{path}.{node.name}"
-    return node.name
+    path = list(stack.values())[-1][0].removeprefix("L['self'].") if stack else ""
+    # The second is PyTorch's, for what it has itself put into the graph.
+    return "" if path in ("L['self']", "_empty_nn_module_stack_from_metadata_hook") else path
 
 
 def is_call(node: Any, *targets: Any) -> bool:
@@ -199,6 +203,9 @@ def literal(shape: Sequence[Any]) -> list[int] | None:
     """A shape as an argument of reshape, with -1 for its one open size; None if there are more."""
     sizes = [size if isinstance(size, int) else -1 for size in shape]
     return sizes if sizes.count(-1) <= 1 else None
+
+
+OF_WEIGHTS = ("source", "stays_float")  # what a weight's constant says: its name in the model, why it has no codes
 
 
 def call(before: fx.Node, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:

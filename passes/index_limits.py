@@ -31,6 +31,7 @@ _BY_AXIS = [
 ]  # fmt: skip
 _INDICES = (torch.int64, torch.int32)
 _GATHERS = [aten.index_select, aten.gather]
+_ALONG_AN_AXIS = [aten.scatter, aten.scatter_add, aten.scatter_reduce]  # by an index of as many axes
 _SEGMENTS = ops.having("segment", "-fused")
 _FUSED = ops.having("segment", "fused")
 
@@ -66,6 +67,37 @@ def edge_inputs(graph: fx.Graph) -> list[fx.Node]:
         return str(shape[0]) == "2" if len(shape) == 2 else len(shape) == 1 and lengths.count(str(shape[0])) > 1
 
     return [node for node in found if holds_edges(node)]
+
+
+def group_inputs(graph: fx.Graph) -> list[fx.Node]:
+    """The inputs `[N]` of whole numbers that tell rows apart into groups, as a batch vector does.
+
+    Rows are summed by them, a matrix of rows by rows follows from them alone (`batch[:, None] == batch[None]`), or
+    PyG's k-NN search keeps to them.
+    """
+    found: dict[fx.Node, None] = {}
+    of: dict[fx.Node, frozenset[fx.Node]] = {}  # of tensors that follow from such inputs and constants alone
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder":
+            if isinstance(value, Tensor) and value.dim() == 1 and value.dtype in _INDICES:
+                of[node] = frozenset([node])
+            continue
+        tensors = [one for one in node.all_input_nodes if not isinstance(one.meta.get("val"), torch.SymInt)]
+        if node.op == "output" or any(one not in of for one in tensors):
+            continue
+        of[node] = frozenset[fx.Node]().union(*(of[one] for one in tensors))
+        sizes = [str(size) for size in value.shape] if isinstance(value, Tensor) else []
+        lengths = [str(one.meta["val"].shape[0]) for one in of[node]]
+        if sum(size in lengths for size in sizes) > 1 or str(node.target) == "bgnn.group_starts.default":
+            found |= dict.fromkeys(of[node])
+    for index, _, _, named in _uses(graph):
+        if named is None and len(vectors := list(of.get(index, ()))) == 1:
+            vector = vectors[0]
+            along = next((_named(user, "dim") for user in index.users if is_call(user, *_ALONG_AN_AXIS)), 0)
+            if str(index.meta["val"].shape[along]) == str(vector.meta["val"].shape[0]):  # no class of each row
+                found[vector] = None
+    return list(found)
 
 
 def numbers_of_nodes(graph: fx.Graph) -> list[Any]:

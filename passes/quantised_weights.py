@@ -9,13 +9,15 @@ weight stored as int8 is as good as rounded. Found so, `values` become
 
 which say which codes the values are, and change none of them. Where the levels lie half a step beside 0 (DoReFa's),
 the step is half of theirs; of 256 such levels, W = A + h with codes for A, and the layer is `linear(x, A)` and the sum
-of x times h, another layer of one output. What does not fit 8 bits is a constant, with the reason in
+of x times h, another layer of one output. So it is with a zero point for each output channel (torch.ao's, of channels
+of one sign), where h is a number for each. What does not fit 8 bits is a constant, with the reason in
 `meta["stays_float"]`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import torch
 from torch import Tensor, fx
@@ -52,13 +54,18 @@ SAME = 1e-3  # of a step: as far as a value may lie beside a multiple of it
 class Grid:
     """Steps f32 `[]` or, for each index of `axis`, `[C]`; the zero point that makes the codes fit int8.
 
-    `beside`: how far all levels lie above those that are codes.
+    `beside`: how far all levels lie above those that are codes; f32 `[]`, or `[C, 1, ...]` for each output channel.
     """
 
     steps: Tensor
     axis: int | None
     zero: int
-    beside: float = 0.0
+    beside: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(()))
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether the levels are no codes themselves."""
+        return bool((self.beside != 0).any())
 
 
 def run(gm: fx.GraphModule) -> PassResult:
@@ -79,10 +86,9 @@ def run(gm: fx.GraphModule) -> PassResult:
         origin = _origin(node, values)
         if origin is None:
             continue
-        if isinstance(found, Grid) and found.beside and not all(_takes(user, node) for user in node.users):
-            found = "its 256 levels lie half a step beside 0, and no dense layer takes them"
-        beside = found.beside if isinstance(found, Grid) else 0.0
-        made = constant(node, values - beside, str(origin.target))
+        if isinstance(found, Grid) and found.is_beside and not all(_takes(user, node) for user in node.users):
+            found = "its levels lie beside the whole multiples of its steps, and no dense layer takes them"
+        made = constant(node, values - found.beside if isinstance(found, Grid) else values, str(origin.target))
         if "source" in origin.meta:
             made.meta["source"] = origin.meta["source"]
         if isinstance(found, str):
@@ -97,8 +103,8 @@ def run(gm: fx.GraphModule) -> PassResult:
             steps = constant(node, found.steps, f"{made.target}_steps")
             zeros = constant(node, torch.full_like(found.steps, found.zero), f"{made.target}_zeros")
             new = call(node, bgnn.fake_quant_channel.default, made, steps, zeros, found.axis, *arguments[1:], like=node)
-        for layer in list(node.users) if beside else []:
-            _add_sums(layer, values, beside, made.meta.get("source"))
+        for layer in list(node.users) if found.is_beside else []:
+            _add_sums(layer, values, found.beside, made.meta.get("source"))
         replace(node, new)
         result.rewrites += 1
     remove_dead_code(gm)
@@ -109,15 +115,23 @@ def _takes(user: fx.Node, weight: fx.Node) -> bool:
     return is_call(user, *LAYERS) and user.args[1] is weight and arg(user, 6, "groups", 1) == 1
 
 
-def _add_sums(layer: fx.Node, values: Tensor, beside: float, source: str | None) -> None:
+def _add_sums(layer: fx.Node, values: Tensor, beside: Tensor, source: str | None) -> None:
     """Adds to a dense layer the sum of what it takes, times `beside`: an 8-bit layer of one output."""
-    row = constant(layer, torch.full_like(values[:1], beside), "beside")
+    unit = float(beside) if beside.dim() == 0 else 1.0
+    row = constant(layer, torch.full_like(values[:1], unit), "beside")
     row.meta.update({"source": f"{source}, sums"} if source else {})
-    codes = call(layer, bgnn.fake_quant.default, row, beside, 0, -128, 127, like=layer)
+    codes = call(layer, bgnn.fake_quant.default, row, unit, 0, -128, 127, like=layer)
     rest = [None, *layer.args[3:]] if len(layer.args) > 3 else []
     users = list(layer.users)
     sums = call(layer, layer.target, layer.args[0], codes, *rest, like=layer)
     layer.append(sums)  # behind the layer, with what it is added to
+    if beside.dim():
+        each = beside.flatten() if is_call(layer, aten.linear) else beside[:, 0]  # [O], or [O, 1] of channels first
+        factors = constant(layer, each, "beside")
+        with layer.graph.inserting_after(sums):
+            scaled = layer.graph.call_function(aten.mul.Tensor, (sums, factors))
+        scaled.meta = dict(layer.meta)
+        sums = scaled
     whole = layer.graph.call_function(aten.add.Tensor, (layer, sums))
     sums.append(whole)
     whole.meta = dict(layer.meta)
@@ -159,16 +173,20 @@ def _roundings(last: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
 def grid(last: fx.Node, values: Tensor, roundings: list[fx.Node]) -> Grid | str | None:
     """The steps of a constant, or why it has none that int8 can hold; None where nothing was quantised."""
     moved = torch.zeros_like(values, dtype=torch.float64)
+    inside = moved.clone()  # the same between codes next to 0, which no clamp holds back
     for node in roundings:
         rounded = attempt(node, {})
         if rounded is None:
             return None
         wide = rounded if rounded.is_floating_point() else rounded.to(torch.int32)
-        for way in (1, -1):
-            other = attempt(last, {node: wide + way})
-            if other is None or other.shape != values.shape:
-                return None
-            moved = torch.maximum(moved, (other.double() - values.double()).abs())
+        near = [attempt(last, {node: torch.full_like(wide, code)}) for code in (-1, 0, 1)]
+        ways = [(values, attempt(last, {node: wide + way})) for way in (1, -1)]
+        for total, pairs in ((moved, ways), (inside, list(itertools.pairwise(near)))):
+            for one, other in pairs:
+                if one is None or other is None or one.shape != values.shape or other.shape != values.shape:
+                    return None
+                torch.maximum(total, (other.double() - one.double()).abs(), out=total)
+    moved = torch.where(moved > 0, moved, inside)
     real = values.double()
     if not bool((moved > 0).any()):
         return None
@@ -189,8 +207,13 @@ def grid(last: fx.Node, values: Tensor, roundings: list[fx.Node]) -> Grid | str 
             low, high = int(codes.min()), int(codes.max())
             odd = axis is None and fraction == 2 and bool((codes % 2 == 1).all())
             if odd and 255 < high - low <= 511:
-                first, step = (low - 1) // 2, float(exact)
-                return Grid((2 * exact).float().reshape(()), None, 0 if first >= -128 else -128 - first, step)
+                first, half = (low - 1) // 2, exact.float().reshape(())
+                return Grid(2 * half, None, 0 if first >= -128 else -128 - first, half)
+            if axis == 0 and fraction == 1 and values.dim() > 1:
+                least, most = (torch.aminmax(codes.flatten(1), dim=1)[i].reshape(steps.shape) for i in (0, 1))
+                zeros = torch.where((least >= -128) & (most <= 127), 0, least + 128)
+                if bool((zeros != 0).any()) and bool((most - least <= 255).all()) and high - low > 255:
+                    return Grid(exact.flatten().float(), 0, 0, (zeros * exact).float())
             if high - low > 255:
                 reason = f"its codes {low}..{high} are more than the 256 of 8 bits"
                 continue

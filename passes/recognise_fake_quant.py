@@ -151,18 +151,6 @@ def written_out(node: fx.Node) -> tuple[fx.Node | None, fx.Node] | None:
     return made[codes] if real else call(node, aten._to_copy.default, made[codes], dtype=torch.float32), made[value]
 
 
-def keep_ties(gm: fx.GraphModule) -> PassResult:
-    """For quantisers that stay float: those whose ties do not go to even codes quantise what the model gives."""
-    result = PassResult()
-    for node in calls(gm.graph, bgnn.fake_quant):
-        written = written_out(node) if node.meta.get("own_ties") and not is_weight(node) else None
-        if written is not None:
-            node.args = (written[1], *node.args[1:])
-            result.rewrites += 1
-    remove_dead_code(gm)
-    return result
-
-
 def _layer(node: fx.Node) -> None:
     x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
     if not is_weight(weight) or is_constant(x) or len(shape_of(weight)) != 2 or len(shape_of(x)) < 2:

@@ -29,6 +29,8 @@ CALL, PLACE = "bgnn_call", "bgnn_place"
 _OWN = tuple(str(Path(__file__).parent.parent / part) for part in ("converter", "passes", "runtime_bench"))
 _STDLIB = (sysconfig.get_path("stdlib"), str(Path(torch.__file__).parent))
 _OPERATORS = {"__getitem__": "indexing x[...]", "__setitem__": "the assignment x[...] = y"}
+# Where PyTorch's own parts make an operation, as for an index that is a number of a tensor's values.
+_UNNAMED = {"slice": "the slice x[a:b]", "select": "indexing x[i]", "_local_scalar_dense": "int(x) or x.item()"}
 _MADE = {"T", "mT", "H", "mH", "real", "imag", "data"}  # attributes that are operations
 _SHOWN = 160  # characters of a line of code
 
@@ -123,10 +125,12 @@ def recorded() -> Iterator[None]:
 def called(node: fx.Node) -> str:
     """The operation behind a node as the user wrote it; of a node without a mark, as PyTorch's Python names it."""
     mark = (node.meta.get("custom") or {}).get(CALL)
-    if mark:
-        return str(mark)
     target = str(node.target)
     name = target.split(".")[1] if target.startswith("aten.") else ""
+    if name in _UNNAMED and mark in (None, f"aten.{name}"):
+        return _UNNAMED[name]
+    if mark:
+        return str(mark)
     plain = name.strip("_").rstrip("0123456789") if name.startswith("_") else name
     if name and hasattr(torch, plain):
         return f"torch.{plain}"

@@ -51,8 +51,11 @@ def run(gm: fx.GraphModule) -> PassResult:
         if new is None:
             continue
         for old in [node] if isinstance(node.meta["val"], torch.Tensor) else list(node.users):
-            if old is node or cast(tuple[fx.Node, int], getitem(old))[1] == 0:  # the others are masks and ranges
+            which = 0 if old is node else cast(tuple[fx.Node, int], getitem(old))[1]
+            if which == 0:
                 replace(old, new)
+            elif which > 1 and is_call(node, *FUSED):  # a range or a scale, as it was: the observer is off
+                old.replace_all_uses_with(cast(fx.Node, node.args[which + 1]))
         result.rewrites += 1
     remove_dead_code(gm)
     return result

@@ -13,7 +13,7 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
-from bgnn.converter.code_operands import requantised
+from bgnn.converter.code_operands import packed_weights, requantised
 from bgnn.converter.tflite import graph_ops, int8_ops
 from bgnn.converter.tflite.builder import Codes, Value
 from bgnn.converter.tflite.lce_ops import flexbuffer
@@ -210,6 +210,70 @@ def requantize(
     return _own(walk, "QTable", inputs, walk.shape(node), INT8, codes)
 
 
+# --- dense layers ---
+
+_LAYERS = (torch.ops.bgnn.q_linear, torch.ops.bgnn.q_linear_float)
+
+
+def quantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low: int, high: int) -> Value:
+    """BgnnQuantize; or nothing where one of the layers below alone reads the codes, and makes them itself."""
+    if len(walk.shape(node)) > _MOST_AXES:
+        return int8_ops.quantize(walk, node, x, scale, zero, low, high)
+    real, layer = walk.operand(x, FLOAT), walk.only_user(node)
+    if layer is not None and is_call(layer, *_LAYERS) and layer.args[2] == zero and _fits(walk, node):
+        walk.shared["codes of", node] = float(scale), low, high
+        return real
+    codes = Codes((float(np.float32(scale)),), zero - SHIFT)
+    return _own(
+        walk, "Quantize", [real], walk.shape(node), INT8, codes, scale=float(scale), zero=zero, low=low, high=high
+    )
+
+
+def _fits(walk: Walk, x: fx.Node) -> bool:
+    return 1 <= len(walk.shape(x)) <= _MOST_AXES
+
+
+def _layer(
+    walk: Walk, node: fx.Node, op: str, x: fx.Node, x_scale: float, x_zero: int, weight: fx.Node, w_scales: fx.Node,
+    w_zero: int, added: fx.Node | None, dtype: Any, codes: Codes | None = None, y_scale: float = 1.0, **result: int,
+) -> Value:  # fmt: skip
+    """Weights without a zero point where they are int8 without it."""
+    numbers, factors = int8_ops.weights_of(walk, node, weight, w_scales)
+    left = w_zero if np.abs(numbers - w_zero).max(initial=0) > 127 else 0
+    value, (scale, least, most) = walk.value(x), walk.shared.get(("codes of", x), (float(x_scale), 0, 255))
+    own = [None, value] if value.dtype == FLOAT else [value, None]
+    weights = packed_weights((numbers - (w_zero - left)).astype(INT8))
+    bias = None if added is None else walk.value(added)
+    inputs = [*own, walk.constant(weights), walk.constant(np.float32(x_scale) * factors / np.float32(y_scale)), bias]
+    quantiser = {"x_scale": scale, "x_zero": x_zero, "x_low": least, "x_high": most, "w_zero": left}
+    return _own(walk, op, inputs, walk.shape(node), dtype, codes, **quantiser, **result)
+
+
+def q_linear(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, weight: fx.Node, w_scales: fx.Node, w_zero: int,
+    bias: fx.Node | None, y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """BgnnQLinear."""
+    layer = x, x_scale, x_zero, weight, w_scales, w_zero
+    if not _fits(walk, x):
+        return int8_ops.q_linear(walk, node, *layer, bias, y_scale, y_zero, low, high)
+    codes = Codes((float(np.float32(y_scale)),), y_zero - SHIFT)
+    return _layer(
+        walk, node, "QLinear", *layer, bias, INT8, codes, y_scale, y_zero=y_zero, low=low, high=high
+    )  # fmt: skip
+
+
+def q_linear_float(
+    walk: Walk, node: fx.Node, x: fx.Node, x_scale: float, x_zero: int, weight: fx.Node, w_scales: fx.Node, w_zero: int,
+    bias: fx.Node | None,
+) -> Value:  # fmt: skip
+    """BgnnQLinearFloat."""
+    layer = x, x_scale, x_zero, weight, w_scales, w_zero
+    if not _fits(walk, x):
+        return int8_ops.q_linear_float(walk, node, *layer, bias)
+    return _layer(walk, node, "QLinearFloat", *layer, bias, FLOAT)
+
+
 def gat_aggregate(
     walk: Walk, node: fx.Node, x: fx.Node, source_score: fx.Node, target_score: fx.Node, edges: fx.Node, size: Any,
     negative_slope: float,
@@ -250,6 +314,9 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.q_aggregate.default": q_aggregate,
     "bgnn.q_table.default": q_table,
     "bgnn.requantize.default": requantize,
+    "bgnn.quantize.default": quantize,
+    "bgnn.q_linear.default": q_linear,
+    "bgnn.q_linear_float.default": q_linear_float,
     "bgnn.gat_aggregate.default": gat_aggregate,
     "bgnn.q_gat_aggregate.default": q_gat_aggregate,
     "bgnn.hamming_knn.default": hamming_knn,

@@ -129,7 +129,7 @@ def _looked_up(walk: Walk, node: fx.Node, x: fx.Node, tables: np.ndarray) -> Val
     return walk.reshape(_clamped(walk, value, 0, layer.low, layer.high), shape)
 
 
-def _weights(walk: Walk, node: fx.Node, weight: fx.Node, scales: fx.Node) -> tuple[np.ndarray, np.ndarray]:
+def weights_of(walk: Walk, node: fx.Node, weight: fx.Node, scales: fx.Node) -> tuple[np.ndarray, np.ndarray]:
     """(the numbers `[O, I]`, a scale for each output `[O]`)."""
     numbers, factors = walk.array(weight), walk.array(scales)
     if numbers is None or factors is None:
@@ -142,7 +142,7 @@ def q_linear(
     bias: fx.Node | None, y_scale: float, y_zero: int, low: int, high: int,
 ) -> Value:  # fmt: skip
     """FULLY_CONNECTED, a scale for each output; its weights have no zero point: they are what is left without it."""
-    numbers, factors = _weights(walk, node, weight, w_scales)
+    numbers, factors = weights_of(walk, node, weight, w_scales)
     whole, out = numbers - w_zero, _codes(y_scale, y_zero)
     if np.abs(whole).max() > 127:
         total = _sums(walk, node, x, x_zero, numbers, w_zero, bias)
@@ -172,7 +172,7 @@ def q_linear_float(
     bias: fx.Node | None,
 ) -> Value:  # fmt: skip
     """The exact sums, times the scales, plus the bias in float."""
-    numbers, factors = _weights(walk, node, weight, w_scales)
+    numbers, factors = weights_of(walk, node, weight, w_scales)
     total = _sums(walk, node, x, x_zero, numbers, w_zero, None)
     multiplier = walk.constant(np.float32(x_scale) * factors)
     real = walk.op("MUL", [walk.cast(total, FLOAT), multiplier], total.shape, FLOAT, schema.MulOptionsT())

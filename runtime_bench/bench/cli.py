@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from bgnn.runtime_bench.bench import records, report
+import numpy as np
+
+from bgnn.runtime_bench.bench import conditions, records, report
 from bgnn.runtime_bench.bench.candidates import CANDIDATES, candidates_for
+from bgnn.runtime_bench.bench.cases import Sizes
 from bgnn.runtime_bench.bench.inputs import inputs_for
 from bgnn.runtime_bench.bench.measure import Schedule
+from bgnn.runtime_bench.bench.profile import (
+    PROFILED,
+    chrome_trace,
+    name_layers,
+    operator_records,
+    overlay,
+    profile_file,
+    report_of,
+)
 from bgnn.runtime_bench.bench.records import Record
 from bgnn.runtime_bench.bench.running import new_run, run_file
+from bgnn.runtime_bench.bench.tables import TABLES, check_names, measured, show
 from bgnn.runtime_bench.runtime import limits, streams
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
@@ -37,19 +52,39 @@ def build_parser() -> argparse.ArgumentParser:
         "rounds. Times are medians with quartiles; a ratio is taken within a round.",
     )  # fmt: skip
     run.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .tflite or .onnx file, ours or any other")
-    run.add_argument("--input", type=Path, metavar="NPZ", help="the files' inputs by name (default: random ones)")
-    run.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
     run.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N", help="one table for each (default: 1)")
     run.add_argument(
         "--candidates", nargs="+", default=[], metavar="NAME",
         help=f"only these of {', '.join(row.name for row in CANDIDATES)}",
     )  # fmt: skip
-    plan = Schedule()
-    run.add_argument(
-        "--rounds", type=int,
-        help=f"exactly so many (default: {plan.rounds}, for {plan.seconds:g} to {plan.longest:g} seconds each)",
-    )  # fmt: skip
+    _add_inputs_and_rounds(run)
     run.add_argument("--json", type=Path, metavar="FILE", help="write the records there, one a line")
+
+    profile = commands.add_parser(
+        "profile", parents=[debug], help="where a file's time goes: by operator and by node type",
+        description="Times every operator of a file on LiteRT (by our delegate) or ONNX Runtime (by its profiler). "
+        "Operators have the names of the model's layers where bgnn-convert's report lies beside the file.",
+    )  # fmt: skip
+    profile.add_argument("file", type=Path, metavar="FILE", help="a .tflite or .onnx file")
+    profile.add_argument("--candidate", default="", metavar="NAME", help=f"one of {', '.join(PROFILED)}")
+    profile.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    _add_inputs_and_rounds(profile)
+    profile.add_argument("--json", type=Path, metavar="FILE", help="write the operators' times there, as records")
+    profile.add_argument("--trace", type=Path, metavar="FILE", help="write one run for chrome://tracing and Perfetto")
+    profile.add_argument("--overlay", type=Path, metavar="FILE", help="write node data for Model Explorer")
+
+    table = commands.add_parser(
+        "table", parents=[debug], help="the papers' tables, measured here",
+        description="Converts, verifies and measures what these need, side by side in one run, and prints them.",
+    )  # fmt: skip
+    table.add_argument("names", nargs="+", metavar="NAME", help=f"of {', '.join(TABLES)}")
+    for name, default in asdict(Sizes()).items():
+        table.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}, the paper's")
+    table.add_argument("--rounds", type=int, default=9, help="default: 9")
+    table.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    table.add_argument("--files", type=Path, default=Path("out/bench"), metavar="DIR", help="for the converted files")
+    table.add_argument("--json", type=Path, metavar="FILE", help="write the records there, one a line")
+    commands.add_parser("tables", parents=[debug], help="which tables there are")
 
     compare = commands.add_parser(
         "compare", parents=[debug], help="two files of records beside each other",
@@ -58,6 +93,16 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("before", type=Path, metavar="A")
     compare.add_argument("after", type=Path, metavar="B")
     return parser
+
+
+def _add_inputs_and_rounds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", type=Path, metavar="NPZ", help="the file's inputs by name (default: random ones)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    plan = Schedule()
+    parser.add_argument(
+        "--rounds", type=int,
+        help=f"exactly so many (default: {plan.rounds}, for {plan.seconds:g} to {plan.longest:g} seconds each)",
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams.make_safe()
     try:
         with stops_as_errors():
-            {"run": _run, "compare": _compare}[given.command](given)
+            {"run": _run, "profile": _profile, "compare": _compare, "table": _table, "tables": _tables}[given.command](
+                given
+            )
         return 0
     except (Stopped, KeyboardInterrupt) as stop:
         return _fail(str(stop) or "interrupted", getattr(stop, "exit_code", 130), False)
@@ -83,6 +130,90 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
+    schedule, arrays = _prepare(given, given.threads, given.files, [given.json])
+    # All files are looked at before the first is measured.
+    work = []
+    for path in given.files:
+        content = _read(path)
+        work.append((path, content, candidates_for(path, content, given.candidates)))
+    found: list[Record] = []
+    try:
+        for path, content, candidates in work:
+            inputs = inputs_for(path, content, arrays, given.seed)
+            for threads in dict.fromkeys(given.threads):
+                some = run_file(path, content, inputs, candidates, threads, schedule, _say)
+                with streams.results():
+                    report.print_run(some)
+                found += some
+    finally:  # what is measured is kept, whatever ends the rest
+        if given.json is not None and found:
+            write_files({given.json: records.write(found)}, lambda: _say(f"written: {given.json}"))
+
+
+def _profile(given: argparse.Namespace) -> None:
+    outputs = [given.json, given.trace, given.overlay]
+    schedule, arrays = _prepare(given, [given.threads], [given.file], outputs)
+    content, path = _read(given.file), given.file
+    named = candidates_for(path, content, [given.candidate] if given.candidate else [])
+    able = [row for row in named if row.name in PROFILED and (given.candidate or row.fits(content))]
+    if not able:
+        raise UsageError(f"{given.candidate} does not tell where time goes: {', '.join(PROFILED)} do")
+    inputs, chosen, before = inputs_for(path, content, arrays, given.seed), able[0], conditions.now()
+    with conditions.pinned(given.threads) as cores:
+        profile = profile_file(chosen, content, inputs.arrays, given.threads, schedule)
+    name_layers(profile, report_of(path))
+    after = conditions.now()
+    settings = {
+        "run": new_run(), "base": [path.name, chosen.name], "threads": given.threads, "cores": cores,
+        "inputs": inputs.what, "rounds": len(profile.total_ms), "before": before, "after": after,
+        "throttled": conditions.throttling(before, after),
+    }  # fmt: skip
+    files = {}
+    if given.json is not None:
+        files[given.json] = records.write(operator_records(profile, path.name, chosen.name, settings))
+    if given.trace is not None:
+        files[given.trace] = json.dumps(chrome_trace(profile, path.name)).encode()
+    if given.overlay is not None:
+        files[given.overlay] = json.dumps(overlay(profile)).encode()
+
+    def announce() -> None:
+        with streams.results():
+            report.print_profile(profile, f"{path.name}, {chosen.name}, inputs {inputs.what}")
+            for line in report.machine_remarks(settings):
+                print(line)
+        for written in files:
+            _say(f"written: {written}")
+
+    write_files(files, announce)
+
+
+def _table(given: argparse.Namespace) -> None:
+    check_names(given.names)
+    sizes = Sizes(given.batch, given.points, given.k, given.classes)
+    if given.rounds < 1 or min(asdict(sizes).values()) < 1:
+        raise UsageError("--rounds, --batch, --points, --k and --classes are 1 or more")
+    limits.check_threads("--threads", given.threads)
+    if given.json is not None:
+        check_output(given.json, {})
+    found = measured(given.names, sizes, given.rounds, given.threads, given.files, _say)
+
+    def announce() -> None:
+        with streams.results():
+            show(given.names, found, sizes)
+
+    write_files({} if given.json is None else {given.json: records.write(found)}, announce)
+
+
+def _tables(given: argparse.Namespace) -> None:
+    with streams.results():
+        for name, table in TABLES.items():
+            print(f"{name:18} {table.about}")
+
+
+def _prepare(
+    given: argparse.Namespace, threads: Sequence[int], files: Sequence[Path], outputs: Sequence[Path | None]
+) -> tuple[Schedule, dict[str, np.ndarray] | None]:
+    """Checks what `run` and `profile` have in common; how long to measure, and the given arrays."""
     schedule = Schedule()
     if given.rounds is not None:
         if given.rounds < 1:
@@ -90,29 +221,14 @@ def _run(given: argparse.Namespace) -> None:
         schedule = Schedule(given.rounds, seconds=0, longest=float("inf"))
     if given.seed < 0:
         raise UsageError(f"--seed {given.seed}: seeds go up from 0")
-    for threads in given.threads:
-        limits.check_threads("--threads", threads)
-    if given.json is not None:
-        check_output(given.json, {f"the file {path}": path for path in [*given.files, given.input] if path})
-    arrays = None if given.input is None else limits.read_npz(given.input, str(given.input))
-    # All files are looked at before the first is measured.
-    work = []
-    for path in given.files:
-        content = _read(path)
-        work.append((path, content, candidates_for(path, content, given.candidates)))
-    found: list[Record] = []
-    run = new_run()
-    try:
-        for path, content, candidates in work:
-            inputs = inputs_for(path, content, arrays, given.seed)
-            for threads in dict.fromkeys(given.threads):
-                some = run_file(path, content, inputs, candidates, threads, schedule, run, _say)
-                with streams.results():
-                    report.print_run(some)
-                found += some
-    finally:  # what is measured is kept, whatever ends the rest
-        if given.json is not None and found:
-            write_files({given.json: records.write(found)}, lambda: _say(f"written: {given.json}"))
+    for number in threads:
+        limits.check_threads("--threads", number)
+    others = {f"the file {path}": path for path in [*files, given.input] if path}
+    for output in outputs:
+        if output is not None:
+            check_output(output, others)
+            others[f"another output, {output}"] = output
+    return schedule, None if given.input is None else limits.read_npz(given.input, str(given.input))
 
 
 def _read(path: Path) -> bytes:
@@ -130,6 +246,9 @@ def _compare(given: argparse.Namespace) -> None:
     before, after = records.read(given.before), records.read(given.after)
     with streams.results():
         report.print_comparison(before, after)
+
+
+_COMMANDS = {"run": _run, "profile": _profile, "compare": _compare, "table": _table, "tables": _tables}
 
 
 def _say(line: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from bgnn.runtime_bench.bench.measure import Spread, digits, too_noisy
+from bgnn.runtime_bench.bench.profile import Profile
 from bgnn.runtime_bench.bench.records import CPU, WALL, Record, base_of, ratio
 from bgnn.runtime_bench.runtime.errors import BgnnError
 
@@ -18,25 +20,27 @@ def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]],
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), caption=Text(caption), title_justify="left", caption_justify="left")
+    table = Table()
     for position, head in enumerate(heads):
         table.add_column(head, justify="right" if position else "left")
     for row in rows:
         table.add_row(*map(Text, row))
     # Into a file or a CI log a table has no terminal to fit into.
-    Console(width=None if sys.stdout.isatty() else 180).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    for part in (Text(title), table, *([Text(caption)] if caption else [])):
+        console.print(part, soft_wrap=part is not table)  # a title is no narrower than its table
 
 
 def print_run(records: Sequence[Record]) -> None:
     """A table for each file and number of threads; below it what else a reader must know."""
-    for group in dict.fromkeys(record.group for record in records):
-        rows = [record for record in records if record.group == group]
+    for run in dict.fromkeys(record.run for record in records):
+        rows = [record for record in records if record.run == run]
         first = rows[0]
         columns: list[Column] = [
             ("", lambda record: record.candidate),
             ("elapsed ms", lambda record: str(record.spread(WALL) or "")),
             ("CPU ms", lambda record: str(record.spread(CPU) or "")),
-            (f"x as fast as\n{first.settings['base']}", lambda record: str(speedup(records, record) or "")),
+            (f"x as fast as\n{first.candidate}", lambda record: str(speedup(records, record) or "")),
             ("initialise\nms", lambda record: _figure(record, "init_ms")),
             ("first\nms", lambda record: _figure(record, "first_ms")),
             ("warm-up\nms", lambda record: _figure(record, "warmup_ms")),
@@ -63,12 +67,18 @@ def speedup(records: Sequence[Record], record: Record) -> Spread | None:
 
 
 def remarks(rows: Sequence[Record]) -> list[str]:
-    """What one group's rounds went through: noise, throttling, what could not run, how the machine stood."""
+    """What one run went through: noise, throttling, what could not run, how the machine stood."""
     lines = []
     noisy = [row.candidate for row in rows if (found := speedup(rows, row)) and found.noisy]
     if noisy:
         lines.append(too_noisy(noisy))
-    settings = rows[0].settings
+    lines += machine_remarks(rows[0].settings)
+    return lines
+
+
+def machine_remarks(settings: Mapping[str, Any]) -> list[str]:
+    """What a run's settings say of the machine, and of what could not run."""
+    lines = []
     if settings.get("throttled"):
         lines.append(f"the machine throttled while it measured: {'; '.join(settings['throttled'])}")
     lines += [f"left out: {name}: {why}" for name, why in settings.get("left_out", {}).items()]
@@ -80,9 +90,31 @@ def remarks(rows: Sequence[Record]) -> list[str]:
     cores = settings.get("cores")
     told.append(f"pinned to processors {', '.join(map(str, cores))}" if cores else "not pinned")
     lines.append("; ".join(filter(None, told)))
-    if cores and len(cores) < rows[0].threads:
-        lines.append(f"{rows[0].threads} threads shared {len(cores)} processors")
+    if cores and len(cores) < settings["threads"]:
+        lines.append(f"{settings['threads']} threads shared {len(cores)} processors")
     return lines
+
+
+def print_profile(profile: Profile, title: str) -> None:
+    """Two tables, as the paper's Tables 6 and 7: by node type, and operator by operator; shares are of the sum."""
+    kinds = profile.by_kind()
+    times = [Spread.of(one.ms) for one in profile.operators]
+    whole = sum(time.median for time in times) or 1.0
+    rows = [[kind, digits(ms), f"{ms / whole:.2%}", str(count)] for kind, (ms, count) in kinds.items()]
+    print_table(f"{title}: by node type", ["", "ms", "share", "times called"], rows)
+    rows = [
+        [
+            one.name,
+            one.kind if not one.parts else f"{one.kind} of {', '.join(dict.fromkeys(one.parts))}",
+            one.tensor,
+            str(time),
+            f"{time.median / whole:.2%}",
+        ]
+        for one, time in zip(profile.operators, times, strict=True)
+    ]
+    runs = f"{len(profile.total_ms)} runs of {Spread.of(profile.total_ms)} ms"
+    caption = f"{runs}; the sum of the operators' medians is {digits(whole)} ms"
+    print_table(f"{title}: by operator", ["layer", "node type", "writes", "ms", "share"], rows, caption)
 
 
 def print_comparison(before: Sequence[Record], after: Sequence[Record]) -> None:
@@ -96,7 +128,7 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record]) -> None:
     rows = []
     for old, new in pairs:
         ours, theirs = speedup(before, old), speedup(after, new)
-        row = [f"{new.case}, {new.candidate}, {_threads(new)}", str(new.settings["base"])]
+        row = [f"{new.case}, {new.candidate}, {_threads(new)}", ", ".join(new.settings["base"])]
         row += [str(ours or ""), str(theirs or "")]
         row.append(digits(theirs.median / ours.median) if ours and theirs and ours.median else "")
         if absolute:

@@ -1,6 +1,9 @@
 // Which instruction set to use: the best that the processor has, or the one that BGNN_ISA names.
 #include <stdlib.h>
 #include <string.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #include "isa.h"
 
@@ -59,7 +62,16 @@ const Choice choices[] = {  // best first
     {&bgnn_kernels_portable, always},
 };
 #elif defined(__aarch64__)
-const Choice choices[] = {{&bgnn_kernels_neon, always}, {&bgnn_kernels_portable, always}};  // NEON is in the base
+// Bits of HWCAP and HWCAP2, as Linux's asm/hwcap.h has them.
+bool has_dotprod() { return getauxval(AT_HWCAP) >> 20 & 1; }
+bool has_i8mm() { return has_dotprod() && getauxval(AT_HWCAP2) >> 13 & 1; }
+
+const Choice choices[] = {  // best first
+    {&bgnn_kernels_i8mm, has_i8mm},
+    {&bgnn_kernels_dotprod, has_dotprod},
+    {&bgnn_kernels_neon, always},  // in the base
+    {&bgnn_kernels_portable, always},
+};
 #else
 const Choice choices[] = {{&bgnn_kernels_portable, always}};
 #endif

@@ -10,5 +10,7 @@ extern BGNN_HIDDEN const BgnnKernels bgnn_kernels_portable;
 extern BGNN_HIDDEN const BgnnKernels bgnn_kernels_avx2;
 extern BGNN_HIDDEN const BgnnKernels bgnn_kernels_avx512;
 extern BGNN_HIDDEN const BgnnKernels bgnn_kernels_neon;
+extern BGNN_HIDDEN const BgnnKernels bgnn_kernels_dotprod;
+extern BGNN_HIDDEN const BgnnKernels bgnn_kernels_i8mm;
 }
 #endif

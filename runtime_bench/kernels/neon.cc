@@ -661,3 +661,6 @@ void codes_run(const void* args, const void* shared, void* scratch, int64_t begi
 #define dense_pool_begin pool_begin
 #define dense_pool_run pool_run
 extern const BgnnKernels bgnn_kernels_neon = {"neon", BGNN_KERNELS(BGNN_GENERIC_ENTRY)};
+// The same: counting bits gains nothing by dot products. The dense layers on codes (ops/dense_*.cc) go by the names.
+extern const BgnnKernels bgnn_kernels_dotprod = {"dotprod", BGNN_KERNELS(BGNN_GENERIC_ENTRY)};
+extern const BgnnKernels bgnn_kernels_i8mm = {"i8mm", BGNN_KERNELS(BGNN_GENERIC_ENTRY)};

@@ -39,7 +39,10 @@ def checked(
         for axis, dim in enumerate(one["shape"]):
             size = array.shape[axis]
             if isinstance(dim, int) and size != dim:
-                raise UsageError(f"input {name} must be {wanted} [{shape}], got {list(array.shape)}")
+                raise UsageError(
+                    f"input {name} must be {wanted} [{shape}], got {list(array.shape)}: the file has {dim} along "
+                    f"axis {axis}; convert an example of {size}, or for any size (ONNX) with --open {name}={axis}"
+                )
             if isinstance(dim, str) and sizes.setdefault(dim, (size, name))[0] != size:
                 before = sizes[dim]
                 raise UsageError(f"input {name} has {size} {dim}, but input {before[1]} has {before[0]}")

@@ -10,11 +10,12 @@ import torch
 from graph_models import random_graph
 from torch import Tensor, nn
 from torch.export import Dim, export
-from torch_geometric.nn import GCNConv, HeteroConv, SAGEConv, global_mean_pool
+from torch_geometric.nn import GCNConv, HeteroConv, SAGEConv, global_mean_pool, knn_interpolate
 
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.axes import trace_sized
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.converter.pyg_knn import provide
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
@@ -302,3 +303,58 @@ def test_a_batch_vector_alone_leaves_the_numbers_of_nodes_and_graphs_open() -> N
     for nodes, graphs in ((30, 5), (4, 1)):
         x, batch = torch.randn(nodes, 6), torch.arange(nodes) * graphs // nodes
         np.testing.assert_allclose(ran(done, x, batch), model(x, batch).detach().numpy(), atol=1e-5)
+
+
+class OwnSearch(nn.Module):
+    """k nearest of the same graph, by hand: other graphs are far away, no node is its own neighbour."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.dense, self.how = nn.Linear(6, 4), how
+
+    def forward(self, pos: Tensor, batch: Tensor) -> Tensor:
+        if self.how == "sorted":
+            far = torch.cdist(pos, pos) + (batch[:, None] != batch[None]) * 1e6
+            near = far.argsort(1)[:, 1:4]
+        else:
+            far = (pos[:, None] - pos[None]).square().sum(-1)
+            far = far.masked_fill(batch.unsqueeze(0) != batch.unsqueeze(1), 1e9)
+            far.fill_diagonal_(1e9)
+            near = (-far).topk(3)[1]
+        own = pos[:, None].expand(-1, 3, -1)
+        return self.dense(torch.cat([own, pos[near] - own], -1)).relu().amax(1)
+
+
+def clouds(*sizes: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(sum(sizes), 3), torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+
+
+@pytest.mark.parametrize("how", ["sorted", "masked"])
+def test_a_search_of_ones_own_within_each_graph_takes_any_batch(how: str) -> None:
+    torch.manual_seed(0)
+    model = OwnSearch(how).eval()
+    done = convert(model, clouds(9, 6, 8), target="onnx-x86")
+    for sizes in ((12, 5), (7,), (4, 30, 6, 5)):
+        pos, batch = clouds(*sizes)
+        np.testing.assert_allclose(ran(done, pos, batch), model(pos, batch).detach().numpy(), atol=1e-5)
+    fixed = convert(model, clouds(9, 6, 8), target="onnx-x86", fixed_sizes=["pos=23"])
+    assert "pos float32 [23, 3], batch int64 [23]; sizes that are numbers are fixed: --open pos=" in fixed.report.inputs
+    with pytest.raises(UsageError, match=r"has 23 along axis 0; .*--open pos=0"):
+        ran(fixed, *clouds(12, 5))
+
+
+def test_features_brought_to_other_points() -> None:
+    """PyG's knn_interpolate: two numbers of nodes, two batch vectors."""
+
+    class Brought(nn.Module):
+        def forward(self, x: Tensor, pos: Tensor, batch: Tensor, to: Tensor, to_batch: Tensor) -> Tensor:
+            return knn_interpolate(x, pos, to, batch, to_batch, k=3)
+
+    def given(some: tuple[int, ...], others: tuple[int, ...]) -> tuple[Tensor, ...]:
+        return (torch.randn(sum(some), 4), *clouds(*some), *clouds(*others))
+
+    provide()
+    torch.manual_seed(0)
+    done = convert(Brought().eval(), given((8, 9), (14, 5)), target="onnx-x86")
+    other = given((12, 6, 7), (7, 3, 30))
+    np.testing.assert_allclose(ran(done, *other), Brought()(*other).numpy(), atol=1e-5)

@@ -71,6 +71,25 @@ def test_a_layer_of_pyg_is_named_at_the_users_line() -> None:
     check(message, ("Tensor.take_along_dim in MedianAggregation", "docs/ops.md"), line_of(users.Median))
 
 
+@pytest.mark.parametrize("how", ["list", "numbers", "tensors", "nodes"])
+def test_loops_over_edges_and_nodes(how: str) -> None:
+    """Refused with the loop's line, before an export writes out every step."""
+    message = refusal(users.Loop(how), (EDGES[0][:9], EDGES[1][:, :30] % 9), "onnx-x86")
+    assert f"users_refused.py:{line_of(users.Loop, f'# {how}')}:" in message
+    assert ("with tensors alone" if how == "nodes" else "index_add(0, edge_index[1], h[edge_index[0]])") in message
+    assert "--target" not in message  # the target is not to blame
+
+
+def test_a_row_picked_by_a_number_that_is_computed() -> None:
+    class Picked(nn.Module):
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            h = x.index_add(0, edge_index[1], x[edge_index[0]])
+            return h[edge_index.shape[1] // 40 + int(edge_index[0, 0])]  # here
+
+    message = refusal(Picked(), EDGES, "onnx-x86")
+    assert f"test_refusals.py:{line_of(Picked)}:" in message
+
+
 class Wrapped(nn.Module):
     """A network that takes an object, and a wrapper that builds one: Dynamo refuses the object's class."""
 

@@ -110,6 +110,31 @@ class Graph(nn.Module):
         return self.helper[0](h)
 
 
+class Loop(nn.Module):
+    """Sums over edges, one by one."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.dense, self.how = nn.Linear(6, 4), how
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        h = self.dense(x)
+        out = torch.zeros_like(h)
+        if self.how == "list":
+            for source, target in edge_index.t().tolist():  # list
+                out[target] += h[source]
+        elif self.how == "numbers":
+            for e in range(edge_index.shape[1]):
+                out[int(edge_index[1, e])] += h[int(edge_index[0, e])]  # numbers
+        elif self.how == "tensors":
+            for e in range(edge_index.shape[1]):
+                out[edge_index[1, e]] += h[edge_index[0, e]]  # tensors
+        elif self.how == "nodes":
+            for v in range(x.shape[0]):  # nodes
+                out[v] = h[edge_index[0][edge_index[1] == v]].sum(0)
+        return out
+
+
 class Switched(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         if x.mean() > 9:  # here

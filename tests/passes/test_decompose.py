@@ -49,16 +49,10 @@ CASES: dict[str, Callable[..., Any]] = {
 
 def graph(function: Callable[..., Any], **constants: Tensor) -> fx.GraphModule:
     """With an open first axis: what a mask picks has no size that is known."""
-    axes = [{0: torch.export.Dim.DYNAMIC}] if function not in STATIC else None
-    gm = trace(Wrapped(function, constants), (X,), open_axes=axes)
+    gm = trace(Wrapped(function, constants), (X,), open_axes=[{0: torch.export.Dim.DYNAMIC}])
     canonicalise.run(gm)
     merge_equal_nodes.run(gm)
     return gm
-
-
-STATIC = [
-    CASES[name] for name in ("std over axes", "std of known size", "var")
-]  # of an unbiased deviation the count must be known
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -203,6 +197,7 @@ NORMS_AND_SUCH: dict[str, Callable[..., Any]] = {
         x, x, x, attn_mask=x[:, :, :1] > x[:, :1, 0:1]
     ),
     "pad": lambda m, x: F.pad(x, (1, 2, 0, 3), value=0.5),
+    "atan2": lambda m, x: torch.atan2(x.round(), x.flip(1).round()),  # all quarters, zeros and the axes among them
     "pad that cuts": lambda m, x: F.pad(x, (-1, 2)),
 }
 
@@ -222,12 +217,30 @@ def test_norms_attention_and_padding(name: str) -> None:
             "log_sigmoid",
             "scaled_dot_product_attention",
             "constant_pad_nd",
+            "atan2",
         )
     }
     assert not left
     for rows in (7, 3):
         x = randn(rows, 4, 6, seed=rows) * 2
         same(outputs(gm, x)[0], NORMS_AND_SUCH[name](None, x), 2e-6)
+
+
+@pytest.mark.parametrize("opened", [(0,), (2,), (0, 2)])
+def test_norms_and_spreads_over_open_sizes(opened: tuple[int, ...]) -> None:
+    """Their counts are those of each run."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = F.group_norm(x, 2, torch.arange(4.0), torch.ones(4))
+        return torch.cat([h.std(2), x.var((0, 2))[None].expand(x.size(0), -1), h.var(-1, unbiased=False)], 1)
+
+    sizes = dict.fromkeys(opened, torch.export.Dim.DYNAMIC)
+    gm = trace(Wrapped(forward, {}), (randn(3, 4, 6, seed=0),), open_axes=[sizes])
+    canonicalise.run(gm)
+    decompose.run(gm)
+    assert count(gm, aten.group_norm, aten.std, aten.var) == 0
+    x = randn(5 if 0 in opened else 3, 4, 9 if 2 in opened else 6, seed=1)
+    same(outputs(gm, x)[0], forward(None, x), 2e-6)
 
 
 GROUPED = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from onnx_graphs import open_graph
 
-from bgnn.passes.index_limits import limits
+from bgnn.passes.index_limits import group_inputs, limits
 
 bgnn = torch.ops.bgnn
 aten = torch.ops.aten
@@ -69,3 +70,27 @@ def test_a_column_of_categories_says_nothing_of_the_others():
 
     gm = open_graph(encoder, torch.zeros(12, 2, dtype=torch.int64), many=torch.ones(30, 4), few=torch.ones(5, 4))
     assert named(gm) == {}
+
+
+ROWS, GROUP = torch.ones(12, 4), torch.arange(12) // 4
+GROUPS = {
+    "compared": lambda m, x, g: (g[:, None] == g[None]).float() @ x,
+    "as numbers": lambda m, x, g: ((g.float().view(-1, 1) - g.view(1, -1)).abs() < 0.5).float() @ x,
+    "one-hot, multiplied": lambda m, x, g: m.eye[g] @ m.eye[g].t() @ x,
+    "summed by": lambda m, x, g: torch.zeros(3, 4).index_add(0, g, x),
+    "summed by, scattered": lambda m, x, g: torch.zeros(3, 4).scatter_add(0, g[:, None].expand(-1, 4), x),
+}
+NONE = {
+    "labels of a table": lambda m, x, g: x + m.eye[g].sum(1, keepdim=True),
+    "one class of each row": lambda m, x, g: x + torch.zeros(x.shape[0], 4).scatter(1, g[:, None], 1.0),
+    "rows that are picked": lambda m, x, g: x[g],
+    "compared with a number": lambda m, x, g: torch.where(g[:, None] == 2, x, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", [*GROUPS, *NONE])
+def test_what_tells_rows_apart_into_groups(name):
+    """A batch vector's length is a number of nodes, whatever is done with it; labels say nothing of rows."""
+    gm = open_graph({**GROUPS, **NONE}[name], ROWS, GROUP, eye=torch.eye(3))
+    batch = [node for node in gm.graph.nodes if node.op == "placeholder"][1]
+    assert group_inputs(gm.graph) == ([batch] if name in GROUPS else [])

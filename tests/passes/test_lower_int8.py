@@ -15,11 +15,12 @@ from bgnn.passes import (
     accumulators,
     canonicalise,
     decompose,
+    keep_ties,
     lower_int8,
     recognise_binarize,
     recognise_fake_quant,
 )
-from bgnn.passes.graph import PassResult, Tap, snapshot
+from bgnn.passes.graph import PassResult, Tap, snapshot, value_of
 
 A, B, Y = (0.031, 5, -128, 127), (0.0173, -100, -128, 127), (0.047, -7, -128, 127)
 INDEX, N = torch.tensor([0, 2, 2, 1, 2, 0]), 4
@@ -116,6 +117,23 @@ def test_a_quantised_bias_is_a_bias() -> None:
     assert result.refusals == []
 
 
+@pytest.mark.parametrize("ternary", [False, True])
+def test_weights_of_signs_are_codes(ternary: bool) -> None:
+    """Binary and ternary weights between 8-bit activations: each row has one magnitude."""
+    weight = torch.where(W >= 0, 1.0, -1.0) * torch.tensor([[0.3], [0.7], [1.1]]) * (W.abs() > 0.3 * ternary)
+    gm, result = lowered(lambda m, x: q(F.linear(q(x, A), m.w), Y), tolerance=1e-5, w=weight)
+    layer = only(gm, bgnn.q_linear)
+    assert set(value_of(layer.args[3]).unique().tolist()) == ({-1, 0, 1} if ternary else {-1, 1})
+    assert result.refusals == []
+
+
+def test_signs_that_take_real_numbers_say_so() -> None:
+    gm = graph(lambda m, x: F.linear(x, m.w), X, w=torch.sign(W))
+    assert [why for _, why in lower_int8.run(gm).refusals] == [
+        "its weights are signs, but its input is real: --calibrate gives it 8 bits"
+    ]
+
+
 def test_a_bias_made_of_the_inputs_is_named() -> None:
     gm = graph(lambda m, x: F.linear(q(x, A), q(m.w, B), x[0, :3]), X, w=W)
     assert [why for _, why in lower_int8.run(gm).refusals] == ["its bias is computed from the inputs"]
@@ -159,7 +177,7 @@ def test_ties_go_where_the_model_rounds_them(name: str, step: float) -> None:
         run(gm)
     for way in ("codes", "float"):
         lowered = snapshot(gm)
-        result = lower_int8.run(lowered) if way == "codes" else recognise_fake_quant.keep_ties(lowered)
+        result = lower_int8.run(lowered) if way == "codes" else keep_ties.run(lowered)
         assert torch.equal(outputs(lowered, points)[0], layers(type("", (), {"w": weight}), points))
         assert count(lowered, bgnn.q_linear_float) == (way == "codes")
         assert result.refusals == []

@@ -73,6 +73,9 @@ WEIGHTS: dict[str, tuple[bool, Callable[[Any], Tensor]]] = {
     "stored as int8": (True, lambda m: m.stored * m.column),
     "stored as int8, cast": (True, lambda m: m.stored.float() * m.column),
     "a row of zeros": (True, lambda m: symmetric(m.w * torch.tensor([[1.0], [0], [1], [1]]), m.column)),
+    "a channel beyond the ends": (
+        True, lambda m: symmetric(m.w.abs() + torch.tensor([[0.0], [9], [0], [-7]]), m.column),
+    ),
 }  # fmt: skip
 OTHERS: dict[str, tuple[str, Callable[[Any], Tensor]]] = {
     "12 bits": ("more than the 256 of 8 bits", lambda m: symmetric(m.w, m.s / 16, 2047)),
@@ -109,15 +112,26 @@ def test_spellings(name: str) -> None:
     assert torch.allclose(outputs(gm, X)[0], F.linear(X, values), atol=1e-5)
 
 
+def zero_points(w: Tensor) -> Tensor:
+    """torch.ao's of symmetric channels: those of one sign have 256 codes on one side of 0."""
+    w = w.abs() * torch.tensor([[1.0], [-1], [0], [1]]) + w * torch.tensor([[0.0], [0], [1], [0]])
+    zeros = torch.tensor([[-128.0], [127], [0], [-128]])
+    steps = w.abs().amax(1, True) / torch.tensor([[255.0], [255], [127], [255]])
+    return (torch.clamp(torch.round(w / steps) + zeros, -128, 127) - zeros) * steps
+
+
 @pytest.mark.parametrize("layer", [F.linear, F.conv1d, F.conv2d], ids=lambda f: f.__name__)
-def test_levels_beside_0_are_codes_and_a_sum(layer: Callable[..., Tensor]) -> None:
-    """DoReFa's 8 bits: 256 levels, of which none is 0."""
+@pytest.mark.parametrize("weight", [lambda w: dorefa(w, 8), zero_points], ids=["dorefa", "zero_points"])
+def test_levels_beside_codes_are_codes_and_a_sum(
+    layer: Callable[..., Tensor], weight: Callable[[Tensor], Tensor]
+) -> None:
+    """DoReFa's 8 bits: 256 levels, of which none is 0. And a zero point for each output channel."""
     window = {F.linear: (), F.conv1d: (1,), F.conv2d: (1, 1)}[layer]
     x = X if layer is F.linear else X.t()[None].reshape(1, X.shape[1], -1, *window[1:])
     bias = torch.arange(float(len(W)))
 
     def function(m: Any, x: Tensor) -> Tensor:
-        return layer(x, dorefa(m.w, 8).reshape(*W.shape, *window), m.bias) * 2
+        return layer(x, weight(m.w).reshape(*W.shape, *window), m.bias) * 2
 
     gm = exported(function, x, bias=bias, **CONSTANTS)
     canonicalise.run(gm)

@@ -69,6 +69,14 @@ def test_the_fused_one_with_its_observer_off(weight: bool) -> None:
     assert any(n.target is aten.round.default for n in gm.graph.nodes)
 
 
+def test_the_fused_one_called_twice() -> None:
+    """torch.ao's fused layers quantise their result once more: the second call reads what the first leaves."""
+    module = fused(False, True)
+    gm, result = written(trace(torch.nn.Sequential(module, torch.nn.ReLU(), module), (X,)))
+    assert result.rewrites == 2
+    assert not any("fused" in str(n.target) for n in gm.graph.nodes)
+
+
 def test_a_switched_off_quantiser_is_nothing() -> None:
     gm, _ = written(trace(fused(False, False), (X,)))
     assert not any(n.op == "call_function" for n in gm.graph.nodes)

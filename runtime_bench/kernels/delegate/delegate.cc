@@ -273,6 +273,7 @@ static TfLiteStatus check_order(TfLiteContext* context, const int* nodes, int co
 static TfLiteStatus prepare_delegate(TfLiteContext* context, TfLiteDelegate* delegate) {
   TfLiteIntArray* plan;
   if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return kTfLiteError;
+  profile_see(&((Delegate*)delegate->data)->graph, context);
   /* Replacing nodes changes the plan, and asking about one may: work on a copy. */
   const int count = plan->size;
   int* nodes = (int*)malloc(sizeof(int) * (count > 0 ? count : 1));
@@ -340,8 +341,22 @@ EXPORT TfLiteDelegate* tflite_plugin_create_delegate(const char* const* option_n
 EXPORT void tflite_plugin_destroy_delegate(TfLiteDelegate* tflite) {
   if (!tflite) return;
   Delegate* delegate = (Delegate*)tflite->data;
+  profile_forget(&delegate->graph);
   pool_destroy(delegate->pool);
   free(delegate);
+}
+
+static const ProfiledGraph* graph_of(TfLiteDelegate* delegate) { return &((Delegate*)delegate->data)->graph; }
+
+/* profile.h's functions, for who has the delegate. */
+EXPORT int bgnn_profile_start(TfLiteDelegate* delegate) { return profile_start(graph_of(delegate)); }
+EXPORT void bgnn_profile_stop(TfLiteDelegate* delegate) { profile_stop(graph_of(delegate)); }
+EXPORT int bgnn_profile_operator(TfLiteDelegate* delegate, int place, int* number, const char** name,
+                                 const int** replaced) {
+  return profile_operator(graph_of(delegate), place, number, name, replaced);
+}
+EXPORT int bgnn_profile_read(TfLiteDelegate* delegate, int64_t* start, int64_t* ns) {
+  return profile_read(graph_of(delegate), start, ns);
 }
 
 /* The instruction set whose kernels a new delegate would use, or NULL. */

@@ -4,12 +4,14 @@
 
 #include "../kernels.h"
 #include "pool.h"
+#include "profile.h"
 #include "tflite_abi.h"
 
 struct Delegate {
   TfLiteDelegate tflite; /* first: what the runtime sees */
   const BgnnKernels* kernels;
   Pool* pool;
+  ProfiledGraph graph;
 };
 
 /* Fills in what runs an operator of the list; false where `file` names none of them. */

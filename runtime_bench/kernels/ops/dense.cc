@@ -13,7 +13,7 @@ enum { kX, kWZero = kX + 4, kResult };
 const char* check_q_linear_float(Kernel* kernel) {
   const Attribute* a = kernel->attribute;
   if (a[kWZero].i < -128 || a[kWZero].i > 127) return "w_zero is outside of [-128, 127]";
-  kernel->dense = dense_kernels_for(kernel->graph->isa);
+  kernel->dense = dense_kernels_for(kernel->binary->isa);
   return check_quantiser(kernel, kX, false);
 }
 
@@ -138,4 +138,35 @@ bool q_linear(Call* call) {
     a->out = (float*)out;
   }
   return run(call, &c, added);
+}
+
+/* ---- Quantize ---- */
+
+struct QuantizeCall {
+  const float* real;
+  uint8_t* out;
+  Quantiser quantiser;
+  int64_t count;
+  const DenseKernels* kernels;
+};
+
+static const int64_t kTaskNumbers = 256 * 1024;
+
+static void run_quantize(void* data, size_t task) {
+  const QuantizeCall* c = (const QuantizeCall*)data;
+  const int64_t first = (int64_t)task * kTaskNumbers, left = c->count - first;
+  c->kernels->quantise(c->real + first, &c->quantiser, left < kTaskNumbers ? left : kTaskNumbers, c->out + first);
+}
+
+const char* check_quantize(Kernel* kernel) {
+  kernel->dense = dense_kernels_for(kernel->binary->isa);
+  return check_quantiser(kernel, 0, false);
+}
+
+bool quantize(Call* call) {
+  const Input* real = &call->in[0];
+  void* out;
+  if (!make_output(call, 0, real->rank, real->dim, &out)) return false;
+  QuantizeCall c = {(const float*)real->data, (uint8_t*)out, quantiser(call->kernel, 0), real->count, call->kernel->dense};
+  return parallel(call, (c.count + kTaskNumbers - 1) / kTaskNumbers, run_quantize, &c);
 }

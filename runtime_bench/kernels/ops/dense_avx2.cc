@@ -8,6 +8,7 @@ namespace {
 
 struct Avx2 {
   static constexpr uint8_t kTurned = 0;
+  static constexpr int64_t kAll = 8, kFind = 32, kSome = 10;
 
   // The 4 codes of a group, less zero, in 16 bits, four times over.
   static __m256i codes(const uint8_t* at, __m256i zero) {
@@ -48,7 +49,10 @@ struct Avx2 {
           for (int q = 0; q < 4; q++) {
             const __m256i w = weights_of(weights + g * kLanes + 4 * q);
 #pragma GCC unroll 2
-            for (int r = 0; r < kRows; r++) sum[r][q] = _mm256_add_epi32(sum[r][q], _mm256_madd_epi16(x[r], w));
+            for (int r = 0; r < kRows; r++) {
+              sum[r][q] = _mm256_add_epi32(sum[r][q], _mm256_madd_epi16(x[r], w));
+              asm volatile("" : "+x"(sum[r][q]));  // in this order: GCC keeps one in memory else
+            }
           }
         }
         for (int r = 0; r < kRows; r++) store(sum[r], sums + ((first + r) * blocks + b) * kLanes);

@@ -8,6 +8,7 @@ namespace {
 
 struct Avx512 {
   static constexpr uint8_t kTurned = 0;
+  static constexpr int64_t kAll = 1, kFind = 32, kSome = 4;
 
   static __m512i codes(const uint8_t* at) {
     int32_t word;

@@ -4,11 +4,19 @@
 //     inputs, for a panel's rows `stride` bytes apart;
 //   some(row, zero, weights, groups, blocks, sums): for one row, sums [16 * blocks] of (code - zero) * w over those
 //     groups that are not all `zero`.
+//   kAll, kFind, kSome: what these cost, in a unit of its own: a group and block of `all`, a group that `some` finds, and
+//     a block of it; a row is done by whichever costs less.
 // Sums are modulo 2^32. Everything has internal linkage: each translation unit holds its own copy.
 #ifndef BGNN_DENSE_GENERIC_H
 #define BGNN_DENSE_GENERIC_H
 
 #include <string.h>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
 
 #include "dense_kernels.h"
 
@@ -17,14 +25,15 @@ namespace {
 typedef int32_t I32x16 __attribute__((vector_size(64)));
 typedef uint32_t U32x16 __attribute__((vector_size(64)));
 typedef float F32x16 __attribute__((vector_size(64)));
+typedef uint8_t U8x64 __attribute__((vector_size(64)));
 typedef uint8_t U8x16 __attribute__((vector_size(16)));
 
 // A float between -2^22 and 2^22 plus this has the integer next to it, halves to even, in its low bits.
 constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23
 constexpr int32_t kItsBits = 0x4b400000;
 
-// Skipping has to find the groups first, and shares no weights among rows: it is for rows with few of them.
-constexpr int64_t kFewOneIn = 4;
+// Shorter rows are done before it is known whether something could be skipped.
+constexpr int64_t kFewestGroups = 32;
 
 template <class V>
 inline __attribute__((always_inline)) V loaded(const void* at) {
@@ -35,34 +44,80 @@ inline __attribute__((always_inline)) V loaded(const void* at) {
 
 // Real numbers (products, or quotients by a scale) as codes.
 inline __attribute__((always_inline)) U8x16 codes_of(F32x16 real, int32_t zero, int32_t low, int32_t high) {
+#if defined(BGNN_DENSE_NEON)  // clamped by narrowing; of a NaN and the lowest code, vmaxnm gives the code, as below
+  float32x4_t part[4];
+  memcpy(part, &real, sizeof part);
+  int32x4_t whole[4];
+  for (int i = 0; i < 4; i++) whole[i] = vcvtnq_s32_f32(vmaxnmq_f32(part[i], vdupq_n_f32(float(low - zero))));
+  const int16x8_t zeros = vdupq_n_s16(int16_t(zero));
+  const int16x8_t first = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(whole[0]), whole[1]), zeros);
+  const int16x8_t second = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(whole[2]), whole[3]), zeros);
+  return (U8x16)vminq_u8(vqmovun_high_s16(vqmovun_s16(first), second), vdupq_n_u8(uint8_t(high)));
+#endif
   const F32x16 least = F32x16{} + float(low - zero), most = F32x16{} + float(high - zero);
   real = real > least ? real : least;
   real = real < most ? real : most;
   const I32x16 code = I32x16(real + kToInteger) - kItsBits + zero;
+#if defined(__SSE2__) && !defined(__AVX512F__)  // where GCC converts one by one
+  __m128i part[4];
+  memcpy(part, &code, sizeof part);
+  return U8x16(_mm_packus_epi16(_mm_packs_epi32(part[0], part[1]), _mm_packs_epi32(part[2], part[3])));
+#else
   return __builtin_convertvector(code, U8x16);
+#endif
 }
 
-// A row's codes, turned over by `turn`, filled up with `zero` (which is).
-inline void copy_codes(const uint8_t* from, uint8_t turn, uint8_t zero, int64_t inputs, uint8_t* to) {
-  for (int64_t k = 0; k < inputs; k++) to[k] = from[k] ^ turn;
-  memset(to + inputs, zero, size_t(dense_stride(inputs) - inputs));
+inline __attribute__((always_inline)) bool all_zero(const float* from) {
+#if defined(__AVX512F__)
+  return !_mm512_test_epi32_mask(_mm512_loadu_si512(from), _mm512_set1_epi32(0x7fffffff));
+#elif defined(__SSE2__)
+  const auto part = [&](int i) { return _mm_loadu_ps(from + 4 * i); };
+  const __m128i any = _mm_castps_si128(_mm_or_ps(_mm_or_ps(part(0), part(1)), _mm_or_ps(part(2), part(3))));
+  return _mm_movemask_epi8(_mm_cmpeq_epi32(_mm_slli_epi32(any, 1), _mm_setzero_si128())) == 0xffff;
+#elif defined(__ARM_NEON)
+  const auto part = [&](int i) { return vreinterpretq_u32_f32(vld1q_f32(from + 4 * i)); };
+  const uint32x4_t any = vorrq_u32(vorrq_u32(part(0), part(1)), vorrq_u32(part(2), part(3)));
+  return !vmaxvq_u32(vshlq_n_u32(any, 1));
+#else
+  bool any = false;
+  for (int i = 0; i < 16; i++) any |= from[i] != 0;
+  return !any;
+#endif
 }
 
-inline void quantise(const float* from, const Quantiser& q, uint8_t turn, uint8_t zero, int64_t inputs, uint8_t* to) {
-  const int64_t whole = inputs / 16 * 16;
-  memset(to + whole, zero, size_t(dense_stride(inputs) - whole));
-  for (int64_t k = 0; k < inputs; k += 16) {
-    F32x16 real = {};
-    memcpy(&real, from + k, k < whole ? sizeof real : size_t(inputs - k) * 4);
-    const U8x16 codes = codes_of(real / q.scale, q.zp, q.low, q.high) ^ turn;
-    memcpy(to + k, &codes, k < whole ? 16 : size_t(inputs - k));
+// A bag of words has few numbers that are not 0: a division each for 16 of them costs more than to look.
+inline void quantise_row(const float* from, const Quantiser& q, uint8_t turn, int64_t count, uint8_t* to) {
+  const auto codes = [&](F32x16 real) __attribute__((always_inline)) {
+    return codes_of(real / q.scale, q.zp, q.low, q.high) ^ turn;
+  };
+  const U8x16 blank = codes(F32x16{});
+  int64_t k = 0;
+  for (; k + 16 <= count; k += 16) {
+    const U8x16 some = all_zero(from + k) ? blank : codes(loaded<F32x16>(from + k));
+    memcpy(to + k, &some, 16);
   }
+  F32x16 rest = {};
+  memcpy(&rest, from + k, size_t(count - k) * 4);
+  const U8x16 last = codes(rest);
+  memcpy(to + k, &last, size_t(count - k));
 }
 
-struct Row {
-  int64_t groups; /* that are not all zero point */
-  int32_t sum;    /* of (code - zero); 0 where nobody asks */
-};
+inline void turn_codes(const uint8_t* from, uint8_t turn, int64_t count, uint8_t* to) {
+  int64_t k = 0;
+  for (; k + 64 <= count; k += 64) {
+    const U8x64 codes = loaded<U8x64>(from + k) ^ turn;
+    memcpy(to + k, &codes, 64);
+  }
+  for (; k + 16 <= count; k += 16) {
+    const U8x16 codes = loaded<U8x16>(from + k) ^ turn;
+    memcpy(to + k, &codes, 16);
+  }
+  for (; k < count; k++) to[k] = from[k] ^ turn;
+}
+
+void quantise(const float* real, const Quantiser* quantiser, int64_t count, uint8_t* out) {
+  quantise_row(real, *quantiser, 0, count, out);
+}
 
 inline int64_t groups_in(const uint8_t* row, uint32_t zeros, int64_t groups) {
   int32_t found = 0;
@@ -116,6 +171,7 @@ void dense(const Dense* args, uint8_t* panel, int64_t first, int64_t last) {
   const int64_t stride = dense_stride(a.inputs), groups = dense_groups(a.inputs), blocks = dense_blocks(a.outputs);
   int32_t* sums = reinterpret_cast<int32_t*>(panel + kPanel * stride);
   const uint8_t zero = uint8_t(a.x_zero) ^ Isa::kTurned;
+  const bool looks = groups >= kFewestGroups;
   for (; first < last; first += kPanel) {
     const int64_t rows = last - first < kPanel ? last - first : kPanel;
     int64_t found = 0;
@@ -123,14 +179,15 @@ void dense(const Dense* args, uint8_t* panel, int64_t first, int64_t last) {
     for (int64_t r = 0; r < rows; r++) {
       uint8_t* row = panel + r * stride;
       if (a.real) {
-        quantise(a.real + (first + r) * a.inputs, a.quantiser, Isa::kTurned, zero, a.inputs, row);
+        quantise_row(a.real + (first + r) * a.inputs, a.quantiser, Isa::kTurned, a.inputs, row);
       } else {
-        copy_codes(a.codes + (first + r) * a.inputs, a.flip ^ Isa::kTurned, zero, a.inputs, row);
+        turn_codes(a.codes + (first + r) * a.inputs, a.flip ^ Isa::kTurned, a.inputs, row);
       }
-      found += groups_in(row, zero * 0x01010101u, groups);
+      if (a.inputs < stride) memset(row + a.inputs, zero, size_t(stride - a.inputs));
+      if (looks) found += groups_in(row, zero * 0x01010101u, groups);
       minus[r] = a.w_zero ? uint32_t(a.w_zero) * sum_of(row, stride, Isa::kTurned, zero) : 0;
     }
-    const bool few = found * kFewOneIn < rows * groups;
+    const bool few = looks && found * (Isa::kFind + blocks * Isa::kSome) < rows * groups * blocks * Isa::kAll;
     if (few) {
       for (int64_t r = 0; r < rows; r++) {
         Isa::some(panel + r * stride, zero, a.weights, groups, blocks, sums + r * blocks * kLanes);
@@ -146,6 +203,6 @@ void dense(const Dense* args, uint8_t* panel, int64_t first, int64_t last) {
 
 }  // namespace
 
-#define BGNN_DENSE_KERNELS(isa, Isa) {isa, prepare_dense<Isa>, dense<Isa>}
+#define BGNN_DENSE_KERNELS(isa, Isa) {isa, prepare_dense<Isa>, dense<Isa>, quantise}
 
 #endif

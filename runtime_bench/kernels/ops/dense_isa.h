@@ -8,5 +8,7 @@ extern const DenseKernels dense_kernels_portable;
 extern const DenseKernels dense_kernels_avx2;
 extern const DenseKernels dense_kernels_avx512;
 extern const DenseKernels dense_kernels_neon;
+extern const DenseKernels dense_kernels_dotprod;
+extern const DenseKernels dense_kernels_i8mm;
 
 #endif

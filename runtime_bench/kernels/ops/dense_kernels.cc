@@ -10,6 +10,8 @@ const DenseKernels* dense_kernels_for(const char* isa) {
   if (strcmp(isa, "avx512") == 0) return &dense_kernels_avx512;
   if (strcmp(isa, "avx2") == 0) return &dense_kernels_avx2;
 #elif defined(__aarch64__)
+  if (strcmp(isa, "i8mm") == 0) return &dense_kernels_i8mm;
+  if (strcmp(isa, "dotprod") == 0) return &dense_kernels_dotprod;
   if (strcmp(isa, "neon") == 0) return &dense_kernels_neon;
 #endif
   (void)isa;

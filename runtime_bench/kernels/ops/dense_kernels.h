@@ -43,6 +43,8 @@ struct DenseKernels {
   void (*prepare)(const Dense*, uint8_t* scratch, int32_t* whole_bias);
   /* Rows [first, last). scratch: dense_scratch bytes, at a multiple of 64. */
   void (*dense)(const Dense*, uint8_t* scratch, int64_t first, int64_t last);
+  /* out = the codes of `count` real numbers. */
+  void (*quantise)(const float* real, const Quantiser*, int64_t count, uint8_t* out);
 };
 
 /* The codes of a panel of rows, and its sums. */

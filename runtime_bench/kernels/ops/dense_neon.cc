@@ -1,15 +1,14 @@
 // Without dot products, as on a Cortex-A72: SMULL makes 16-bit products of 8 codes and weights, SADALP adds pairs of
 // them to 32-bit sums. Two products of int8 fit in 16 bits unless all four factors are -128, so SMLAL adds a second
 // group to the first only where no weight is.
-#include <arm_neon.h>
-
-#include "dense_generic.h"
 #include "dense_isa.h"
+#include "dense_neon.h"
 
 namespace {
 
 struct Neon {
   static constexpr uint8_t kTurned = 0x80;
+  static constexpr int64_t kAll = 7, kFind = 6, kSome = 18;
 
   static int8x16_t codes(const uint8_t* at) {  // of a group, four times over
     return vreinterpretq_s8_u32(vld1q_dup_u32(reinterpret_cast<const uint32_t*>(at)));
@@ -98,31 +97,15 @@ struct Neon {
     for (int64_t b = 0; b < blocks; b++, weights += groups * kLanes) {
       Sums sum;
       sum.clear();
-      for (int64_t g = 0; g < groups; g += 16) {  // 64 bytes at once: a row is filled up to so many
-        uint8x16_t other[4], any = vdupq_n_u8(0);
-        for (int i = 0; i < 4; i++) {
-          other[i] = veorq_u8(vld1q_u8(row + 4 * g + 16 * i), vreinterpretq_u8_s8(zeros));
-          any = vorrq_u8(any, other[i]);
+      each_other_group(row, zero, groups, [&](int64_t g) {
+        const int8x16_t x = codes(row + 4 * g);
+        for (int q = 0; q < 4; q++) {  // |code - zero| <= 255, times 128 fits in 16 bits
+          const int8x16_t w = weights_of(weights + g * kLanes + 4 * q);
+          const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
+          sum.part[q][0] = vpadalq_s16(sum.part[q][0], vmlsl_s8(low, vget_low_s8(w), vget_low_s8(zeros)));
+          sum.part[q][1] = vpadalq_s16(sum.part[q][1], vmlsl_high_s8(high, w, zeros));
         }
-        if (!vmaxvq_u32(vreinterpretq_u32_u8(any))) continue;
-        for (int i = 0; i < 4; i++) {
-          // A group's 16 bits are set where it has another code.
-          const uint32x4_t word = vreinterpretq_u32_u8(other[i]);
-          uint64_t found = vget_lane_u64(vreinterpret_u64_u16(vmovn_u32(vtstq_u32(word, word))), 0);
-          while (found) {
-            const int place = __builtin_ctzll(found) / 16;
-            found &= ~(uint64_t(0xffff) << 16 * place);
-            const int64_t at = g + 4 * i + place;
-            const int8x16_t x = codes(row + 4 * at);
-            for (int q = 0; q < 4; q++) {  // |code - zero| <= 255, times 128 fits in 16 bits
-              const int8x16_t w = weights_of(weights + at * kLanes + 4 * q);
-              const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
-              sum.part[q][0] = vpadalq_s16(sum.part[q][0], vmlsl_s8(low, vget_low_s8(w), vget_low_s8(zeros)));
-              sum.part[q][1] = vpadalq_s16(sum.part[q][1], vmlsl_high_s8(high, w, zeros));
-            }
-          }
-        }
-      }
+      });
       sum.store(sums + b * kLanes);
     }
   }

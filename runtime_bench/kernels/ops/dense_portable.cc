@@ -5,6 +5,7 @@ namespace {
 
 struct Portable {
   static constexpr uint8_t kTurned = 0;
+  static constexpr int64_t kAll = 1, kFind = 1, kSome = 1;
 
   // 4 inputs of a row by a block of weights.
   static void add(const int32_t* code, const int32_t* weights, uint32_t* sums) {

@@ -11,6 +11,9 @@
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
+#if defined(BGNN_GRAPH_NEON)  // graph_neon.cc; the portable unit has NEON too, but no intrinsics
+#include <arm_neon.h>
+#endif
 
 #define BGNN_INLINE static inline __attribute__((always_inline))
 #define BGNN_INLINE_MEMBER inline __attribute__((always_inline))
@@ -24,6 +27,12 @@ constexpr int kNative = 64;
 constexpr int kNative = 32;
 #else
 constexpr int kNative = 16;
+#endif
+
+#if defined(BGNN_GRAPH_NEON)
+constexpr int kMostVectors = 8;  // of a block: 32 registers
+#else
+constexpr int kMostVectors = 4;
 #endif
 
 template <int kBytes>
@@ -111,6 +120,9 @@ BGNN_INLINE void each_block(int64_t width, int64_t size, const Block& block) {
     if (width < step) return each_block<kBytes / 2, 1>(width, size, block);
   }
   int64_t c = 0;
+  if constexpr (kMost >= 8) {
+    for (; c + 8 * step <= width; c += 8 * step) block(Tag<kBytes>(), Tag<8>(), c);
+  }
   if constexpr (kMost >= 4) {
     for (; c + 4 * step <= width; c += 4 * step) block(Tag<kBytes>(), Tag<4>(), c);
   }
@@ -136,26 +148,29 @@ BGNN_INLINE void each_part(int64_t first, int64_t width, const Part& part) {
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, halves to even
 constexpr int32_t kMagicBits = 0x4b400000;
 
-// Within [low - zp, high - zp], before the zero point is added; as float bits that start at kMagicBits.
+// scaled to the nearest integer within [low - zp, high - zp], `zp` added: the quantiser's own, or 0.
 template <int kBytes>
-BGNN_INLINE typename Vectors<kBytes>::I32 rounded_bits(typename Vectors<kBytes>::F32 scaled, const Requantise& q) {
+BGNN_INLINE typename Vectors<kBytes>::I32 rounded(typename Vectors<kBytes>::F32 scaled, const Requantise& q, int32_t zp) {
   typedef typename Vectors<kBytes>::F32 F32;
+  typedef typename Vectors<kBytes>::I32 I32;
   const F32 low = F32{} + float(q.low - q.zp), high = F32{} + float(q.high - q.zp);
+#if defined(BGNN_GRAPH_NEON)  // vmaxnm of a NaN and a number is the number, as here
+  if constexpr (kBytes == 16) return (I32)vcvtnq_s32_f32(vminnmq_f32(vmaxnmq_f32(scaled, low), high)) + zp;
+#endif
   scaled = scaled > low ? scaled : low;
   scaled = scaled < high ? scaled : high;
   scaled += F32{} + kMagic;
-  return (typename Vectors<kBytes>::I32)scaled;
+  return (I32)scaled + (zp - kMagicBits);
 }
 
 template <int kBytes>
 BGNN_INLINE typename Vectors<kBytes>::I32 code(typename Vectors<kBytes>::I32 acc, const Requantise& q) {
   typedef typename Vectors<kBytes>::F32 F32;
-  const F32 scaled = __builtin_convertvector(acc, F32) * (F32{} + q.multiplier);
-  return rounded_bits<kBytes>(scaled, q) + (q.zp - kMagicBits);
+  return rounded<kBytes>(__builtin_convertvector(acc, F32) * (F32{} + q.multiplier), q, q.zp);
 }
 
 // The sums of 4 * lanes columns: sums[j] lane l belongs to column 4 l + j, the byte j of 32-bit lane l. Unpacking
-// bytes this way needs no shuffles.
+// bytes this way needs no shuffles. In NEON's full vectors, to column 4 j + l: its widening instructions leave them so.
 template <int kBytes>
 struct Sums {
   typename Vectors<kBytes>::I32 column[4];
@@ -169,12 +184,44 @@ BGNN_INLINE typename Vectors<kBytes>::U32 byte_of(typename Vectors<kBytes>::U32 
 template <int kBytes>
 BGNN_INLINE void write_codes(const Sums<kBytes>& sums, int32_t correction, const Requantise& q, uint8_t* out) {
   typedef typename Vectors<kBytes>::U32 U32;
+#if defined(BGNN_GRAPH_NEON)
+  if constexpr (kBytes == 16) {  // rounded, and then clamped by narrowing: the bounds are integers
+    int32x4_t rounded[4];
+    for (int j = 0; j < 4; j++) {
+      rounded[j] = vcvtnq_s32_f32(vcvtq_f32_s32((int32x4_t)(sums.column[j] - correction)) * vdupq_n_f32(q.multiplier));
+    }
+    const int16x8_t zp = vdupq_n_s16(int16_t(q.zp));
+    const int16x8_t first = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(rounded[0]), rounded[1]), zp);
+    const int16x8_t second = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(rounded[2]), rounded[3]), zp);
+    const uint8x16_t code = vqmovun_high_s16(vqmovun_s16(first), second);
+    vst1q_u8(out, vminq_u8(vmaxq_u8(code, vdupq_n_u8(uint8_t(q.low))), vdupq_n_u8(uint8_t(q.high))));
+    return;
+  }
+#endif
   U32 packed = {};
   for (int j = 0; j < 4; j++) packed |= (U32)code<kBytes>(sums.column[j] - correction, q) << (8 * j);
   memcpy(out, &packed, kBytes);
 }
 
 // ---------------------------------------------------------------------------------------------- q_aggregate
+
+// x * y >> 16 of 16-bit lanes.
+template <int kBytes>
+BGNN_INLINE typename Vectors<kBytes>::U16 high_product(typename Vectors<kBytes>::U16 x, typename Vectors<kBytes>::U16 y) {
+  typedef typename Vectors<kBytes>::U16 U16;
+#if defined(__AVX512BW__)
+  if constexpr (kBytes == 64) return (U16)_mm512_mulhi_epu16((__m512i)x, (__m512i)y);
+#endif
+#if defined(__AVX2__)
+  if constexpr (kBytes == 32) return (U16)_mm256_mulhi_epu16((__m256i)x, (__m256i)y);
+#endif
+#if defined(__SSE2__)
+  if constexpr (kBytes == 16) return (U16)_mm_mulhi_epu16((__m128i)x, (__m128i)y);
+#endif
+  U16 high = {};
+  for (int l = 0; l < kBytes / 2; l++) high[l] = uint16_t(uint32_t(x[l]) * y[l] >> 16);
+  return high;
+}
 
 constexpr int64_t kByteRows = 257;  // as many bytes' sum fits 16 bits
 
@@ -189,30 +236,90 @@ struct ByteSums {
     even[k] += v;
     odd[k] += v >> 8;
   }
-  BGNN_INLINE_MEMBER void apart(int k, U16 even_bytes, U16 odd_bytes) {
-    even[k] += even_bytes;
-    odd[k] += odd_bytes;
+  // The row's codes by a line: where sums are apart.
+  template <bool kSteep>
+  BGNN_INLINE_MEMBER void by_line(const char* row, const MessageLine& line) {
+    typedef typename Vectors<kBytes>::U32 U32;
+    const U16 slope = (U16)(U32{} + line.slope), offset = (U16)(U32{} + line.offset);
+    const U16 low = (U16)(U32{} + line.low), high = (U16)(U32{} + line.high), factor = (U16)(U32{} + line.factor);
+    const auto code = [&](U16 x) BGNN_LAMBDA {
+      U16 at = high_product<kBytes>(x, slope);
+      if (kSteep) {
+        at = at > low ? at : low;
+        at = (at < high ? at : high) * factor;
+      }
+      return U16((at + offset) >> 8);
+    };
+    for (int k = 0; k < kCount; k++) {
+      const U16 v = load<U16>(row + k * kBytes);
+      even[k] += code(v << 8);
+      odd[k] += code(v & 0xff00);
+    }
   }
-  BGNN_INLINE_MEMBER U16 only_even(int k) const { return kApart ? even[k] : even[k] - (odd[k] << 8); }
+  BGNN_INLINE_MEMBER void add_to(Sums<kBytes>* sums) const {
+    typedef typename Vectors<kBytes>::U32 U32;
+    typedef typename Vectors<kBytes>::I32 I32;
+    for (int k = 0; k < kCount; k++) {
+      const U32 evens = (U32)(kApart ? even[k] : U16(even[k] - (odd[k] << 8))), odds = (U32)odd[k];
+      sums[k].column[0] += (I32)(evens & 0xffffu);
+      sums[k].column[1] += (I32)(odds & 0xffffu);
+      sums[k].column[2] += (I32)(evens >> 16);
+      sums[k].column[3] += (I32)(odds >> 16);
+    }
+  }
 };
+
+#if defined(BGNN_GRAPH_NEON)
+// sums + the codes of x by a line. x * slope >> 8 from x times the slope's two bytes, without widening x.
+template <bool kSteep>
+BGNN_INLINE uint16x8_t add_codes(uint16x8_t sums, uint8x8_t x, const MessageLine& line) {
+  const uint8x8_t slope_low = vdup_n_u8(uint8_t(line.slope)), slope_high = vdup_n_u8(uint8_t(line.slope >> 8));
+  const uint16x8_t offset = vdupq_n_u16(uint16_t(line.offset)), below = vmull_u8(x, slope_low);
+  if (!kSteep) return vsraq_n_u16(sums, vmlal_u8(vsraq_n_u16(offset, below, 8), x, slope_high), 8);
+  uint16x8_t at = vmlal_u8(vshrq_n_u16(below, 8), x, slope_high);
+  at = vminq_u16(vmaxq_u16(at, vdupq_n_u16(uint16_t(line.low))), vdupq_n_u16(uint16_t(line.high)));
+  return vsraq_n_u16(sums, vmlaq_u16(offset, at, vdupq_n_u16(uint16_t(line.factor))), 8);
+}
+
+// Of the lower and the upper eight.
+template <bool kApart, int kCount>
+struct ByteSums<kApart, 16, kCount> {
+  uint16x8_t low[kCount] = {}, high[kCount] = {};
+
+  BGNN_INLINE_MEMBER void bytes(int k, uint8x16_t v) {
+    low[k] = vaddw_u8(low[k], vget_low_u8(v));
+    high[k] = vaddw_high_u8(high[k], v);
+  }
+  BGNN_INLINE_MEMBER void bytes(int k, Vectors<16>::U16 v) { bytes(k, (uint8x16_t)v); }
+  template <bool kSteep>
+  BGNN_INLINE_MEMBER void by_line(const char* row, const MessageLine& line) {
+    for (int k = 0; k < kCount; k++) {
+      const uint8x16_t v = vld1q_u8(reinterpret_cast<const uint8_t*>(row) + k * 16);
+      low[k] = add_codes<kSteep>(low[k], vget_low_u8(v), line);
+      high[k] = add_codes<kSteep>(high[k], vget_high_u8(v), line);
+    }
+  }
+  BGNN_INLINE_MEMBER void add_to(Sums<16>* sums) const {
+    for (int k = 0; k < kCount; k++) {
+      Vectors<16>::I32* column = sums[k].column;
+      column[0] = (Vectors<16>::I32)vaddw_u16((uint32x4_t)column[0], vget_low_u16(low[k]));
+      column[1] = (Vectors<16>::I32)vaddw_high_u16((uint32x4_t)column[1], low[k]);
+      column[2] = (Vectors<16>::I32)vaddw_u16((uint32x4_t)column[2], vget_low_u16(high[k]));
+      column[3] = (Vectors<16>::I32)vaddw_high_u16((uint32x4_t)column[3], high[k]);
+    }
+  }
+};
+#endif
 
 // add(p, its row's block, ByteSums): adds what entry p contributes, vector by vector.
 template <bool kApart, int kBytes, int kCount, class Add>
 BGNN_INLINE void sum_bytes(const Rows& rows, int64_t begin, int64_t end, int64_t c, Sums<kBytes>* sums, const Add& add) {
-  typedef typename Vectors<kBytes>::U32 U32;
-  typedef typename Vectors<kBytes>::I32 I32;
   for (int64_t p = begin; p < end; p += kByteRows) {
     const int64_t stop = end - p < kByteRows ? end : p + kByteRows;
     ByteSums<kApart, kBytes, kCount> total;
     each_row<kBytes * kCount>(rows, c, p, stop,
                               [&](int64_t entry, const char* row) BGNN_LAMBDA { add(entry, row, total); });
-    for (int k = 0; k < kCount; k++) {
-      const U32 even = (U32)total.only_even(k), odd = (U32)total.odd[k];
-      sums[k].column[0] += (I32)(even & 0xffffu);
-      sums[k].column[1] += (I32)(odd & 0xffffu);
-      sums[k].column[2] += (I32)(even >> 16);
-      sums[k].column[3] += (I32)(odd >> 16);
-    }
+    total.add_to(sums);
   }
 }
 
@@ -274,30 +381,27 @@ BGNN_INLINE int32_t sum_products(const QAggregate& a, const Rows& rows, int64_t 
   each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
     const int32_t weight = weights.code(p) - w_zp;
     total += weight;
+#if defined(BGNN_GRAPH_NEON)
+    if constexpr (kBytes == 16) {
+      const int16x8_t by = vdupq_n_s16(int16_t(weight));
+      for (int k = 0; k < kCount; k++) {
+        const uint8x16_t v = vld1q_u8(reinterpret_cast<const uint8_t*>(row) + k * kBytes);
+        const auto low = (int16x8_t)vmovl_u8(vget_low_u8(v)), high = (int16x8_t)vmovl_high_u8(v);
+        I32* column = sums[k].column;
+        column[0] = (I32)vmlal_s16((int32x4_t)column[0], vget_low_s16(low), vget_low_s16(by));
+        column[1] = (I32)vmlal_high_s16((int32x4_t)column[1], low, by);
+        column[2] = (I32)vmlal_s16((int32x4_t)column[2], vget_low_s16(high), vget_low_s16(by));
+        column[3] = (I32)vmlal_high_s16((int32x4_t)column[3], high, by);
+      }
+      return;
+    }
+#endif
     for (int k = 0; k < kCount; k++) {
       const U32 v = load<U32>(row + k * kBytes);
       for (int j = 0; j < 4; j++) sums[k].column[j] += (I32)(byte_of<kBytes>(v, j) * uint32_t(weight));
     }
   });
   return total * a.x_zp;
-}
-
-// x * y >> 16 of 16-bit lanes.
-template <int kBytes>
-BGNN_INLINE typename Vectors<kBytes>::U16 high_product(typename Vectors<kBytes>::U16 x, typename Vectors<kBytes>::U16 y) {
-  typedef typename Vectors<kBytes>::U16 U16;
-#if defined(__AVX512BW__)
-  if constexpr (kBytes == 64) return (U16)_mm512_mulhi_epu16((__m512i)x, (__m512i)y);
-#endif
-#if defined(__AVX2__)
-  if constexpr (kBytes == 32) return (U16)_mm256_mulhi_epu16((__m256i)x, (__m256i)y);
-#endif
-#if defined(__SSE2__)
-  if constexpr (kBytes == 16) return (U16)_mm_mulhi_epu16((__m128i)x, (__m128i)y);
-#endif
-  U16 high = {};
-  for (int l = 0; l < kBytes / 2; l++) high[l] = uint16_t(uint32_t(x[l]) * y[l] >> 16);
-  return high;
 }
 
 // A row's codes by a table, as vectors.
@@ -334,14 +438,13 @@ template <bool kPlaces, int kBytes, int kCount>
 __attribute__((noinline)) void sum_without_line(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end,
                                                 int64_t c, Sums<kBytes>* sums) {
   typedef typename Vectors<kBytes>::U16 U16;
-  typedef typename Vectors<kBytes>::U32 U32;
-  typedef typename Vectors<kBytes>::I32 I32;
   const Weights<kPlaces> weights(a, rows);
   weights.each_flagged(a.messages->missing, begin, end, [&](int64_t p) {
     const uint8_t* table = a.messages->code[weights.code(p)];
-    look_up_row<kBytes, kCount>(table, rows.x + int64_t(rows.indices[p]) * rows.stride + c, [&](int k, U16 codes) {
-      for (int j = 0; j < 4; j++) sums[k].column[j] += (I32)byte_of<kBytes>((U32)codes, j);
-    });
+    ByteSums<false, kBytes, kCount> codes;
+    look_up_row<kBytes, kCount>(table, rows.x + int64_t(rows.indices[p]) * rows.stride + c,
+                                [&](int k, U16 found) { codes.bytes(k, found); });
+    codes.add_to(sums);
     return true;
   });
 }
@@ -350,26 +453,10 @@ __attribute__((noinline)) void sum_without_line(const QAggregate& a, const Rows&
 template <bool kSteep, bool kPlaces, int kBytes, int kCount>
 BGNN_INLINE void sum_by_lines(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
                               Sums<kBytes>* sums) {
-  typedef typename Vectors<kBytes>::U16 U16;
-  typedef typename Vectors<kBytes>::U32 U32;
   const Weights<kPlaces> weights(a, rows);
   const MessageLine* lines = a.messages->line;
-  sum_bytes<true, kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, auto& add) BGNN_LAMBDA {
-    const MessageLine& line = lines[weights.code(p)];
-    const U16 slope = (U16)(U32{} + line.slope), offset = (U16)(U32{} + line.offset);
-    const U16 low = (U16)(U32{} + line.low), high = (U16)(U32{} + line.high), factor = (U16)(U32{} + line.factor);
-    const auto code = [&](U16 x) BGNN_LAMBDA {
-      U16 at = high_product<kBytes>(x, slope);
-      if (kSteep) {
-        at = at > low ? at : low;
-        at = (at < high ? at : high) * factor;
-      }
-      return U16((at + offset) >> 8);
-    };
-    for (int k = 0; k < kCount; k++) {
-      const U16 v = load<U16>(row + k * kBytes);
-      add.apart(k, code(v << 8), code(v & 0xff00));
-    }
+  sum_bytes<true, kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, auto& sum) BGNN_LAMBDA {
+    sum.template by_line<kSteep>(row, lines[weights.code(p)]);
   });
   if (!a.messages->any_missing) return;
   if (weights.each_flagged(a.messages->missing, begin, end, [](int64_t) BGNN_LAMBDA { return false; })) return;
@@ -469,9 +556,9 @@ void q_aggregate(const QAggregate* args, int64_t first, int64_t last) {
   const Rows rows = rows_of(a.csr, a.x, a.width);
   auto run = weighted_blocks<kProducts, 2>(a);
   if (a.reduce == kMax) {
-    run = aggregate_blocks<kLargest, false, 4>;
+    run = aggregate_blocks<kLargest, false, kMostVectors>;
   } else if (!a.weight) {
-    run = aggregate_blocks<kPlain, false, 4>;
+    run = aggregate_blocks<kPlain, false, kMostVectors>;
   } else if (a.messages) {
 #if defined(__AVX512VBMI__)
     run = a.messages->steep || !a.by_lines ? weighted_blocks<kTables, 2>(a) : weighted_blocks<kLines, 2>(a);
@@ -515,7 +602,7 @@ __attribute__((noinline)) void reduce_rows(const Aggregate& a, const Rows& rows,
 template <bool kWeighted, int kReduce>
 void aggregate_as(const Aggregate& a, int64_t first, int64_t last) {
   const Rows rows = rows_of(a.csr, a.x, a.width);
-  each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
+  each_block<kNative, kMostVectors>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
     reduce_rows<decltype(bytes)::value, decltype(count)::value, kWeighted, kReduce>(a, rows, c, first, last);
   });
 }
@@ -545,7 +632,7 @@ __attribute__((noinline)) void sum_int32(const Aggregate& a, const Rows& rows, i
 void aggregate_int32(const Aggregate* args, int64_t first, int64_t last) {
   const Aggregate a = *args;
   const Rows rows = rows_of(a.csr, a.x, a.width);
-  each_block<kNative, 4>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
+  each_block<kNative, kMostVectors>(a.width, 4, [&](auto bytes, auto count, int64_t c) {
     sum_int32<decltype(bytes)::value, decltype(count)::value>(a, rows, c, first, last);
   });
 }
@@ -576,11 +663,11 @@ BGNN_INLINE typename Vectors<kBytes>::F32 exponential(typename Vectors<kBytes>::
   return x > least ? y : (x == x ? F32{} : x);
 }
 
-// The code of `real`, minus its zero point, as float bits that start at kMagicBits.
+// The code of `real`, minus its zero point, with `zp` added.
 template <int kBytes>
-BGNN_INLINE typename Vectors<kBytes>::I32 quantised_bits(typename Vectors<kBytes>::F32 real, const Quantiser& q) {
+BGNN_INLINE typename Vectors<kBytes>::I32 quantised(typename Vectors<kBytes>::F32 real, const Quantiser& q, int32_t zp) {
   typedef typename Vectors<kBytes>::F32 F32;
-  return rounded_bits<kBytes>(real / (F32{} + q.scale), Requantise{1, q.zp, q.low, q.high});
+  return rounded<kBytes>(real / (F32{} + q.scale), Requantise{1, q.zp, q.low, q.high}, zp);
 }
 
 template <int kBytes>
@@ -671,7 +758,7 @@ BGNN_INLINE void scores(const GatAggregate& a, const Rows& rows, int64_t node, f
     constexpr int kBytes = decltype(bytes)::value;
     typedef typename Vectors<kBytes>::F32 F32;
     F32 e = load<F32>(values + i);
-    if (a.score.scale != 0) e = __builtin_convertvector(quantised_bits<kBytes>(e, a.score) - kMagicBits, F32) * a.score.scale;
+    if (a.score.scale != 0) e = __builtin_convertvector(quantised<kBytes>(e, a.score, 0), F32) * a.score.scale;
     e = e > 0 ? e : e * a.slope;
     memcpy(values + i, &e, kBytes);
   });
@@ -727,12 +814,28 @@ BGNN_INLINE void attend_codes(const GatAggregate& a, const Rows& rows, int64_t n
   const int32_t x_zp = a.x_zp;
   const float x_scale = a.x_scale;
   each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
+#if defined(BGNN_GRAPH_NEON)
+    if constexpr (kBytes == 16) {
+      for (int k = 0; k < kCount; k++) {
+        const uint8x16_t v = vld1q_u8(reinterpret_cast<const uint8_t*>(row) + k * kBytes);
+        const uint8x16_t zp = vdupq_n_u8(uint8_t(x_zp));
+        const auto low = (int16x8_t)vsubl_u8(vget_low_u8(v), vget_low_u8(zp)), high = (int16x8_t)vsubl_high_u8(v, zp);
+        const int32x4_t codes[4] = {vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)),
+                                    vmovl_high_s16(high)};
+        for (int i = 0; i < 4; i++) {
+          const float weight = weights[(p - begin) * each + heads[k][kOneHead ? 0 : i]];
+          sums[k].column[i] += quantised<kBytes>(weight * (vcvtq_f32_s32(codes[i]) * x_scale), message, 0);
+        }
+      }
+      return;
+    }
+#endif
     for (int k = 0; k < kCount; k++) {
       const F32 weight = lane_weights<kBytes, kOneHead>(weights + (p - begin) * each, heads[k][0], heads[k]);
       const U32 v = load<U32>(row + k * kBytes);
       for (int i = 0; i < 4; i++) {
         const F32 x = __builtin_convertvector((I32)byte_of<kBytes>(v, i) - x_zp, F32) * x_scale;
-        sums[k].column[i] += quantised_bits<kBytes>(weight * x, message) - kMagicBits;
+        sums[k].column[i] += quantised<kBytes>(weight * x, message, 0);
       }
     }
   });
@@ -747,7 +850,7 @@ void attend_codes_singly(const GatAggregate& a, int64_t node, const float* weigh
     Vectors<4>::I32 sum = {};
     for (int64_t p = a.csr.indptr[node]; p < a.csr.indptr[node + 1]; p++, weight += a.heads) {
       const float x = float(a.codes[int64_t(a.csr.indices[p]) * width + c] - a.x_zp) * a.x_scale;
-      sum += quantised_bits<4>(Vectors<4>::F32{} + *weight * x, a.message) - kMagicBits;
+      sum += quantised<4>(Vectors<4>::F32{} + *weight * x, a.message, 0);
     }
     a.out_codes[node * width + c] = uint8_t(code<4>(sum, a.result)[0]);
   }
@@ -779,7 +882,7 @@ void gat_aggregate(const GatAggregate* args, float* scratch, int64_t first, int6
       }
     };
     if (!a.codes) {
-      each_block<kNative, 4>(width, 4, block);
+      each_block<kNative, kMostVectors>(width, 4, block);
     } else if (width < 4 || (a.heads > 1 && a.channels % 4 != 0)) {
       attend_codes_singly(a, node, weights);
     } else {
@@ -813,9 +916,8 @@ void edge_product(const EdgeProduct* args, int64_t first, int64_t last) {
     const auto quantise = [&](int64_t from, int64_t count) {
       each_part<kNative>(0, count, [&](auto bytes, int64_t i) {
         constexpr int kBytes = decltype(bytes)::value, kLanes = kBytes / 4;
-        const auto bits =
-            quantised_bits<kBytes>(load<typename Vectors<kBytes>::F32>(products + i), a.quantiser) - kMagicBits + a.quantiser.zp;
-        for (int l = 0; l < kLanes; l++) a.codes[from + i + l] = uint8_t(bits[l]);
+        const auto codes = quantised<kBytes>(load<typename Vectors<kBytes>::F32>(products + i), a.quantiser, a.quantiser.zp);
+        for (int l = 0; l < kLanes; l++) a.codes[from + i + l] = uint8_t(codes[l]);
       });
     };
     if (end - begin <= kPiece) {

@@ -7,5 +7,6 @@
 extern const GraphKernels graph_kernels_portable;
 extern const GraphKernels graph_kernels_avx2;
 extern const GraphKernels graph_kernels_avx512;
+extern const GraphKernels graph_kernels_neon;
 
 #endif

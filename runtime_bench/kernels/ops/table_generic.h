@@ -10,6 +10,9 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#if defined(BGNN_GRAPH_NEON)
+#include <arm_neon.h>
+#endif
 
 namespace {
 
@@ -35,6 +38,25 @@ static inline __attribute__((always_inline)) __m512i looked_up(__m512i x, const 
   low = _mm512_permutex2var_epi8(table.part[0], low, table.part[1]);
   high = _mm512_permutex2var_epi8(table.part[2], high, table.part[3]);
   return _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
+}
+#endif
+
+#if defined(BGNN_GRAPH_NEON)
+struct Table {
+  uint8x16x4_t part[4];
+};
+
+static inline __attribute__((always_inline)) Table load_table(const uint8_t* table) {
+  Table t;
+  for (int i = 0; i < 4; i++) t.part[i] = vld1q_u8_x4(table + 64 * i);
+  return t;
+}
+
+// table[x] for each byte: where an index lies beyond its part, what was found before stays.
+static inline __attribute__((always_inline)) uint8x16_t looked_up(uint8x16_t x, const Table& table) {
+  uint8x16_t found = vqtbl4q_u8(table.part[0], x);
+  for (int i = 1; i < 4; i++) found = vqtbx4q_u8(found, table.part[i], x - uint8_t(64 * i));
+  return found;
 }
 #endif
 
@@ -71,6 +93,9 @@ void look_up(const uint8_t* table, const uint8_t* x, uint8_t* out, int64_t count
     }
     _mm256_storeu_si256((__m256i*)(out + i), found);
   }
+#elif defined(BGNN_GRAPH_NEON)
+  const Table t = load_table(table);
+  for (; i + 16 <= count; i += 16) vst1q_u8(out + i, looked_up(vld1q_u8(x + i), t));
 #endif
   for (; i < count; i++) out[i] = table[x[i]];
 }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bgnn.converter.dialect import ops, pack
 from bgnn.converter.errors import BgnnError
+from bgnn.converter.tflite import emit
 from bgnn.converter.tflite.inspect import operators
 from bgnn.runtime_bench.runtime import delegate
 from bgnn.runtime_bench.runtime.tflite_runner import LiteRTInterpreter, has_bgnn_ops
@@ -44,6 +45,23 @@ def run(graph: Callable[..., Any], emitted: Callable[..., bytes]) -> Callable[..
                 (found,) = interpreter.run(*arrays)
                 assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
                 np.testing.assert_array_equal(found, expected)
+
+    return check
+
+
+@pytest.fixture
+def run_own(graph: Callable[..., Any]) -> Callable[..., list[str]]:
+    """Runs a graph's file with our operators before TFLite's; returns its operators' names, in their order."""
+
+    def check(function: Callable[..., Any], x: Tensor, **constants: Tensor) -> list[str]:
+        gm = graph(function, [x], **constants)
+        expected = gm(x)
+        expected = [expected] if isinstance(expected, Tensor) else expected
+        names = [f"out{i}" for i in range(len(expected))]
+        file = emit(gm, name="tiny", input_names=["in0"], output_names=names, metadata={}, kernels="bgnn")
+        for found, wanted in zip(LiteRTInterpreter(file, delegate=True).run(x.numpy()), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted.numpy())
+        return list(operators(file))
 
     return check
 
@@ -142,3 +160,64 @@ def test_without_the_delegate_the_operator_is_named(graph: Callable[..., Any], e
     file = emitted(graph(lambda m, x: ops.real_knn(x, 2), [x]))
     with pytest.raises(BgnnError, match="BgnnKnn"):
         LiteRTInterpreter(file)
+
+
+# --- dense layers on codes ---
+
+
+def layer(outputs: int, inputs: int, low: int = -128) -> dict[str, Tensor]:
+    return {
+        "w": torch.randint(low, 128, (outputs, inputs), dtype=torch.int8),
+        "s": torch.rand(outputs) * 0.01 + 0.001,
+        "units": torch.randint(-900, 900, (outputs,), dtype=torch.int32),
+        "bias": torch.randn(outputs),
+    }
+
+
+def quantised(shape: tuple[int, ...]) -> Tensor:
+    """Real numbers, many of them 0 and some halfway between two codes of scale 0.02."""
+    x = torch.randn(shape)
+    x[..., ::3] = 0
+    x[..., ::5] = (x[..., ::5] / 0.02).round() * 0.02 + 0.01
+    return x
+
+
+@pytest.mark.parametrize("w_zero", [0, -12])
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 17), (2, 2, 3, 64), (1, 40, 1)])
+def test_dense_layers(run_own: Callable[..., list[str]], shape: tuple[int, ...], w_zero: int) -> None:
+    """One operator with the quantiser before it, whose scale need not be the layer's, and the requantisation."""
+
+    def codes(m: Any, x: Any) -> Any:
+        given = ops.quantize(x, 0.02, 128, 3, 250)
+        return ops.dequantize(ops.q_linear(given, 0.021, 128, m.w, m.s, w_zero, m.units, 0.3, 117, 10, 255), 0.3, 117)
+
+    def real(m: Any, x: Any) -> Any:
+        given = ops.quantize(x, 0.02, 128, 3, 250)
+        return ops.q_linear_float(given, 0.021, 128, m.w, m.s, w_zero, m.bias)
+
+    constants = layer(19, shape[-1])
+    assert run_own(codes, quantised(shape), **constants) == ["BgnnQLinear", "DEQUANTIZE"]
+    assert run_own(real, quantised(shape), **constants) == ["BgnnQLinearFloat"]
+
+
+def test_codes_with_other_readers_stand_by_themselves(run_own: Callable[..., list[str]]) -> None:
+    def two(m: Any, x: Any) -> Any:
+        given = ops.quantize(x, 0.02, 128, 0, 255)
+        return [ops.q_linear_float(given, 0.02, 128, m.w, m.s, 0, None), ops.dequantize(given, 0.02, 128)]
+
+    found = run_own(two, quantised((6, 33)), **layer(5, 33))
+    assert sorted(found) == ["BgnnQLinearFloat", "BgnnQuantize", "DEQUANTIZE"]
+
+    def another_zero(m: Any, x: Any) -> Any:
+        return ops.q_linear_float(ops.quantize(x, 0.02, 128, 0, 255), 0.02, 127, m.w, m.s, 0, None)
+
+    assert run_own(another_zero, quantised((6, 33)), **layer(5, 33)) == ["BgnnQuantize", "BgnnQLinearFloat"]
+
+
+def test_dense_layers_with_more_axes_than_ours_take(run_own: Callable[..., list[str]]) -> None:
+    def five(m: Any, x: Any) -> Any:
+        given = ops.quantize(x, 0.03, 128, 0, 255)
+        return ops.q_linear_float(given, 0.03, 128, m.w, m.s, 0, None)
+
+    found = run_own(five, torch.randint(-90, 90, (2, 1, 2, 1, 9)) * 0.03, **layer(5, 9))
+    assert not any(name.startswith("Bgnn") for name in found)

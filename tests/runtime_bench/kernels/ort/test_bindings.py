@@ -110,6 +110,7 @@ CASES: list[tuple[str, dict[str, Any], Callable[[np.random.Generator], Arrays]]]
         )
         for given in (lambda r: {"x": codes(r, 3, 11, 23)}, lambda r: {"real": floats(r, 3, 11, 23)})
     ],
+    ("Quantize", {"scale": 0.02, "zero": 121, "low": 3, "high": 250}, lambda r: {"x": floats(r, 5, 13)}),
     ("Degree", {}, lambda r: {"indptr": graph(r)["indptr"]}),
     ("EdgeProduct", {}, lambda r: {"source": floats(r, NODES), **graph(r), "target": floats(r, NODES)}),
     (

@@ -99,7 +99,11 @@ def test_real_numbers_are_quantised_first(inputs: int) -> None:
     real[6], real[7] = 1e30, -np.inf
     real[9:, 1:] = 0
     for zero, low, high in ((0, 0, 255), (100, 4, 200), (255, 0, 255)):
-        check(weights, attributes(zero, 3, low, high), real=real)
+        a = attributes(zero, 3, low, high)
+        check(weights, a, real=real)
+        quantiser = {"scale": a["x_scale"], "zero": zero, "low": low, "high": high}
+        (codes,) = everywhere("Quantize", quantiser, x=real)
+        np.testing.assert_array_equal(codes, codes_of(real, a))
 
 
 def test_leading_axes_and_threads() -> None:

@@ -42,6 +42,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "IndexToCsr": {},
     "QAggregate": CODES,
     "QTable": {},
+    "Quantize": {"scale": 0.1, "zero": 0, "low": 0, "high": 255},
     "QLinear": {**DENSE, "y_zero": 0, "low": 0, "high": 255},
     "QLinearFloat": DENSE,
     "Aggregate": {"reduce": "sum"},
@@ -81,6 +82,7 @@ def good(op: str) -> dict[str, np.ndarray]:
             "table": np.ones((5, 256), np.uint8),
         },
         "QTable": {"x": np.ones((3, 5), np.uint8), "table": np.ones((5, 256), np.uint8)},
+        "Quantize": {"x": np.ones((3, 5), np.float32)},
         "QLinear": {**layer, "bias": i32(1, 2, 3)},
         "QLinearFloat": {**layer, "bias": np.ones(3, np.float32)},
         "Aggregate": {"x": np.ones((3, 5), np.float32), **csr, "weight": np.ones(3, np.float32), "edges": i32(0, 1, 2)},
@@ -196,6 +198,8 @@ BAD_ATTRIBUTES: list[tuple[str, dict[str, Any], str]] = [
     *((op, change, reason) for op in ("QLinear", "QLinearFloat") for change, reason in (
       ({"x_scale": 0.0}, "a scale is not"), ({"x_zero": 256}, "zero point is outside"), ({"w_zero": 128}, "w_zero is"),
       ({"x_low": 9, "x_high": 8}, "low and high"))),
+    ("Quantize", {"scale": 0.0}, "a scale is not"),
+    ("Quantize", {"low": 9, "high": 8}, "low and high"),
     ("QLinear", {"y_zero": -1}, "zero point is outside"),
     ("QLinear", {"low": 9, "high": 8}, "low and high"),
     ("GatAggregate", {"negative_slope": float("nan")}, "negative_slope"),
@@ -250,7 +254,11 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
         onnx_ops.library_path()
     monkeypatch.delenv("BGNN_ORT_OPS")
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with pytest.raises(BgnnError, match=r"no libbgnn_ort\.so for riscv64: build it with `make kernels"):
+    with pytest.raises(BgnnError, match=r"no libbgnn_ort\.so for Linux on riscv64, .*: build it with `make kernels`"):
+        onnx_ops.library_path()
+    # where a wheel is installed, there are no sources to build
+    monkeypatch.setattr("bgnn.runtime_bench.runtime.libraries.__file__", "/nowhere/runtime/libraries.py")
+    with pytest.raises(BgnnError, match=r"install the bgnn-runtime wheel of this machine"):
         onnx_ops.library_path()
 
 
