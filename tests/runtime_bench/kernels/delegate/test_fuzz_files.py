@@ -94,6 +94,23 @@ def test_every_kind_of_change_changes_the_file() -> None:
     assert changed >= bare | {"constness", "name", "order"}
 
 
+def test_options_of_graph_operators_change() -> None:
+    """They hold texts and the bits of floats beside whole numbers, and an operator may become any of ours."""
+    before = {"reduce": "sum", "x_scale": 1024388222, "low": 0}
+    tensors = [tflite_files.Tensor((4, 4)), tflite_files.Tensor((4, 4))]
+    node = tflite_files.Node("BgnnQAggregate", [0], [1], mutations.map_of(before))
+    data, seen = tflite_files.file(tensors, [node], [0], [1]), set()
+    for number in range(200):
+        model = mutations.read(data)
+        change = mutations.Mutator(model, files.random.Random(number))
+        assert change.options_of(change.ops[0]) == before
+        change.option()
+        after = change.options_of(change.ops[0])
+        seen |= {key for key in before if key in after and after[key] != before[key]}
+    assert seen == set(before)
+    assert {"BgnnCooToCsr", "BgnnQLinear", "BgnnSegmentSoftmax"} <= set(mutations.NAMES)
+
+
 def test_the_operands_of_litert_itself_stay_as_they_are() -> None:
     """Shapes and axes of operators that are not ours, even where one of ours comes to read them."""
     seed = next(seed for seed in operators() if seed.name == "BgnnXorEdgeConv")
@@ -109,6 +126,7 @@ def test_the_operands_of_litert_itself_stay_as_they_are() -> None:
         assert (list(tensor.shape), tensor.type) == ([2], mutations.schema.TensorType.INT32)
         assert bytes(model.buffers[tensor.buffer].data) == shape.tobytes()
         assert not tensor.isVariable
+        assert all(graph.tensors[i].quantization is None for i in change.theirs)
         assert place not in graph.inputs
         assert not any(place in op.outputs for op in ours)
 

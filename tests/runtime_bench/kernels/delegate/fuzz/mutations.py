@@ -7,13 +7,16 @@ some files that are broken elsewhere.
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from bgnn_files import OPS
 from flatbuffers import flexbuffers
-from tflite_files import flex
+from tflite_files import MAKEFILE
 
 HOSTILE = [
     0,
@@ -44,7 +47,10 @@ HOSTILE = [
 ]
 HOSTILE += [2**31 - 1, 2**31 - 32, -(2**31)]
 HOSTILE_64 = [*HOSTILE, 2**31, 2**32, 2**32 + 1, 2**62, 2**63 - 1, -(2**63)]
-NAMES = [*OPS, "LceQuantize", "LceDequantize", "LceBconv2d", "LceBMaxPool2d"]
+# Of runtime_bench/kernels/ops, which both runtimes have.
+SHARED = re.findall(r'^    \{"(\w+)",', (MAKEFILE.parent / "ops" / "op_list.cc").read_text(), re.MULTILINE)
+NAMES = [*OPS, *(f"Bgnn{op}" for op in SHARED), "LceQuantize", "LceDequantize", "LceBconv2d", "LceBMaxPool2d"]
+TEXTS = ["", "sum", "max", "mean", "none", "add", "add_remaining", "\x00", "s" * 300]
 SCALES = [0.0, -1.0, 1e-45, 1e38, 0.5, float("nan"), float("inf")]
 
 # Beyond these a file is not run: a fuzzer has no time for it. From 2 GiB on every runtime must refuse it.
@@ -109,6 +115,15 @@ def is_affordable(tensor: schema.TensorT) -> bool:
     return size <= LARGEST_BLOCK and all(dimension <= LONGEST_DIMENSION for dimension in tensor.shape)
 
 
+def map_of(options: Mapping[str, Any]) -> bytes:
+    """A flexbuffer map of integers and texts."""
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        for key, value in options.items():
+            (builder.String if isinstance(value, str) else builder.Int)(key, value)
+    return bytes(builder.Finish())
+
+
 class Mutator:
     """Changes `model` in place, at one random place a call."""
 
@@ -118,10 +133,12 @@ class Mutator:
         self.ops = [op for op in self.graph.operators if self.code(op).builtinCode == custom]
         # Shapes, axes and counts of LiteRT's own operators, which trust them: its RESHAPE writes past its dimensions
         # where the shape has 32 entries. No change reaches these tensors, so that every crash is one of ours.
+        others = [op for op in self.graph.operators if self.code(op).builtinCode != custom]
+        # Its ADD aborts where a tensor of int8 has no scale.
+        self.theirs = {int(i) for op in others for i in (*op.inputs, *op.outputs)}
         self.kept = {
             int(i)
-            for op in self.graph.operators
-            if self.code(op).builtinCode != custom
+            for op in others
             for i in op.inputs
             if i >= 0 and self.graph.tensors[i].type in WHOLE and self.data_of(self.graph.tensors[i]) is not None
         }
@@ -185,7 +202,13 @@ class Mutator:
             return self.option_bytes()
         key = self.rng.choice(list(options))
         what = self.rng.random()
-        if what < 0.5:
+        if what < 0.05:
+            options[key] = self.rng.choice([1, "x"])
+        elif isinstance(options[key], str) and what < 0.9:
+            options[key] = self.rng.choice(TEXTS)
+        elif key.endswith(("scale", "slope")) and what < 0.9:
+            options[key] = self.word()  # the bits of a float
+        elif what < 0.5:
             options[key] = self.rng.choice(HOSTILE_64)
         elif what < 0.9:
             options[key] = max(-(2**63), min(2**63 - 1, options[key] + self.rng.choice([-32, -2, -1, 1, 2, 31, 32])))
@@ -193,14 +216,14 @@ class Mutator:
             del options[key]
         else:
             options[f"{key}s"] = 1
-        op.customOptions = np.frombuffer(flex(options), np.uint8) if options else None
+        op.customOptions = np.frombuffer(map_of(options), np.uint8) if options else None
 
     @staticmethod
-    def options_of(op: schema.OperatorT) -> dict[str, int]:
+    def options_of(op: schema.OperatorT) -> dict[str, Any]:
         """The options, where they can still be read."""
         try:
             options = flexbuffers.Loads(bytes(op.customOptions))
-            return options if all(type(value) is int for value in options.values()) else {}
+            return options if all(type(value) in (int, str) for value in options.values()) else {}
         except Exception:  # flexbuffers raises all kinds on bytes that are none of its
             return {}
 
@@ -268,7 +291,10 @@ class Mutator:
         self.fit(tensor)
 
     def quantization(self) -> None:
-        tensor = self.tensor()
+        number = self.rng.choice(self.numbers(self.op()) or [-1])
+        if number < 0 or number in self.theirs:
+            return
+        tensor = self.graph.tensors[number]
         if self.rng.random() < 0.2:
             tensor.quantization = None
             return
