@@ -5,6 +5,7 @@
     segment_reduce(x, "sum", offsets=ptr)    a scatter by the segment that each row lies in
     repeat_interleave(x, counts)             x[the segment that each row lies in]
     quantize_per_tensor(x, s, z, quint8)     the fake-quantiser of the same codes; `.dequantize()` leaves it
+    where(condition)                         condition.nonzero(as_tuple=True)
     x.fill_diagonal_(v)                      x.masked_fill_(row == column, v), of an open number of rows
     int(x.max())                             the number that x.max() is in each run
 
@@ -125,6 +126,11 @@ def _dequantize(tensor: Tensor) -> Tensor:
     return tensor.float()
 
 
+def _where(condition: Tensor, *sides: Any, **named: Any) -> Any:
+    """Of a condition alone, the places where it holds, axis by axis."""
+    return None if sides or named else condition.nonzero(as_tuple=True)
+
+
 def _fill_diagonal(input: Tensor, fill_value: Any, wrap: bool = False) -> Tensor | None:
     """PyTorch's own makes numbers of the sizes."""
     if wrap or input.dim() != 2 or not any(isinstance(size, torch.SymInt) for size in input.shape):
@@ -133,7 +139,7 @@ def _fill_diagonal(input: Tensor, fill_value: Any, wrap: bool = False) -> Tensor
     return input.masked_fill_(rows[:, None] == columns, fill_value)
 
 
-_EXCHANGED: dict[Any, Callable[..., Tensor | None]] = {
+_EXCHANGED: dict[Any, Callable[..., Any]] = {
     torch.bincount: _bincount,
     Tensor.bincount: _bincount,
     torch.segment_reduce: _segment_reduce,
@@ -141,6 +147,7 @@ _EXCHANGED: dict[Any, Callable[..., Tensor | None]] = {
     Tensor.repeat_interleave: _repeat_interleave,
     torch.quantize_per_tensor: _quantize,
     torch.quantize_per_channel: _quantize_channels,
+    torch.where: _where,
     Tensor.fill_diagonal_: _fill_diagonal,
     torch.dequantize: _dequantize,
     Tensor.dequantize: _dequantize,

@@ -78,6 +78,8 @@ def _made(
                     value = value.index_select(axis, sizes.rows(size, value.shape[axis]))
             if not edges and value.is_floating_point():  # points drawn twice are no equals
                 value = value + 0.1 * value.std() * torch.randn(value.shape, generator=generator)
+            if value.dim() == 1 and not value.is_floating_point() and bool((inputs[position].diff() >= 0).all()):
+                value = value.sort()[0]  # rows in their order, as those that are kept of a batch of graphs
             made.append(value.contiguous())
     for position, value in enumerate(inputs):
         if sizes.is_pointer(value):  # where each graph of the batch begins

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch._export.utils import _fakify_params_buffers
 from torch._subclasses import fake_tensor
+from torch._subclasses.fake_impls import _is_tensor_constructor
 from torch.ao.quantization import FakeQuantizeBase
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.sym_node import SymNode
+from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 
 import bgnn.converter.dialect  # noqa: F401  (defines the bgnn:: ops)
 from bgnn.converter.errors import ConversionError, UsageError
@@ -44,6 +47,8 @@ SOLVERS = re.compile(r"(nan)?quantile|fft_|_?sparse|to_sparse|linalg_(?!norm|vec
 
 NUMBERS = "numbers of sizes"  # in a graph's meta: lines of the user's that made numbers of open sizes
 LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
+EMPTY = (aten.empty.memory_format, aten.empty_strided.default)  # what is in them before they are written is not said
+LARGEST_MADE = 1 << 16  # elements of one that forward makes of numbers
 
 
 def trace(
@@ -202,8 +207,21 @@ def _known_values() -> Iterator[None]:
     PyTorch exports a model by running forward on tensors without values ("fake" ones). It lets those that are made
     from literals keep their value, as well as what is computed from such ones alone, until an operation writes to them
     what is not known. In inference the model's own tensors are such literals, too: here they get their values, as
-    copies, which forward may write to. PyTorch keeps values of one element, here as many as a weight has.
+    copies, which forward may write to; and so do tensors that are made of numbers alone, `zeros(12, 12)`. PyTorch keeps
+    values of one element, here as many as a weight has. So what forward makes of a graph in a buffer has known sizes.
     """
+    dispatch = fake_tensor.FakeTensorMode.dispatch
+
+    def made(mode: fake_tensor.FakeTensorMode, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = dispatch(mode, func, types, args, kwargs)
+        if isinstance(result, fake_tensor.FakeTensor) and result.constant is None and _is_made_of_numbers(func, result):
+            given = [*args, *(kwargs or {}).values()]
+            if not any(isinstance(one, torch.SymInt) for one in pytree.tree_leaves(given)):
+                with no_dispatch():
+                    value = func(*args, **(kwargs or {}))
+                    result.constant = value.zero_() if func in EMPTY else value
+                mode.fake_tensor_converter.add_constant_storage_mapping(result)
+        return result
 
     def with_values(mode: fake_tensor.FakeTensorMode, model: nn.Module) -> dict[str, Any]:
         fakes = _fakify_params_buffers(mode, model)
@@ -220,8 +238,20 @@ def _known_values() -> Iterator[None]:
         mock.patch("torch.export._trace._fakify_params_buffers", with_values),
         mock.patch("torch.export.exported_program._fakify_params_buffers", with_values),
         mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", LARGEST_VALUE),
+        mock.patch.object(fake_tensor.FakeTensorMode, "dispatch", made),
     ):
         yield
+
+
+def _is_made_of_numbers(func: Any, result: fake_tensor.FakeTensor) -> bool:
+    """Whether an operation makes a tensor, not a large one, of its sizes and numbers alone: no random one."""
+    return (
+        _is_tensor_constructor(func)
+        and torch.Tag.nondeterministic_seeded not in func.tags
+        and all(isinstance(size, int) for size in result.shape)
+        and result.numel() <= LARGEST_MADE
+        and result.device.type == "cpu"
+    )
 
 
 def _as_arguments(model: nn.Module, axes: Sequence[Any]) -> tuple[Any, ...]:

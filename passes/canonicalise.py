@@ -252,6 +252,7 @@ def _batch_norm(node: fx.Node) -> fx.Node | None:
     return call(node, aten.batch_norm.default, x, weight, bias, mean, var, False, 0.1, eps, False, like=source[0])
 
 
+MOST_PLACES = 1 << 22  # of a tensor whose elements are taken one by one
 REDUCTIONS = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
 
 
@@ -394,6 +395,24 @@ def _select(node: fx.Node) -> fx.Node | None:
     index = index % shape_of(x)[dim]
     piece = call(node, aten.slice.Tensor, x, dim, index, index + 1, 1, like=node)
     return reshape(node, piece, shape_of(node), like=node)
+
+
+def _written_at(node: fx.Node) -> fx.Node | None:
+    """`x[:, i, j] = number` at places that are known is a choice: `adj[:, idx, idx] = 1` of PyG's dense layers."""
+    base, indices, values = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
+    first = next(axis for axis, index in enumerate(indices) if index is not None)
+    known = all(index is None or is_constant(index) for index in indices)
+    rest = shape_of(base)[first:]
+    if not known or arg(node, 3, "accumulate", False) or math.prod(shape_of(values)) != 1:
+        return None
+    if not all(isinstance(size, int) for size in rest) or math.prod(rest) > MOST_PLACES:
+        return None
+    if values.meta["val"].dtype != base.meta["val"].dtype:
+        return None
+    at = [None if index is None else value_of(index) for index in indices[first:]]
+    mask = torch.ops.aten.index_put(torch.zeros(rest, dtype=torch.bool), at, torch.tensor(True))
+    number = reshape(node, values, (), like=node)
+    return call(node, aten.where.self, constant(node, mask, f"{node.name}_places"), number, base, like=node)
 
 
 def _piece(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
@@ -802,6 +821,7 @@ RULES: list[tuple[Sequence[Any], Rule]] = [
     ([aten.repeat_interleave], _repeat_each),
     ([operator.getitem], _getitem),
     ([aten.argsort], lambda n: _sort(n, n, 1)),
+    ([aten.index_put], _written_at),
     ([aten.argmax, aten.argmin], _argmax),
     ([aten.slice], _slice),
     ([aten.select], _select),

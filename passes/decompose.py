@@ -8,6 +8,7 @@
     selu(x), celu(x), log_sigmoid(x)        scaled elu(x), -softplus(-x)
     isinf(x), isnan(x)                      abs(x) == inf, x != x
     log1p(x)                                log(1 + x)
+    atan2(y, x)                             atan(y / x), and half a turn more or less where x < 0
     trunc(x), fix(x)                        floor(max(x, 0)) + ceil(min(x, 0))
     frac(x)                                 x - trunc(x)
     remainder(x, y), fmod(x, y)             x - floor(x / y) * y, x - trunc(x / y) * y
@@ -37,7 +38,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.canonicalise import reshape
+from bgnn.passes.canonicalise import MOST_PLACES, reshape
 from bgnn.passes.graph import (
     PassResult,
     arg,
@@ -54,7 +55,6 @@ from bgnn.passes.graph import (
 )
 
 Rule = Callable[[fx.Node], "fx.Node | None"]
-MOST_PLACES = 1 << 22  # of a tensor whose elements are taken one by one
 CONVOLUTION = [(3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)]
 
 
@@ -74,6 +74,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.log_sigmoid], _log_sigmoid),
         ([aten.isinf], lambda n: _op(n, aten.eq.Scalar, _op(n, aten.abs.default, n.args[0]), math.inf)),
         ([aten.isnan], lambda n: _op(n, aten.ne.Tensor, n.args[0], n.args[0])),
+        ([aten.atan2], _angle),
         ([aten.log1p], lambda n: _op(n, aten.log.default, _op(n, aten.add.Tensor, n.args[0], 1.0))),
         ([aten.remainder, aten.fmod, aten.floor_divide, aten.div, aten.frac], _divided),
         ([aten.trunc, aten.fix], _truncated),
@@ -193,6 +194,22 @@ def _batch_norm(node: fx.Node) -> fx.Node | None:
     _, channels, *rest = shape_of(cast(fx.Node, x))
     made = _normed(source, cast(fx.Node, x), [0, *range(2, 2 + len(rest))], eps)
     return _scaled(source, made, weight, bias, [channels, *(1 for _ in rest)])
+
+
+def _angle(node: fx.Node) -> fx.Node:
+    def is_below(one: fx.Node) -> fx.Node:
+        """Whether it is less than 0, or -0.0."""
+        less = [_op(node, aten.lt.Scalar, value, 0.0) for value in (one, _op(node, aten.reciprocal.default, one))]
+        return _op(node, aten.logical_or.default, *less)
+
+    def chosen(condition: fx.Node, number: float) -> fx.Node:
+        return _op(node, aten.where.Scalar, condition, -number, number)
+
+    y, x = cast(tuple[fx.Node, fx.Node], node.args)
+    left = is_below(x)
+    there = _op(node, aten.where.self, _op(node, aten.eq.Scalar, x, 0.0), chosen(left, 1e-37), x)  # 0: the limit
+    angle = _op(node, aten.atan.default, _op(node, aten.div.Tensor, y, there))
+    return _op(node, aten.where.self, left, _op(node, aten.add.Tensor, angle, chosen(is_below(y), math.pi)), angle)
 
 
 def _any_or_all(node: fx.Node) -> fx.Node:

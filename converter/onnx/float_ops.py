@@ -432,6 +432,7 @@ LOWERINGS: dict[str, Lowering] = {
             ("neg", "Neg"), ("abs", "Abs"), ("exp", "Exp"), ("log", "Log"), ("sqrt", "Sqrt"), ("tanh", "Tanh"),
             ("sigmoid", "Sigmoid"), ("relu", "Relu"), ("reciprocal", "Reciprocal"), ("sign", "Sign"),
             ("round", "Round"), ("floor", "Floor"), ("ceil", "Ceil"), ("erf", "Erf"), ("sin", "Sin"), ("cos", "Cos"),
+            ("atan", "Atan"),
         )
     },
     "aten.rsqrt.default": _rsqrt,

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.bench.bench_dgcnn import Sizes
 from bgnn.runtime_bench.bench.bench_own_kernels_tables import print_rows
+from bgnn.runtime_bench.bench.cases import Sizes
 from bgnn.runtime_bench.bench.measure import Spread, measure
 from bgnn.runtime_bench.kernels import library
 

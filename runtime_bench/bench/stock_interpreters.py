@@ -129,7 +129,7 @@ def write_files(folder: Path, full_size: bool, say: Callable[[str], None]) -> di
     from bgnn.converter.api import convert
     from bgnn.models.checkpoint import load_checkpoint
     from bgnn.models.shapes import HELD_OUT_SEED, make_clouds
-    from bgnn.runtime_bench.bench.bench_dgcnn import HAMMING, Case, Sizes, calibrated, clouds
+    from bgnn.runtime_bench.bench.cases import HAMMING, Case, Sizes, calibrated, clouds
 
     trained = load_checkpoint(str(Path(__file__).resolve().parents[2] / "models" / "trained" / "bf2_shapes.pt"))
     shapes, _ = make_clouds(8, int(trained.config["num_points"]), seed=HELD_OUT_SEED)

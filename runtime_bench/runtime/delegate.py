@@ -6,7 +6,6 @@ Part of the `bgnn-runtime` wheel: it needs numpy and one of ai-edge-litert, tfli
 from __future__ import annotations
 
 import importlib
-import platform
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,19 +29,7 @@ def library_path() -> Path:
 
     Raises BgnnError where it is not there.
     """
-    path = libraries.find(LIBRARY, "BGNN_DELEGATE")
-    if path is not None:
-        return path
-    in_checkout = (Path(__file__).resolve().parent.parent / "kernels" / "delegate" / "Makefile").is_file()
-    remedy = (
-        "build it with `make kernels`"
-        if in_checkout
-        else "install the bgnn-runtime wheel of this machine (Linux on x86_64 or aarch64)"
-    )
-    raise BgnnError(
-        f"no {LIBRARY} for {platform.system()} on {platform.machine()}, and binary files run with it: {remedy}, "
-        "or name one in BGNN_DELEGATE"
-    )
+    return libraries.find(LIBRARY, "BGNN_DELEGATE", "binary files run")
 
 
 def runtime() -> ModuleType:

@@ -5,7 +5,6 @@ Files written with `--kernels bgnn` need it; files of stock operators do not. It
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,10 +32,7 @@ def library_path() -> Path:
 
     Raises BgnnError where it is not there.
     """
-    path = libraries.find(LIBRARY, "BGNN_ORT_OPS")
-    if path is None:
-        raise BgnnError(f"no {LIBRARY} for {platform.machine()}: build it with `make kernels`")
-    return path
+    return libraries.find(LIBRARY, "BGNN_ORT_OPS", "ONNX files of --kernels bgnn run")
 
 
 def register_ops(options: Any) -> None:

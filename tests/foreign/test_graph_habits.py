@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.nn import aggr
+from torch_geometric.nn import TAGConv, aggr
+from torch_geometric.utils import dense_to_sparse, to_dense_adj, to_undirected
 
 from bgnn import convert
 from bgnn.converter import stages
@@ -158,3 +159,48 @@ def test_sparse_matrices_are_told_the_sum_over_edges() -> None:
     words = r"torch\.sparse_coo_tensor is not supported .*test_graph_habits\.py:\d+: adj.*: sum over edges instead"
     with pytest.raises(ConversionError, match=words):
         convert(Sparse(), graph(20, 70), target="onnx-x86")
+
+
+class Skeleton(nn.Module):
+    """A graph that the model holds: forward itself makes of it what its layer takes."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = TAGConv(4, 5), how
+        self.register_buffer("bones", torch.randint(0, 9, (2, 20), generator=torch.Generator().manual_seed(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        edges, weights = self.bones, None
+        if self.how == "undirected":
+            edges = to_undirected(edges)
+        elif self.how == "matrix":
+            adjacency = torch.zeros(9, 9)
+            adjacency[edges[0], edges[1]] = 1
+            edges = (adjacency + torch.eye(9)).nonzero().t()
+        elif self.how == "weights":
+            edges, weights = dense_to_sparse(to_dense_adj(edges, max_num_nodes=9)[0])
+        elif self.how == "chain":
+            edges = torch.stack(torch.where((torch.arange(9)[:, None] - torch.arange(9)).abs() == 1))
+        return self.layer(x, edges, weights)
+
+
+@pytest.mark.parametrize("how", ["undirected", "matrix", "weights", "chain"])
+def test_what_forward_makes_of_a_graph_in_a_buffer_is_constant(how: str) -> None:
+    torch.manual_seed(0)
+    model, x = Skeleton(how).eval(), torch.randn(9, 4)
+    done = convert(model, (x,), target="onnx-x86")
+    (found,) = OnnxModel(done.model_bytes).run(x=x.numpy()).values()
+    assert abs(found - model(x).detach().numpy()).max() < 1e-5
+
+
+def test_a_graph_that_the_inputs_make_is_none_of_constants() -> None:
+    """Zeros that forward fills from its inputs keep no value."""
+
+    class Near(Skeleton):
+        def forward(self, x: Tensor) -> Tensor:
+            adjacency = torch.zeros(9, 9)
+            adjacency[self.bones[0], self.bones[1]] = x[self.bones[0], 0]
+            return self.layer(x, adjacency.nonzero().t())
+
+    with pytest.raises(ConversionError, match=r"nonzero \(at .*test_graph_habits.py"):
+        convert(Near("").eval(), (torch.randn(9, 4),), target="onnx-x86")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bgnn.converter.sizes import check_open, graph_axes
 from bgnn.converter.trace import trace
-from bgnn.passes import canonicalise
+from bgnn.passes import canonicalise, fold_constants
 from bgnn.passes.graph import is_call
 
 X = randn(2, 3, 4)
@@ -267,6 +267,38 @@ def test_a_row_by_a_number_of_a_tensor_is_the_row_by_the_tensor() -> None:
     apply(canonicalise.run, gm, X, torch.tensor([1, 2]))
     assert count(gm, aten._local_scalar_dense, aten.item, aten.select) == 0
     assert count(gm, aten.index_select) == 1
+
+
+WRITES: dict[str, Callable[..., None]] = {
+    "a diagonal": lambda x: x.__setitem__((slice(None), torch.arange(3), torch.arange(3)), 2.0),
+    "rows": lambda x: x.__setitem__(torch.tensor([1]), 0.0),
+    "places of a column": lambda x: x.__setitem__((slice(None), slice(None), torch.tensor([0, 3])), x.new_tensor(-1.0)),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_number_written_at_known_places_is_a_choice(name: str) -> None:
+    """`adj[:, idx, idx] = 1` of PyG's dense layers; for an open number of clouds, too, where they are written alike."""
+
+    def function(m: Any, x: Tensor) -> Tensor:
+        x = x * 2
+        WRITES[name](x)
+        return x
+
+    axes = None if name == "rows" else [{0: torch.export.Dim.DYNAMIC}]
+    gm = trace(Wrapped(function, {}), (X,), open_axes=axes)
+    fold_constants.run(gm)
+    canonicalise.run(gm)
+    assert count(gm, aten.index_put) == 0
+    x = X if axes is None else randn(5, 3, 4)
+    assert torch.equal(outputs(gm, x)[0], function(None, x))
+
+
+def test_what_is_added_at_places_stays() -> None:
+    gm = trace(Wrapped(lambda m, x: x.index_put((torch.arange(2),), torch.tensor(1.0), accumulate=True), {}), (X,))
+    fold_constants.run(gm)
+    apply(canonicalise.run, gm, X)
+    assert count(gm, aten.where) == 0
 
 
 def test_batch_norm_of_either_export() -> None:

@@ -197,6 +197,7 @@ NORMS_AND_SUCH: dict[str, Callable[..., Any]] = {
         x, x, x, attn_mask=x[:, :, :1] > x[:, :1, 0:1]
     ),
     "pad": lambda m, x: F.pad(x, (1, 2, 0, 3), value=0.5),
+    "atan2": lambda m, x: torch.atan2(x.round(), x.flip(1).round()),  # all quarters, zeros and the axes among them
     "pad that cuts": lambda m, x: F.pad(x, (-1, 2)),
 }
 
@@ -216,6 +217,7 @@ def test_norms_attention_and_padding(name: str) -> None:
             "log_sigmoid",
             "scaled_dot_product_attention",
             "constant_pad_nd",
+            "atan2",
         )
     }
     assert not left

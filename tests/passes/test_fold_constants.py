@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from graphs import apply, aten, bgnn, count, graph, randn
+from graphs import apply, aten, bgnn, count, exported, graph, randn
 
 from bgnn.passes import fold_constants
 
@@ -44,3 +44,12 @@ def test_what_is_made_of_numbers_is_a_constant_of_any_size() -> None:
     gm = graph(lambda m, x: x + torch.eye(100, 300)[:, :3].sum(0) + torch.eye(300)[0, 0] * 1e10, X)
     apply(fold_constants.run, gm, X)
     assert count(gm, aten.eye, aten.sum, aten.mul) == 0
+
+
+def test_one_of_several_results_of_constants_is_one() -> None:
+    """PyG's coalesce sorts the edges, in forward, of a graph that the model holds."""
+    gm = exported(lambda m, x: x[m.c.sort(stable=True)[1]], X, c=torch.tensor([1, 0]))
+    assert apply(fold_constants.run, gm, X).rewrites >= 1
+    assert count(gm, aten.sort) == 0
+    varying = exported(lambda m, x: x.sort(stable=True)[0] + m.c, X, c=torch.tensor(1.0))
+    assert apply(fold_constants.run, varying, X).rewrites == 0

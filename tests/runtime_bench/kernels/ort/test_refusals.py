@@ -254,7 +254,11 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
         onnx_ops.library_path()
     monkeypatch.delenv("BGNN_ORT_OPS")
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with pytest.raises(BgnnError, match=r"no libbgnn_ort\.so for riscv64: build it with `make kernels"):
+    with pytest.raises(BgnnError, match=r"no libbgnn_ort\.so for Linux on riscv64, .*: build it with `make kernels`"):
+        onnx_ops.library_path()
+    # where a wheel is installed, there are no sources to build
+    monkeypatch.setattr("bgnn.runtime_bench.runtime.libraries.__file__", "/nowhere/runtime/libraries.py")
+    with pytest.raises(BgnnError, match=r"install the bgnn-runtime wheel of this machine"):
         onnx_ops.library_path()
 
 
