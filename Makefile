@@ -75,7 +75,7 @@ lint: $(VENV)/.installed ## style (ruff) and types (mypy)
 	@$(VENV)/bin/mypy -p bgnn
 
 bench: setup kernels ## speed, size and memory of BF, RF and fp32 DGCNN beside the paper's, measured in one run (ARGS="--rounds 25")
-	@$(VENV)/bin/bgnn-bench table bgnn-fig4 bgnn-size-memory bgnn-table5 bgnn-all --json out/bench.jsonl $(ARGS)
+	@$(VENV)/bin/bgnn-bench table bgnn-fig4 bgnn-size-memory bgnn-table5 bgnn-table6 bgnn-all --json out/bench.jsonl $(ARGS)
 
 bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteRT, ONNX Runtime, FAISS, usearch (SECTIONS="files ops knn")
 	@PYTHONPATH=$(CURDIR)/.cache/bench $(VENV)/bin/python -m bgnn.runtime_bench.bench.bench_kernels $(SECTIONS)
