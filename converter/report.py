@@ -23,7 +23,8 @@ from bgnn.converter.tflite import inspect as tflite_file
 from bgnn.converter.verify import OUTPUT_TOLERANCE, Check
 from bgnn.passes import domains as dm
 from bgnn.passes import user_code
-from bgnn.passes.graph import PassResult, aten, is_call, is_static, module_of, shape_of
+from bgnn.passes.binary_rows import binary_rows
+from bgnn.passes.graph import PassResult, aten, is_call, is_constant, is_static, module_of, shape_of, value_of
 
 bgnn = torch.ops.bgnn
 
@@ -342,9 +343,23 @@ def _was(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> st
         return f"k-NN ({node.args[2]}), k={node.args[1]}, of {shape}"
     if is_call(node, *SUMS):
         word = {bgnn.segment_sum: "sum", bgnn.segment_mean: "mean", bgnn.segment_max: "maximum"}
-        return f"{next(w for op, w in word.items() if is_call(node, op))} over edges, of {_kind(x, domains)} {shape}"
+        named = next(w for op, w in word.items() if is_call(node, op))
+        named = "minimum" if _is_turned(node) else named
+        return f"{named} over edges, of {_kind(x, domains)} {shape}"
     other = cast(fx.Node, node.args[1])
     return f"{_kind(x, domains)} {shape} x {_kind(other, domains)} {'x'.join(str(s) for s in shapes[other])}"
+
+
+def _is_turned(node: fx.Node) -> bool:
+    """Whether a maximum over edges is one of negated numbers, and negated again: a minimum."""
+    source = cast(fx.Node, node.args[0])
+    while is_call(source, *dm.MOVES, bgnn.fake_quant) and isinstance(source.args[0], fx.Node):
+        source = source.args[0]
+    after = list(node.users)
+    while len(after) == 1 and is_call(after[0], *dm.MOVES, bgnn.fake_quant):
+        after = list(after[0].users)
+    ends = bool(after) and all(is_call(user, aten.neg) for user in after)
+    return is_call(node, bgnn.segment_max) and is_call(source, aten.neg) and ends
 
 
 def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
@@ -395,16 +410,25 @@ def _reason(
         return "features are signs: Hamming distance" if node.args[2] == "hamming" else "features are real"
     integer = any(is_call(n, *KINDS["INT8"]) for n in parts)
     if is_call(node, *SUMS):
-        return "its messages are quantised" if integer else "its messages are real"
+        kind = domains[cast(fx.Node, node.args[0])].kind
+        of = {"binary": "signs, and their sums float", "integer": "whole numbers, and their sums float"}.get(
+            kind, "real"
+        )
+        return "its messages are quantised" if integer else f"its messages are {of}"
     x, weight = (domains[cast(fx.Node, a)] for a in node.args[:2])
     if x.kind == weight.kind == "binary":
         return "inputs and weights are signs"
     if integer:
+        other = cast(fx.Node, node.args[1])
+        if is_constant(other) and binary_rows(value_of(other)) is not None:
+            return "inputs are quantised and weights are signs"
         return "inputs and weights are quantised"
     if scaled:
         return "inputs and weights are signs, with scales"
     if x.kind != "binary":
         lost = named.get(x.lost)
+        if x.kind == "integer":
+            return "its inputs are whole numbers, but no signs"
         return f"its inputs are real{f' since {user_code.called(lost)}{user_code.where(lost)}' if lost else ''}"
     return "its weights are real"
 

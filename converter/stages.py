@@ -72,6 +72,7 @@ from bgnn.passes import (
     split_heads,
     split_xor_edge,
     tabulate,
+    two_levels,
     unpack_edges,
     user_code,
     write_out_quantisers,
@@ -116,7 +117,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
         return _steps(
             recognise_knn, recognise_gather, canonicalise, channels_last, *([] if naive else [split_heads]),
             fold_constants, canonicalise, merge_equal_nodes, sink_reshapes, canonicalise, recognise_prelu,
-            merge_equal_nodes,
+            *([two_levels] if target.bits and not naive else []), merge_equal_nodes,
         )  # fmt: skip
     if stage == "integer":
         steps = [] if naive else _steps(fold_batch_norm, *([sink_scales] if target.bits else []), fuse_rescale)

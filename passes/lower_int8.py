@@ -339,10 +339,10 @@ def _keeps(codes: Codes, last: tuple[float, int, int, int]) -> bool:
 
 
 def _linear(node: fx.Node) -> fx.Node | None:
-    codes, weight = codes_of(node.args[0]), node.args[1]
-    if codes is None or not is_weight(weight):
+    codes, weight = codes_of(node.args[0]), cast(fx.Node, node.args[1])
+    if codes is None:
         return None
-    found = weight_codes(cast(fx.Node, weight))
+    found = weight_codes(weight) if is_weight(weight) else sign_codes(weight)
     if found is None:
         return None
     values, scales, zero = found
@@ -353,7 +353,7 @@ def _linear(node: fx.Node) -> fx.Node | None:
         bias = constant(node, _faked_weight(bias), str(cast(fx.Node, bias.args[0]).target))
     if bias is not None and not is_constant(bias):
         return None
-    source = cast(fx.Node, cast(fx.Node, weight).args[0])
+    source = cast(fx.Node, weight.args[0]) if is_weight(weight) else weight
     name = str(source.target)
     operands = [constant(node, values, f"{name}_codes"), constant(node, scales, f"{name}_scale")]
     if "source" in source.meta:
@@ -380,6 +380,18 @@ def weight_codes(weight: fx.Node) -> tuple[Tensor, Tensor, int] | None:
     if high - low > 255 or not -128 <= zero - shift <= 127:
         return None
     return (codes - shift).to(torch.int8), scale, zero - shift
+
+
+def sign_codes(weight: fx.Node) -> tuple[Tensor, Tensor, int] | None:
+    """`weight_codes` of a constant whose rows are -s, +s and perhaps 0: signs and ternary weights; None of others."""
+    if not is_constant(weight) or value_of(weight).dim() != 2 or value_of(weight).shape[1] < 2:
+        return None
+    value = value_of(weight)
+    size = value.abs()
+    scale = size.amax(1)
+    if bool(((size > 0) & (size < scale[:, None] * (1 - 1e-6))).any()):
+        return None
+    return torch.sign(value).to(torch.int8), torch.where(scale > 0, scale, 1.0), 0
 
 
 def _faked_weight(weight: fx.Node) -> Tensor:
@@ -413,18 +425,21 @@ def _closed_linear(node: fx.Node, x: fx.Node, last: tuple[float, int, int, int],
 
 def _why_float(layer: fx.Node) -> str | None:
     """Why a dense layer stayed float; None in a network of signs without quantisers, where pack_bits tells."""
-    weight = layer.args[1]
+    weight = cast(fx.Node, layer.args[1])
+    signs = not is_weight(weight) and sign_codes(weight) is not None
     if not is_weight(weight):
-        reason = cast(fx.Node, weight).meta.get("stays_float")
+        reason = weight.meta.get("stays_float")
         if reason is not None:
             return f"its weights are rounded, but {reason}"
         quantised = bgnn.dequantize, bgnn.quantize, bgnn.q_linear  # that others are shows the way
-        if any(is_call(n, *quantised) for n in layer.graph.nodes):
-            return "its weights are not quantised"
-        if any(is_call(n, bgnn.binarize) for n in layer.graph.nodes):
+        others = any(is_call(n, *quantised) for n in layer.graph.nodes)
+        if not others and any(is_call(n, bgnn.binarize) for n in layer.graph.nodes):
             return None
-        return "its weights are not quantised: --calibrate does that for a float model"
-    if weight_codes(cast(fx.Node, weight)) is None:
+        if not signs:
+            return "its weights are not quantised" + ("" if others else ": --calibrate does that for a float model")
+        if not others:
+            return "its weights are signs, but its input is real: --calibrate gives it 8 bits"
+    if not signs and weight_codes(weight) is None:
         return "its weights' codes do not fit int8 with one zero point"
     if codes_of(layer.args[0]) is None:
         return _why_real(cast(fx.Node, layer.args[0]))

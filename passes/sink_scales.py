@@ -41,7 +41,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     for layer in calls(gm.graph, aten.linear):
         if not is_constant(layer.args[1]):
             continue
-        found = _unscaled(cast(fx.Node, layer.args[0]), domains)
+        found = unscaled(cast(fx.Node, layer.args[0]), domains)
         if found is None:
             continue
         signs, rows, (scale, offset), after = found
@@ -82,7 +82,7 @@ def _plus(layer: fx.Node, x: fx.Node, shift: Tensor, name: str) -> fx.Node:
     return x if not bool(shift.any()) else call(layer, aten.add.Tensor, x, constant(layer, shift, name), like=layer)
 
 
-def _unscaled(x: fx.Node, domains: dm.Domains) -> tuple[fx.Node, list[fx.Node], tuple[Tensor, Tensor], Tensor] | None:
+def unscaled(x: fx.Node, domains: dm.Domains) -> tuple[fx.Node, list[fx.Node], tuple[Tensor, Tensor], Tensor] | None:
     """(b, rows r, (S, o), p) with x = (S b + o) r + p; None where x is no rescaled binary tensor, or is one itself."""
     if domains[x].kind == "binary" or not shape_of(x):
         return None

@@ -20,8 +20,9 @@ from typing import Any
 from bgnn.runtime_bench.bench import bench_own_kernels_files as files
 from bgnn.runtime_bench.bench import bench_own_kernels_knn as knn
 from bgnn.runtime_bench.bench import bench_own_kernels_ops as ops
-from bgnn.runtime_bench.bench.bench_dgcnn import Aim, Sizes
+from bgnn.runtime_bench.bench.cases import Sizes
 from bgnn.runtime_bench.bench.measure import describe_machine
+from bgnn.runtime_bench.bench.paper import Aim
 
 SECTIONS = ("files", "ops", "knn")
 
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         aims += knn.aims(rows)
         found["knn"] = {"roofline_words_per_s": roofline, "rows": rows}
     for aim in aims:
-        print(f"{'PASS' if aim.met else 'FAIL'}  {aim.what}: {aim.found} (aim: {aim.aim})")
+        print(aim)
     path = given.output / "bench_kernels.json"
     path.write_text(json.dumps({**found, "aims": [asdict(aim) for aim in aims]}, indent=2) + "\n")
     print(f"written: {path}")

@@ -12,12 +12,14 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from bgnn.runtime_bench.bench import conditions, records, report
 from bgnn.runtime_bench.bench.candidates import CANDIDATES, candidates_for
+from bgnn.runtime_bench.bench.cases import Sizes
 from bgnn.runtime_bench.bench.inputs import inputs_for
 from bgnn.runtime_bench.bench.measure import Schedule
 from bgnn.runtime_bench.bench.profile import (
@@ -31,6 +33,7 @@ from bgnn.runtime_bench.bench.profile import (
 )
 from bgnn.runtime_bench.bench.records import Record
 from bgnn.runtime_bench.bench.running import new_run, run_file
+from bgnn.runtime_bench.bench.tables import TABLES, check_names, measured, show
 from bgnn.runtime_bench.runtime import limits, streams
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
@@ -70,6 +73,19 @@ def build_parser() -> argparse.ArgumentParser:
     profile.add_argument("--trace", type=Path, metavar="FILE", help="write one run for chrome://tracing and Perfetto")
     profile.add_argument("--overlay", type=Path, metavar="FILE", help="write node data for Model Explorer")
 
+    table = commands.add_parser(
+        "table", parents=[debug], help="the papers' tables, measured here",
+        description="Converts, verifies and measures what these need, side by side in one run, and prints them.",
+    )  # fmt: skip
+    table.add_argument("names", nargs="+", metavar="NAME", help=f"of {', '.join(TABLES)}")
+    for name, default in asdict(Sizes()).items():
+        table.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}, the paper's")
+    table.add_argument("--rounds", type=int, default=9, help="default: 9")
+    table.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    table.add_argument("--files", type=Path, default=Path("out/bench"), metavar="DIR", help="for the converted files")
+    table.add_argument("--json", type=Path, metavar="FILE", help="write the records there, one a line")
+    commands.add_parser("tables", parents=[debug], help="which tables there are")
+
     compare = commands.add_parser(
         "compare", parents=[debug], help="two files of records beside each other",
         description="Ratios of both; times only where one machine measured both.",
@@ -98,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams.make_safe()
     try:
         with stops_as_errors():
-            {"run": _run, "profile": _profile, "compare": _compare}[given.command](given)
+            {"run": _run, "profile": _profile, "compare": _compare, "table": _table, "tables": _tables}[given.command](
+                given
+            )
         return 0
     except (Stopped, KeyboardInterrupt) as stop:
         return _fail(str(stop) or "interrupted", getattr(stop, "exit_code", 130), False)
@@ -119,12 +137,11 @@ def _run(given: argparse.Namespace) -> None:
         content = _read(path)
         work.append((path, content, candidates_for(path, content, given.candidates)))
     found: list[Record] = []
-    run = new_run()
     try:
         for path, content, candidates in work:
             inputs = inputs_for(path, content, arrays, given.seed)
             for threads in dict.fromkeys(given.threads):
-                some = run_file(path, content, inputs, candidates, threads, schedule, run, _say)
+                some = run_file(path, content, inputs, candidates, threads, schedule, _say)
                 with streams.results():
                     report.print_run(some)
                 found += some
@@ -147,8 +164,8 @@ def _profile(given: argparse.Namespace) -> None:
     name_layers(profile, report_of(path))
     after = conditions.now()
     settings = {
-        "run": new_run(), "base": chosen.name, "threads": given.threads, "cores": cores, "inputs": inputs.what,
-        "rounds": len(profile.total_ms), "before": before, "after": after,
+        "run": new_run(), "base": [path.name, chosen.name], "threads": given.threads, "cores": cores,
+        "inputs": inputs.what, "rounds": len(profile.total_ms), "before": before, "after": after,
         "throttled": conditions.throttling(before, after),
     }  # fmt: skip
     files = {}
@@ -168,6 +185,29 @@ def _profile(given: argparse.Namespace) -> None:
             _say(f"written: {written}")
 
     write_files(files, announce)
+
+
+def _table(given: argparse.Namespace) -> None:
+    check_names(given.names)
+    sizes = Sizes(given.batch, given.points, given.k, given.classes)
+    if given.rounds < 1 or min(asdict(sizes).values()) < 1:
+        raise UsageError("--rounds, --batch, --points, --k and --classes are 1 or more")
+    limits.check_threads("--threads", given.threads)
+    if given.json is not None:
+        check_output(given.json, {})
+    found = measured(given.names, sizes, given.rounds, given.threads, given.files, _say)
+
+    def announce() -> None:
+        with streams.results():
+            show(given.names, found, sizes)
+
+    write_files({} if given.json is None else {given.json: records.write(found)}, announce)
+
+
+def _tables(given: argparse.Namespace) -> None:
+    with streams.results():
+        for name, table in TABLES.items():
+            print(f"{name:18} {table.about}")
 
 
 def _prepare(
@@ -206,6 +246,9 @@ def _compare(given: argparse.Namespace) -> None:
     before, after = records.read(given.before), records.read(given.after)
     with streams.results():
         report.print_comparison(before, after)
+
+
+_COMMANDS = {"run": _run, "profile": _profile, "compare": _compare, "table": _table, "tables": _tables}
 
 
 def _say(line: str) -> None:

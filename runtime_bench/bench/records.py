@@ -1,7 +1,7 @@
 """What a measurement is on disk: one record, one line of JSON; every table is a query over records.
 
-A record holds the samples of one candidate on one case. Records of one run (`settings["run"]`) with as many samples
-were measured in the same rounds, so that a ratio may be taken sample by sample; no other ratio is one.
+A record holds the samples of one candidate on one case. Records of one run (`settings["run"]`) were measured in the
+same rounds, so that a ratio may be taken sample by sample; no other ratio is one.
 """
 
 from __future__ import annotations
@@ -36,16 +36,22 @@ class Record:
     versions: dict[str, str]
     """Of the packages that ran it."""
     settings: dict[str, Any]
-    """run, base (the candidate that ratios refer to), threads, and whatever else tells two runs apart."""
+    """run (the rounds), base (the case and the candidate that ratios refer to), threads, and whatever else tells two
+    runs apart."""
 
     @property
     def threads(self) -> int:
         return int(self.settings["threads"])
 
     @property
-    def group(self) -> tuple[str, str, int]:
-        """Records with one group were measured in the same rounds."""
-        return str(self.settings["run"]), self.case, self.threads
+    def run(self) -> str:
+        """Records with one run were measured in the same rounds."""
+        return str(self.settings["run"])
+
+    @property
+    def name(self) -> list[str]:
+        """Which of its run's it is."""
+        return [self.case, self.candidate]
 
     def spread(self, what: str = WALL) -> Spread | None:
         """The summary of a kind of samples; None where there are none."""
@@ -59,7 +65,7 @@ class Record:
 
 def base_of(records: Iterable[Record], record: Record) -> Record | None:
     """The record of the same rounds that ratios refer to."""
-    return next((r for r in records if r.group == record.group and r.candidate == record.settings["base"]), None)
+    return next((r for r in records if r.run == record.run and r.name == record.settings["base"]), None)
 
 
 def ratio(base: Record, record: Record) -> Spread | None:
@@ -69,7 +75,7 @@ def ratio(base: Record, record: Record) -> Spread | None:
     """
     what = CPU if record.threads == 1 else WALL
     ours, theirs = record.samples.get(what, []), base.samples.get(what, [])
-    if base.group != record.group or not ours or len(ours) != len(theirs):
+    if base.run != record.run or not ours or len(ours) != len(theirs):
         return None
     return Spread.of_ratios(theirs, ours)
 
@@ -117,7 +123,7 @@ def _checked(data: Any) -> Record:
         if not isinstance(sample, list) or not all(_is_number(one) for one in sample):
             raise ValueError(f"samples {name} are no list of numbers")
     settings = data["settings"]
-    for name, kind in (("run", str), ("base", str), ("threads", int)):
+    for name, kind in (("run", str), ("base", list), ("threads", int)):
         if not isinstance(settings.get(name), kind):
             raise ValueError(f"settings have no {name}")
     if not isinstance(data["device"].get("id"), str):

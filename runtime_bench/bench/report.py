@@ -33,14 +33,14 @@ def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]],
 
 def print_run(records: Sequence[Record]) -> None:
     """A table for each file and number of threads; below it what else a reader must know."""
-    for group in dict.fromkeys(record.group for record in records):
-        rows = [record for record in records if record.group == group]
+    for run in dict.fromkeys(record.run for record in records):
+        rows = [record for record in records if record.run == run]
         first = rows[0]
         columns: list[Column] = [
             ("", lambda record: record.candidate),
             ("elapsed ms", lambda record: str(record.spread(WALL) or "")),
             ("CPU ms", lambda record: str(record.spread(CPU) or "")),
-            (f"x as fast as\n{first.settings['base']}", lambda record: str(speedup(records, record) or "")),
+            (f"x as fast as\n{first.candidate}", lambda record: str(speedup(records, record) or "")),
             ("initialise\nms", lambda record: _figure(record, "init_ms")),
             ("first\nms", lambda record: _figure(record, "first_ms")),
             ("warm-up\nms", lambda record: _figure(record, "warmup_ms")),
@@ -67,7 +67,7 @@ def speedup(records: Sequence[Record], record: Record) -> Spread | None:
 
 
 def remarks(rows: Sequence[Record]) -> list[str]:
-    """What one group's rounds went through: noise, throttling, what could not run, how the machine stood."""
+    """What one run went through: noise, throttling, what could not run, how the machine stood."""
     lines = []
     noisy = [row.candidate for row in rows if (found := speedup(rows, row)) and found.noisy]
     if noisy:
@@ -128,7 +128,7 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record]) -> None:
     rows = []
     for old, new in pairs:
         ours, theirs = speedup(before, old), speedup(after, new)
-        row = [f"{new.case}, {new.candidate}, {_threads(new)}", str(new.settings["base"])]
+        row = [f"{new.case}, {new.candidate}, {_threads(new)}", ", ".join(new.settings["base"])]
         row += [str(ours or ""), str(theirs or "")]
         row.append(digits(theirs.median / ours.median) if ours and theirs and ours.median else "")
         if absolute:

@@ -205,3 +205,31 @@ def test_what_each_layer_became_has_the_tensors_names() -> None:
     assert set(found.nodes) >= {layer.name for layer in found.layers if layer.became != "removed"}
     names = [name for names in found.nodes.values() for name in names]
     assert len(names) == len(set(names))
+
+
+def test_sums_over_edges_say_what_they_sum() -> None:
+    def forward(m: Any, x: Tensor, edge_index: Tensor) -> Tensor:
+        row, col = edge_index
+        least = x.new_zeros(x.shape).scatter_reduce(0, col[:, None].expand(-1, 8), x[row], "amin", include_self=False)
+        most = x.new_zeros(x.shape).scatter_reduce(0, col[:, None].expand(-1, 8), x[row], "amax", include_self=False)
+        votes = torch.zeros_like(x).index_add(0, col, torch.where(x > 0, 1.0, -1.0)[row])
+        return least + 2 * most + votes
+
+    edges = torch.randint(0, 20, (2, 60), generator=torch.Generator().manual_seed(0))
+    layers = api.convert(Wrapped(forward, {}), (randn(20, 8), edges), target="onnx-int8-x86").report.layers
+    assert sorted((layer.was.split(",")[0], layer.why) for layer in layers) == [
+        ("maximum over edges", "its messages are real"),
+        ("minimum over edges", "its messages are real"),
+        ("sum over edges", "its messages are signs, and their sums float"),
+    ]
+
+
+def test_8_bit_inputs_and_weights_of_signs() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return F.linear((x / 0.03).round().clamp(-128, 127) * 0.03, torch.sign(m.w) * m.w.abs().mean())
+
+    found = api.convert(Wrapped(forward, {"w": randn(5, 12)}), (randn(7, 12),), target="onnx-int8-x86").report
+    assert [(layer.became, layer.why) for layer in found.layers] == [
+        ("INT8, float out", "inputs are quantised and weights are signs")
+    ]
+    assert found.macs["float"] == 0

@@ -20,7 +20,7 @@ from bgnn.passes import (
     recognise_binarize,
     recognise_fake_quant,
 )
-from bgnn.passes.graph import PassResult, Tap, snapshot
+from bgnn.passes.graph import PassResult, Tap, snapshot, value_of
 
 A, B, Y = (0.031, 5, -128, 127), (0.0173, -100, -128, 127), (0.047, -7, -128, 127)
 INDEX, N = torch.tensor([0, 2, 2, 1, 2, 0]), 4
@@ -115,6 +115,23 @@ def test_a_quantised_bias_is_a_bias() -> None:
     )
     assert count(gm, bgnn.q_linear, bgnn.q_linear_float) == 1
     assert result.refusals == []
+
+
+@pytest.mark.parametrize("ternary", [False, True])
+def test_weights_of_signs_are_codes(ternary: bool) -> None:
+    """Binary and ternary weights between 8-bit activations: each row has one magnitude."""
+    weight = torch.where(W >= 0, 1.0, -1.0) * torch.tensor([[0.3], [0.7], [1.1]]) * (W.abs() > 0.3 * ternary)
+    gm, result = lowered(lambda m, x: q(F.linear(q(x, A), m.w), Y), tolerance=1e-5, w=weight)
+    layer = only(gm, bgnn.q_linear)
+    assert set(value_of(layer.args[3]).unique().tolist()) == ({-1, 0, 1} if ternary else {-1, 1})
+    assert result.refusals == []
+
+
+def test_signs_that_take_real_numbers_say_so() -> None:
+    gm = graph(lambda m, x: F.linear(x, m.w), X, w=torch.sign(W))
+    assert [why for _, why in lower_int8.run(gm).refusals] == [
+        "its weights are signs, but its input is real: --calibrate gives it 8 bits"
+    ]
 
 
 def test_a_bias_made_of_the_inputs_is_named() -> None:

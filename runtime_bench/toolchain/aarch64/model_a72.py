@@ -133,16 +133,16 @@ def make_file(folder: Path) -> tuple[Path, Path, np.ndarray]:
     import torch
 
     from bgnn.converter.api import convert
-    from bgnn.runtime_bench.bench import bench_dgcnn
+    from bgnn.runtime_bench.bench import cases
     from bgnn.runtime_bench.runtime.delegate import load_interpreter
     from bgnn.runtime_bench.runtime.tflite_model import run
 
     torch.set_num_threads(1)
-    case = next(case for case in bench_dgcnn.CASES if (case.arch, case.kernels) == ("bf2", "bgnn"))
-    sizes = bench_dgcnn.Sizes()
-    points = bench_dgcnn.clouds(sizes)
+    case = next(case for case in cases.CASES if case.name == f"BF-H {cases.OWN}")
+    sizes = cases.Sizes()
+    points = cases.clouds(sizes)
     file, given = folder / "bf2_hamming.tflite", folder / "bf2_hamming_input.npy"
-    model = bench_dgcnn.calibrated(case, sizes)
+    model = cases.calibrated(case, sizes)
     convert(model, (torch.from_numpy(points),), target="lce-arm64", kernels="bgnn", verify=False, output=file)
     np.save(given, points)
     (output,) = run(load_interpreter(file), {"arr_0": points}).values()

@@ -43,9 +43,9 @@ def test_run_prints_and_writes_records(
         assert text in printed
     found = records.read(tmp_path / "r.jsonl")
     assert [(one.candidate, one.threads) for one in found] == [(name, n) for n in (1, 2) for name in names]
-    assert len({one.settings["run"] for one in found}) == 1
+    assert len({one.run for one in found}) == 2, "rounds of their own for each number of threads"
     for one in found:
-        assert (one.case, one.modelled, one.settings["base"]) == ("a.tflite", False, "LiteRT")
+        assert (one.case, one.modelled, one.settings["base"]) == ("a.tflite", False, ["a.tflite", "LiteRT"])
         assert len(one.samples["wall_ms"]) == len(one.samples["cpu_ms"]) == one.settings["rounds"] == 3
         assert one.samples["file_bytes"] == [len(float_file)]
         assert one.samples["difference"] == [0]
@@ -58,9 +58,11 @@ def test_what_cannot_run_is_said(tmp_path: Path, lce_file: bytes, capsys: pytest
     arguments = ["run", tmp_path / "a.tflite", "--rounds", 1, "--candidates", "LiteRT", "LiteRT + ours"]
     assert cli.main(list(map(str, arguments))) == 0
     printed = capsys.readouterr().out
-    assert "left out: LiteRT: LiteRT refuses the file: Encountered unresolved custom op: LceQuantize" in printed
+    assert (
+        "left out: a.tflite, LiteRT: LiteRT refuses the file: Encountered unresolved custom op: LceQuantize" in printed
+    )
     message = failed(capsys, 1, *arguments[:-1])
-    assert message.startswith(f"nothing runs {tmp_path}/a.tflite: LiteRT: LiteRT refuses the file")
+    assert message.startswith("nothing runs a.tflite, LiteRT: LiteRT refuses the file")
 
 
 def test_what_is_measured_is_kept(
@@ -70,6 +72,22 @@ def test_what_is_measured_is_kept(
     (tmp_path / "b.tflite").write_bytes(float_file[:200])
     arguments = [tmp_path / "a.tflite", tmp_path / "b.tflite", "--rounds", 1, "--json", tmp_path / "r.jsonl"]
     failed(capsys, 1, "run", *arguments, "--candidates", "LiteRT")
+    assert [one.case for one in records.read(tmp_path / "r.jsonl")] == ["a.tflite"]
+
+
+def test_a_killed_run_keeps_what_is_measured(
+    tmp_path: Path, float_file: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure_one(path: Path, *_: object) -> list[records.Record]:
+        if path.name == "b.tflite":
+            raise KeyboardInterrupt
+        return [record(file_bytes=[9])]
+
+    monkeypatch.setattr(cli, "run_file", measure_one)
+    for name in ("a.tflite", "b.tflite"):
+        (tmp_path / name).write_bytes(float_file)
+    arguments = [tmp_path / "a.tflite", tmp_path / "b.tflite", "--json", tmp_path / "r.jsonl"]
+    assert failed(capsys, 130, "run", *arguments) == "interrupted"
     assert [one.case for one in records.read(tmp_path / "r.jsonl")] == ["a.tflite"]
 
 

@@ -1,0 +1,204 @@
+"""What is converted to be measured: the paper's DGCNNs, each by the paper's route, by ours, and with our kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bgnn.runtime_bench.bench.candidates import CANDIDATES, DELEGATE, LCE, LITERT, Alone
+from bgnn.runtime_bench.bench.lce import lce_python
+from bgnn.runtime_bench.bench.measure import Schedule, in_fresh_process, timed
+from bgnn.runtime_bench.bench.running import Subject, file_subject
+from bgnn.runtime_bench.runtime.errors import BgnnError
+
+# PyTorch is imported inside the functions that need it: the processes whose memory is measured import this
+# module, and would otherwise hold 200 MB of it.
+if TYPE_CHECKING:
+    from torch import nn
+
+EAGER = "PyTorch"
+HAMMING = {"knn": "hamming"}
+# Architectures by the paper's names for them (Table 4).
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DGCNN": ("dgcnn", {}), "RF": ("rf", {}), "BF": ("bf2", {}), "BF-H": ("bf2", HAMMING),
+}  # fmt: skip
+# How a network becomes a file: (-O, kernels).
+PAPERS_ROUTE, STOCK, OWN = "-O0, stock", "-O1, stock", "-O1, bgnn kernels"
+ROUTES = {PAPERS_ROUTE: (0, "stock"), STOCK: (1, "stock"), OWN: (1, "bgnn")}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the file made of it (`target` None: PyTorch eager), and what runs that."""
+
+    name: str
+    arch: str
+    settings: dict[str, Any]
+    target: str | None
+    optimize: int = 1
+    kernels: str = "stock"
+    candidates: tuple[str, ...] = field(default=(DELEGATE,))
+
+
+def _case(network: str, route: str) -> Case:
+    arch, settings = NETWORKS[network]
+    optimize, kernels = ROUTES[route]
+    stock = (LITERT,) if network == "DGCNN" else (LCE,)
+    # The best stock file also shows what our library alone is worth.
+    candidates = (DELEGATE,) if route == OWN else (LCE, DELEGATE) if (network, route) == ("BF-H", STOCK) else stock
+    target = "tflite-arm64" if network == "DGCNN" else "lce-arm64"
+    return Case(f"{network} {route}", arch, settings, target, optimize, kernels, candidates)
+
+
+CASES = [
+    *(_case(network, route) for route in ROUTES for network in NETWORKS),
+    *(Case(f"{name} eager", *NETWORKS[name], None, candidates=(EAGER,)) for name in ("DGCNN", "BF-H")),
+]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Batch, points in a cloud, neighbours, classes: static in the emitted files."""
+
+    batch: int = 8
+    points: int = 1024
+    k: int = 20
+    classes: int = 40
+
+
+def build(case: Case, sizes: Sizes) -> nn.Module:
+    """The case's model in eval mode, with seeded random weights."""
+    import torch
+
+    from bgnn.models.checkpoint import build_model
+
+    torch.manual_seed(0)
+    return build_model(case.arch, classes=sizes.classes, num_points=sizes.points, k=sizes.k, **case.settings).eval()
+
+
+def calibrated(case: Case, sizes: Sizes) -> nn.Module:
+    """`build`, with BatchNorm statistics of a few random clouds.
+
+    Without them a random model's signs nearly all agree, and k-NN meets nothing but equal distances.
+    """
+    import torch
+
+    model = build(case, sizes).train()
+    with torch.no_grad():
+        for seed in range(1, 4):
+            model(torch.from_numpy(clouds(replace(sizes, batch=max(sizes.batch, 2)), seed)))
+    return model.eval()
+
+
+def clouds(sizes: Sizes, seed: int = 0) -> np.ndarray:
+    """Random points in the unit ball, f32 `[batch, points, 3]`."""
+    rng = np.random.default_rng(seed)
+    points = rng.standard_normal((sizes.batch, sizes.points, 3))
+    points *= rng.random((sizes.batch, sizes.points, 1)) ** (1 / 3) / np.linalg.norm(points, axis=2, keepdims=True)
+    return points.astype(np.float32)
+
+
+class Eager:
+    """The model's forward pass in PyTorch (and PyG), without gradients, as a candidate that is open."""
+
+    def __init__(self, model: nn.Module, inputs: Sequence[np.ndarray], threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._model, self._inputs, self._mode = model, [torch.from_numpy(x) for x in inputs], torch.inference_mode
+        self._output: Any = None
+
+    def run(self) -> None:
+        with self._mode():
+            self._output = self._model(*self._inputs)
+
+    def outputs(self) -> list[np.ndarray]:
+        return [self._output.numpy()]
+
+    def arena_bytes(self) -> None:
+        return None
+
+
+def run_eager(name: str, threads: int, sizes: dict[str, int]) -> float:
+    """Build a case's PyTorch model and run it once, in ms; for a fresh process. "" for PyTorch without a model."""
+    import torch
+
+    points = clouds(Sizes(**sizes))
+    torch.from_numpy(points)
+    if not name:
+        return 0.0
+    case = next(case for case in CASES if case.name == name)
+    return timed(Eager(build(case, Sizes(**sizes)), [points], threads).run).wall_ms
+
+
+def _eager_alone(name: str, threads: int, sizes: Sizes) -> Alone:
+    given = {"threads": threads, "sizes": asdict(sizes)}
+    try:
+        first, peak = in_fresh_process(f"{__name__}:run_eager", {"name": name, **given}, threads=threads)
+        _, empty = in_fresh_process(f"{__name__}:run_eager", {"name": "", **given}, threads=threads)
+    except RuntimeError as error:
+        raise BgnnError(str(error).partition("\n")[0]) from error
+    return Alone(None, first, None, peak, empty, None)
+
+
+def write_file(case: Case, model: nn.Module, sizes: Sizes, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Convert and verify one case's model on its clouds; where the file is, and what verification found."""
+    import torch
+
+    from bgnn.converter.api import convert
+
+    assert case.target is not None
+    slug = "-".join("".join(c if c.isalnum() else " " for c in case.name.lower()).split())
+    path = folder / f"{slug}.tflite"
+    done = convert(
+        model, (torch.from_numpy(clouds(sizes)),), target=case.target, optimize=case.optimize, kernels=case.kernels,
+        output=path, name=slug,
+    )  # fmt: skip
+    return path, done.report.checks[-1].to_json()
+
+
+_written: dict[tuple[str, Sizes, Path], tuple[Path, dict[str, Any]]] = {}
+
+
+def file_of(case: Case, sizes: Sizes, folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+    """`write_file` of the calibrated model, once for all tables of this process."""
+    key = case.name, sizes, folder
+    if key not in _written:
+        say(f"{case.name}: converting and verifying")
+        _written[key] = write_file(case, calibrated(case, sizes), sizes, folder)
+    return _written[key]
+
+
+def subjects(
+    cases: Sequence[Case], sizes: Sizes, npz: Path, threads: int, schedule: Schedule, folder: Path,
+    say: Callable[[str], None],
+) -> list[Subject]:  # fmt: skip
+    """A row for each case and each of its candidates. `npz`: the clouds, for processes that are yet to start.
+
+    Without LCE's interpreter its rows run on LiteRT with our delegate.
+    """
+    points, rows = clouds(sizes), {row.name: row for row in CANDIDATES}
+    try:
+        lce_python()
+    except BgnnError as error:
+        say(f"stock files run on LiteRT with our library only: {error}")
+        rows[LCE] = rows[DELEGATE]
+    found: list[Subject] = []
+    for case in cases:
+        about = {"sizes": asdict(sizes), "target": case.target, "optimize": case.optimize, "kernels": case.kernels}
+        if case.target is None:
+            say(f"{case.name}: building")
+            model = calibrated(case, sizes)
+            alone, opened = partial(_eager_alone, case.name, threads, sizes), partial(Eager, model, [points], threads)
+            found.append(Subject(case.name, EAGER, alone, opened, None, about))
+            continue
+        path, check = file_of(case, sizes, folder, say)
+        for row in {rows[name].name: rows[name] for name in case.candidates}.values():
+            how = {**about, "verification": check}
+            found.append(file_subject(case.name, row, path, path.read_bytes(), [points], npz, threads, schedule, how))
+    return found
