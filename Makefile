@@ -6,9 +6,10 @@ KERAS_VENV ?= .venv-keras
 PYTHON ?=
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --cache-dir .cache/pip
 export OMP_NUM_THREADS ?= 1
+PARALLEL := -j$(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels bench-int8 bench-accuracy bench-calibrated bench-binary-graphs interpreters fuzz wheels aarch64 a72 cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels bench-int8 bench-int8-tflite bench-accuracy bench-calibrated bench-binary-graphs interpreters fuzz wheels aarch64 a72 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -59,8 +60,8 @@ $(KERAS_VENV)/.installed: tests/cross_check/requirements.txt
 kernels: ## build the project's own kernels and the TFLite delegate (needs g++)
 	@if ! command -v g++ >/dev/null; then \
 	  echo "make: no g++, which builds the kernels that binary files run with; on Debian: apt-get install g++" >&2; exit 1; fi
-	@$(MAKE) -s -C runtime_bench/kernels/delegate
-	@$(MAKE) -s -C runtime_bench/kernels/ort
+	@$(MAKE) -s $(PARALLEL) -C runtime_bench/kernels/delegate
+	@$(MAKE) -s $(PARALLEL) -C runtime_bench/kernels/ort
 
 demo: $(VENV)/.installed kernels ## convert the paper's models, run the files, print the report
 	@$(VENV)/bin/python -m bgnn.converter.demo
@@ -75,7 +76,7 @@ lint: $(VENV)/.installed ## style (ruff) and types (mypy)
 	@$(VENV)/bin/mypy -p bgnn
 
 bench: setup kernels ## speed, size and memory of BF, RF and fp32 DGCNN beside the paper's, measured in one run (ARGS="--rounds 25")
-	@$(VENV)/bin/bgnn-bench table bgnn-fig4 bgnn-size-memory bgnn-table5 bgnn-all --json out/bench.jsonl $(ARGS)
+	@$(VENV)/bin/bgnn-bench table bgnn-fig4 bgnn-size-memory bgnn-table5 bgnn-table6 bgnn-all --json out/bench.jsonl $(ARGS)
 
 bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteRT, ONNX Runtime, FAISS, usearch (SECTIONS="files ops knn")
 	@PYTHONPATH=$(CURDIR)/.cache/bench $(VENV)/bin/python -m bgnn.runtime_bench.bench.bench_kernels $(SECTIONS)
@@ -87,6 +88,9 @@ bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteR
 
 bench-int8: setup kernels ## INT8 graph layers beside fp32, on Cora, Citeseer, molecules, a power-law graph (ARGS="--graphs cora --planetoid DIR")
 	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_int8 $(ARGS)
+
+bench-int8-tflite: setup kernels ## INT8 and binary graph networks as TFLite files beside the float files on LiteRT (ARGS="--graphs cora --rounds 5")
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_int8_tflite $(ARGS)
 
 bench-accuracy: setup kernels ## INT8 networks trained on Cora and Citeseer, PyTorch beside the files: accuracies, codes (ARGS="--root DIR")
 	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_accuracy $(ARGS)
@@ -104,10 +108,10 @@ fuzz: setup kernels ## changed files through LiteRT and ONNX Runtime with our li
 	@$(MAKE) -s -C tests/runtime_bench/kernels/delegate/fuzz files onnx VENV=$(abspath $(VENV))
 
 wheels: setup ## the wheels into dist/: bgnn-convert, and bgnn-runtime for devices, x86-64 and aarch64
-	@$(MAKE) -s -C runtime_bench/toolchain/packaging wheels VENV=$(abspath $(VENV))
+	@$(MAKE) -s -C runtime_bench/toolchain/packaging wheels PARALLEL=$(PARALLEL) VENV=$(abspath $(VENV))
 
 aarch64: setup kernels ## the kernels and the delegate as a Cortex-A72 under qemu; instruction counts against the record
-	@$(MAKE) -s -C runtime_bench/toolchain/aarch64 test counts VENV=$(abspath $(VENV))
+	@$(MAKE) -s $(PARALLEL) --output-sync=line -C runtime_bench/toolchain/aarch64 test counts VENV=$(abspath $(VENV))
 
 a72: setup kernels ## MODELLED times on a Cortex-A72 at 1.5 GHz, beside the paper's profile
 	@$(MAKE) -s -C runtime_bench/toolchain/aarch64 model VENV=$(abspath $(VENV))

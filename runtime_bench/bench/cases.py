@@ -162,6 +162,18 @@ def write_file(case: Case, model: nn.Module, sizes: Sizes, folder: Path) -> tupl
     return path, done.report.checks[-1].to_json()
 
 
+_written: dict[tuple[str, Sizes, Path], tuple[Path, dict[str, Any]]] = {}
+
+
+def file_of(case: Case, sizes: Sizes, folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+    """`write_file` of the calibrated model, once for all tables of this process."""
+    key = case.name, sizes, folder
+    if key not in _written:
+        say(f"{case.name}: converting and verifying")
+        _written[key] = write_file(case, calibrated(case, sizes), sizes, folder)
+    return _written[key]
+
+
 def subjects(
     cases: Sequence[Case], sizes: Sizes, npz: Path, threads: int, schedule: Schedule, folder: Path,
     say: Callable[[str], None],
@@ -185,8 +197,7 @@ def subjects(
             alone, opened = partial(_eager_alone, case.name, threads, sizes), partial(Eager, model, [points], threads)
             found.append(Subject(case.name, EAGER, alone, opened, None, about))
             continue
-        say(f"{case.name}: converting and verifying")
-        path, check = write_file(case, calibrated(case, sizes), sizes, folder)
+        path, check = file_of(case, sizes, folder, say)
         for row in {rows[name].name: rows[name] for name in case.candidates}.values():
             how = {**about, "verification": check}
             found.append(file_subject(case.name, row, path, path.read_bytes(), [points], npz, threads, schedule, how))

@@ -53,7 +53,7 @@ def build(arch: str = "x86_64") -> Path:
     done = subprocess.run(["make", "-s", "-C", str(HERE), arch], capture_output=True, text=True)
     if done.returncode != 0:
         raise BgnnError(f"the kernels do not build for {arch} (make -C {HERE} {arch}):\n{done.stderr}")
-    return HERE.parent.parent / "build" / "kernels" / arch / "libbgnn_kernels.so"
+    return HERE.parent.parent / "build" / "objects" / arch / "libbgnn_kernels.so"
 
 
 def parse_list(text: str) -> dict[str, list[Field]]:

@@ -9,12 +9,12 @@ ISA_dense_avx512 := $(ISA_graph_avx512) -mavx512vnni
 ISA_dense_neon := -mcpu=cortex-a72
 ISA_dense_dotprod := -mcpu=generic+dotprod
 ISA_dense_i8mm := -mcpu=generic+dotprod+i8mm
-OPS_FLAGS := -std=c++17 $(if $(SANITIZE),-O1,-O3) -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -ffp-contract=off \
+OPS_FLAGS := -std=c++17 $(OPTIMISE) -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -ffp-contract=off \
   -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-warning-option -Wno-uninitialized -Wno-maybe-uninitialized
 OPS := $(patsubst %,$(BUILD)/$(ARCH)/%.o,op_list csr aggregation table binary graph_kernels messages graph_portable \
   dense dense_kernels dense_portable \
   $(if $(filter x86_64,$(ARCH)),graph_avx2 graph_avx512 dense_avx2 dense_avx512) $(if $(filter aarch64,$(ARCH)),graph_neon dense_neon dense_dotprod dense_i8mm))
 
-$(OPS): $(BUILD)/$(ARCH)/%.o: ../ops/%.cc $(wildcard ../ops/*.h) ../kernels.h ../ops/ops.mk Makefile
+$(OPS): $(BUILD)/$(ARCH)/%.o: ../ops/%.cc $(wildcard ../ops/*.h) ../kernels.h ../ops/ops.mk ../objects.mk
 	@mkdir -p $(@D)
 	$(CXX) $(OPS_FLAGS) $(CHECKS) $(ISA_$*) -c $< -o $@

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sanitized import sanitized_libraries
 from tests.runtime_bench.kernels.cases import CASES, Arguments, cases
 
 from bgnn.runtime_bench.kernels import library
@@ -62,9 +63,7 @@ def thread_sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def build_sanitized(folder: Path, sanitizers: str) -> list[str]:
-    archive = folder / "x86_64" / "libbgnn_kernels.a"
-    make = ["make", "-s", "-C", str(library.HERE), f"BUILD={folder}", f"SANITIZE={sanitizers}", str(archive)]
-    subprocess.run(make, check=True)
+    archive = sanitized_libraries(sanitizers) / "libbgnn_kernels.a"
     return [str(compile_replay(folder, archive, ["g++"], "-g", f"-fsanitize={sanitizers}"))]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 FUZZ = Path(__file__).parent / "fuzz"
 pytestmark = [
-    pytest.mark.slow,  # the sanitized builds take half a minute each
+    pytest.mark.slow,  # the sanitized builds take minutes
     pytest.mark.skipif(platform.machine() != "x86_64", reason="builds with the host's compiler"),
 ]
 

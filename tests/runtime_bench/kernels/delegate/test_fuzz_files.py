@@ -172,7 +172,7 @@ def test_a_worker_that_hangs_is_told_and_replaced(monkeypatch: pytest.MonkeyPatc
     assert [failure.number for failure in tally.failures] == [3]
 
 
-@pytest.mark.slow  # the sanitized build takes half a minute
+@pytest.mark.slow  # the sanitized build takes minutes
 def test_under_sanitizers() -> None:
     make = ["make", "-s", "-C", str(FUZZ), "files", "COUNT=3000", "SEED=11", f"VENV={sys.prefix}"]
     done = subprocess.run(make, capture_output=True, text=True)

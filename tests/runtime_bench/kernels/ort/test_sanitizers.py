@@ -8,17 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SOURCES
+from sanitized import ROOT, sanitized_libraries
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[3]
 
 
 @pytest.mark.slow
 def test_under_sanitizers(tmp_path: Path) -> None:
-    make = ["make", "-s", "-C", str(SOURCES), "SANITIZE=address,undefined", f"BUILD={ROOT / 'build' / 'ort-address'}"]
-    done = subprocess.run(make, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    library = sanitized_libraries("address,undefined") / "libbgnn_ort.so"
     # Both come before Python: AddressSanitizer looks for the C++ runtime's `throw`, which ONNX Runtime uses, at once.
     runtimes = [
         subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
@@ -26,7 +23,7 @@ def test_under_sanitizers(tmp_path: Path) -> None:
     ]
     environment = {
         **os.environ,
-        "BGNN_ORT_OPS": str(ROOT / "build" / "ort-address" / os.uname().machine / "libbgnn_ort.so"),
+        "BGNN_ORT_OPS": str(library),
         "LD_PRELOAD": " ".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",  # Python itself leaks
     }
