@@ -120,6 +120,14 @@ void quantise(const float* real, const Quantiser* quantiser, int64_t count, uint
 }
 
 inline int64_t groups_in(const uint8_t* row, uint32_t zeros, int64_t groups) {
+#if defined(BGNN_DENSE_NEON)  // rows are filled up with zeros to a multiple of 64 bytes
+  uint32x4_t same = vdupq_n_u32(0);
+  const int64_t filled = (groups + 15) / 16 * 16;
+  for (int64_t g = 0; g < filled; g += 4) {
+    same = vsubq_u32(same, vceqq_u32(vreinterpretq_u32_u8(vld1q_u8(row + 4 * g)), vdupq_n_u32(zeros)));
+  }
+  return filled - int64_t(vaddvq_u32(same));
+#endif
   int32_t found = 0;
   for (int64_t g = 0; g < groups; g++) {
     uint32_t word;
@@ -131,7 +139,17 @@ inline int64_t groups_in(const uint8_t* row, uint32_t zeros, int64_t groups) {
 
 inline uint32_t sum_of(const uint8_t* row, int64_t stride, uint8_t turn, uint8_t zero) {
   uint32_t sum = 0;
+#if defined(BGNN_DENSE_NEON)
+  uint32x4_t part = vdupq_n_u32(0);
+  for (int64_t k = 0; k < stride; k += 64) {
+    uint16x8_t pairs = vdupq_n_u16(0);
+    for (int64_t i = 0; i < 64; i += 16) pairs = vpadalq_u8(pairs, veorq_u8(vld1q_u8(row + k + i), vdupq_n_u8(turn)));
+    part = vpadalq_u16(part, pairs);
+  }
+  sum = vaddvq_u32(part);
+#else
   for (int64_t k = 0; k < stride; k++) sum += uint8_t(row[k] ^ turn);
+#endif
   return sum - uint32_t(stride) * uint8_t(zero ^ turn);
 }
 
