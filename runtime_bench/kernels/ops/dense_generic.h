@@ -77,7 +77,7 @@ inline __attribute__((always_inline)) bool all_zero(const float* from) {
 #elif defined(__ARM_NEON)
   const auto part = [&](int i) { return vreinterpretq_u32_f32(vld1q_f32(from + 4 * i)); };
   const uint32x4_t any = vorrq_u32(vorrq_u32(part(0), part(1)), vorrq_u32(part(2), part(3)));
-  return !vmaxvq_u32(vshlq_n_u32(any, 1));
+  return !vmaxvq_u32(any);  // without the negative zeros, which are codes like any other number
 #else
   bool any = false;
   for (int i = 0; i < 16; i++) any |= from[i] != 0;
@@ -153,13 +153,18 @@ inline uint32_t sum_of(const uint8_t* row, int64_t stride, uint8_t turn, uint8_t
   return sum - uint32_t(stride) * uint8_t(zero ^ turn);
 }
 
+// A row of codes next to the zero point sums the weights, up to the sign.
 template <class Isa>
-void prepare_dense(const Dense* args, uint8_t* panel, int32_t* whole_bias) {
-  const int64_t stride = dense_stride(args->inputs), blocks = dense_blocks(args->outputs);
-  int32_t* sums = reinterpret_cast<int32_t*>(panel + kPanel * stride);
-  memset(panel, uint8_t(args->x_zero) ^ Isa::kTurned, size_t(kPanel * stride));
-  Isa::all(panel, stride, args->weights, dense_groups(args->inputs), blocks, sums);
-  for (int64_t o = 0; o < kLanes * blocks; o++) whole_bias[o] = int32_t(uint32_t(args->bias[o]) - uint32_t(sums[o]));
+void prepare_dense(const Dense* args, uint8_t* row, int32_t* whole_bias) {
+  const int64_t groups = dense_groups(args->inputs), blocks = dense_blocks(args->outputs);
+  const uint8_t zero = uint8_t(args->x_zero) ^ Isa::kTurned;
+  memset(row, zero, size_t(dense_stride(args->inputs)));
+  memset(row, zero ^ 1, size_t(4 * groups));
+  Isa::some(row, zero, args->weights, groups, blocks, whole_bias);
+  const uint32_t number = Isa::kTurned ? uint32_t(int8_t(zero)) : zero, times = zero & 1 ? -number : number;
+  for (int64_t o = 0; o < kLanes * blocks; o++) {
+    whole_bias[o] = int32_t(uint32_t(args->bias[o]) - times * uint32_t(whole_bias[o]));
+  }
 }
 
 // A row's sums become results.
