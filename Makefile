@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -j$(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels bench-int8 bench-accuracy bench-calibrated bench-binary-graphs interpreters fuzz wheels aarch64 a72 cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels bench-int8 bench-int8-tflite bench-accuracy bench-calibrated bench-binary-graphs interpreters fuzz wheels aarch64 a72 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -76,7 +76,7 @@ lint: $(VENV)/.installed ## style (ruff) and types (mypy)
 	@$(VENV)/bin/mypy -p bgnn
 
 bench: setup kernels ## speed, size and memory of BF, RF and fp32 DGCNN beside the paper's, measured in one run (ARGS="--rounds 25")
-	@$(VENV)/bin/bgnn-bench table bgnn-fig4 bgnn-size-memory bgnn-table5 bgnn-all --json out/bench.jsonl $(ARGS)
+	@$(VENV)/bin/bgnn-bench table bgnn-fig4 bgnn-size-memory bgnn-table5 bgnn-table6 bgnn-all --json out/bench.jsonl $(ARGS)
 
 bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteRT, ONNX Runtime, FAISS, usearch (SECTIONS="files ops knn")
 	@PYTHONPATH=$(CURDIR)/.cache/bench $(VENV)/bin/python -m bgnn.runtime_bench.bench.bench_kernels $(SECTIONS)
@@ -88,6 +88,9 @@ bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteR
 
 bench-int8: setup kernels ## INT8 graph layers beside fp32, on Cora, Citeseer, molecules, a power-law graph (ARGS="--graphs cora --planetoid DIR")
 	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_int8 $(ARGS)
+
+bench-int8-tflite: setup kernels ## INT8 and binary graph networks as TFLite files beside the float files on LiteRT (ARGS="--graphs cora --rounds 5")
+	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_int8_tflite $(ARGS)
 
 bench-accuracy: setup kernels ## INT8 networks trained on Cora and Citeseer, PyTorch beside the files: accuracies, codes (ARGS="--root DIR")
 	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_accuracy $(ARGS)

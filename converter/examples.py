@@ -53,7 +53,10 @@ class Example:
             if not self.second:
                 raise
             numbers = gm.meta.get(NUMBERS) or [""]
-            made = f" (a number is made of an open size at {numbers[0]}: whole ones stay open, as x.size(0) // 2 does)"
+            made = (
+                f" (a number or a condition is made of an open size at {numbers[0]}: whole numbers stay open, as "
+                "x.size(0) // 2 does, and a condition holds as it does on the example)"
+            )
             raise ConversionError(
                 f"{error}: on a graph that is not the example ({self.second}) the model's trace gives something else "
                 "than the model: it holds something of the example, or the model does otherwise while it is exported"

@@ -5,6 +5,7 @@
     segment_reduce(x, "sum", offsets=ptr)    a scatter by the segment that each row lies in
     repeat_interleave(x, counts)             x[the segment that each row lies in]
     quantize_per_tensor(x, s, z, quint8)     the fake-quantiser of the same codes; `.dequantize()` leaves it
+    batch_norm(x), x of a number of graphs   the same without questions about the number
     where(condition)                         condition.nonzero(as_tuple=True)
     x.fill_diagonal_(v)                      x.masked_fill_(row == column, v), of an open number of rows
     int(x.max())                             the number that x.max() is in each run
@@ -23,6 +24,8 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from bgnn.passes.user_code import is_library
@@ -126,6 +129,17 @@ def _dequantize(tensor: Tensor) -> Tensor:
     return tensor.float()
 
 
+def _batch_norm(
+    input: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor | None:  # fmt: skip
+    """Of as many rows as the values say there are graphs: PyTorch's own asks whether that is one."""
+    if training or running_mean is None or not free_unbacked_symbols(input):
+        return None
+    stored = (running_mean, running_var, momentum, eps)
+    return torch.ops.aten._native_batch_norm_legit_no_training(input, weight, bias, *stored)[0]
+
+
 def _where(condition: Tensor, *sides: Any, **named: Any) -> Any:
     """Of a condition alone, the places where it holds, axis by axis."""
     return None if sides or named else condition.nonzero(as_tuple=True)
@@ -147,6 +161,7 @@ _EXCHANGED: dict[Any, Callable[..., Any]] = {
     Tensor.repeat_interleave: _repeat_interleave,
     torch.quantize_per_tensor: _quantize,
     torch.quantize_per_channel: _quantize_channels,
+    F.batch_norm: _batch_norm,
     torch.where: _where,
     Tensor.fill_diagonal_: _fill_diagonal,
     torch.dequantize: _dequantize,

@@ -319,8 +319,10 @@ def _layers(
     domains = dm.analyse(semantic)
     every = [op for ops in KINDS.values() for op in ops]
     named = {node.name: node for node in semantic.graph.nodes}
-    layers = []
+    layers: list[Layer] = []
     for node in semantic.graph.nodes:
+        if is_call(node, aten.mul) and "depthwise" in node.meta:
+            layers += _depthwise(node, before, domains)
         if "layer" not in node.meta or not is_call(node, *FLOAT, *SUMS, bgnn.knn):
             continue
         label = cast(str, node.meta["layer"])
@@ -334,6 +336,19 @@ def _layers(
         was, became = _was(node, before, domains), _became(node, parts)
         layers.append(Layer(label, was, became, macs["binary"], macs["float"], reason, macs["INT8"]))
     return layers
+
+
+def _depthwise(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> list[Layer]:
+    """The row of a convolution with a channel a group and window 1, which is a product of two tensors."""
+    operands = sorted((n for n in node.all_input_nodes), key=is_constant)
+    if len(operands) != 2 or not is_constant(operands[1]):
+        return []
+    x, weight = operands
+    shape = "x".join(str(size) for size in shapes[x])
+    label = cast(str, weight.meta.get("source", node.meta["depthwise"]))
+    why = "groups of one channel and window 1: one factor for each channel, and no dot product"
+    was = f"depthwise {_kind(x, domains)} {shape} x {_kind(weight, domains)} {value_of(weight).numel()}"
+    return [Layer(label, was, "float product", 0, 0, why)]
 
 
 def _was(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> str:

@@ -9,6 +9,7 @@ import io
 import keyword
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -35,7 +36,7 @@ from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
 from bgnn.passes import masked_writes, ops, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
-from bgnn.passes.index_limits import edge_inputs
+from bgnn.passes.index_limits import edge_inputs, inputs_of
 from bgnn.passes.neighbour_rows import is_search
 
 aten = torch.ops.aten
@@ -134,15 +135,24 @@ def _edges_turned(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
 
 @contextmanager
 def _numbers_of_sizes(places: list[str]) -> Iterator[None]:
-    """Within the block, adds each line of the user's that makes a number of an open size: `range(x.size(0))`."""
-    guard_int = SymNode.guard_int
+    """Within the block, adds each line of the user's that makes a number or a condition of an open size."""
+    guard_int, guard_bool = SymNode.guard_int, SymNode.guard_bool
 
     def noted(node: SymNode, *args: Any) -> int:
         if node.expr.free_symbols and (place := user_code.running()):
             places.append(place)
         return guard_int(node, *args)
 
-    with mock.patch.object(SymNode, "guard_int", noted):
+    def noted_condition(node: SymNode, *args: Any) -> bool:
+        asked = sys._getframe(3).f_code.co_filename  # SymBool.__bool__ was called there, `if x.size(0) > 40`
+        if node.expr.free_symbols and not user_code.is_library(asked) and (place := user_code.running()):
+            places.append(place)
+        return guard_bool(node, *args)
+
+    with (
+        mock.patch.object(SymNode, "guard_int", noted),
+        mock.patch.object(SymNode, "guard_bool", noted_condition),
+    ):
         yield
 
 
@@ -445,7 +455,7 @@ def refuse_numbers(gm: fx.GraphModule) -> None:
     """Raises ConversionError for real Python numbers that forward makes of its inputs: a file has tensors alone."""
     for node in gm.graph.nodes:
         real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
-        if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and _reads_an_input(node):
+        if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and inputs_of(node):
             raise ConversionError(no_number(f"{user_code.called(node)}{user_code.where(node)}"))
         if is_call(node, aten.select_scatter, aten.select):
             index = node.args[-1]
@@ -467,16 +477,6 @@ def no_number(call: str) -> str:
         f"{call} makes a Python number of a tensor's values, which differ in each run: keep it a tensor of one element "
         "(leave out .item(), float() or bool())"
     )
-
-
-def _reads_an_input(node: fx.Node) -> bool:
-    """Whether a node's value depends on the model's inputs, and not on its own tensors alone."""
-    waiting, seen = [node], {node}
-    while waiting:
-        new = [source for source in waiting.pop().all_input_nodes if source not in seen]
-        seen.update(new)
-        waiting += new
-    return any(source.op == "placeholder" for source in seen)
 
 
 def _by_name(node: fx.Node) -> dict[str, Any]:

@@ -436,6 +436,7 @@ def _grouped(node: fx.Node) -> fx.Node | None:
     one = [-1, *(1 for _ in window)]
     if inputs == outputs == 1 and shape_of(node) == shape_of(x) and all(size == 1 for size in window):
         made = _op(node, aten.mul.Tensor, x, _op(node, aten.reshape.default, weight, one))
+        made.meta["depthwise"] = node.name
         return made if bias is None else _op(node, aten.add.Tensor, made, _op(node, aten.reshape.default, bias, one))
     parts = []
     for group in range(groups):

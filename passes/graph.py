@@ -213,7 +213,7 @@ def call(before: fx.Node, target: Any, *args: Any, like: fx.Node | None = None, 
     with before.graph.inserting_before(before):
         node = before.graph.call_function(target, args, kwargs)
     origin = like if like is not None else before
-    for key in ("stack_trace", "nn_module_stack", "layer", "custom", "own_ties"):
+    for key in ("stack_trace", "nn_module_stack", "layer", "custom", "own_ties", "depthwise"):
         if key in origin.meta:
             node.meta[key] = origin.meta[key]
     compute_meta(node)

@@ -58,8 +58,8 @@ def edge_inputs(graph: fx.Graph) -> list[fx.Node]:
     """
     found: dict[fx.Node, None] = {}
     for index, _, _, named in _uses(graph):
-        if named is None or _inputs_of(named):
-            found |= dict.fromkeys(_inputs_of(index, whole_numbers=True))
+        if named is None or inputs_of(named):
+            found |= dict.fromkeys(inputs_of(index, whole_numbers=True))
     lengths = [str(node.meta["val"].shape[0]) for node in found if node.meta["val"].dim() == 1]
 
     def holds_edges(node: fx.Node) -> bool:
@@ -107,12 +107,12 @@ def numbers_of_nodes(graph: fx.Graph) -> list[Any]:
     return [
         size
         for index, row, size, named in _uses(graph)
-        if (_inputs_of(named) if named is not None else not isinstance(size, int))
+        if (inputs_of(named) if named is not None else not isinstance(size, int))
         and any(node in edges for node, _ in _origins(index, row))
     ]
 
 
-def _inputs_of(node: fx.Node, whole_numbers: bool = False) -> list[fx.Node]:
+def inputs_of(node: fx.Node, whole_numbers: bool = False) -> list[fx.Node]:
     """The inputs that a value follows from, if `whole_numbers` through tensors of such alone."""
 
     def counts(one: fx.Node) -> bool:

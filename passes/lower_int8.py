@@ -339,7 +339,9 @@ def _keeps(codes: Codes, last: tuple[float, int, int, int]) -> bool:
 
 
 def _linear(node: fx.Node) -> fx.Node | None:
-    codes, weight = codes_of(node.args[0]), cast(fx.Node, node.args[1])
+    x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
+    shift = _shift(x) if codes_of(x) is None else None
+    codes = codes_of(x if shift is None else x.args[0])
     if codes is None:
         return None
     found = weight_codes(weight) if is_weight(weight) else sign_codes(weight)
@@ -353,6 +355,10 @@ def _linear(node: fx.Node) -> fx.Node | None:
         bias = constant(node, _faked_weight(bias), str(cast(fx.Node, bias.args[0]).target))
     if bias is not None and not is_constant(bias):
         return None
+    if shift is not None:  # W (x + c) + b = W x + (W c + b)
+        real = (_faked_weight(weight) if is_weight(weight) else value_of(weight)).double()
+        moved = real @ shift.double().expand(real.shape[1]) + (0 if bias is None else value_of(bias).double())
+        bias = constant(node, moved.float(), f"{weight.name}_bias")
     source = cast(fx.Node, weight.args[0]) if is_weight(weight) else weight
     name = str(source.target)
     operands = [constant(node, values, f"{name}_codes"), constant(node, scales, f"{name}_scale")]
@@ -380,6 +386,17 @@ def weight_codes(weight: fx.Node) -> tuple[Tensor, Tensor, int] | None:
     if high - low > 255 or not -128 <= zero - shift <= 127:
         return None
     return (codes - shift).to(torch.int8), scale, zero - shift
+
+
+def _shift(x: fx.Node) -> Tensor | None:
+    """c f32 `[]`, `[1]` or `[C]` if x is codes' values plus a constant, as where 0 is no level (LSQ+'s offset)."""
+    if not is_call(x, aten.add, aten.sub) or x.kwargs or codes_of(x.args[0]) is None:
+        return None
+    other = x.args[1]
+    if isinstance(other, fx.Node) and not (is_constant(other) and value_of(other).dim() <= 1):
+        return None
+    value = value_of(other) if isinstance(other, fx.Node) else torch.tensor(float(cast(float, other)))
+    return -value if is_call(x, aten.sub) else value
 
 
 def sign_codes(weight: fx.Node) -> tuple[Tensor, Tensor, int] | None:

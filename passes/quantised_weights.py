@@ -47,6 +47,7 @@ ROUNDINGS = [aten.round, aten.floor, aten.ceil, aten.trunc, aten.fix]
 FAKE = [bgnn.fake_quant, bgnn.fake_quant_channel]
 BYTES = [torch.int8, torch.uint8]
 LAYERS = [aten.linear, aten.conv1d, aten.conv2d]
+FEW = 4  # numbers of which each could be a multiple of the smallest by chance
 SAME = 1e-3  # of a step: as far as a value may lie beside a multiple of it
 
 
@@ -191,9 +192,13 @@ def grid(last: fx.Node, values: Tensor, roundings: list[fx.Node]) -> Grid | str 
     if not bool((moved > 0).any()):
         return None
     reason = "its levels are not whole multiples of one step"
-    for axis in (None, *range(values.dim())):
+    least = torch.where(real == 0, torch.inf, real.abs())  # of powers of 2 the smallest is the step of all
+    for axis, smallest in itertools.product((None, *range(values.dim())), (False, True)):
         rest = [d for d in range(values.dim()) if d != axis]
-        steps = moved.amax() if axis is None else moved.amax(rest, keepdim=True) if rest else moved
+        sizes = -least if smallest else moved
+        steps = (sizes.amax() if axis is None else sizes.amax(rest, keepdim=True) if rest else sizes).abs()
+        if bool(torch.isinf(steps).any()) or (smallest and values.numel() < FEW * steps.numel()):
+            continue
         if bool((steps <= 0).any()):  # a channel of zeros
             steps = torch.where(steps > 0, steps, steps.amax())
         for fraction in (1, 2):

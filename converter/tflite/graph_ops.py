@@ -139,7 +139,7 @@ def with_self_loops(walk: Walk, node: fx.Node, edges: fx.Node, size: int, loops:
     if loops != "none":
         every = walk.reshape(counted(walk, 0, size), (1, size))
         kept = walk.concatenation([kept, walk.concatenation([every, every], 0)], 1)
-    return _with_gaps(walk, node, kept, node.args[1])
+    return _with_gaps(walk, node, kept, None if loops == "none" else node.args[1])
 
 
 def join_edges(walk: Walk, node: fx.Node, edges: fx.Node, rows: list[int]) -> Value:
@@ -151,7 +151,10 @@ def join_edges(walk: Walk, node: fx.Node, edges: fx.Node, rows: list[int]) -> Va
 
 
 def _with_gaps(walk: Walk, node: fx.Node, edges: Value, nodes: Any) -> Value:
-    """Notes what tells those of a list that are there, and how long it is in the file."""
+    """Notes what tells those of a list that are there, and how long it is in the file.
+
+    `nodes`: how many there may be, where a list has the nodes' own loops behind it; else None.
+    """
     length = node.meta["val"].shape[1]
     walk.sizes.bind(length, edges.shape[1])
     walk.edges.setdefault(str(length), (_row(walk, edges, 1), nodes))

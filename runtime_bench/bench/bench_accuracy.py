@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bgnn.runtime_bench.bench.report import print_table
 from bgnn.runtime_bench.runtime.errors import BgnnError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
@@ -116,39 +117,30 @@ def _accuracy(classes: Any, graph: Any) -> float:
 
 def print_results(rows: list[dict[str, Any]]) -> None:
     """The table that a person reads."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Degree-Quant W8A8 networks and the ONNX files made from them", title_justify="left")
-    for heading in (
-        "network", "kernels", "accuracy,\nPyTorch", "accuracy,\nfile", "codes\ncompared", "one\nbeside",
-        "nodes of\nanother class", "bytes",
-    ):  # fmt: skip
-        table.add_column(heading, justify="left" if heading in ("network", "kernels") else "right")
-    for row in rows:
-        table.add_row(
+    heads = ["network", "kernels", "accuracy,\nPyTorch", "accuracy,\nfile", "codes\ncompared", "one\nbeside",
+             "nodes of\nanother class", "bytes"]  # fmt: skip
+    cells = [
+        [
             row["network"], row["kernels"], f"{row['PyTorch']:.3f}", f"{row['file']:.3f}", f"{row['codes']:,}",
             f"{row['beside']:,}", f"{row['other class']:,} of {row['nodes']:,}", f"{row['bytes']:,}",
-        )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        ]
+        for row in rows
+    ]  # fmt: skip
+    print_table("Degree-Quant W8A8 networks and the ONNX files made from them", heads, cells)
 
 
 def print_calibrated(rows: list[dict[str, Any]]) -> None:
     """The table of networks that were quantised after training."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="--calibrate: accuracy, and the logits' relative error", title_justify="left")
-    for heading in ("network", "float", "least to largest", "chosen", "as the report advises"):
-        table.add_column(heading)
+    cells = []
     for row in rows:
-        cells = ["{:.3f}, {:.1%}".format(*row[name]) for name in ("min/max", "chosen", "with it") if name in row]
+        found = ["{:.3f}, {:.1%}".format(*row[name]) for name in ("min/max", "chosen", "with it") if name in row]
         if "spared" in row:
-            cells[1] += f" ({row['spared']} float)"
+            found[1] += f" ({row['spared']} float)"
         if "kept" in row:
-            cells[-1] += f" (--keep-float {row['kept']})"
-        table.add_row(row["network"], f"{row['float']:.3f}", *cells)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+            found[-1] += f" (--keep-float {row['kept']})"
+        cells.append([row["network"], f"{row['float']:.3f}", *found, *[""] * (3 - len(found))])
+    heads = ["network", "float", "least to largest", "chosen", "as the report advises"]
+    print_table("--calibrate: accuracy, and the logits' relative error", heads, cells)
 
 
 def main(arguments: list[str] | None = None) -> int:

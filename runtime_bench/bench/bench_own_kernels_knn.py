@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.bench.bench_own_kernels_tables import print_rows
 from bgnn.runtime_bench.bench.measure import Spread, measure
 from bgnn.runtime_bench.bench.paper import Aim
+from bgnn.runtime_bench.bench.report import print_table
 from bgnn.runtime_bench.kernels import library
 
 
@@ -171,7 +171,7 @@ def print_knn(rows: list[dict[str, Any]], k: int, roofline: float) -> None:
             ]
         )
     heads = ["codes", "queries", *names, *(f"{name} /\n{ours}" for name in others), f"{ours}\nGwords/s (of roofline)"]
-    print_rows(f"Exact Hamming k-NN, k = {k}, CPU ms, one thread; roofline {roofline / 1e9:.1f} Gwords/s", heads, body)
+    print_table(f"Exact Hamming k-NN, k = {k}, CPU ms, one thread; roofline {roofline / 1e9:.1f} Gwords/s", heads, body)
     for name in ("faiss", "usearch"):
         if name not in others:
             print(f"{name}: not installed, so not compared (`make bench-kernels` installs it)")

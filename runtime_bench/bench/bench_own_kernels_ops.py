@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.bench.bench_own_kernels_tables import print_rows
 from bgnn.runtime_bench.bench.cases import Sizes
 from bgnn.runtime_bench.bench.measure import Spread, measure
+from bgnn.runtime_bench.bench.report import print_table
 from bgnn.runtime_bench.kernels import library
 
 Arguments = dict[str, Any]
@@ -213,7 +213,7 @@ def print_ops(rows: list[dict[str, Any]], sizes: Sizes, threads: int) -> None:
         totals = total_ms(rows, network)
         body.append([f"{network.upper()}, the sum of its calls", "", "", *(f"{totals[isa]:.1f}" for isa in isas)])
     title = f"ms, batch {sizes.batch}, {sizes.points} points, k = {sizes.k}, {threads} thread(s), no equal rows"
-    print_rows(title, ["", "in BF", "in RF", *isas], body)
+    print_table(title, ["", "in BF", "in RF", *isas], body)
 
 
 def total_ms(rows: list[dict[str, Any]], network: str) -> dict[str, float]:

@@ -1,20 +1,21 @@
 """What sums over edges cost by TFLite's own operators: `python -m bgnn.runtime_bench.bench.bench_segments`.
 
 A gather and UNSORTED_SEGMENT_SUM do the edges' work; a neighbour table of fixed width is gathered and summed to the
-width of the largest hub; an adjacency matrix is a product of nodes by nodes. Milliseconds, the least of some runs on
-one thread, each way on the same random graph.
+width of the largest hub; an adjacency matrix is a product of nodes by nodes. Milliseconds, medians of interleaved
+rounds on one thread, each way on the same random graph.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from bgnn.converter.tflite.builder import FileBuilder, Value
+from bgnn.runtime_bench.bench.measure import measure
 from bgnn.runtime_bench.runtime.tflite_runner import LiteRTInterpreter
 
 FLOAT, INT = np.dtype(np.float32), np.dtype(np.int32)
@@ -52,17 +53,6 @@ def matrix(builder: FileBuilder, values: list[Value], out: Value) -> None:
     builder.builtin("BATCH_MATMUL", [adjacency, x], [out], schema.BatchMatMulOptionsT())
 
 
-def measured(inputs: dict[str, np.ndarray], body: Callable[..., None], rounds: int) -> tuple[np.ndarray, float]:
-    """(the sums, milliseconds)."""
-    interpreter = LiteRTInterpreter(file_of(inputs, body))
-    took, found = [], np.zeros(0)
-    for _ in range(rounds):
-        start = time.perf_counter()
-        (found,) = interpreter.run(*inputs.values())
-        took.append(time.perf_counter() - start)
-    return found, 1e3 * min(took)
-
-
 def compare(nodes: int, edges: int, width: int, rounds: int) -> dict[str, float]:
     """Milliseconds by way; all give the same sums, but for rounding."""
     rng = np.random.default_rng(0)
@@ -82,10 +72,14 @@ def compare(nodes: int, edges: int, width: int, rounds: int) -> dict[str, float]
         adjacency = np.zeros((nodes, nodes), np.float32)
         np.add.at(adjacency, (target, source), 1)
         ways["matrix"] = ({"x": x, "adjacency": adjacency}, matrix)
-    found = {name: measured(inputs, body, rounds) for name, (inputs, body) in ways.items()}
-    for sums, _ in found.values():
-        np.testing.assert_allclose(sums[:nodes], found["segments"][0], rtol=1e-3, atol=1e-3)
-    return {name: took for name, (_, took) in found.items()}
+    calls = {
+        name: partial(LiteRTInterpreter(file_of(inputs, body)).run, *inputs.values())
+        for name, (inputs, body) in ways.items()
+    }
+    wanted = calls["segments"]()[0]
+    for run in calls.values():
+        np.testing.assert_allclose(run()[0][:nodes], wanted, rtol=1e-3, atol=1e-3)
+    return {name: timing.wall.median for name, timing in measure(calls, rounds=rounds).timings.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -193,28 +193,14 @@ def why(row: dict[str, str]) -> str:
     return "its float operators round differently"
 
 
-def print_table(rows: list[dict[str, str]], reference: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def print_rows(rows: list[dict[str, str]], reference: str) -> None:
+    from bgnn.runtime_bench.bench.report import print_table  # not in a release's process
 
-    table = Table(
-        title="Stock interpreters with libbgnn_delegate.so",
-        caption=f"output beside {reference}: the same bits, or the largest difference; {THREADS} threads",
-        title_justify="left",
-        caption_justify="left",
-    )
     heads = {"release": "", "numpy": "numpy", "file": "file", "loads": "loads", "xnnpack": "with its XNNPACK",
              "builtin": "plain float operators", "why": "why"}  # fmt: skip
-    for head in heads.values():
-        table.add_column(head)
-    last = None
-    for row in rows:
-        if last not in (None, row["release"]):
-            table.add_section()
-        repeated = row["release"] == last
-        last = row["release"]
-        table.add_row(*("" if repeated and key in ("release", "numpy") else row.get(key, "") for key in heads))
-    Console(width=None if sys.stdout.isatty() else 170).print(table)
+    caption = f"output beside {reference}: the same bits, or the largest difference; {THREADS} threads"
+    cells = [[row.get(key, "") for key in heads] for row in rows]
+    print_table("Stock interpreters with libbgnn_delegate.so", list(heads.values()), cells, caption)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -253,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         for row in judge(result, found[REFERENCE.name], folder):
             rows.append({"release": name, "numpy": result["numpy"], **row})
-    print_table(rows, REFERENCE.name)
+    print_rows(rows, REFERENCE.name)
     for file, outputs in found[REFERENCE.name]["files"].items():
         difference = compare(np.load(folder / outputs["xnnpack"]["output"]), eager[file])
         print(f"{REFERENCE.name} beside PyTorch, {file}: {difference}")

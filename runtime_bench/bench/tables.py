@@ -6,27 +6,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bgnn.runtime_bench.bench import cases, paper
-from bgnn.runtime_bench.bench.candidates import LITERT
+from bgnn.runtime_bench.bench import cases, conditions, paper
+from bgnn.runtime_bench.bench.candidates import DELEGATE_PLAIN, LITERT
 from bgnn.runtime_bench.bench.cases import CASES, NETWORKS, OWN, PAPERS_ROUTE, ROUTES, STOCK, Sizes
 from bgnn.runtime_bench.bench.measure import Schedule, digits, too_noisy
 from bgnn.runtime_bench.bench.paper import Aim
+from bgnn.runtime_bench.bench.profile import operator_records, profile_tflite
 from bgnn.runtime_bench.bench.records import CPU, WALL, Record, ratio
 from bgnn.runtime_bench.bench.report import machine_remarks, print_table, speedup
-from bgnn.runtime_bench.bench.running import measure_together, on_disk
+from bgnn.runtime_bench.bench.running import measure_together, new_run, on_disk
 from bgnn.runtime_bench.runtime.errors import UsageError
 
 Say = Callable[[str], None]
 BASE = f"DGCNN {PAPERS_ROUTE}"
+CLOUDS = "random clouds, seed 0"
 
 
 @dataclass(frozen=True)
 class Table:
-    """What it shows, and what prints it: of the DGCNNs' records, or (`measured` False) of the sizes alone."""
+    """What it shows, what prints it, and what it is made of: TIMES of the DGCNNs, PROFILES of BF-H, or sizes alone."""
 
     about: str
     show: Callable[[Sequence[Record], Sizes], None]
-    measured: bool = True
+    needs: str = ""
+
+
+TIMES, PROFILES = "times", "profiles"
 
 
 def find(records: Sequence[Record], network: str, route: str) -> Record | None:
@@ -94,8 +99,35 @@ def show_parameters(records: Sequence[Record], sizes: Sizes) -> None:
     print_table("Table 5 of the binary GNN paper", heads, rows)
 
 
+def show_node_types(records: Sequence[Record], sizes: Sizes) -> None:
+    """Table 6: by node type, beside the paper's; its Hamming distances are matrix products."""
+    by_route: dict[str, dict[str, tuple[float, int]]] = {}
+    for route in ROUTES:
+        kinds = by_route.setdefault(route, {})
+        for record in records:
+            if record.settings.get("of") == f"BF-H {route}":
+                ms, calls = kinds.get(record.settings["type"], (0.0, 0))
+                kinds[record.settings["type"]] = ms + (record.figure(WALL) or 0.0), calls + 1
+    columns = [paper.BGNN_NODE_TYPES, *by_route.values()]
+    sums = [sum(ms for ms, _ in column.values()) for column in columns]
+
+    def cell(column: dict[str, tuple[float, int]], whole: float, kind: str) -> str:
+        if kind not in column:
+            return ""
+        ms, calls = column[kind]
+        return f"{digits(ms)} ms, {ms / (whole or 1):.1%}, {calls}"
+
+    kinds_of_all = dict.fromkeys(kind for column in columns for kind in column)
+    rows = [[kind, *(cell(c, s, kind) for c, s in zip(columns, sums, strict=True))] for kind in kinds_of_all]
+    rows.append(["all", *(f"{digits(whole)} ms" if whole else "" for whole in sums)])
+    heads = ["node type: ms, share, calls", "paper,\nPi 4", *(f"{route}\nhere" for route in ROUTES)]
+    caption = f"medians on {DELEGATE_PLAIN}; the paper's by LCE's profiler, 50 runs"
+    print_table(_title("Table 6 of the binary GNN paper: BF-H", sizes), heads, rows, caption)
+
+
 def show_all(records: Sequence[Record], sizes: Sizes) -> None:
     """Every row that was measured, with the aims."""
+    records = [record for record in records if "of" not in record.settings]
     rows = [
         [
             record.case, record.candidate, str(record.spread(WALL) or ""), str(record.spread(CPU) or ""),
@@ -118,10 +150,11 @@ def show_all(records: Sequence[Record], sizes: Sizes) -> None:
 
 
 TABLES = {
-    "bgnn-fig4": Table("run times of DGCNN, RF, BF, BF-H, relative (Figure 4)", show_run_times),
-    "bgnn-size-memory": Table("files and memory (section 5.1)", show_sizes),
-    "bgnn-table5": Table("parameters (Table 5)", show_parameters, measured=False),
-    "bgnn-all": Table("every file and runtime of the other tables, beside the project's aims", show_all),
+    "bgnn-fig4": Table("run times of DGCNN, RF, BF, BF-H, relative (Figure 4)", show_run_times, TIMES),
+    "bgnn-size-memory": Table("files and memory (section 5.1)", show_sizes, TIMES),
+    "bgnn-table5": Table("parameters (Table 5)", show_parameters),
+    "bgnn-table6": Table("where BF-H's time goes, by node type (Table 6)", show_node_types, PROFILES),
+    "bgnn-all": Table("every file and runtime of the other tables, beside the project's aims", show_all, TIMES),
 }
 
 
@@ -134,13 +167,36 @@ def check_names(names: Sequence[str]) -> None:
 
 def measured(names: Sequence[str], sizes: Sizes, rounds: int, threads: int, folder: Path, say: Say) -> list[Record]:
     """What the tables are made of, measured in one run; nothing where they need no times."""
-    if not any(TABLES[name].measured for name in names):
+    needed = {TABLES[name].needs for name in names}
+    if needed == {""}:
         return []
     schedule = Schedule(rounds, seconds=0, longest=float("inf"), warmup_seconds=0)
     folder.mkdir(parents=True, exist_ok=True)
-    with on_disk([cases.clouds(sizes)]) as npz:
-        rows = cases.subjects(CASES, sizes, npz, threads, schedule, folder, say)
-        return measure_together(rows, "random clouds, seed 0", threads, schedule, say)
+    found: list[Record] = []
+    if TIMES in needed:
+        with on_disk([cases.clouds(sizes)]) as npz:
+            rows = cases.subjects(CASES, sizes, npz, threads, schedule, folder, say)
+            found += measure_together(rows, CLOUDS, threads, schedule, say)
+    if PROFILES in needed:
+        for case in (case for case in CASES if case.target and case.name.startswith("BF-H ")):
+            path, _ = cases.file_of(case, sizes, folder, say)
+            say(f"{case.name}: operator by operator")
+            found += profiled(case.name, path.read_bytes(), sizes, threads, schedule)
+    return found
+
+
+def profiled(case: str, content: bytes, sizes: Sizes, threads: int, schedule: Schedule) -> list[Record]:
+    """A record for each operator, on LiteRT's own operators and ours, as LCE's profiler had it in the paper."""
+    before = conditions.now()
+    with conditions.pinned(threads) as cores:
+        found = profile_tflite(content, threads, [cases.clouds(sizes)], False, schedule)
+    after = conditions.now()
+    settings = {
+        "run": new_run(), "base": [case, DELEGATE_PLAIN], "threads": threads, "cores": cores, "inputs": CLOUDS,
+        "rounds": len(found.total_ms), "before": before, "after": after, "of": case,
+        "throttled": conditions.throttling(before, after),
+    }  # fmt: skip
+    return operator_records(found, case, DELEGATE_PLAIN, settings)
 
 
 def show(names: Sequence[str], records: Sequence[Record], sizes: Sizes) -> None:
@@ -148,7 +204,8 @@ def show(names: Sequence[str], records: Sequence[Record], sizes: Sizes) -> None:
     for name in names:
         TABLES[name].show(records, sizes)
     if records:
-        noisy = [", ".join(r.name) for r in records if (found := speedup(records, r)) and found.noisy]
+        timed = [r for r in records if "of" not in r.settings]
+        noisy = [", ".join(r.name) for r in timed if (found := speedup(records, r)) and found.noisy]
         for line in ([too_noisy(noisy)] if noisy else []) + machine_remarks(records[0].settings):
             print(line)
 

@@ -38,6 +38,9 @@ CASES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "repeat": lambda x, i, p: x[: p.size(0) - 1].repeat_interleave(p.diff(), dim=0, output_size=x.size(0)) + x,
     "repeat of counts": lambda x, i, p: torch.repeat_interleave(p.diff(), output_size=x.size(0)),
     "a diagonal": lambda x, i, p: torch.cdist(x, x).fill_diagonal_(9.0) @ x,
+    "a norm of graphs": lambda x, i, p: torch.nn.functional.batch_norm(
+        x.new_zeros(int(i.max()) + 1, 3).index_add(0, i, x), torch.arange(3.0), torch.ones(3), torch.ones(3)
+    ),
     "quantised and back": lambda x, i, p: torch.quantize_per_tensor(x, 0.05, 20, torch.quint8).dequantize(),
     "quantised by channels": lambda x, i, p: torch.dequantize(
         torch.quantize_per_channel(x, torch.tensor([0.1, 0.02, 0.3]), torch.tensor([0, -3, 5]), 1, torch.qint8)

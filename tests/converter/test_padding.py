@@ -12,6 +12,7 @@ from graph_models import GCN as QuantisedGCN
 from graph_models import BinarySAGE, TorchQuantizer, random_graph
 from torch import Tensor, nn
 from torch_geometric import nn as gnn
+from torch_geometric.utils import remove_self_loops
 
 from bgnn.converter.api import convert
 from bgnn.converter.errors import ConversionError, UsageError
@@ -60,6 +61,19 @@ class Scores(nn.Module):
         return (h[source] * h[target]).sum(-1)
 
 
+class ScoresWithoutLoops(nn.Module):
+    """A number for each edge that is no self-loop: how many there are depends on the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        edges, _ = remove_self_loops(edge_index)
+        h = self.layer(x)
+        return (h[edges[0]] * h[edges[1]]).sum(-1)
+
+
 def mlp(width: int, out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 8), nn.ReLU(), nn.Linear(8, out))
 
@@ -71,6 +85,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "gat": (lambda: Plain(gnn.GATConv(6, 4, heads=2), gnn.GATConv(8, 3)), ""),
     "gin": (lambda: WithBatch(gnn.GINConv(mlp(6, 8)), gnn.GINConv(mlp(8, 3)), gnn.global_mean_pool), "batch"),
     "edge scores": (Scores, ""),
+    "scores without loops": (ScoresWithoutLoops, ""),
 }
 
 

@@ -90,6 +90,18 @@ def test_a_row_picked_by_a_number_that_is_computed() -> None:
     assert f"test_refusals.py:{line_of(Picked)}:" in message
 
 
+def test_a_condition_on_an_open_size_is_named_at_its_line() -> None:
+    class BySize(nn.Module):
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            h = x.index_add(0, edge_index[1], x[edge_index[0]])
+            if x.shape[0] > 40:  # here
+                h = h * 2
+            return h
+
+    message = refusal(BySize(), EDGES, "onnx-x86")
+    assert re.search(rf"a condition is made of an open size at .*test_refusals\.py:{line_of(BySize)}:", message)
+
+
 class Wrapped(nn.Module):
     """A network that takes an object, and a wrapper that builds one: Dynamo refuses the object's class."""
 

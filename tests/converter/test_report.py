@@ -233,3 +233,16 @@ def test_8_bit_inputs_and_weights_of_signs() -> None:
         ("INT8, float out", "inputs are quantised and weights are signs")
     ]
     assert found.macs["float"] == 0
+
+
+def test_a_depthwise_convolution_of_window_1_is_listed() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        signs = torch.where(x @ m.first > 0, 1.0, -1.0).transpose(1, 2)
+        return F.conv1d(signs, torch.sign(m.w), groups=16).amax(2)
+
+    found = api.convert(
+        Wrapped(forward, {"first": randn(3, 16), "w": randn(16, 1, 1)}), (X,), target="lce-arm64"
+    ).report
+    layer = found.layers[-1]
+    assert (layer.was, layer.became) == (f"depthwise binary {B}x{N}x16 x binary 16", "float product")
+    assert "no dot product" in layer.why

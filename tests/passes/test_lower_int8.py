@@ -127,6 +127,24 @@ def test_weights_of_signs_are_codes(ternary: bool) -> None:
     assert result.refusals == []
 
 
+@pytest.mark.parametrize("shift", ["number", "one", "channels", "minus"])
+def test_codes_plus_a_constant_are_codes_and_a_bias(shift: str) -> None:
+    """LSQ+: its offset need not be a whole multiple of its step."""
+    shifts = {"number": lambda m, x: x + 0.17, "one": lambda m, x: x + m.d, "minus": lambda m, x: x - 0.17}
+    moved = shifts.get(shift, lambda m, x: x + m.c)
+    gm, result = lowered(
+        lambda m, x: F.linear(moved(m, q(x, A)), q(m.w, B), m.b),
+        tolerance=1e-5,
+        w=W,
+        b=BIAS,
+        c=randn(5, seed=4),
+        d=randn(1),
+    )
+    assert count(gm, bgnn.q_linear_float) == 1
+    assert count(gm, aten.add, aten.sub) == 0
+    assert result.refusals == []
+
+
 def test_signs_that_take_real_numbers_say_so() -> None:
     gm = graph(lambda m, x: F.linear(x, m.w), X, w=torch.sign(W))
     assert [why for _, why in lower_int8.run(gm).refusals] == [

@@ -73,6 +73,7 @@ WEIGHTS: dict[str, tuple[bool, Callable[[Any], Tensor]]] = {
     "stored as int8": (True, lambda m: m.stored * m.column),
     "stored as int8, cast": (True, lambda m: m.stored.float() * m.column),
     "a row of zeros": (True, lambda m: symmetric(m.w * torch.tensor([[1.0], [0], [1], [1]]), m.column)),
+    "powers of 2": (False, lambda m: m.w.sign() * 2 ** torch.round(torch.log2(m.w.abs().clamp(2**-6, 1)))),
     "a channel beyond the ends": (
         True, lambda m: symmetric(m.w.abs() + torch.tensor([[0.0], [9], [0], [-7]]), m.column),
     ),

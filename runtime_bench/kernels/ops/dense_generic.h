@@ -77,7 +77,7 @@ inline __attribute__((always_inline)) bool all_zero(const float* from) {
 #elif defined(__ARM_NEON)
   const auto part = [&](int i) { return vreinterpretq_u32_f32(vld1q_f32(from + 4 * i)); };
   const uint32x4_t any = vorrq_u32(vorrq_u32(part(0), part(1)), vorrq_u32(part(2), part(3)));
-  return !vmaxvq_u32(vshlq_n_u32(any, 1));
+  return !vmaxvq_u32(any);  // without the negative zeros, which are codes like any other number
 #else
   bool any = false;
   for (int i = 0; i < 16; i++) any |= from[i] != 0;
@@ -120,6 +120,14 @@ void quantise(const float* real, const Quantiser* quantiser, int64_t count, uint
 }
 
 inline int64_t groups_in(const uint8_t* row, uint32_t zeros, int64_t groups) {
+#if defined(BGNN_DENSE_NEON)  // rows are filled up with zeros to a multiple of 64 bytes
+  uint32x4_t same = vdupq_n_u32(0);
+  const int64_t filled = (groups + 15) / 16 * 16;
+  for (int64_t g = 0; g < filled; g += 4) {
+    same = vsubq_u32(same, vceqq_u32(vreinterpretq_u32_u8(vld1q_u8(row + 4 * g)), vdupq_n_u32(zeros)));
+  }
+  return filled - int64_t(vaddvq_u32(same));
+#endif
   int32_t found = 0;
   for (int64_t g = 0; g < groups; g++) {
     uint32_t word;
@@ -131,17 +139,32 @@ inline int64_t groups_in(const uint8_t* row, uint32_t zeros, int64_t groups) {
 
 inline uint32_t sum_of(const uint8_t* row, int64_t stride, uint8_t turn, uint8_t zero) {
   uint32_t sum = 0;
+#if defined(BGNN_DENSE_NEON)
+  uint32x4_t part = vdupq_n_u32(0);
+  for (int64_t k = 0; k < stride; k += 64) {
+    uint16x8_t pairs = vdupq_n_u16(0);
+    for (int64_t i = 0; i < 64; i += 16) pairs = vpadalq_u8(pairs, veorq_u8(vld1q_u8(row + k + i), vdupq_n_u8(turn)));
+    part = vpadalq_u16(part, pairs);
+  }
+  sum = vaddvq_u32(part);
+#else
   for (int64_t k = 0; k < stride; k++) sum += uint8_t(row[k] ^ turn);
+#endif
   return sum - uint32_t(stride) * uint8_t(zero ^ turn);
 }
 
+// A row of codes next to the zero point sums the weights, up to the sign.
 template <class Isa>
-void prepare_dense(const Dense* args, uint8_t* panel, int32_t* whole_bias) {
-  const int64_t stride = dense_stride(args->inputs), blocks = dense_blocks(args->outputs);
-  int32_t* sums = reinterpret_cast<int32_t*>(panel + kPanel * stride);
-  memset(panel, uint8_t(args->x_zero) ^ Isa::kTurned, size_t(kPanel * stride));
-  Isa::all(panel, stride, args->weights, dense_groups(args->inputs), blocks, sums);
-  for (int64_t o = 0; o < kLanes * blocks; o++) whole_bias[o] = int32_t(uint32_t(args->bias[o]) - uint32_t(sums[o]));
+void prepare_dense(const Dense* args, uint8_t* row, int32_t* whole_bias) {
+  const int64_t groups = dense_groups(args->inputs), blocks = dense_blocks(args->outputs);
+  const uint8_t zero = uint8_t(args->x_zero) ^ Isa::kTurned;
+  memset(row, zero, size_t(dense_stride(args->inputs)));
+  memset(row, zero ^ 1, size_t(4 * groups));
+  Isa::some(row, zero, args->weights, groups, blocks, whole_bias);
+  const uint32_t number = Isa::kTurned ? uint32_t(int8_t(zero)) : zero, times = zero & 1 ? -number : number;
+  for (int64_t o = 0; o < kLanes * blocks; o++) {
+    whole_bias[o] = int32_t(uint32_t(args->bias[o]) - times * uint32_t(whole_bias[o]));
+  }
 }
 
 // A row's sums become results.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from bgnn.runtime_bench.bench import cases
 from bgnn.runtime_bench.bench.candidates import CANDIDATES, DELEGATE, LCE, LITERT, run_alone
 from bgnn.runtime_bench.bench.cases import CASES, EAGER, NETWORKS, ROUTES, Sizes, clouds, subjects
 from bgnn.runtime_bench.bench.measure import Schedule
+from bgnn.runtime_bench.runtime.tflite_runner import open_file
 
 ONCE = Schedule(rounds=1, warmup=1, warmup_seconds=0)
 TINY = Sizes(batch=2, points=24, k=4, classes=5)
@@ -37,8 +39,8 @@ def test_clouds_lie_in_the_unit_ball_and_seeds_differ() -> None:
 
 def test_without_lce_each_file_runs_once_and_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BGNN_LCE_PYTHON", str(tmp_path / "python"))
-    monkeypatch.setattr(cases, "calibrated", lambda case, sizes: None)
-    monkeypatch.setattr(cases, "write_file", lambda case, model, sizes, folder: (tmp_path / "file", {}))
+    monkeypatch.setattr(cases, "model_of", lambda case, sizes: None)
+    monkeypatch.setattr(cases, "file_of", lambda case, sizes, folder, say: (tmp_path / "file", {}))
     (tmp_path / "file").write_bytes(b"12345")
     said: list[str] = []
     found = subjects(CASES, TINY, tmp_path / "npz", 1, ONCE, tmp_path, said.append)
@@ -69,3 +71,19 @@ def test_what_a_large_file_holds_is_above_the_empty_one(tmp_path: Path, name: st
     found = run_alone(next(row for row in CANDIDATES if row.name == name), path, npz, 1, ONCE)
     # 9.2 MB; the empty file has XNNPACK at work, and this one has not
     assert 8_000_000 <= found.peak_bytes - found.empty_bytes < 90_000_000
+
+
+def test_a_file_of_many_clouds_is_verified_on_two(tmp_path: Path) -> None:
+    small = {"channels": (32, 32, 32, 32), "embedding": 64, "mlp": (32, 32), **cases.HAMMING}
+    case = cases.Case("BF-H small", "bf2", small, "lce-arm64", 1, "bgnn")
+    sizes = dataclasses.replace(TINY, batch=3)
+    path, check = cases.file_of(case, sizes, tmp_path, print)
+    assert check["clouds"] == 2
+    assert check["compared"]
+    assert open_file(path.read_bytes()).input_shapes == [(3, 24, 3)]
+    changed = path.stat().st_mtime_ns
+    assert cases.file_of(case, sizes, tmp_path, print) == (path, check)
+    assert path.stat().st_mtime_ns == changed, "it is made once"
+    assert cases.model_of(dataclasses.replace(case, name="other route", optimize=0), sizes) is cases.model_of(
+        case, sizes
+    )

@@ -75,6 +75,22 @@ def test_what_is_measured_is_kept(
     assert [one.case for one in records.read(tmp_path / "r.jsonl")] == ["a.tflite"]
 
 
+def test_a_killed_run_keeps_what_is_measured(
+    tmp_path: Path, float_file: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure_one(path: Path, *_: object) -> list[records.Record]:
+        if path.name == "b.tflite":
+            raise KeyboardInterrupt
+        return [record(file_bytes=[9])]
+
+    monkeypatch.setattr(cli, "run_file", measure_one)
+    for name in ("a.tflite", "b.tflite"):
+        (tmp_path / name).write_bytes(float_file)
+    arguments = [tmp_path / "a.tflite", tmp_path / "b.tflite", "--json", tmp_path / "r.jsonl"]
+    assert failed(capsys, 130, "run", *arguments) == "interrupted"
+    assert [one.case for one in records.read(tmp_path / "r.jsonl")] == ["a.tflite"]
+
+
 @pytest.mark.parametrize(
     ("code", "arguments", "message"),
     [

@@ -84,6 +84,18 @@ def test_sizes_stand_beside_the_papers(capsys: pytest.CaptureFixture[str]) -> No
     assert cells(printed, "BF-H, peak over empty")[1:] == ["", "", "", "12.00"]
 
 
+def test_node_types_stand_beside_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    operators = [("TOPK_V2", 3.0), ("TOPK_V2", 5.0), ("RESHAPE", 2.0)]
+    made = [
+        record(settings={"of": f"BF-H {STOCK}", "type": kind}, wall_ms=[ms, ms]) for kind, ms in operators
+    ]  # fmt: skip
+    tables.show(["bgnn-table6"], made, Sizes())
+    printed = capsys.readouterr().out
+    assert cells(printed, "TOPK_V2")[1:] == ["488 ms, 22.2%, 4", "", "8.00 ms, 80.0%, 2", ""]
+    assert cells(printed, "SOFTMAX")[2:] == ["", "", ""]
+    assert cells(printed, "all")[1:] == ["2200 ms", "", "10.0 ms", ""]
+
+
 def test_parameters_are_the_papers() -> None:
     """Of binary ones to the last; of float ones for the authors' own models, whose baseline has biases in its norms."""
     counted = {}
@@ -113,19 +125,24 @@ def test_the_command_converts_runs_and_writes_every_case(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = {"channels": (32, 32, 32, 32), "embedding": 64, "mlp": (32, 32)}
-    shrunk = [dataclasses.replace(case, settings={**case.settings, **small}) for case in cases.CASES]
+    chosen = [case for case in cases.CASES if case.name.startswith("BF-H ") or case.name == BASE[0]]
+    shrunk = [dataclasses.replace(case, settings={**case.settings, **small}) for case in chosen]
     monkeypatch.setattr(tables, "CASES", shrunk)
     sizes = {"--batch": 2, "--points": 32, "--k": 4, "--classes": 5, "--rounds": 2}
     folders = {"--files": tmp_path / "files", "--json": tmp_path / "r.jsonl"}
     options = [str(word) for option in (sizes | folders).items() for word in option]
-    assert cli.main(["table", "bgnn-fig4", "bgnn-size-memory", "bgnn-all", *options]) == 0
-    rows = records.read(tmp_path / "r.jsonl")
-    assert [r.case for r in rows if r.candidate != "LiteRT + ours" or OWN in r.case] == [c.name for c in cases.CASES]
+    assert cli.main(["table", "bgnn-fig4", "bgnn-size-memory", "bgnn-table6", "bgnn-all", *options]) == 0
+    every = records.read(tmp_path / "r.jsonl")
+    profiles = [r for r in every if "of" in r.settings]
+    assert {r.settings["of"] for r in profiles} == {f"BF-H {route}" for route in cases.ROUTES}
+    assert {"TOPK_V2", "BgnnHammingKnn"} <= {r.settings["type"] for r in profiles}
+    rows = [r for r in every if "of" not in r.settings]
+    assert [r.case for r in rows if r.candidate != "LiteRT + ours" or OWN in r.case] == [c.name for c in chosen]
     assert len({r.run for r in rows}) == 1
     assert all(len(r.samples["wall_ms"]) == 2 for r in rows)
     assert all(r.samples["peak_bytes"][0] > r.samples["empty_bytes"][0] for r in rows if r.candidate == "PyTorch")
     assert all(r.settings["verification"]["what"] for r in rows if r.settings["target"])
     printed = capsys.readouterr().out
-    assert [case.name for case in cases.CASES if case.name not in printed] == []
+    assert [case.name for case in chosen if case.name not in printed] == []
     assert "aims are for the paper's sizes" in printed
     assert json.loads((tmp_path / "r.jsonl").read_text().splitlines()[0])["case"] == BASE[0]
