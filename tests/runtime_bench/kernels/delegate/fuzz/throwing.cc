@@ -17,10 +17,15 @@ void* take(size_t bytes, std::align_val_t align) {
 }
 }  // namespace
 
+// All forms are replaced: memory of a form that is not would come from the sanitizer and be freed here, a mismatch to it.
 void* operator new(size_t bytes) { return take(bytes); }
 void* operator new[](size_t bytes) { return take(bytes); }
 void* operator new(size_t bytes, std::align_val_t align) { return take(bytes, align); }
 void* operator new[](size_t bytes, std::align_val_t align) { return take(bytes, align); }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return malloc(bytes ? bytes : 1); }
+void* operator new[](size_t bytes, const std::nothrow_t&) noexcept { return malloc(bytes ? bytes : 1); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { free(memory); }
+void operator delete[](void* memory, const std::nothrow_t&) noexcept { free(memory); }
 void operator delete(void* memory) noexcept { free(memory); }
 void operator delete[](void* memory) noexcept { free(memory); }
 void operator delete(void* memory, size_t) noexcept { free(memory); }
