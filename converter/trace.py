@@ -48,7 +48,6 @@ SOLVERS = re.compile(r"(nan)?quantile|fft_|_?sparse|to_sparse|linalg_(?!norm|vec
 
 NUMBERS = "numbers of sizes"  # in a graph's meta: lines of the user's that made numbers of open sizes
 LARGEST_VALUE = 1 << 24  # elements of a tensor whose values forward may look at
-EMPTY = (aten.empty.memory_format, aten.empty_strided.default)  # what is in them before they are written is not said
 LARGEST_MADE = 1 << 16  # elements of one that forward makes of numbers
 
 
@@ -102,7 +101,7 @@ def _export(
             if "Could not extract specialized integer" in str(first):
                 with suppress(Exception), whole_numbers(), user_code.recorded():
                     return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
-            if "Constraints violated" in str(first):  # Dynamo would run through the same loop, and fix the same size
+            if _loop(fixed):  # Dynamo would run through it again, and slower, to fix the same size
                 raise ConversionError(_not_exported(first, first, fixed)) from first
             try:
                 return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
@@ -159,6 +158,11 @@ def _numbers_of_sizes(places: list[str]) -> Iterator[None]:
 WITHOUT_SPARSE = "sum over edges instead, as in torch.zeros_like(h).index_add(0, rows, h[columns] * values[:, None])"
 
 
+def _loop(fixed: Sequence[str]) -> str:
+    """The first line of the user's that loops over an open size; "" where none does."""
+    return next((line for line in fixed if re.search(r": (.*[\[(\s])?for .* in ", line)), "")
+
+
 def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> str:
     """Why neither way of torch.export went through, each with the user's line; `first` is the one without Dynamo.
 
@@ -180,7 +184,7 @@ def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> 
         )
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
-    loop = next((line for line in fixed if re.search(r": (.*[\[(\s])?for .* in ", line)), "")
+    loop = _loop(fixed)
     if "sparse" in f"{first}{second}".lower():
         way_out = WITHOUT_SPARSE
     elif loop:
@@ -221,15 +225,22 @@ def _known_values() -> Iterator[None]:
     values of one element, here as many as a weight has. So what forward makes of a graph in a buffer has known sizes.
     """
     dispatch = fake_tensor.FakeTensorMode.dispatch
+    running = 0  # operations; what one makes while another runs is a place for its result, which is not known
 
     def made(mode: fake_tensor.FakeTensorMode, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = dispatch(mode, func, types, args, kwargs)
-        if isinstance(result, fake_tensor.FakeTensor) and result.constant is None and _is_made_of_numbers(func, result):
+        nonlocal running
+        running += 1
+        try:
+            result = dispatch(mode, func, types, args, kwargs)
+        finally:
+            running -= 1
+        of_forward = not running and isinstance(result, fake_tensor.FakeTensor) and result.constant is None
+        if of_forward and _is_made_of_numbers(func, result):
             given = [*args, *(kwargs or {}).values()]
             if not any(isinstance(one, torch.SymInt) for one in pytree.tree_leaves(given)):
                 with no_dispatch():
                     value = func(*args, **(kwargs or {}))
-                    result.constant = value.zero_() if func in EMPTY else value
+                    result.constant = value.zero_() if "empty" in func.__name__ else value
                 mode.fake_tensor_converter.add_constant_storage_mapping(result)
         return result
 

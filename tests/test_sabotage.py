@@ -177,7 +177,10 @@ FAULTS = {
         recognise_aggregation._mean, "bgnn.segment_mean.default", "bgnn.segment_sum.default", "sage"
     ),
     "weights' codes rounded down": Fault(
-        lower_int8.weight_codes, "torch.round(real / columns)", "torch.floor(real / columns)", "codes"
+        lower_int8.weight_codes,
+        "torch.round(_faked_weight(weight) / columns)",
+        "torch.floor(_faked_weight(weight) / columns)",
+        "codes",
     ),
     "a quantiser's range one short": Fault(
         lower_int8._introduce, "0, high - low, like=node)", "0, high - low - 1, like=node)", "codes"

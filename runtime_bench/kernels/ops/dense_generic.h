@@ -77,7 +77,7 @@ inline __attribute__((always_inline)) bool all_zero(const float* from) {
 #elif defined(__ARM_NEON)
   const auto part = [&](int i) { return vreinterpretq_u32_f32(vld1q_f32(from + 4 * i)); };
   const uint32x4_t any = vorrq_u32(vorrq_u32(part(0), part(1)), vorrq_u32(part(2), part(3)));
-  return !vmaxvq_u32(any);  // without the negative zeros, which are codes like any other number
+  return !vmaxvq_u32(vshlq_n_u32(any, 1));  // negative zeros are zeros: a mask leaves them
 #else
   bool any = false;
   for (int i = 0; i < 16; i++) any |= from[i] != 0;

@@ -11,16 +11,23 @@ from bgnn.runtime_bench.runtime import libraries
 from bgnn.runtime_bench.runtime.errors import BgnnError
 
 
+def find() -> Path:
+    return libraries.find("libnone.so", "BGNN_LIBRARY", "such files run")
+
+
 def test_where_libraries_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BGNN_LIBRARY", raising=False)
-    assert libraries.find("libnone.so", "BGNN_LIBRARY") is None
+    with pytest.raises(
+        BgnnError, match=r"^no libnone\.so for .*, and such files run with it: .*, or name one in BGNN_LIBRARY$"
+    ):
+        find()
     folder = tmp_path / "lib" / platform.machine()
     folder.mkdir(parents=True)
     (folder / "libnone.so").touch()
     monkeypatch.setattr(libraries, "__file__", str(tmp_path / "libraries.py"))
-    assert libraries.find("libnone.so", "BGNN_LIBRARY") == (folder / "libnone.so").resolve()
+    assert find() == (folder / "libnone.so").resolve()
     monkeypatch.setenv("BGNN_LIBRARY", str(tmp_path / "other.so"))
     with pytest.raises(BgnnError, match=r"^BGNN_LIBRARY=.*other\.so is not a file: unset it, or name a libnone\.so$"):
-        libraries.find("libnone.so", "BGNN_LIBRARY")
+        find()
     (tmp_path / "other.so").touch()
-    assert libraries.find("libnone.so", "BGNN_LIBRARY") == tmp_path / "other.so"
+    assert find() == tmp_path / "other.so"

@@ -50,7 +50,7 @@ def on_x86(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     if platform.machine() != "x86_64":
         pytest.skip("an x86-64 machine is needed")
     subprocess.run(["make", "-s", "-C", str(library.HERE / "ort")], check=True)  # nothing to do after `make kernels`
-    objects = library.HERE.parents[1] / "build" / "ort" / "x86_64"
+    objects = library.HERE.parents[1] / "build" / "objects" / "x86_64"
     here = {kernels.isa for kernels in library.runnable()}
     found = program(tmp_path_factory.mktemp("ops_bits"), "x86_64", ["g++"], objects)
     return hashes([str(found)], [isa for isa in ISAS["x86_64"] if isa in here])
