@@ -234,8 +234,9 @@ def _known_values() -> Iterator[None]:
             result = dispatch(mode, func, types, args, kwargs)
         finally:
             running -= 1
-        of_forward = not running and isinstance(result, fake_tensor.FakeTensor) and result.constant is None
-        if of_forward and _is_made_of_numbers(func, result):
+        if running or not isinstance(result, fake_tensor.FakeTensor) or result.constant is not None:
+            return result
+        if _is_made_of_numbers(func, result):
             given = [*args, *(kwargs or {}).values()]
             if not any(isinstance(one, torch.SymInt) for one in pytree.tree_leaves(given)):
                 with no_dispatch():
