@@ -258,9 +258,7 @@ def q_linear(
     if not _fits(walk, x):
         return int8_ops.q_linear(walk, node, *layer, bias, y_scale, y_zero, low, high)
     codes = Codes((float(np.float32(y_scale)),), y_zero - SHIFT)
-    return _layer(
-        walk, node, "QLinear", *layer, bias, INT8, codes, y_scale, y_zero=y_zero, low=low, high=high
-    )  # fmt: skip
+    return _layer(walk, node, "QLinear", *layer, bias, INT8, codes, y_scale, y_zero=y_zero, low=low, high=high)
 
 
 def q_linear_float(

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from bgnn.runtime_bench.bench.inputs import kind_of
 from bgnn.runtime_bench.bench.lce import LceInterpreter, LceProcess
-from bgnn.runtime_bench.bench.measure import Elapsed, Schedule, in_fresh_process, timed
+from bgnn.runtime_bench.bench.measure import Elapsed, Schedule, in_fresh_process, timed, versions_of
 from bgnn.runtime_bench.runtime.delegate import load_delegate
 from bgnn.runtime_bench.runtime.delegate import runtime as tflite_runtime
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
@@ -249,12 +248,7 @@ def alone(name: str, path: str | None, inputs: str, threads: int, warmup: int, s
 
 def versions() -> dict[str, str]:
     """Of the packages that run files, and of this one."""
-    found = {}
-    for package in ("bgnn-runtime", "ai-edge-litert", "onnxruntime", "numpy", "torch", "torch-geometric"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    found = versions_of("bgnn-runtime", "ai-edge-litert", "onnxruntime", "numpy", "torch", "torch-geometric")
     if os.environ.get("BGNN_ISA"):
         found["BGNN_ISA"] = os.environ["BGNN_ISA"]
     return found

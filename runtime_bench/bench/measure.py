@@ -248,6 +248,17 @@ def peak_memory(task: str | None = None, arguments: Mapping[str, Any] | None = N
     return in_fresh_process(task, arguments, threads=threads)[1]
 
 
+def versions_of(*packages: str) -> dict[str, str]:
+    """By name, the versions of those packages that are installed here."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
 def describe_machine() -> dict[str, Any]:
     """Processor (model, cores, instruction-set flags), memory in bytes, system, package versions, and an id:
     what has the same one is the same machine. It holds no name in the clear."""
@@ -262,12 +273,6 @@ def describe_machine() -> dict[str, Any]:
                 flags = value.split()
     except OSError:
         pass  # not Linux: the platform module still names the processor
-    versions = {}
-    for package in ("torch", "numpy", "ai-edge-litert", "onnxruntime"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     cpu = cpu or platform.processor() or platform.machine()
     name = platform.node()
     with contextlib.suppress(OSError):
@@ -281,7 +286,7 @@ def describe_machine() -> dict[str, Any]:
         "memory_bytes": memory,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": versions_of("torch", "numpy", "ai-edge-litert", "onnxruntime"),
     }
 
 
