@@ -12,17 +12,23 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from typing import Any, cast
 from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
 from torch._export.utils import _fakify_params_buffers
+from torch._functorch._aot_autograd import graph_capture_wrappers
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_impls import _is_tensor_constructor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.ao.quantization import FakeQuantizeBase
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, _trace
+from torch.export.exported_program import (
+    _override_composite_implicit_decomp,
+    _split_decomp_table_to_cia_and_python_decomp,
+)
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.sym_node import SymNode
 from torch.utils import _pytree as pytree
@@ -68,11 +74,10 @@ def trace(
     inputs = tuple(t.detach().contiguous() for t in inputs)
     fixed: list[str] = []
     if isinstance(model, ExportedProgram):
-        program = model
+        program = _functionalise(model)
     else:
         with _in_eval_mode(model):
             program = _export(model, inputs, open_axes, fixed)
-    program = _functionalise(program)
     gm = _freeze(program, inputs, keep_outputs, open_axes is not None)
     gm.meta[NUMBERS] = fixed
     return gm
@@ -94,19 +99,39 @@ def _export(
     ):
         warnings.simplefilter("ignore")
         try:
-            with user_code.recorded():
-                return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
+            return _export_functional(model, inputs, dynamic)
         except Exception as first:  # export raises whatever the model's forward raises
             _run_eagerly(model, inputs)
             if "Could not extract specialized integer" in str(first):
-                with suppress(Exception), whole_numbers(), user_code.recorded():
-                    return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
+                with suppress(Exception), whole_numbers():
+                    return _export_functional(model, inputs, dynamic)
             if _loop(fixed):  # Dynamo would run through it again, and slower, to fix the same size
                 raise ConversionError(_not_exported(first, first, fixed)) from first
             try:
-                return torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
+                program = torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception as second:
                 raise ConversionError(_not_exported(first, second, fixed)) from first
+    return _functionalise(program)
+
+
+def _export_functional(model: nn.Module, inputs: tuple[Tensor, ...], dynamic: Any) -> ExportedProgram:
+    """Exports without Dynamo, and in the same walk through forward takes apart what `_functionalise` does.
+
+    PyTorch's two steps, `export` and `run_decompositions`, walk through it three times. Its private parts do both at
+    once. Arithmetic of sizes is noted where an operation needs it: most is PyTorch's own, on strides, and goes unused.
+    """
+    implicit, decompositions = _split_taken_apart()
+    to_aten = functools.partial(_trace._export_to_aten_ir, decomp_table=decompositions)
+    with (
+        user_code.recorded(),
+        _any_names(),
+        _override_composite_implicit_decomp(implicit),
+        mock.patch.object(_trace, "_export_to_aten_ir", to_aten),
+        mock.patch.object(graph_capture_wrappers, "maybe_disable_thunkify", nullcontext),
+        mock.patch.multiple(FunctionalTensor, **{name: getattr(Tensor, name) for name in _CONVERSIONS}),
+        mock.patch.object(nn.Module, "named_buffers", _buffers_once),
+    ):
+        return _trace._export(model, inputs, dynamic_shapes=dynamic, strict=False, pre_dispatch=False)
 
 
 def _run_eagerly(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -369,6 +394,25 @@ def _without_shared_buffers(program: ExportedProgram) -> ExportedProgram:
             program.state_dict[cast(str, spec.target)] = value.clone()
     program.graph_module.recompile()
     return program
+
+
+def _buffers_once(module: nn.Module, prefix: str = "", recurse: bool = True, **_: Any) -> Iterator[tuple[str, Tensor]]:
+    """Buffers, each by its first name: PyTorch cannot take apart what is written to one that it knows by two.
+
+    torch.ao's FX mode gives one fake-quantiser to all that a `cat` joins.
+    """
+    return module._named_members(lambda one: one._buffers.items(), prefix=prefix, recurse=recurse)
+
+
+# PyTorch's tensors of this walk make `x.to(torch.float64)` of `x.double()`; the user is told of what they wrote.
+_CONVERSIONS = ("bfloat16", "bool", "byte", "char", "cpu", "double", "float", "half", "int", "long", "to")
+
+
+@functools.cache
+def _split_taken_apart() -> tuple[Any, Any]:
+    """`taken_apart`, as PyTorch's walk takes it: composites that it knows by itself, and the other ones."""
+    implicit, others = _split_decomp_table_to_cia_and_python_decomp(dict(taken_apart()))
+    return implicit, others
 
 
 @contextmanager
