@@ -117,8 +117,8 @@ def _export(
 def _export_functional(model: nn.Module, inputs: tuple[Tensor, ...], dynamic: Any) -> ExportedProgram:
     """Exports without Dynamo, and in the same walk through forward takes apart what `_functionalise` does.
 
-    PyTorch's two steps, `export` and `run_decompositions`, walk through it three times. Its private parts do both at
-    once. Arithmetic of sizes is noted where an operation needs it: most is PyTorch's own, on strides, and goes unused.
+    PyTorch's two steps, `export` and `run_decompositions`, cost half as much again as its private parts that do both
+    at once. Arithmetic of sizes is noted where an operation needs it: most is PyTorch's own, on strides, and unused.
     """
     implicit, decompositions = _split_taken_apart()
     to_aten = functools.partial(_trace._export_to_aten_ir, decomp_table=decompositions)
@@ -130,6 +130,7 @@ def _export_functional(model: nn.Module, inputs: tuple[Tensor, ...], dynamic: An
         mock.patch.object(graph_capture_wrappers, "maybe_disable_thunkify", nullcontext),
         mock.patch.multiple(FunctionalTensor, **{name: getattr(Tensor, name) for name in _CONVERSIONS}),
         mock.patch.object(nn.Module, "named_buffers", _buffers_once),
+        _each_forward_afresh(model),
     ):
         return _trace._export(model, inputs, dynamic_shapes=dynamic, strict=False, pre_dispatch=False)
 
@@ -394,6 +395,34 @@ def _without_shared_buffers(program: ExportedProgram) -> ExportedProgram:
             program.state_dict[cast(str, spec.target)] = value.clone()
     program.graph_module.recompile()
     return program
+
+
+@contextmanager
+def _each_forward_afresh(model: nn.Module) -> Iterator[None]:
+    """Within the block each forward finds in its modules what they hold now, and the caller finds it afterwards.
+
+    PyTorch runs forward twice, and what the first run keeps (`if self.degrees is None: ...`) is of no use in another.
+    """
+    internal = vars(nn.Module()).keys()
+
+    def held(values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in values.items() if name not in internal}
+        return {name: copy.copy(v) if isinstance(v, list | dict | set) else v for name, v in kept.items()}
+
+    before = [(module, held(vars(module))) for module in model.modules()]
+
+    def put_back(*_: Any) -> None:
+        for module, values in before:
+            for name in vars(module).keys() - values.keys() - internal:
+                del vars(module)[name]
+            vars(module).update(held(values))
+
+    hook = model.register_forward_pre_hook(put_back)
+    try:
+        yield
+    finally:
+        hook.remove()
+        put_back()
 
 
 def _buffers_once(module: nn.Module, prefix: str = "", recurse: bool = True, **_: Any) -> Iterator[tuple[str, Tensor]]:
