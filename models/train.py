@@ -22,6 +22,7 @@ from bgnn.models.card import write_card
 from bgnn.models.cascade import train_cascade, train_stage
 from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint, settings_of
 from bgnn.models.clouds import Clouds, load_clouds
+from bgnn.models.curves import events_writer
 from bgnn.models.modelnet import load_h5
 from bgnn.models.recipes import CloudRecipe, read_config
 from bgnn.models.shapes import HELD_OUT_SEED, SHAPES, make_clouds
@@ -76,6 +77,8 @@ def _check_config_options(parser: argparse.ArgumentParser, options: argparse.Nam
 def _by_config(options: argparse.Namespace) -> None:
     """Trains a configuration, all seeds one after the other, and writes the model card."""
     config = read_config(options.config, options.set)
+    if options.tensorboard:
+        events_writer()
     recipe = config.recipe
     if not isinstance(recipe, CloudRecipe):
         raise ValueError(f"{options.config}: of kind {recipe.kind!r}, which the command {recipe.command} trains")
