@@ -169,7 +169,42 @@ class NodeRecipe:
         return (3,) if self.arch == "binsage" else (0,)
 
 
-_KINDS: dict[str, type] = {kind.kind: kind for kind in (CloudRecipe, NodeRecipe)}
+@dataclass(frozen=True)
+class DegreeQuantRecipe:
+    """Degree-Quant networks: a row of the paper's Tables 1, 2, 3, 8 or 9, which has a figure per data set and setting.
+
+    method: "fp32", "qat", "nqat" or "dq". bits, gradients, observers: all combinations are trained; without the latter
+    two, those of `presets.settings`. p_min, p_max: protection of nodes (with "qat" too: masking alone, Table 9). All
+    else is `presets.recipe`'s. Raises ValueError, one line, on a value out of range.
+    """
+
+    kind: ClassVar[str] = "dq"
+    command: ClassVar[str] = "dq"
+    datasets: tuple[str, ...] = ("cora",)
+    model: str = "gcn"
+    method: str = "dq"
+    bits: tuple[int, ...] = (8,)
+    gradients: tuple[str, ...] = ()
+    observers: tuple[str, ...] = ()
+    p_min: float | None = None
+    p_max: float | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        for dataset in self.datasets:
+            _one_of("datasets", dataset, ("cora", "citeseer", "mnist", "cifar10", "zinc", "reddit-binary"))
+        _one_of("model", self.model, ("gcn", "gat", "gin", "sage"))
+        _one_of("method", self.method, ("fp32", "qat", "nqat", "dq"))
+        if not self.datasets or not self.bits:
+            raise ValueError("datasets and bits need an entry each")
+        if self.method == "fp32" and (self.gradients or self.observers or len(self.bits) > 1):
+            raise ValueError("fp32 has no quantisers: leave out gradients, observers and bits")
+        for p in (self.p_min, self.p_max):
+            if p is not None and not 0 <= p <= 1:
+                raise ValueError(f"a node is protected with a probability between 0 and 1, not {p}")
+
+
+_KINDS: dict[str, type] = {kind.kind: kind for kind in (CloudRecipe, NodeRecipe, DegreeQuantRecipe)}
 #: Keys that say what a file is.
 _ABOUT = ("version", "kind", "row", "paper")
 

@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.family in ("dq", "dq-table"):
+        if options.family == "dq" and options.config is None and None in (options.dataset, options.model):
+            parser.error("say --config FILE, or --dataset and --model")
         try:
             from bgnn.models.dq import command
 

@@ -144,7 +144,7 @@ def test_features_of_another_width_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("target", "options"), [("onnx-int8-x86", {}), ("lce-arm64", {"fixed": ("nodes=40", "edges=150")})]
+    ("target", "options"), [("onnx-int8-x86", {}), ("lce-arm64", {"fixed_sizes": ("nodes=40", "edges=150")})]
 )
 def test_binsage_converts(target, options):
     done = convert(settled("binsage", activation="prelu"), graph(), target=target, **options)
