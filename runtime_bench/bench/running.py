@@ -174,7 +174,7 @@ def measure_together(
         figures: dict[str, float | None] = asdict(apart[subject.name]) if subject.name in apart else {}
         figures["file_bytes"] = subject.file_bytes
         if outputs := opened[subject.name].outputs():
-            figures["difference"] = _largest_difference(outputs, opened[same.name].outputs())
+            figures["difference"] = largest_difference(outputs, opened[same.name].outputs())
         samples = {WALL: timing.wall_ms, CPU: timing.cpu_ms}
         samples |= {name: [figure] for name, figure in figures.items() if figure is not None}
         how = {**settings, **subject.about}
@@ -182,7 +182,7 @@ def measure_together(
     return records
 
 
-def _largest_difference(ours: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> float:
+def largest_difference(ours: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> float:
     """Between two runtimes' outputs of one file; NaN beside NaN is none, and anything beside NaN the largest float."""
     largest = 0.0
     if len(ours) != len(base):

@@ -148,8 +148,9 @@ def trained_on_clouds(name: str, held_out: tuple[np.ndarray, np.ndarray], folder
     """The network in eval mode: from the folder, or trained now on the procedural shapes and left there."""
     import torch
 
+    from bgnn.models.cascade import train_stage
     from bgnn.models.checkpoint import build_model
-    from bgnn.models.train import Clouds, train
+    from bgnn.models.clouds import Clouds
 
     torch.manual_seed(0)
     model = pointnet() if name == "PointNet" else build_model("dgcnn", classes=CLASSES, num_points=POINTS, **_SIZES)
@@ -158,8 +159,8 @@ def trained_on_clouds(name: str, held_out: tuple[np.ndarray, np.ndarray], folder
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
     given = torch.from_numpy(held_out[0]), torch.from_numpy(held_out[1])
-    data = Clouds(None, CLOUDS, POINTS, 0)
-    train(model, name, data, given, epochs=EPOCHS, batch=32, rate=1e-3, decay=1e-5, teacher=None, stage=0)
+    data = Clouds(None, 0, count=CLOUDS, num_points=POINTS)
+    train_stage(model, name, data, given, stage=0, epochs=EPOCHS, batch=32, rate=1e-3, decay=1e-5)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), path)
     return model.eval()

@@ -184,8 +184,7 @@ def test_noise_and_throttling_are_said(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[1] == "the machine throttled while it measured: cores too hot, 2 times"
     assert lines[2] == "governor powersave; load 3; pinned to processors 1"
     assert len(report.remarks(calm)) == 2
-    for sheet in report.run_sheets(calm):
-        report.print_sheet(sheet)
+    report.print_run(calm)
     assert "9 bytes" in capsys.readouterr().out
 
 
