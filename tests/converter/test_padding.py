@@ -145,10 +145,10 @@ def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str, kernels: str) ->
         model, inputs, target="tflite-arm64", kernels=kernels, fixed_sizes=(*MOST, *told), verify=kernels == "bgnn"
     )  # fmt: skip
     assert resizes(larger.model_bytes) == (kernels == "bgnn")
-    found = run(larger.model_bytes, inputs)
+    first = run(larger.model_bytes, inputs)
     with torch.no_grad():
-        np.testing.assert_allclose(found, model(*inputs).numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(found, run(exact.model_bytes, inputs))
+        np.testing.assert_allclose(first, model(*inputs).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(first, run(exact.model_bytes, inputs))
 
     # At the maximum, with a hub of all nodes, one node, without edges, without nodes.
     hub = list(inputs_of(kind, 30, 120, seed=1))
@@ -161,7 +161,7 @@ def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str, kernels: str) ->
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert len(run(larger.model_bytes, inputs_of(kind, 0, 0))) == 0
-    np.testing.assert_array_equal(run(larger.model_bytes, inputs), found)
+    np.testing.assert_array_equal(run(larger.model_bytes, inputs), first)
 
 
 @pytest.mark.parametrize("kernels", ["stock", "bgnn"])
