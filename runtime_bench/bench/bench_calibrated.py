@@ -54,8 +54,9 @@ def trained(name: str, options: argparse.Namespace, held_out: tuple[Tensor, Tens
     """The network in eval mode: from `options.models`, or trained now and left there."""
     import torch
 
+    from bgnn.models.cascade import train_stage
     from bgnn.models.checkpoint import build_model
-    from bgnn.models.train import Clouds, train
+    from bgnn.models.clouds import Clouds
 
     torch.manual_seed(0)
     sizes = {"classes": CLASSES, "num_points": options.points, **SIZES}
@@ -64,10 +65,8 @@ def trained(name: str, options: argparse.Namespace, held_out: tuple[Tensor, Tens
     if path and path.is_file():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
-    data = Clouds(None, options.clouds, options.points, 0)
-    train(
-        model, name, data, held_out, epochs=options.epochs, batch=32, rate=1e-3, decay=1e-5, teacher=None, stage=0
-    )  # fmt: skip
+    data = Clouds(None, 0, count=options.clouds, num_points=options.points)
+    train_stage(model, name, data, held_out, stage=0, epochs=options.epochs, batch=32, rate=1e-3, decay=1e-5)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), path)
