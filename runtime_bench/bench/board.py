@@ -14,6 +14,7 @@ itself, and takes the folder with it, when the other side was not heard of for t
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -61,7 +62,10 @@ class _Events:
         self._file = path.open("ab", buffering=0)
 
     def add(self, **event: Any) -> None:
-        self._file.write(json.dumps(event).encode() + b"\n")
+        line, before = json.dumps(event).encode() + b"\n", os.fstat(self._file.fileno()).st_size
+        if self._file.write(line) != len(line):  # the disk is full
+            os.ftruncate(self._file.fileno(), before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def say(self, line: str) -> None:
         self.add(say=line)
