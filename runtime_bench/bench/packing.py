@@ -152,6 +152,6 @@ TOP = "bgnn-bench"
 
 def reports(paths: Sequence[Path]) -> dict[Path, bytes]:
     """The converter's reports that lie beside files, for `Job.beside`."""
-    from bgnn.runtime_bench.bench.profile import report_of
+    from bgnn.runtime_bench.bench.running import report_of
 
     return {path: json.dumps(report).encode() for path in paths if (report := report_of(path))}
