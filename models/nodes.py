@@ -23,13 +23,14 @@ from bgnn.models import parallel
 from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from bgnn.models.curves import write_events, write_history
 from bgnn.models.distill import ALPHA, distillation_loss
-from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, say
+from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, say, settle_batch_norm
 from bgnn.models.neighbours import Neighbours, graph_of, infer
 from bgnn.models.node_data import NodeData
 from bgnn.models.optim import clip_and_center
 from bgnn.models.recipes import NodeRecipe
 from bgnn.models.sage import NodeNet, Sample, scales
 
+SETTLE, SETTLE_BATCHES = 256, 20  # nodes wanted at once, and how often, where statistics are taken anew
 EXAMPLE = 64  # nodes whose sampled neighbourhood travels in model.pt
 
 
@@ -194,6 +195,11 @@ class _Run:
                 yield whole.sample(wanted, recipe.sizes, each)
 
         def measure() -> dict[str, float]:
+            if recipe.settle:
+                rng = np.random.default_rng(self.seed)
+                wanted = (rng.permutation(len(data.x))[:SETTLE] for _ in range(SETTLE_BATCHES))
+                samples = (whole.sample(nodes, recipe.sizes, rng) for nodes in wanted)
+                settle_batch_norm(model, samples, lambda s: model.on_sample(data.x[s.nodes], whole.degree[s.nodes], s))
             logits = infer(model, data.x, whole)
             return {"validation": score(logits, data, data.valid), "test": score(logits, data, data.test)}
 
