@@ -30,9 +30,6 @@ from pathlib import Path
 from typing import Any
 
 EVENTS, RECORDS, PID, SEEN, PACKAGES = "events.jsonl", "records.jsonl", "pid", "seen", "packages"
-# What it takes to measure, beside the runtime's wheel; `packing` sends these modules.
-CARRIED = ("__init__", "candidates", "conditions", "inputs", "lce", "lce_worker", "measure", "profile", "records",
-           "running")  # fmt: skip
 _LITTLE = 1 << 20  # bytes: a disk with less is full
 _SILENCE = 60.0  # seconds until `follow` takes the other side for gone; it may come back with another one
 

@@ -238,7 +238,7 @@ def of_records(records: Sequence[Record], title: str) -> str:
     runs = [section(sheet) for sheet in run_sheets(alone)]
     details = [section(sheet) for sheet in run_sheets(in_table)]
     profiles = []
-    for rows in runs_of(record for record in records if "operator" in record.settings):
+    for rows in runs_of(r for r in records if "operator" in r.settings and r.samples.get("wall_ms")):
         what = f"{', '.join(rows[0].settings['base'])}, inputs {rows[0].settings['inputs']}"
         kinds, operators = profile_sheets(rows, what)
         profiles += [section(kinds), f"<details><summary>operator by operator</summary>{section(operators)}</details>"]

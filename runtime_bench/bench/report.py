@@ -158,7 +158,12 @@ def _counts_sheet(rows: Sequence[Record]) -> Sheet:
         caption = f"{first.settings['error_bar']}. {first.settings['assumptions']}"
     notes = [f"left out: {name}: {why}" for name, why in first.settings.get("left_out", {}).items()]
     body = [[cell(row) for _, cell in columns] for row in rows]
-    return Sheet(title, [head for head, _ in columns], body, caption, notes)
+    bars = []
+    for line, row in zip(body, rows, strict=True):
+        if MODELLED in row.samples:
+            low, high = row.samples[MODELLED]
+            bars.append(Bar(line[0], [("computing", low), ("waiting for memory", high - low)]))
+    return Sheet(title, [head for head, _ in columns], body, caption, notes, bars, "ms, MODELLED")
 
 
 def _range(record: Record) -> str:
