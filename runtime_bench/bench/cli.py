@@ -17,22 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from bgnn.runtime_bench.bench import conditions, records, report
-from bgnn.runtime_bench.bench.candidates import CANDIDATES, candidates_for
+from bgnn.runtime_bench.bench import device_cli, records, report
+from bgnn.runtime_bench.bench.candidates import CANDIDATES, Candidate, candidates_for
 from bgnn.runtime_bench.bench.cases import Sizes
 from bgnn.runtime_bench.bench.inputs import inputs_for
 from bgnn.runtime_bench.bench.measure import Schedule
 from bgnn.runtime_bench.bench.profile import (
     PROFILED,
     chrome_trace,
-    name_layers,
-    operator_records,
     overlay,
-    profile_file,
-    report_of,
+    profiled,
 )
 from bgnn.runtime_bench.bench.records import Record
-from bgnn.runtime_bench.bench.running import new_run, run_file
+from bgnn.runtime_bench.bench.running import run_file
 from bgnn.runtime_bench.bench.tables import TABLES, check_names, measured, show
 from bgnn.runtime_bench.runtime import limits, streams
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
@@ -51,14 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Runs each file by every candidate that can: alone in a fresh process, then all in interleaved "
         "rounds. Times are medians with quartiles; a ratio is taken within a round.",
     )  # fmt: skip
-    run.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .tflite or .onnx file, ours or any other")
-    run.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N", help="one table for each (default: 1)")
-    run.add_argument(
-        "--candidates", nargs="+", default=[], metavar="NAME",
-        help=f"only these of {', '.join(row.name for row in CANDIDATES)}",
-    )  # fmt: skip
+    _add_files(run)
     _add_inputs_and_rounds(run)
     run.add_argument("--json", type=Path, metavar="FILE", help="write the records there, one a line")
+    device_cli.add_device(run)
 
     profile = commands.add_parser(
         "profile", parents=[debug], help="where a file's time goes: by operator and by node type",
@@ -72,6 +65,17 @@ def build_parser() -> argparse.ArgumentParser:
     profile.add_argument("--json", type=Path, metavar="FILE", help="write the operators' times there, as records")
     profile.add_argument("--trace", type=Path, metavar="FILE", help="write one run for chrome://tracing and Perfetto")
     profile.add_argument("--overlay", type=Path, metavar="FILE", help="write node data for Model Explorer")
+
+    device_cli.add_device(profile)
+
+    pack = commands.add_parser(
+        "pack", parents=[debug], help="all that `run` needs, as one archive for a board without ssh",
+        description="Unpack it on the board and start its run.sh; records.jsonl, which that writes, is what --json "
+        "would have written here.",
+    )  # fmt: skip
+    _add_files(pack)
+    device_cli.add_pack(pack)
+    _add_inputs_and_rounds(pack)
 
     table = commands.add_parser(
         "table", parents=[debug], help="the papers' tables, measured here",
@@ -95,6 +99,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a .tflite or .onnx file, ours or any other"
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1], metavar="N", help="one table for each (default: 1)"
+    )
+    parser.add_argument(
+        "--candidates", nargs="+", default=[], metavar="NAME",
+        help=f"only these of {', '.join(row.name for row in CANDIDATES)}",
+    )  # fmt: skip
+
+
 def _add_inputs_and_rounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=Path, metavar="NPZ", help="the file's inputs by name (default: random ones)")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
@@ -114,9 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams.make_safe()
     try:
         with stops_as_errors():
-            {"run": _run, "profile": _profile, "compare": _compare, "table": _table, "tables": _tables}[given.command](
-                given
-            )
+            _COMMANDS[given.command](given)
         return 0
     except (Stopped, KeyboardInterrupt) as stop:
         return _fail(str(stop) or "interrupted", getattr(stop, "exit_code", 130), False)
@@ -131,13 +146,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> None:
     schedule, arrays = _prepare(given, given.threads, given.files, [given.json])
-    # All files are looked at before the first is measured.
-    work = []
-    for path in given.files:
-        content = _read(path)
-        work.append((path, content, candidates_for(path, content, given.candidates)))
+    work = _work(given)
     found: list[Record] = []
     try:
+        if given.device:
+            with contextlib.closing(device_cli.run(given, work, arrays, _say)) as groups:
+                for some in groups:
+                    found += some
+                    with streams.results():
+                        report.print_run(some)
+            return
         for path, content, candidates in work:
             inputs = inputs_for(path, content, arrays, given.seed)
             for threads in dict.fromkeys(given.threads):
@@ -150,6 +168,17 @@ def _run(given: argparse.Namespace) -> None:
             write_files({given.json: records.write(found)}, lambda: _say(f"written: {given.json}"))
 
 
+def _work(given: argparse.Namespace) -> list[tuple[Path, bytes, list[Candidate]]]:
+    """All files are looked at before the first is measured."""
+    contents = {path: _read(path) for path in given.files}
+    return [(path, content, candidates_for(path, content, given.candidates)) for path, content in contents.items()]
+
+
+def _pack(given: argparse.Namespace) -> None:
+    _, arrays = _prepare(given, given.threads, given.files, [given.output])
+    device_cli.pack(given, _work(given), arrays, _say)
+
+
 def _profile(given: argparse.Namespace) -> None:
     outputs = [given.json, given.trace, given.overlay]
     schedule, arrays = _prepare(given, [given.threads], [given.file], outputs)
@@ -158,19 +187,14 @@ def _profile(given: argparse.Namespace) -> None:
     able = [row for row in named if row.name in PROFILED and (given.candidate or row.fits(content))]
     if not able:
         raise UsageError(f"{given.candidate} does not tell where time goes: {', '.join(PROFILED)} do")
-    inputs, chosen, before = inputs_for(path, content, arrays, given.seed), able[0], conditions.now()
-    with conditions.pinned(given.threads) as cores:
-        profile = profile_file(chosen, content, inputs.arrays, given.threads, schedule)
-    name_layers(profile, report_of(path))
-    after = conditions.now()
-    settings = {
-        "run": new_run(), "base": [path.name, chosen.name], "threads": given.threads, "cores": cores,
-        "inputs": inputs.what, "rounds": len(profile.total_ms), "before": before, "after": after,
-        "throttled": conditions.throttling(before, after),
-    }  # fmt: skip
+    chosen, inputs = able[0], inputs_for(path, content, arrays, given.seed)
+    if given.device:
+        profile, settings, found = device_cli.profile(given, content, chosen, inputs, _say)
+    else:
+        profile, settings, found = profiled(path, content, inputs, chosen, given.threads, schedule)
     files = {}
     if given.json is not None:
-        files[given.json] = records.write(operator_records(profile, path.name, chosen.name, settings))
+        files[given.json] = records.write(found)
     if given.trace is not None:
         files[given.trace] = json.dumps(chrome_trace(profile, path.name)).encode()
     if given.overlay is not None:
@@ -178,7 +202,7 @@ def _profile(given: argparse.Namespace) -> None:
 
     def announce() -> None:
         with streams.results():
-            report.print_profile(profile, f"{path.name}, {chosen.name}, inputs {inputs.what}")
+            report.print_profile(profile, f"{path.name}, {chosen.name}, inputs {settings['inputs']}")
             for line in report.machine_remarks(settings):
                 print(line)
         for written in files:
@@ -248,7 +272,7 @@ def _compare(given: argparse.Namespace) -> None:
         report.print_comparison(before, after)
 
 
-_COMMANDS = {"run": _run, "profile": _profile, "compare": _compare, "table": _table, "tables": _tables}
+_COMMANDS = {"run": _run, "profile": _profile, "pack": _pack, "compare": _compare, "table": _table, "tables": _tables}
 
 
 def _say(line: str) -> None:

@@ -260,9 +260,9 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor (model, cores, instruction-set flags), memory in bytes, system, package versions, and an id:
-    what has the same one is the same machine. It holds no name in the clear."""
-    cpu = ""
+    """Processor (model, Arm's number of the core, cores, instruction-set flags), memory in bytes, system, package
+    versions, and an id: what has the same one is the same machine. It holds no name in the clear."""
+    cpu = part = ""
     flags: list[str] = []
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -271,6 +271,8 @@ def describe_machine() -> dict[str, Any]:
                 cpu = value.strip()
             elif key.strip() in ("flags", "Features") and not flags:
                 flags = value.split()
+            elif key.strip() == "CPU part" and not part:  # an Arm core's; a big.LITTLE machine's first
+                part = value.strip()
     except OSError:
         pass  # not Linux: the platform module still names the processor
     cpu = cpu or platform.processor() or platform.machine()
@@ -281,6 +283,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "id": hashlib.sha256(f"{name} {cpu} {os.cpu_count()} {memory}".encode()).hexdigest()[:16],
         "cpu": cpu,
+        "part": part,
         "cores": os.cpu_count(),
         "flags": flags,
         "memory_bytes": memory,

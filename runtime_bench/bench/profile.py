@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from bgnn.runtime_bench.bench import conditions
 from bgnn.runtime_bench.bench.candidates import DELEGATE, DELEGATE_PLAIN, ONNX, ONNX_OURS, Candidate, versions
+from bgnn.runtime_bench.bench.inputs import Inputs
 from bgnn.runtime_bench.bench.measure import Schedule, Spread, describe_machine
 from bgnn.runtime_bench.bench.records import WALL, Record
+from bgnn.runtime_bench.bench.running import new_run
 from bgnn.runtime_bench.runtime import limits
 from bgnn.runtime_bench.runtime.delegate import library_path, load_interpreter
 from bgnn.runtime_bench.runtime.errors import BgnnError
@@ -235,6 +238,23 @@ def profile_file(
         candidate.check(content)
         return profile_onnx(content, threads, inputs, schedule)
     return profile_tflite(content, threads, list(inputs.values()), candidate.name == DELEGATE, schedule)
+
+
+def profiled(
+    path: Path, content: bytes, inputs: Inputs, candidate: Candidate, threads: int, schedule: Schedule
+) -> tuple[Profile, dict[str, Any], list[Record]]:
+    """`profile_file`, pinned, with the layers' names; what the run's settings are, and a record for each operator."""
+    before = conditions.now()
+    with conditions.pinned(threads) as cores:
+        profile = profile_file(candidate, content, inputs.arrays, threads, schedule)
+    name_layers(profile, report_of(path))
+    after = conditions.now()
+    settings = {
+        "run": new_run(), "base": [path.name, candidate.name], "threads": threads, "cores": cores,
+        "inputs": inputs.what, "rounds": len(profile.total_ms), "before": before, "after": after,
+        "throttled": conditions.throttling(before, after),
+    }  # fmt: skip
+    return profile, settings, operator_records(profile, path.name, candidate.name, settings)
 
 
 def operator_records(profile: Profile, case: str, candidate: str, settings: Mapping[str, Any]) -> list[Record]:

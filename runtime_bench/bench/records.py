@@ -97,7 +97,7 @@ def read(path: Path) -> list[Record]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                found.append(_checked(json.loads(line)))
+                found.append(checked(json.loads(line)))
             except (ValueError, RecursionError) as error:
                 raise BgnnError(f"{path}, line {number}, is no record of bgnn-bench: {error}") from error
     if not found:
@@ -109,7 +109,7 @@ _TYPES = {"case": str, "candidate": str, "device": dict, "modelled": bool, "samp
           "settings": dict}  # fmt: skip
 
 
-def _checked(data: Any) -> Record:
+def checked(data: Any) -> Record:
     if not isinstance(data, dict):
         raise ValueError("not an object")
     wanted = {field.name for field in fields(Record)}

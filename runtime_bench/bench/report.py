@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from bgnn.runtime_bench.bench.emulated import INSTRUCTIONS, MODELLED
 from bgnn.runtime_bench.bench.measure import Spread, digits, too_noisy
 from bgnn.runtime_bench.bench.profile import Profile
 from bgnn.runtime_bench.bench.records import CPU, WALL, Record, base_of, ratio
@@ -36,6 +37,9 @@ def print_run(records: Sequence[Record]) -> None:
     for run in dict.fromkeys(record.run for record in records):
         rows = [record for record in records if record.run == run]
         first = rows[0]
+        if INSTRUCTIONS in first.samples:
+            print_counts(rows)
+            continue
         columns: list[Column] = [
             ("", lambda record: record.candidate),
             ("elapsed ms", lambda record: str(record.spread(WALL) or "")),
@@ -58,6 +62,56 @@ def print_run(records: Sequence[Record]) -> None:
         print_table(title, [head for head, _ in columns], [[cell(row) for _, cell in columns] for row in rows], caption)
         for line in remarks(rows):
             print(line)
+
+
+def print_counts(rows: Sequence[Record]) -> None:
+    """One run without a clock: instructions and outputs (emulated), or a range of time (modelled) by operator."""
+    first = rows[0]
+    columns: list[Column] = [
+        ("", lambda record: record.case.removeprefix(f"{rows[-1].case}: ") if first.modelled else record.candidate),
+        ("M instructions", lambda record: f"{(record.figure(INSTRUCTIONS) or 0) / 1e6:.3f}"),
+    ]
+    if first.modelled:
+        columns += [("node type", lambda record: record.settings.get("type", "all")), ("MODELLED ms", _range)]
+    else:
+        columns.append(("output's difference", lambda record: f"{record.figure('difference') or 0:.2g}"))
+    title = f"{rows[-1].case}, {first.device['cpu']}, inputs {first.settings['inputs']}"
+    caption = "of one inference; the emulator's own time means nothing"
+    if first.modelled:
+        title, caption = (
+            f"{title}, {first.candidate}",
+            f"{first.settings['error_bar']}. {first.settings['assumptions']}",
+        )
+    print_table(title, [head for head, _ in columns], [[cell(row) for _, cell in columns] for row in rows], caption)
+    for line in (f"left out: {name}: {why}" for name, why in first.settings.get("left_out", {}).items()):
+        print(line)
+
+
+def _range(record: Record) -> str:
+    return "-".join(digits(ms) for ms in record.samples[MODELLED])
+
+
+def print_predicted(pairs: Sequence[tuple[Record, Record]]) -> None:
+    """What a model predicted beside what was measured: (modelled, measured) by operator."""
+    rows, inside = [], 0
+    for predicted, measured in pairs:
+        time, (low, high) = measured.spread(), predicted.samples[MODELLED]
+        if time is None:
+            continue
+        met = low <= time.median <= high
+        inside += met
+        factor = digits(2 * time.median / (low + high)) if high else ""
+        rows.append([f"{measured.case}, {measured.candidate}", _range(predicted), str(time), factor,
+                     "yes" if met else "no"])  # fmt: skip
+    if not rows:
+        return
+    first, other = pairs[0]
+    heads = ["", "predicted ms", "measured ms", "measured /\nmiddle of predicted", "within"]
+    caption = f"{inside} of {len(rows)} measured medians lie within what was predicted"
+    title = f"predicted ({first.device['cpu']}) beside measured ({other.device['cpu']}), {_threads(other)}"
+    print_table(title, heads, rows, caption)
+    if other.device.get("part") != first.device.get("part"):
+        print("the processor that measured is not the one that is modelled: this is no test of the model")
 
 
 def speedup(records: Sequence[Record], record: Record) -> Spread | None:
@@ -123,6 +177,16 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record]) -> None:
     pairs = [(old, new) for old in before for new in after if _same_question(old, new)]
     if not pairs:
         raise BgnnError("the two have no case, candidate and number of threads in common")
+    predicted = [(old, new) if old.modelled else (new, old) for old, new in pairs if old.modelled != new.modelled]
+    print_predicted([(model, measured) for model, measured in predicted if MODELLED in model.samples])
+    counted = [(a, b) for a, b in pairs if INSTRUCTIONS in a.samples and INSTRUCTIONS in b.samples]
+    if counted:
+        print_table(
+            "A beside B, one inference", ["", "A: M instructions", "B: M instructions", "B / A"], map(_counts, counted)
+        )
+    pairs = [(old, new) for old, new in pairs if WALL in old.samples and WALL in new.samples]
+    if not pairs:
+        return
     absolute = all(_same_machine(old, new) for old, new in pairs)
     heads = ["", "x as fast as", "A: x", "B: x", "B / A"]
     rows = []
@@ -143,6 +207,13 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record]) -> None:
         noisy = [f"{r.case}, {r.candidate}" for r in records if (found := speedup(records, r)) and found.noisy]
         if noisy:
             print(f"{name}: {too_noisy(noisy)}")
+
+
+def _counts(pair: tuple[Record, Record]) -> list[str]:
+    old, new = (record.figure(INSTRUCTIONS) or 0 for record in pair)
+    where = " and ".join(dict.fromkeys(str(record.device["cpu"]) for record in pair))
+    ratio = digits(new / old) if old else ""
+    return [f"{pair[0].case}, {pair[0].candidate}, {where}", f"{old / 1e6:.3f}", f"{new / 1e6:.3f}", ratio]
 
 
 def _same_question(one: Record, other: Record) -> bool:

@@ -127,7 +127,7 @@ def measure_together(
             "empty_bytes": alone.empty_bytes,
             "arena_bytes": alone.arena_bytes,
             "file_bytes": subject.file_bytes,
-            "difference": _largest_difference(opened[subject.name].outputs(), opened[same.name].outputs()),
+            "difference": largest_difference(opened[subject.name].outputs(), opened[same.name].outputs()),
         }
         samples = {WALL: timing.wall_ms, CPU: timing.cpu_ms}
         samples |= {name: [figure] for name, figure in figures.items() if figure is not None}
@@ -136,7 +136,7 @@ def measure_together(
     return records
 
 
-def _largest_difference(ours: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> float:
+def largest_difference(ours: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> float:
     """Between two runtimes' outputs of one file; NaN beside NaN is none, and anything beside NaN the largest float."""
     largest = 0.0
     for one, other in zip(ours, base, strict=True):
