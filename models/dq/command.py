@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from bgnn.models.checkpoint import save_checkpoint
+from bgnn.models.curves import spread
 from bgnn.models.dq import presets
 from bgnn.models.dq.data import load_citation, load_graphs
 from bgnn.models.dq.example import first_graphs, part_of_graph
@@ -144,16 +144,6 @@ def as_table(results: dict[str, list[float]]) -> str:
                 cells = (f"{spread(runs[case])} ({len(runs[case])}) | {paper[case]}" for case in CASES)
                 rows.append(f"| {dataset} {conv.upper()}{kind and ', '}{kind} | " + " | ".join(cells) + " |")
     return "\n".join([*rows, "", "Test accuracy in percent, mean ± standard deviation (number of runs)."])
-
-
-def spread(values: list[float]) -> str:
-    """ "81.7 ± 0.7": mean and standard deviation; of a single value the value alone, of none a dash."""
-    if not values:
-        return "-"
-    mean = f"{statistics.fmean(values):.1f}" if max(values) >= 10 else f"{statistics.fmean(values):.3f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{len(mean.split('.')[1])}f}"
 
 
 def _own(given: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ SPARE_BYTES = 64 << 20
 """Disk and memory that a run may take beside what is sent."""
 _SSH = ("ssh", "-T", "-oBatchMode=yes", "-oConnectTimeout=10", "-oServerAliveInterval=5", "-oServerAliveCountMax=3",
         "-oClearAllForwardings=yes")  # fmt: skip
+_MARK = "bgnn-bench:"
 # By what any Python 3 understands, since an old one is to be named too.
 _PROBE = """
 import json, os, platform, shutil, sys, tempfile
@@ -130,8 +131,11 @@ class Ssh:
 
 def look_at(ssh: Ssh) -> dict[str, Any]:
     """What a board is: see _PROBE, with "arch". Raises BgnnError, in one line, for one that cannot measure."""
-    done = ssh.run(f"uname -sm && {{ command -v python3 >/dev/null || exit 9; }} && python3 -c {shlex.quote(_PROBE)}")
-    lines = done.stdout.decode(errors="replace").split("\n")
+    # A login script on the board may print before anything else.
+    done = ssh.run(
+        f"echo {_MARK}; uname -sm && {{ command -v python3 >/dev/null || exit 9; }} && python3 -c {shlex.quote(_PROBE)}"
+    )
+    lines = done.stdout.decode(errors="replace").rpartition(f"{_MARK}\n")[2].split("\n")
     system, _, arch = lines[0].strip().partition(" ")
     if system != "Linux" or arch not in ARCHITECTURES:
         raise BgnnError(f"{ssh} is {lines[0] or 'no Unix'}: it takes Linux on {' or '.join(ARCHITECTURES)}")
@@ -205,7 +209,7 @@ class Board:
                     lost_since = None
                     if not line.endswith(b"\n"):
                         break  # cut off: it comes again, whole
-                    if not line.strip():
+                    if not line.startswith(b"{"):  # a sign of life, or what a login script printed
                         continue
                     try:
                         event = json.loads(line)

@@ -72,6 +72,7 @@ def test_a_good_run(
     board: boards.TestBoard, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "r.jsonl"
+    (board.folder / "environment").write_text("echo Welcome to the board\n")
     assert run(files[0], "--device", board.url, *QUICK, "LiteRT + ours", "--json", out) == 0
     found = records.read(out)
     assert [(one.case, one.candidate) for one in found] == [("a.tflite", "LiteRT"), ("a.tflite", "LiteRT + ours")]
