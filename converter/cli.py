@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from bgnn.converter.errors import BgnnError, UsageError
 from bgnn.converter.targets import STAGES, TARGETS
 from bgnn.runtime_bench.runtime import streams
-from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
+from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, is_special, stops_as_errors, write_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -233,12 +233,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         hint = "" if args.debug else " (a bug in bgnn-convert: run again with --debug and report it)"
         return _fail(f"internal error: {what}{hint}", 1, args.debug)
+    except BaseException as stop:  # only foreign code raises others
+        return _fail(f"the model's code ended the program: {type(stop).__name__}: {stop}", 1, args.debug)
 
 
 def _run(args: argparse.Namespace) -> None:
-    output = Path(args.output or Path(args.file).stem + (".onnx" if args.target.startswith("onnx-") else ".tflite"))
-    report = Path(args.report) if args.report else _usual_report(output)
-    _check(args, output, report)
+    _check(args)
+    output = Path(_default_output(args) if args.output is None else args.output)
+    report = output if args.stop_after else _checked_report(args, output)
     # as the user meant them, wherever the user's own code goes to
     written, reported = Path(os.path.abspath(output)), Path(os.path.abspath(report))
     with _progress(_console(sys.stderr)) as say:
@@ -303,7 +305,11 @@ def _convert(args: argparse.Namespace, say: Callable[[str], None]) -> Conversion
     )
 
 
-def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
+def _default_output(args: argparse.Namespace) -> str:
+    return Path(args.file).stem + (".onnx" if args.target.startswith("onnx-") else ".tflite")
+
+
+def _check(args: argparse.Namespace) -> None:
     """What can be checked before the model is read: a conversion takes a minute."""
     for what, value, allowed in (
         ("--target", args.target, TARGETS),
@@ -320,13 +326,19 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
             raise UsageError(f"{what} {value}: must be at least 1")
     if args.dump and Path(args.dump).exists() and not Path(args.dump).is_dir():
         raise UsageError(f"--dump {args.dump}: not a folder")
-    if args.stop_after:
-        return
+
+
+def _checked_report(args: argparse.Namespace, output: Path) -> Path:
+    """Where the report goes. Raises UsageError where that or the output cannot be written, or is something else."""
+    for flag, text in (("-o", args.output), ("--report", args.report)):
+        if text is not None and (not text or text.endswith("/")):
+            raise UsageError(f"{flag} {text!r}: name a file" + (" in the folder" if text else ""))
     given = {"the model itself": Path(args.file), "the --calibrate data": Path(args.calibrate or args.file)}
     given |= {f"the --input data {spec}": Path(spec) for spec in args.inputs if spec.endswith(".npz")}
     if args.model:
-        given["the code of --model"] = Path(*args.model.partition(":")[0].split(".")).with_suffix(".py")
+        given["the code of --model"] = Path(args.model.partition(":")[0].replace(".", "/") + ".py")
     check_output(output, given)
+    report = Path(args.report) if args.report else _usual_report(output)
     check_output(report, given | {"the output, too: give the two different names": output})
     if _report_at(output) is not None:
         raise UsageError(f"cannot write {output}: it is the report of another conversion")
@@ -334,12 +346,15 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
         raise UsageError(f"cannot write {report}: it is there already, and is no report of a conversion")
     if _is_of_another(report, output):
         raise UsageError(f"cannot write {report}: it is the report of another conversion")
+    return report
 
 
 def _usual_report(output: Path) -> Path:
-    """report.json beside the output, or OUTPUT.report.json where that one tells of another file."""
-    usual = output.with_name("report.json")
-    return output.with_name(f"{output.name}.report.json") if _is_of_another(usual, output) else usual
+    """report.json beside the output, or OUTPUT.report.json where that one tells of another file. Beside a device or a
+    pipe (/dev/null) nothing is written: there it is in the current folder."""
+    folder = Path() if is_special(output) else output.parent
+    usual = folder / "report.json"
+    return folder / f"{output.name}.report.json" if _is_of_another(usual, output) else usual
 
 
 def _is_of_another(report: Path, output: Path) -> bool:

@@ -107,6 +107,15 @@ def test_the_report_of_another_output_is_left_alone(folder: Path) -> None:
         report = json.loads(Path(name).read_text())
         assert (report["output"], report["optimize"]) == (output, 0)
     assert convert("-o", "b.tflite", "--report", "report.json") == 2
+    assert convert("-o", "/dev/null") == 0  # beside it nothing is written
+    assert files(folder) == {
+        "small.pt",
+        "small.tflite",
+        "report.json",
+        "b.tflite",
+        "b.tflite.report.json",
+        "null.report.json",
+    }
 
 
 def test_stop_after_and_dump(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
