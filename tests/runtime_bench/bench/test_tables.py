@@ -123,6 +123,19 @@ def test_what_is_binary_is_what_the_converter_says(capsys: pytest.CaptureFixture
     assert cells(printed, "DGCNN")[1:] == ["", "not measured", "", "not measured", "", ""]
 
 
+def test_what_equal_codes_are_worth_stands_beside() -> None:
+    kernels = [
+        record("bgnn avx2", {"isa": "avx2", "BF": bf, "RF": rf}, wall_ms=[ms])
+        for bf, rf, ms in ((1, 0, 2.0), (3, 2, 10.0))
+    ]
+    (sheet,) = tables.run_times([*found(), *kernels], Sizes())
+    assert sheet.notes[0] == (
+        "BF-H's kernels alone, no two nodes of equal codes: 32.0 ms (bgnn avx2); "
+        "the whole file, on these clouds: 1.50 ms"
+    )
+    assert "RF's kernels alone, no two nodes of equal codes: 20.0 ms" in sheet.notes[1]
+
+
 def layer_rows(**ms: float) -> list[Record]:
     """Of Cora's GCN: milliseconds by case."""
     made = []
