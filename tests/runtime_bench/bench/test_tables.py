@@ -224,9 +224,9 @@ def test_the_command_converts_runs_and_writes_every_case(
     profiles = [r for r in every if "of" in r.settings]
     assert {r.settings["of"] for r in profiles} == {case.name for case in chosen if case.target}
     assert {"k-NN 2"} < {r.settings["layer"] for r in profiles}
-    assert markdown.read_text().count("![") == len(list(tmp_path.glob("tables-*.svg"))) == 4
+    assert markdown.read_text().count("![") == len(list(tmp_path.glob("tables-*.svg"))) == 5
     assert {"TOPK_V2", "BgnnHammingKnn"} <= {r.settings["type"] for r in profiles}
-    rows = [r for r in every if "of" not in r.settings]
+    rows = [r for r in every if r.settings["source"] == "times"]
     assert {r.case for r in rows} == {c.name for c in chosen}
     others = [r for r in rows if r.candidate.startswith("LiteRT + ours, ")]
     assert all(r.figure("difference") == 0 for r in others), "instruction sets give the same bits"
