@@ -198,6 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="where to write the report as JSON (default: report.json beside the output, or OUTPUT.report.json if "
         "that is another conversion's)",
     )
+    output.add_argument("--html", metavar="FILE", help="write the report as one page for a browser, too")
     output.add_argument("--dump", metavar="DIR", help="write every stage of the conversion as readable Python")
     output.add_argument("--stop-after", metavar="STAGE", help=f"stop after a stage ({', '.join(STAGES)}); no file")
     output.add_argument("--no-verify", action="store_true", help="do not run and compare the file (not advised)")
@@ -243,6 +244,7 @@ def _run(args: argparse.Namespace) -> None:
     report = output if args.stop_after else _checked_report(args, output)
     # as the user meant them, wherever the user's own code goes to
     written, reported = Path(os.path.abspath(output)), Path(os.path.abspath(report))
+    paged = Path(os.path.abspath(args.html)) if args.html else None
     with _progress(_console(sys.stderr)) as say:
         say(f"reading {args.file}")
         conversion = _convert(args, say)
@@ -256,11 +258,18 @@ def _run(args: argparse.Namespace) -> None:
     def announce() -> None:
         with streams.results():
             conversion.report.print(console)
-            console.print(f"wrote {output} and {report}", soft_wrap=True)
+            paths = f"{output}, {report} and {args.html}" if args.html else f"{output} and {report}"
+            console.print(f"wrote {paths}", soft_wrap=True)
 
     assert conversion.model_bytes is not None
-    text = json.dumps({"output": output.name, **conversion.report.to_json()}, indent=2) + "\n"
-    write_files({written: conversion.model_bytes, reported: text.encode()}, announce)
+    found = {"output": output.name, **conversion.report.to_json()}
+    files = {written: conversion.model_bytes, reported: (json.dumps(found, indent=2) + "\n").encode()}
+    if paged is not None:
+        from bgnn.runtime_bench.bench import page
+        from bgnn.runtime_bench.bench.measure import describe_machine
+
+        files[paged] = page.of_conversion(found, describe_machine()).encode("utf-8", "backslashreplace")
+    write_files(files, announce)
 
 
 def _convert(args: argparse.Namespace, say: Callable[[str], None]) -> Conversion:
@@ -326,11 +335,13 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"{what} {value}: must be at least 1")
     if args.dump and Path(args.dump).exists() and not Path(args.dump).is_dir():
         raise UsageError(f"--dump {args.dump}: not a folder")
+    if args.html is not None and args.stop_after:
+        raise UsageError(f"--html {args.html}: with --stop-after no file is made that it would tell of")
 
 
 def _checked_report(args: argparse.Namespace, output: Path) -> Path:
     """Where the report goes. Raises UsageError where that or the output cannot be written, or is something else."""
-    for flag, text in (("-o", args.output), ("--report", args.report)):
+    for flag, text in (("-o", args.output), ("--report", args.report), ("--html", args.html)):
         if text is not None and (not text or text.endswith("/")):
             raise UsageError(f"{flag} {text!r}: name a file" + (" in the folder" if text else ""))
     given = {"the model itself": Path(args.file), "the --calibrate data": Path(args.calibrate or args.file)}
@@ -340,6 +351,8 @@ def _checked_report(args: argparse.Namespace, output: Path) -> Path:
     check_output(output, given)
     report = Path(args.report) if args.report else _usual_report(output)
     check_output(report, given | {"the output, too: give the two different names": output})
+    if args.html:
+        check_output(Path(args.html), given | {"the output, too": output, "the report, too": report})
     if _report_at(output) is not None:
         raise UsageError(f"cannot write {output}: it is the report of another conversion")
     if report.is_file() and report.stat().st_size and _report_at(report) is None:
