@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -j$(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels bench-graphs bench-trained interpreters fuzz wheels aarch64 a72 cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels bench-graphs bench-trained check-files record-files out/files.jsonl interpreters fuzz wheels aarch64 a72 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +93,23 @@ bench-trained: ## networks trained here on Cora, Citeseer and shapes, PyTorch be
 .cache/bench/.installed: $(VENV)/.installed
 	@$(VENV)/bin/python $(PIP_INSTALL) --upgrade --no-deps --target $(@D) faiss-cpu==1.15.1 usearch==2.26.6 numkong==7.8.6
 	@touch $@
+
+# Two files of trained models, their records, and what they may not get worse than. `make record-files` accepts them.
+out/files.jsonl: setup kernels
+	@mkdir -p out/files
+	@$(VENV)/bin/bgnn-convert models/trained/bf2_shapes.pt --target lce-arm64 --kernels bgnn -o out/files/bf2_shapes.tflite >/dev/null
+	@$(VENV)/bin/bgnn-convert models/trained/cora_gcn_dq8.pt --target onnx-int8-x86 -o out/files/cora_gcn_dq8.onnx >/dev/null
+	@$(VENV)/bin/bgnn-bench run out/files/bf2_shapes.tflite out/files/cora_gcn_dq8.onnx --rounds 1 --json $@ \
+	  --candidates "LiteRT + ours" "ONNX Runtime" >/dev/null
+
+check-files: out/files.jsonl ## sizes, operators, shares and verification of two trained models' files against .ci/baseline.jsonl
+	@$(VENV)/bin/bgnn-bench check $< --baseline .ci/baseline.jsonl
+
+# Of memory and time a baseline says nothing: they are the machine's.
+counted = import json, sys; rows = [json.loads(line) for line in sys.stdin]; \
+  [print(json.dumps({**row, "samples": {"file_bytes": row["samples"]["file_bytes"]}})) for row in rows]
+record-files: out/files.jsonl
+	@$(VENV)/bin/python -c '$(counted)' <$< >.ci/baseline.jsonl
 
 interpreters: setup kernels ## the same files in five stock TFLite interpreters, each in its own environment (about 2.5 GB)
 	@$(VENV)/bin/python -m bgnn.runtime_bench.bench.stock_interpreters

@@ -186,16 +186,18 @@ def start(folder: Path) -> None:
     """Begins `supervise` in a session of its own, which outlives the connection."""
     (folder / SEEN).touch()
     (folder / EVENTS).touch()
-    if os.fork():
-        while not (folder / PID).exists():
-            time.sleep(0.01)
+    child = os.fork()
+    if child:
+        try:
+            (folder / PID).write_text(str(child))
+        except OSError:
+            os.kill(child, signal.SIGKILL)
+            raise
         return
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(null, stream)
-    (folder / f"{PID}.new").write_text(str(os.getpid()))
-    (folder / f"{PID}.new").rename(folder / PID)
     try:
         supervise(folder)
     finally:
@@ -204,10 +206,10 @@ def start(folder: Path) -> None:
 
 def _alive(folder: Path) -> bool:
     try:
-        os.kill(int((folder / PID).read_text()), 0)
+        state = Path(f"/proc/{int((folder / PID).read_text())}/stat").read_text()
     except (OSError, ValueError):
         return False
-    return True
+    return state.rpartition(")")[2].split()[0] != "Z"  # in a container, maybe nobody asks for those that ended
 
 
 def follow(folder: Path, number: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bgnn.runtime_bench.bench.records import Record
+from bgnn.runtime_bench.bench.records import CPU, Record
 from bgnn.runtime_bench.bench.report import speedup
 
 # How much a figure may grow, as a share and beside it in its own unit: memory holds what the system rounds up.
@@ -19,7 +19,7 @@ GROWTH = {
     "file_bytes": (0.01, 0.0), "arena_bytes": (0.01, 0.0), "memory_bytes": (0.10, 2e6), "instructions": (0.05, 0.0),
     "peak_activation_bytes": (0.01, 0.0),
 }  # fmt: skip
-TIME = 0.1
+TIME, FEW = 0.1, 4  # how much slower counts; rounds below which nothing is said about time
 # Of a verification: what may not grow, and what may not shrink.
 _NOT_MORE = ("turned_signs", "turned_rows", "stepped", "changed_rows")
 _NOT_LESS = ("signs", "neighbours", "codes", "exact")
@@ -51,7 +51,8 @@ def compare(baseline: Sequence[Record], now: Sequence[Record]) -> list[Finding]:
             continue
         found += [Finding(where, what, worse) for what, worse in _differences(record, other)]
         before, after = speedup(baseline, record), speedup(now, other)
-        if before is None or after is None or record.name == record.settings["base"]:
+        rounds = min(len(one.samples.get(CPU, [])) for one in (record, other))
+        if before is None or after is None or record.name == record.settings["base"] or rounds < FEW:
             continue
         base = ", ".join(record.settings["base"])
         if before.noisy or after.noisy:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from bgnn.runtime_bench.bench.emulated import EMULATOR, MODEL
 from bgnn.runtime_bench.bench.packing import ARCHITECTURES, OLDEST, TOP, Job, Pack, make_pack
 from bgnn.runtime_bench.bench.records import checked
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
@@ -74,7 +75,7 @@ class Ssh:
         # Whatever begins with - would be an option of ssh.
         bad = not host or host.startswith("-") or user.startswith("-") or any(c.isspace() for c in host + user)
         if parts.scheme != "ssh" or bad or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
-            raise UsageError(f"--device {url}: it is to be ssh://user@host or ssh://user@host:port")
+            raise UsageError(f"--device {url}: it is to be ssh://user@host[:port], {EMULATOR} or {MODEL}")
         return cls(host, user, port)
 
     @property

@@ -16,7 +16,8 @@ from bgnn.runtime_bench.bench.records import Record
 from bgnn.runtime_bench.bench.report import Bar, Sheet, markdown, profile_sheets, run_sheets, runs_of
 
 COLOURS = 8  # of a chart's parts; what is beyond them is one part, "others"
-_LONGEST = 44  # characters of a label in a chart
+KIND = "is"  # the column with a layer's kind: binary, INT8 or float
+_LONGEST = 32  # characters of a label in a chart
 _THEME = """
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--line:#d5d9df;--soft:#f3f5f8;--quiet:#5b6470}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--paper:#14171b;--line:#363c45;--soft:#1e2329;--quiet:#9aa4b1}}
@@ -51,6 +52,10 @@ def _short(label: str) -> str:
     return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else digits(value)
+
+
 def chart(bars: Sequence[Bar], unit: str) -> str:
     """Horizontal bars as an SVG element, as wide as what holds it: label and figure above each, the parts' names below.
 
@@ -67,12 +72,12 @@ def chart(bars: Sequence[Bar], unit: str) -> str:
     for bar in bars:
         whole = sum(value for _, value in bar.parts)
         lines.append(f'<text x="0" y="{y + 13}"><title>{_text(bar.label)}</title>{_text(_short(bar.label))}: '
-                     f"{digits(whole)}</text>")  # fmt: skip
+                     f"{_amount(whole)}</text>")  # fmt: skip
         lines.append(f'<rect class="track" x="0" y="{y + 18}" width="100%" height="12"/>')
         start = 0.0
         for name, value in bar.parts:
             width = 100 * value / longest
-            said = f"{name}: {digits(value)} {unit}" if name else f"{digits(value)} {unit}"
+            said = f"{name}: {_amount(value)} {unit}" if name else f"{_amount(value)} {unit}"
             lines.append(f'<rect class="bar p{colour.get(name, COLOURS)}" x="{start:.3f}%" y="{y + 18}" '
                          f'width="{width:.3f}%" height="12"><title>{_text(said)}</title></rect>')  # fmt: skip
             start += width
@@ -112,13 +117,16 @@ def markdown_files(sheets: Sequence[Sheet], path: Path) -> dict[Path, bytes]:
 def table(sheet: Sheet, words: bool = False) -> str:
     """A table in its own scrolling box; `words`: its cells stand left."""
     head = "".join(f"<th>{_text(one)}</th>" for one in sheet.heads)
-    body = "".join(f"<tr>{''.join(f'<td>{_cell(one)}</td>' for one in row)}</tr>" for row in sheet.rows)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{_cell(head, one)}</td>' for head, one in zip(sheet.heads, row, strict=True))}</tr>"
+        for row in sheet.rows
+    )
     kind = ' class="words"' if words else ""
     return f'<div class="box"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(value: str) -> str:
-    return f'<span class="kind {value}">{value}</span>' if value in ("binary", "INT8", "float") else _text(value)
+def _cell(head: str, value: str) -> str:
+    return f'<span class="kind {value}">{value}</span>' if head == KIND else _text(value)
 
 
 def section(sheet: Sheet, words: bool = False) -> str:
@@ -158,7 +166,7 @@ def conversion_sections(name: str, found: Mapping[str, Any]) -> list[str]:
         layers.append((sum(macs.values()) / 1e6, kind, row))
     work = [Bar("all layers", [(kind, count / 1e6) for kind, count in found.get("macs", {}).items() if count])]
     work += [Bar(row[0], [(kind, macs)]) for macs, kind, row in layers if macs]
-    heads = ["layer", "is", "was", "became", "M multiply-accumulates", "why"]
+    heads = ["layer", KIND, "was", "became", "M multiply-accumulates", "why"]
     rows = [row for _, _, row in layers]
     sheets = [Sheet(f"{name}: what each layer became, and why", heads, rows, bars=work,
                     unit="millions of multiply-accumulates")]  # fmt: skip

@@ -111,7 +111,7 @@ def _run_sheet(rows: Sequence[Record]) -> Sheet:
         ("arena\nMB", lambda record: _megabytes(record.figure("arena_bytes"))),
         (
             "file\nbytes",
-            lambda record: f"{record.figure('file_bytes') or 0:,.0f}" if record.figure("file_bytes") else "",
+            lambda record: "" if one_case or not (size := record.figure("file_bytes")) else f"{size:,.0f}",
         ),
         (
             "output's\ndifference",

@@ -80,11 +80,13 @@ def times(*fast: float) -> list[records.Record]:
 
 
 def test_time_is_a_ratio_and_only_where_it_is_quiet() -> None:
-    assert [f.worse for f in check.compare(times(5, 5.1), times(5.2, 5.3))] == [False]
-    (slower,) = check.compare(times(5, 5.1), times(6, 6.1))
+    assert [f.worse for f in check.compare(times(5, 5.1, 5, 5.1), times(5.2, 5.3, 5.2, 5.3))] == [False]
+    (slower,) = check.compare(times(5, 5.1, 5, 5.1), times(6, 6.1, 6, 6.1))
     assert slower.worse
-    assert "x as fast as a.tflite, LiteRT: 1.98 (1.97-1.99), now 1.65" in slower.what
-    (noisy,) = check.compare(times(5, 5.1), times(4, 9))
+    assert "x as fast as a.tflite, LiteRT: 1.98 (1.96-2.00), now 1.65" in slower.what
+    (few,) = check.compare(times(5, 5.1, 5), times(8, 8.1, 8))
+    assert not few.worse, "three rounds are too few"
+    (noisy,) = check.compare(times(5, 5.1, 5, 5.1), times(4, 9, 4, 9))
     assert not noisy.worse
     assert "too noisy to be compared" in noisy.what
 

@@ -108,6 +108,14 @@ def test_an_event_is_whole_or_not_there(tmp_path: Path) -> None:
     assert said == ["a" * 60, "c"]
 
 
+def test_what_pip_does_not_find_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(BgnnError) as caught:
+        packing.fetch_wheels(Path("numpy"), "aarch64", "3.11", 31, False, tmp_path)  # a name will do
+    assert str(caught.value).startswith("pip finds no wheels for aarch64, Python 3.11, glibc 2.31 (ai-edge-litert ")
+    assert str(caught.value).endswith("No matching distribution found for numpy")
+
+
 def test_wheels_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BgnnError, match=r"no wheel of bgnn-runtime for riscv64 in .*dist or \./dist: make wheels"):
         packing.runtime_wheel("riscv64")
