@@ -25,6 +25,7 @@ from bgnn.passes import domains as dm
 from bgnn.passes import user_code
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.graph import PassResult, aten, is_call, is_constant, is_static, module_of, shape_of, value_of
+from bgnn.runtime_bench.runtime.padded import padding_of
 
 bgnn = torch.ops.bgnn
 
@@ -234,7 +235,7 @@ def build_report(
         checks=checks,
         sign_zeros=0,
         nodes=_nodes(gm),
-        inputs=_inputs(gm, plan),
+        inputs=_inputs(gm, plan) + _largest(data),
     )
 
 
@@ -259,6 +260,20 @@ def _inputs(gm: fx.GraphModule, plan: Plan) -> str:
     if not fixed or not TARGETS[plan.target].open:
         return said
     return f"{said}; sizes that are numbers are fixed: --open {fixed[0]}=AXIS (0 for the first) opens one"
+
+
+def _largest(data: bytes | None) -> str:
+    """Which graphs a TFLite file takes, and what smaller ones cost."""
+    padding = padding_of(data) if data is not None and data[4:8] == b"TFL3" else None
+    if padding is None or not padding.most:
+        return ""
+    most = ", ".join(f"{number:,} {word}" for word, number in padding.most.items())
+    if padding.resizes:
+        return f"; at most {most}: the file is resized to smaller graphs, and costs what these do"
+    why = "; files of --kernels bgnn are resized"
+    if padding.why_not:
+        why = f": it cannot be resized, as {padding.why_not}"
+    return f"; at most {most}: smaller graphs are filled up and cost as much{why}"
 
 
 def _operators(target: str, data: bytes) -> dict[str, int]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,9 @@ from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from bgnn.models.clouds import CloudData, Clouds
 from bgnn.models.curves import write_events, write_history
 from bgnn.models.distill import ALPHA, SIMILARITIES, cloud_lsp, distillation_loss
+from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, rate_at, say
 from bgnn.models.optim import clip_and_center
 from bgnn.models.recipes import CloudRecipe
-
-WARM_STEPS = 100  # of the schedule "cosine": the first steps of a binary network are wild
-#: Steps between two writes of the state within an epoch. It is written after each epoch as well.
-SAVE_EVERY = 50
 
 
 def train_step(
@@ -105,48 +100,6 @@ def settle_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.eval()
 
 
-def rate_at(schedule: str, rate: float, epoch: int, epochs: int, step: int, steps: int, halve_every: int) -> float:
-    """The learning rate at a step (section 5.2): of `steps` in an epoch, of `epochs`; both counted from 0."""
-    if schedule == "cosine":
-        warm = min(1.0, (epoch * steps + step + 1) / WARM_STEPS)
-        return rate * warm * (0.5 + 0.5 * math.cos(math.pi * (epoch + step / steps) / epochs))
-    halvings = epoch // halve_every if schedule == "every" else (2 * epoch >= epochs) + (4 * epoch >= 3 * epochs)
-    return rate * 0.5**halvings
-
-
-class State:
-    """`state.pt` of a run: what a stage needs to go on from in the middle. Without a folder nothing is kept.
-
-    Raises ValueError, one line, where the file is of another run or damaged.
-    """
-
-    def __init__(self, folder: Path | None, fingerprint: str) -> None:
-        self.path = None if folder is None else folder / "state.pt"
-        self.fingerprint = fingerprint
-        self.content: dict[str, Any] = {}
-        if self.path is None or not self.path.is_file():
-            return
-        try:
-            self.content = torch.load(self.path, map_location="cpu", weights_only=True)
-            known = self.content["fingerprint"]
-        except Exception as error:  # many readers raise many kinds
-            raise ValueError(f"{self.path}: damaged; remove it, and the stage begins anew") from error
-        if known != fingerprint:
-            raise ValueError(
-                f"{self.path} is of another configuration or other data: give another --folder, or remove this one"
-            )
-        if len(self.content.get("random", [0])) != parallel.count():
-            raise ValueError(f"{self.path}: begun in {len(self.content['random'])} processes, not {parallel.count()}")
-
-    def write(self, **content: Any) -> None:
-        """Replaces the file, all or nothing, by process 0."""
-        content |= {"fingerprint": self.fingerprint, "random": parallel.gather(torch.get_rng_state())}
-        if self.path is not None and parallel.rank() == 0:
-            partial = self.path.with_suffix(".partial")
-            torch.save(content, partial)
-            os.replace(partial, self.path)
-
-
 def train_stage(
     model: nn.Module,
     name: str,
@@ -168,68 +121,39 @@ def train_stage(
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
     save_every: int = SAVE_EVERY,
 ) -> None:
-    """Trains `model` in place with Adam, one progress line per epoch, from where `state` says it was.
+    """Trains `model` in place with Adam; `state`, `history` and `on_epoch` as of `fit`.
 
-    `history` gets an entry per epoch and goes to `on_epoch`. Raises ValueError, one line, on a loss that is no number.
+    Raises ValueError, one line, on a loss that is no number.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
-    history = [] if history is None else history
-    begun = state.content if state is not None and state.content.get("stage") == stage else {}
-    first, done, sums = 0, 0, [0.0, 0.0]
-    if begun:
-        model.load_state_dict(begun["model"])
-        optimizer.load_state_dict(begun["optimizer"])
-        first, done, sums = begun["epoch"], begun["step"], list(begun["sums"])
-        history[:] = begun["history"]
-        torch.set_rng_state(begun["random"][parallel.rank()])
-        _say(f"{name} goes on at epoch {first + 1}, step {done + 1}")
-
-    def save(epoch: int, step: int) -> None:
-        if state is not None:
-            parallel.average_statistics(model)  # the file has one process's
-            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-            state.write(stage=stage, epoch=epoch, step=step, sums=sums, **parts)
-
     steps = data.count // batch
-    for epoch in range(first, epochs):
-        start = time.perf_counter()
-        model.train()
-        for step, (points, labels) in enumerate(data.epoch(stage, epoch, batch)):
-            if step < done:
-                continue
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(schedule, rate, epoch, epochs, step, steps, halve_every)
-            try:
-                measured = train_step(model, optimizer, parallel.share(points), parallel.share(labels), teacher, lsp)
-            except ValueError as error:
-                where = f" The state before is in {state.path}." if state is not None and state.path else ""
-                raise ValueError(
-                    f"{name}, epoch {epoch + 1}, step {step + 1}: {error} at rate {group['lr']:.2g}; lower it.{where}"
-                ) from error
-            sums = [a + b for a, b in zip(sums, measured, strict=True)]
-            if (step + 1) % save_every == 0 and step + 1 < steps:
-                save(epoch, step + 1)
-        parallel.average_statistics(model)
-        held = accuracy(model, *held_out)
-        entry = {"stage": name, "epoch": epoch + 1, "loss": sums[0] / steps}
-        history.append(entry | {"training accuracy": sums[1] / steps, "held-out accuracy": held})
-        done, sums = 0, [0.0, 0.0]
-        save(epoch + 1, 0)
-        on_epoch(history)
-        _say(
-            f"{name} epoch {epoch + 1}/{epochs}: loss {entry['loss']:.3f}, held-out accuracy {held:.3f}, "
-            f"{time.perf_counter() - start:.0f} s"
-        )
+
+    def step(clouds: tuple[Tensor, Tensor]) -> tuple[float, float]:
+        points, labels = clouds
+        return train_step(model, optimizer, parallel.share(points), parallel.share(labels), teacher, lsp)
+
+    fit(
+        model,
+        optimizer,
+        name,
+        stage=stage,
+        epochs=epochs,
+        steps=steps,
+        batches=lambda epoch: data.epoch(stage, epoch, batch),
+        step=step,
+        measure=lambda: {"held-out accuracy": accuracy(model, *held_out)},
+        rate=lambda epoch, step: rate_at(schedule, rate, epoch, epochs, step, steps, halve_every),
+        scored="held-out accuracy",
+        state=state,
+        history=history,
+        on_epoch=on_epoch,
+        save_every=save_every,
+    )
     if settle:
         settle_batch_norm(model, (parallel.share(points) for points, _ in data.epoch(stage, epochs, batch)))
         parallel.average_statistics(model)
-        _say(f"{name} settled: held-out accuracy {accuracy(model, *held_out):.3f}")
+        say(f"{name} settled: held-out accuracy {accuracy(model, *held_out):.3f}")
     model.eval()
-
-
-def _say(text: str) -> None:
-    if parallel.rank() == 0:
-        print(text, flush=True)
 
 
 def network(recipe: CloudRecipe, stage: int, classes: int) -> nn.Module:
@@ -264,7 +188,7 @@ def train_cascade(
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = _fingerprint(recipe, data, seed, clouds.count)
     state = State(folder, fingerprint)
-    _check_folder(folder / "config.json", fingerprint)
+    check_folder(folder / "config.json", fingerprint)
     history: list[dict[str, Any]] = state.content.get("history", [])
     names = {stage: "dgcnn" if stage == 0 else f"{recipe.arch} stage {stage}" for stage in recipe.stages}
 
@@ -282,7 +206,7 @@ def train_cascade(
             previous = _baseline(baseline, recipe, len(data.names))
         elif path.is_file():
             previous = load_checkpoint(path)
-            _say(f"{names[stage]} is trained already: {path}")
+            say(f"{names[stage]} is trained already: {path}")
         else:
             torch.manual_seed(1000 * seed + stage)
             model = network(recipe, stage, len(data.names))
@@ -329,19 +253,6 @@ def _fingerprint(recipe: CloudRecipe, data: CloudData, seed: int, count: int) ->
     labels = [] if data.train is None else np.bincount(data.train[1], minlength=len(data.names)).tolist()
     about = {"clouds": count, "classes": len(data.names), "of each": labels}
     return json.dumps({"seed": seed, "data": about, "recipe": dataclasses.asdict(recipe)}, indent=1)
-
-
-def _check_folder(path: Path, fingerprint: str) -> None:
-    """Keeps what the folder's run is of; raises ValueError where it is of another."""
-    if path.is_file():
-        if path.read_text() != fingerprint:
-            raise ValueError(
-                f"{path.parent} holds a run of another configuration or other data: "
-                "give another --folder, or remove this one"
-            )
-    elif parallel.rank() == 0:
-        path.write_text(fingerprint)
-    parallel.wait()
 
 
 def _baseline(path: Path, recipe: CloudRecipe, classes: int) -> nn.Module:

@@ -60,15 +60,20 @@ def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_svg(folder / "curves.svg", history)
 
 
-def write_events(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """The history as TensorBoard events in `folder`. Raises ImportError where tensorboard is not installed."""
+def events_writer() -> Any:
+    """The class that writes TensorBoard's events. Raises ImportError where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError('--tensorboard needs the package: pip install "bgnn-convert[train]"') from error
+    return SummaryWriter
+
+
+def write_events(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """The history as TensorBoard events in `folder`, in place of those that are there."""
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
-    with SummaryWriter(str(folder)) as writer:
+    with events_writer()(str(folder)) as writer:
         for step, entry in enumerate(history, start=1):
             for name, value in entry.items():
                 if isinstance(value, float):

@@ -47,6 +47,7 @@ class CloudRecipe:
     """
 
     kind: ClassVar[str] = "clouds"
+    command: ClassVar[str] = "dgcnn"
     arch: str = "bf2"
     distillation: str = "cascade"
     stage: int = 3
@@ -122,8 +123,88 @@ class CloudRecipe:
         return "hamming", "hamming" if stage == 3 and self.distillation == "cascade" else "rbf"
 
 
-Recipe = CloudRecipe
-_KINDS: dict[str, type] = {"clouds": CloudRecipe}
+@dataclass(frozen=True)
+class NodeRecipe:
+    """A network on the nodes of a graph: rows of Table 3. Raises ValueError, one line, on a value out of range.
+
+    data: "cora", "citeseer", "ogbn-products" or "ogbn-proteins". arch: "sage", "binsage" or "gcn".
+    distillation: "none", or "cascade": stages 0 (float SAGE), 1, 2, 3 of BinSAGE, through logits alone (section 5).
+    scale_decay: l2 on the learned scales, the only decay (section 5.2). sizes: neighbours drawn per hop, one a layer.
+    The epoch of the best validation score counts, as in OGB's procedure.
+    """
+
+    kind: ClassVar[str] = "nodes"
+    command: ClassVar[str] = "sage"
+    data: str = "ogbn-products"
+    arch: str = "binsage"
+    distillation: str = "none"
+    activation: str = "none"
+    normalise: bool = True
+    hidden: int = 256
+    layers: int = 3
+    dropout: float = 0.5
+    batch: int = 1024
+    sizes: tuple[int, ...] = (15, 10, 5)
+    epochs: int = 20
+    rate: float = 3e-3
+    scale_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _one_of("arch", self.arch, ("sage", "binsage", "gcn"))
+        _one_of("distillation", self.distillation, ("none", "cascade"))
+        if self.distillation == "cascade" and self.arch != "binsage":
+            raise ValueError(f"{self.arch} has no teacher: distillation is of binsage")
+        if self.activation != "none" and self.arch != "binsage":
+            raise ValueError(f"activation is {self.activation!r}; {self.arch} has its own")
+        if len(self.sizes) != self.layers or min(self.sizes, default=0) < 1:
+            raise ValueError(f"sizes is {list(self.sizes)}; it needs {self.layers} whole numbers, one per layer")
+        if self.batch < 1 or self.epochs < 1 or self.rate < 0 or self.scale_decay < 0:
+            raise ValueError("batch and epochs must be at least 1, rate and scale_decay not negative")
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """0: a float network; 1, 2, 3: those of BinSAGE."""
+        if self.distillation == "cascade":
+            return (0, 1, 2, 3)
+        return (3,) if self.arch == "binsage" else (0,)
+
+
+@dataclass(frozen=True)
+class DegreeQuantRecipe:
+    """Degree-Quant networks: a row of the paper's Tables 1, 2, 3, 8 or 9, which has a figure per data set and setting.
+
+    method: "fp32", "qat", "nqat" or "dq". bits, gradients, observers: all combinations are trained; without the latter
+    two, those of `presets.settings`. p_min, p_max: protection of nodes (with "qat" too: masking alone, Table 9). All
+    else is `presets.recipe`'s. Raises ValueError, one line, on a value out of range.
+    """
+
+    kind: ClassVar[str] = "dq"
+    command: ClassVar[str] = "dq"
+    datasets: tuple[str, ...] = ("cora",)
+    model: str = "gcn"
+    method: str = "dq"
+    bits: tuple[int, ...] = (8,)
+    gradients: tuple[str, ...] = ()
+    observers: tuple[str, ...] = ()
+    p_min: float | None = None
+    p_max: float | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        for dataset in self.datasets:
+            _one_of("datasets", dataset, ("cora", "citeseer", "mnist", "cifar10", "zinc", "reddit-binary"))
+        _one_of("model", self.model, ("gcn", "gat", "gin", "sage"))
+        _one_of("method", self.method, ("fp32", "qat", "nqat", "dq"))
+        if not self.datasets or not self.bits:
+            raise ValueError("datasets and bits need an entry each")
+        if self.method == "fp32" and (self.gradients or self.observers or len(self.bits) > 1):
+            raise ValueError("fp32 has no quantisers: leave out gradients, observers and bits")
+        for p in (self.p_min, self.p_max):
+            if p is not None and not 0 <= p <= 1:
+                raise ValueError(f"a node is protected with a probability between 0 and 1, not {p}")
+
+
+_KINDS: dict[str, type] = {kind.kind: kind for kind in (CloudRecipe, NodeRecipe, DegreeQuantRecipe)}
 #: Keys that say what a file is.
 _ABOUT = ("version", "kind", "row", "paper")
 

@@ -1,6 +1,7 @@
 """Training: `python -m bgnn.models.train dgcnn --config models/configs/... --data DIR`, the papers' rows by name.
 
     dgcnn --config FILE --data DIR    a row of the binary GNN paper's Tables 1, 2 and 8
+    sage --config FILE --data ROOT    a row of its Table 3: GraphSAGE, BinSAGE, GCN
     dgcnn --arch bf2 --out model.pt   the same stages by options, on procedural solids or h5 files (also `shapes`)
     dq, dq-table                      the Degree-Quant networks: bgnn.models.dq.command
 
@@ -13,7 +14,9 @@ schedule per step takes the place of the paper's halvings (runs are short), and 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +25,10 @@ from bgnn.models.card import write_card
 from bgnn.models.cascade import train_cascade, train_stage
 from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint, settings_of
 from bgnn.models.clouds import Clouds, load_clouds
+from bgnn.models.curves import events_writer
 from bgnn.models.modelnet import load_h5
+from bgnn.models.node_data import load_nodes
+from bgnn.models.nodes import train_nodes
 from bgnn.models.recipes import CloudRecipe, read_config
 from bgnn.models.shapes import HELD_OUT_SEED, SHAPES, make_clouds
 
@@ -36,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.family in ("dq", "dq-table"):
+        if options.family == "dq" and options.config is None and None in (options.dataset, options.model):
+            parser.error("say --config FILE, or --dataset and --model")
         try:
             from bgnn.models.dq import command
 
@@ -43,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
         except (ValueError, OSError, ImportError) as error:
             parser.exit(1, f"{parser.prog}: {error}\n")
         return
-    if options.config is not None:
+    if options.family == "sage":
+        pass
+    elif options.config is not None:
         _check_config_options(parser, options)
     elif options.arch is None or options.out is None:
         parser.error("say --config FILE, or --arch and --out")
@@ -77,22 +87,34 @@ def _by_config(options: argparse.Namespace) -> None:
     """Trains a configuration, all seeds one after the other, and writes the model card."""
     config = read_config(options.config, options.set)
     recipe = config.recipe
-    if not isinstance(recipe, CloudRecipe):
+    if recipe.command != ("sage" if options.family == "sage" else "dgcnn"):
         raise ValueError(f"{options.config}: of kind {recipe.kind!r}, which the command {recipe.command} trains")
-    data = load_clouds(options.data, recipe.points)
+    if options.tensorboard:
+        events_writer()
+    if isinstance(recipe, CloudRecipe):
+        clouds = load_clouds(options.data, recipe.points)
+        what = f"{clouds.what}, {len(clouds.names)} classes, {recipe.points} points; accuracies in percent on its "
+        what += f"{len(clouds.test[0])} test clouds"
+    else:
+        nodes = load_nodes(recipe.data, options.data or Path("data"))
+        what = f"{nodes.what}, {len(nodes.x)} nodes, {nodes.edge_index.shape[1]} edges; "
+        what += "mean ROC AUC" if nodes.multi_label else "accuracies"
+        what += f" in percent on its {len(nodes.test)} test nodes, of the epoch with the best validation score"
     folder = options.folder or Path("out/train") / config.name
     seeds = options.seeds or [0]
     results: dict[str, list[float]] = {}
     for seed in seeds:
         own = folder / f"seed{seed}"
-        done = train_cascade(recipe, data, own, seed, baseline=options.teacher, tensorboard=options.tensorboard)
+        if isinstance(recipe, CloudRecipe):
+            done = train_cascade(recipe, clouds, own, seed, baseline=options.teacher, tensorboard=options.tensorboard)
+        else:
+            done = train_nodes(recipe, nodes, own, seed, tensorboard=options.tensorboard)
         for name, value in done.items():
             results.setdefault(name, []).append(100 * value)
         if parallel.rank() == 0:
             print(f"wrote {own}/model.pt", flush=True)
     if parallel.rank() == 0:
-        what = f"{data.what}, {len(data.names)} classes, {recipe.points} points; accuracies in percent on its "
-        print(write_card(folder, config, what + f"{len(data.test[0])} test clouds", seeds, results, options.licence))
+        print(write_card(folder, config, what, seeds, results, options.licence))
         print(f"wrote {folder}/card.md")
 
 
@@ -152,6 +174,15 @@ def _by_options(options: argparse.Namespace) -> None:
         previous = model
 
 
+def _add_config_options(add: Callable[..., Any], data: str) -> None:
+    add("--data", type=Path, help=f"of --config: {data}")
+    add("--folder", type=Path, help="of --config: where the run is kept, and goes on from (default: out/train/NAME)")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of --config: in place of the file's")
+    add("--seeds", type=int, nargs="+", default=[], help="of --config: one run each (default: 0)")
+    add("--tensorboard", action="store_true", help="of --config: events beside the curves")
+    add("--licence", default="", help="of --config: of the data, for the model card")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bgnn.models.train", description="Training of the papers' networks."
@@ -197,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--edge-balance", choices=("none", "mean", "median"), default=sizes["edge_balance"])
     add("--global-balance", choices=("none", "mean", "median"), default=sizes["global_balance"])
+    add = sub.add_parser("sage", help="GraphSAGE, BinSAGE and GCN: Table 3 of the binary GNN paper").add_argument
+    add("--config", type=Path, required=True, help="a configuration, models/configs/*.json")
+    _add_config_options(add, "folder of local raw files, else where they are downloaded to (default: data)")
     try:
         from bgnn.models.dq.command import add_parsers
     except ModuleNotFoundError as error:  # torch-geometric is optional

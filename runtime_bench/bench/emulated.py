@@ -30,9 +30,9 @@ import numpy as np
 
 from bgnn.runtime_bench.bench.candidates import Candidate
 from bgnn.runtime_bench.bench.inputs import Inputs
-from bgnn.runtime_bench.bench.profile import Operator, Profile, name_layers, report_of
+from bgnn.runtime_bench.bench.profile import Operator, Profile, name_layers
 from bgnn.runtime_bench.bench.records import Record
-from bgnn.runtime_bench.bench.running import largest_difference, new_run, on_disk
+from bgnn.runtime_bench.bench.running import largest_difference, new_run, on_disk, report_of
 from bgnn.runtime_bench.runtime.errors import BgnnError
 
 EMULATOR, MODEL = "qemu-cortex-a72", "model-cortex-a72"

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from bgnn.models import cascade
-from bgnn.models.cascade import rate_at, train_cascade
+from bgnn.models.cascade import train_cascade
 from bgnn.models.checkpoint import build_model, load_checkpoint
 from bgnn.models.clouds import CloudData
+from bgnn.models.fit import rate_at
 from bgnn.models.optim import clip_and_center
 from bgnn.models.recipes import CloudRecipe
 from bgnn.models.shapes import SHAPES, make_clouds

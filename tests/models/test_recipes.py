@@ -50,7 +50,7 @@ def test_defaults_are_the_papers():
     [
         ({"version": 2, "kind": "clouds"}, "version 2; this command reads version 1"),
         ({"kind": "clouds"}, "version None; this command reads version 1"),
-        ({"version": 1, "kind": "images"}, "kind is 'images'; it must be one of clouds"),
+        ({"version": 1, "kind": "images"}, "kind is 'images'; it must be one of clouds, nodes, dq"),
         ({"version": 1, "kind": "clouds", "epoch": 3}, "unknown key 'epoch'; known are arch"),
         ({"version": 1, "kind": "clouds", "k": "20"}, "k is '20'; it must be of type int"),
         ({"version": 1, "kind": "clouds", "epochs": [1, 2]}, "epochs has 2 entries; it needs 4"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -51,9 +53,51 @@ def test_bad_settings_are_one_line_and_exit_with_1(tmp_path, capsys):
     assert capsys.readouterr().err.endswith("set knn to 'l2'\n")
 
 
+def test_a_configuration_of_two_seeds_and_its_card(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    for part in ("train", "test"):
+        points, labels = make_clouds(24, 16, seed=0, classes=3)
+        with h5py.File(tmp_path / f"{part}.h5", "w") as file:
+            file["data"], file["label"] = points, labels
+    config = tmp_path / "mine.json"
+    config.write_text('{"version": 1, "kind": "clouds", "arch": "bf1", "distillation": "none", "paper": "61.26 %"}')
+    arguments = f"dgcnn --config {config} --data {tmp_path} --folder {tmp_path}/run --seeds 0 1 --licence CC0"
+    arguments += " --set points=16 k=3 channels=[8,8,8,8] embedding=8 mlp=[8,8] batch=8 epochs=[1,1,1,1]"
+    train.main(arguments.split())
+    card = (tmp_path / "run/card.md").read_text()
+    assert "3 classes, 16 points; accuracies in percent on its 24 test clouds" in card
+    assert "the paper's figure: 61.26 %" in card
+    assert "Licence of the data: CC0" in card
+    assert "Seeds: 0, 1" in card
+    row = next(line for line in card.splitlines() if line.startswith("| bf1 stage 3 | "))
+    assert " ± " in row
+    assert row in capsys.readouterr().out
+    for seed in (0, 1):
+        assert load_checkpoint(tmp_path / f"run/seed{seed}/model.pt").config["classes"] == 3
+    train.main(arguments.split())  # what is done already is not done again
+    assert "bf1 stage 3 is trained already" in capsys.readouterr().out
+
+
+def test_tensorboard_is_asked_for_or_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    config = tmp_path / "c.json"
+    config.write_text('{"version": 1, "kind": "clouds", "arch": "dgcnn", "distillation": "none", "stage": 0}')
+    with pytest.raises(SystemExit) as error:
+        train.main(f"dgcnn --config {config} --folder {tmp_path}/run --tensorboard".split())
+    assert error.value.code == 1
+    assert capsys.readouterr().err.endswith('--tensorboard needs the package: pip install "bgnn-convert[train]"\n')
+    assert not (tmp_path / "run").exists()  # it is said before anything is trained
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        "dgcnn --config c.json --arch bf2",
+        "dgcnn --config c.json --points 64",
+        "dgcnn --config c.json --seeds 1 1",
+        "dgcnn --arch bf2 --out m.pt --data x",
+        "dgcnn --out m.pt",
         "dgcnn --arch bf2 --out nowhere/m.pt",
         "dgcnn --arch bf2 --out m.pt --train a.h5",
         "dgcnn --arch bf2",

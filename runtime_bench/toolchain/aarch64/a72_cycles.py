@@ -97,7 +97,7 @@ def executed(plugin: str, command: Sequence[str | Path], environment: dict[str, 
         text=True,
         env=os.environ | environment,
     )
-    if done.returncode != 0 or "\nblock " not in done.stderr:
+    if done.returncode != 0 or not re.search("^block ", done.stderr, re.MULTILINE):
         said = "\n".join(
             line for line in done.stderr.splitlines() if not line.startswith(("block ", "edge ", "section"))
         )

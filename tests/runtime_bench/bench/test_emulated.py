@@ -56,6 +56,10 @@ def test_predicted_stands_beside_measured(tmp_path: Path, capsys: pytest.Capture
         assert "no test of the model" not in printed
     assert cli.main(["compare", str(predicted), str(other)]) == 0
     assert "the processor that measured is not the one that is modelled" in capsys.readouterr().out
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(predicted), "-o", str(page)]) == 0
+    assert "waiting for memory" in page.read_text()
+    assert "1.00-2.00" in page.read_text()
 
 
 def test_what_is_wrong_is_one_line(
