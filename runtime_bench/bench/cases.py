@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -208,6 +209,34 @@ def file_of(case: Case, sizes: Sizes, folder: Path, say: Callable[[str], None]) 
         say(f"{case.name}: converting and verifying")
         _written[key] = write_file(case, model_of(case, sizes), sizes, folder)
     return _written[key]
+
+
+def write_all(some: Sequence[Case], sizes: Sizes, folder: Path, say: Callable[[str], None]) -> None:
+    """`file_of` for many at once: each network's in a process of its own, as many as there are processors."""
+    networks: dict[str, list[Case]] = {}
+    for case in some:
+        if case.target is not None and (case.name, sizes, folder) not in _written:
+            networks.setdefault(f"{case.arch} {case.settings}", []).append(case)
+
+    def work(own: list[Case]) -> list[str]:
+        say(f"converting and verifying {', '.join(case.name for case in own)}")
+        given = {"some": [asdict(case) for case in own], "sizes": asdict(sizes), "folder": str(folder)}
+        try:
+            return in_fresh_process(f"{__name__}:write_these", given)[0]
+        except RuntimeError as error:
+            raise BgnnError(str(error).rpartition("\n")[2]) from error
+
+    if networks:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for own, paths in zip(networks.values(), pool.map(work, networks.values()), strict=True):
+                _written.update({(case.name, sizes, folder): Path(path) for case, path in zip(own, paths, strict=True)})
+
+
+def write_these(some: list[dict[str, Any]], sizes: dict[str, int], folder: str) -> list[str]:
+    """What `write_all` runs in the new process: the files of one network."""
+    chosen, given = [Case(**one) for one in some], Sizes(**sizes)
+    model = calibrated(chosen[0], given)
+    return [str(write_file(case, model, given, Path(folder))) for case in chosen]
 
 
 def subjects(

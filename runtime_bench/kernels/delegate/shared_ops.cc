@@ -291,11 +291,12 @@ static TfLiteStatus shared_prepare(TfLiteContext* context, TfLiteNode* tflite) {
 /* ---- invoke ---- */
 
 static void shift_codes(const uint8_t* from, uint8_t* to, int64_t count) {
+  typedef uint8_t Bytes __attribute__((vector_size(64)));
   int64_t i = 0;
-  for (uint64_t eight; i + 8 <= count; i += 8) {
-    memcpy(&eight, from + i, 8);
-    eight ^= 0x8080808080808080;
-    memcpy(to + i, &eight, 8);
+  for (Bytes some; i + (int64_t)sizeof some <= count; i += (int64_t)sizeof some) {
+    memcpy(&some, from + i, sizeof some);
+    some ^= 0x80;
+    memcpy(to + i, &some, sizeof some);
   }
   for (; i < count; ++i) to[i] = from[i] ^ 0x80;
 }

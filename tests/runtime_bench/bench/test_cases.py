@@ -79,7 +79,8 @@ def test_a_file_of_many_clouds_is_verified_on_two(tmp_path: Path) -> None:
     small = {"channels": (32, 32, 32, 32), "embedding": 64, "mlp": (32, 32), **cases.HAMMING}
     case = cases.Case("BF-H small", "bf2", small, "lce-arm64", 1, "bgnn")
     sizes = dataclasses.replace(TINY, batch=3)
-    path = cases.file_of(case, sizes, tmp_path, print)
+    cases.write_all([case, dataclasses.replace(case, name="eager", target=None)], sizes, tmp_path, print)
+    path = cases.file_of(case, sizes, tmp_path, lambda line: pytest.fail("it was converted before"))
     conversion = conversion_of(path)["conversion"]
     check = conversion["checks"][-1]
     assert check["clouds"] == 2

@@ -123,6 +123,19 @@ def test_what_is_binary_is_what_the_converter_says(capsys: pytest.CaptureFixture
     assert cells(printed, "DGCNN")[1:] == ["", "not measured", "", "not measured", "", ""]
 
 
+def test_what_equal_codes_are_worth_stands_beside() -> None:
+    kernels = [
+        record("bgnn avx2", {"isa": "avx2", "BF": bf, "RF": rf}, wall_ms=[ms])
+        for bf, rf, ms in ((1, 0, 2.0), (3, 2, 10.0))
+    ]
+    (sheet,) = tables.run_times([*found(), *kernels], Sizes())
+    assert sheet.notes[0] == (
+        "BF-H's kernels alone, no two nodes of equal codes: 32.0 ms (bgnn avx2); "
+        "the whole file, on these clouds: 1.50 ms"
+    )
+    assert "RF's kernels alone, no two nodes of equal codes: 20.0 ms" in sheet.notes[1]
+
+
 def layer_rows(**ms: float) -> list[Record]:
     """Of Cora's GCN: milliseconds by case."""
     made = []
@@ -211,9 +224,9 @@ def test_the_command_converts_runs_and_writes_every_case(
     profiles = [r for r in every if "of" in r.settings]
     assert {r.settings["of"] for r in profiles} == {case.name for case in chosen if case.target}
     assert {"k-NN 2"} < {r.settings["layer"] for r in profiles}
-    assert markdown.read_text().count("![") == len(list(tmp_path.glob("tables-*.svg"))) == 4
+    assert markdown.read_text().count("![") == len(list(tmp_path.glob("tables-*.svg"))) == 5
     assert {"TOPK_V2", "BgnnHammingKnn"} <= {r.settings["type"] for r in profiles}
-    rows = [r for r in every if "of" not in r.settings]
+    rows = [r for r in every if r.settings["source"] == "times"]
     assert {r.case for r in rows} == {c.name for c in chosen}
     others = [r for r in rows if r.candidate.startswith("LiteRT + ours, ")]
     assert all(r.figure("difference") == 0 for r in others), "instruction sets give the same bits"
