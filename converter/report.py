@@ -396,7 +396,11 @@ def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
     source = node
     while is_call(source, *dm.MOVES, aten.relu) and isinstance(source.args[0], fx.Node):
         source = source.args[0]
-    return "8-bit" if is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel) else domains[node].kind
+    if not is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel):
+        return domains[node].kind
+    low, high = cast(tuple[int, int], source.args[-2:])
+    bits = max(8, (high - low).bit_length())
+    return f"{bits}-bit" if bits <= 16 else "rounded"
 
 
 def _became(node: fx.Node, parts: list[fx.Node]) -> str:

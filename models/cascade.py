@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from bgnn.models.clouds import CloudData, Clouds
 from bgnn.models.curves import write_events, write_history
 from bgnn.models.distill import ALPHA, SIMILARITIES, cloud_lsp, distillation_loss
-from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, rate_at, say
+from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, rate_at, say, settle_batch_norm
 from bgnn.models.optim import clip_and_center
 from bgnn.models.recipes import CloudRecipe
 
@@ -79,25 +79,6 @@ def accuracy(model: nn.Module, points: Tensor, labels: Tensor, batch: int = 50) 
         for i in range(0, len(points), batch)
     )
     return hits / len(points)
-
-
-@torch.no_grad()
-def settle_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Takes the BatchNorms' running statistics anew: the mean over `batches` of clouds, at fixed weights.
-
-    Running averages lag behind binary weights, which flip up to the end.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-        norm.momentum = None  # the plain mean over all batches
-    for points in batches:
-        model(points)
-    for norm in norms:
-        norm.momentum = 0.1
-        norm.eval()
 
 
 def train_stage(

@@ -163,6 +163,27 @@ def fit(
         model.load_state_dict(kept)
 
 
+@torch.no_grad()
+def settle_batch_norm(model: nn.Module, batches: Iterable[Any], run: Callable[[Any], Any] | None = None) -> None:
+    """Takes the BatchNorms' running statistics anew: the mean over `batches`, at fixed weights.
+
+    `run`: what a batch goes through, if it is not the model itself.
+
+    Running averages lag behind binary weights, which flip up to the end.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None  # the plain mean over all batches
+    for batch in batches:
+        (run or model)(batch)
+    for norm in norms:
+        norm.momentum = 0.1
+        norm.eval()
+
+
 def say(text: str) -> None:
     """Prints a line of progress, in one of the processes."""
     if parallel.rank() == 0:

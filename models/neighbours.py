@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bgnn.models.sage import GCN, NodeNet
+from bgnn.models.sage import GCN, NodeNet, Sample
 
 
 class Neighbours:
@@ -22,6 +22,8 @@ class Neighbours:
         self.source = source[order]
         self.ends = np.concatenate([[0], np.cumsum(np.bincount(target, minlength=nodes))])
         self.nodes = nodes
+        #: Edges into each node, float32 `[N]`.
+        self.degree = torch.from_numpy(np.diff(self.ends)).float()
 
     def edges_of(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All edges into `targets [M]`: sources `[E]`, and the place in `targets` of each edge's target `[E]`."""
@@ -30,15 +32,15 @@ class Neighbours:
         within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
         return self.source[start[owner] + within], owner
 
-    def sample(self, wanted: np.ndarray, sizes: tuple[int, ...], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """(nodes int64 `[n]`, the `wanted` ones first; edges int64 `[2, e]` among them, by their place in `nodes`).
+    def sample(self, wanted: np.ndarray, sizes: tuple[int, ...], rng: np.random.Generator) -> Sample:
+        """What is around the `wanted` nodes.
 
         `sizes`: the most neighbours drawn of a node that is wanted, of one of its neighbours, and so on.
         """
         nodes = wanted
         place = np.full(self.nodes, -1)
         place[wanted] = np.arange(len(wanted))
-        frontier, edges = wanted, []
+        frontier, edges, ends = wanted, [], [len(wanted)]
         for size in sizes:
             source, owner = self.edges_of(frontier)
             order = np.lexsort((rng.random(len(owner)), owner))  # shuffled within each target
@@ -50,8 +52,10 @@ class Neighbours:
             nodes = np.concatenate([nodes, new])
             edges.append(np.stack([place[source], place[target]]))
             frontier = new
+            ends.append(len(nodes))
         whole = np.concatenate(edges, axis=1) if edges else np.zeros((2, 0), np.int64)
-        return torch.from_numpy(nodes), torch.from_numpy(whole)
+        counts = np.cumsum([part.shape[1] for part in edges]).tolist()
+        return Sample(torch.from_numpy(nodes), torch.from_numpy(whole), ends, counts)
 
 
 def graph_of(model: NodeNet, edge_index: Tensor, nodes: int) -> Neighbours:
@@ -76,12 +80,11 @@ def infer(model: NodeNet, x: Tensor, graph: Neighbours, chunk: int = 2**22) -> T
     `chunk`: the most numbers gathered at once, or one node's neighbours.
     """
     model.eval()
-    degree = torch.from_numpy(np.diff(graph.ends)).float()
     for i in range(len(model.convs)):
         per_node = max(1, len(graph.source) // max(1, graph.nodes)) * x.shape[1]
         parts = []
         for targets in np.array_split(np.arange(graph.nodes), max(1, per_node * graph.nodes // chunk)):
             source, owner = (torch.from_numpy(part) for part in graph.edges_of(targets))
-            parts.append(model.part_of_layer(i, x, degree, torch.from_numpy(targets), source, owner))
+            parts.append(model.part_of_layer(i, x, graph.degree, torch.from_numpy(targets), source, owner))
         x = torch.cat(parts)
     return x

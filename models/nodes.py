@@ -23,13 +23,14 @@ from bgnn.models import parallel
 from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from bgnn.models.curves import write_events, write_history
 from bgnn.models.distill import ALPHA, distillation_loss
-from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, say
+from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, say, settle_batch_norm
 from bgnn.models.neighbours import Neighbours, graph_of, infer
 from bgnn.models.node_data import NodeData
 from bgnn.models.optim import clip_and_center
 from bgnn.models.recipes import NodeRecipe
-from bgnn.models.sage import NodeNet, scales
+from bgnn.models.sage import NodeNet, Sample, scales
 
+SETTLE, SETTLE_BATCHES = 256, 20  # nodes wanted at once, and how often, where statistics are taken anew
 EXAMPLE = 64  # nodes whose sampled neighbourhood travels in model.pt
 
 
@@ -72,17 +73,18 @@ def network(recipe: NodeRecipe, data: NodeData, stage: int) -> NodeNet:
 def train_step(
     model: NodeNet,
     optimizer: torch.optim.Optimizer,
-    sample: tuple[Tensor, Tensor, int],
+    sample: Sample,
     data: NodeData,
+    degree: Tensor,
     teacher: NodeNet | None,
 ) -> tuple[float, float]:
-    """One step on a sample (nodes, edges, how many are wanted); the loss, and the share of right labels.
+    """One step on a sample; the loss, and the share of right labels. `degree` f32 `[N]`: of the whole graph.
 
     Raises ValueError on a loss that is no number.
     """
-    nodes, edges, wanted = sample
-    logits = model(data.x[nodes], edges)[:wanted]
-    labels = data.y[nodes[:wanted]]
+    inputs = data.x[sample.nodes], degree[sample.nodes], sample
+    logits = model.on_sample(*inputs)
+    labels = data.y[sample.nodes[: sample.node_ends[0]]]
     if data.multi_label:
         loss = F.binary_cross_entropy_with_logits(logits, labels)
         right = ((logits > 0) == (labels > 0)).float().mean().item()
@@ -91,7 +93,7 @@ def train_step(
         right = (logits.argmax(1) == labels).float().mean().item()
     if teacher is not None:
         with torch.no_grad():
-            target = teacher(data.x[nodes], edges)[:wanted]
+            target = teacher.on_sample(*inputs)
         loss = (1 - ALPHA) * loss + ALPHA * distillation_loss(logits, target)
     if not math.isfinite(loss.item()):
         raise ValueError(f"the loss is {loss.item()}")
@@ -128,7 +130,6 @@ def train_nodes(
     state = State(folder, fingerprint)
     check_folder(folder / "config.json", fingerprint)
     history: list[dict[str, Any]] = state.content.get("history", [])
-    graph = Neighbours(data.edge_index, len(data.x))
     scores: dict[str, float] = {}
     previous: NodeNet | None = None
     for stage in recipe.stages:
@@ -143,7 +144,7 @@ def train_nodes(
             if previous is not None and stage > 1:
                 model.load_state_dict(previous.state_dict())
             torch.manual_seed(1000 * seed + stage + 100 * (1 + parallel.rank()))
-            run = _Run(recipe, data, graph, seed, state, history, folder, tensorboard, save_every)
+            run = _Run(recipe, data, seed, state, history, folder, tensorboard, save_every)
             run.train_stage(model, name, previous, stage)
             if parallel.rank() == 0:
                 save_checkpoint(path, model)
@@ -153,8 +154,8 @@ def train_nodes(
     if parallel.rank() == 0:
         assert previous is not None
         rng = np.random.default_rng(0)
-        nodes, edges = graph.sample(data.test[:EXAMPLE].numpy(), recipe.sizes, rng)
-        save_checkpoint(folder / "model.pt", previous, example={"x": data.x[nodes], "edge_index": edges})
+        part = Neighbours(data.edge_index, len(data.x)).sample(data.test[:EXAMPLE].numpy(), recipe.sizes, rng)
+        save_checkpoint(folder / "model.pt", previous, example={"x": data.x[part.nodes], "edge_index": part.edges})
         (folder / "result.json").write_text(json.dumps({"seed": seed, "test": scores}, indent=1) + "\n")
     return scores
 
@@ -165,7 +166,6 @@ class _Run:
 
     recipe: NodeRecipe
     data: NodeData
-    graph: Neighbours
     seed: int
     state: State
     history: list[dict[str, Any]]
@@ -186,15 +186,20 @@ class _Run:
         optimizer = torch.optim.Adam(groups, lr=recipe.rate)
         whole = graph_of(model, data.edge_index, len(data.x))
 
-        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+        def batches(epoch: int) -> Iterator[Sample]:
             rng = np.random.default_rng([self.seed, stage, epoch])
             order = rng.permutation(data.train.numpy())
             for start in range(0, steps * batch, batch):
                 each = np.random.default_rng([self.seed, stage, epoch, start, parallel.rank()])
                 wanted = order[start : start + batch][parallel.rank() :: parallel.count()]
-                yield (*self.graph.sample(wanted, recipe.sizes, each), len(wanted))
+                yield whole.sample(wanted, recipe.sizes, each)
 
         def measure() -> dict[str, float]:
+            if recipe.settle:
+                rng = np.random.default_rng(self.seed)
+                wanted = (rng.permutation(len(data.x))[:SETTLE] for _ in range(SETTLE_BATCHES))
+                samples = (whole.sample(nodes, recipe.sizes, rng) for nodes in wanted)
+                settle_batch_norm(model, samples, lambda s: model.on_sample(data.x[s.nodes], whole.degree[s.nodes], s))
             logits = infer(model, data.x, whole)
             return {"validation": score(logits, data, data.valid), "test": score(logits, data, data.test)}
 
@@ -212,7 +217,7 @@ class _Run:
             epochs=recipe.epochs,
             steps=steps,
             batches=batches,
-            step=lambda sample: train_step(model, optimizer, sample, data, teacher),
+            step=lambda sample: train_step(model, optimizer, sample, data, whole.degree, teacher),
             measure=measure,
             rate=lambda epoch, step: recipe.rate,
             scored="validation",

@@ -130,6 +130,7 @@ class NodeRecipe:
     data: "cora", "citeseer", "ogbn-products" or "ogbn-proteins". arch: "sage", "binsage" or "gcn".
     distillation: "none", or "cascade": stages 0 (float SAGE), 1, 2, 3 of BinSAGE, through logits alone (section 5).
     scale_decay: l2 on the learned scales, the only decay (section 5.2). sizes: neighbours drawn per hop, one a layer.
+    settle: before each measurement take BatchNorm statistics anew, from nodes of the whole graph (not in the paper).
     The epoch of the best validation score counts, as in OGB's procedure.
     """
 
@@ -148,6 +149,7 @@ class NodeRecipe:
     epochs: int = 20
     rate: float = 3e-3
     scale_decay: float = 1e-4
+    settle: bool = False
 
     def __post_init__(self) -> None:
         _one_of("arch", self.arch, ("sage", "binsage", "gcn"))

@@ -9,6 +9,7 @@ of 256 with the mean, as the OGB baselines (section 5.2). The last layer has nei
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,20 @@ from torch import Tensor, nn
 
 from bgnn.models.dgcnn import BinaryBlock, Sign
 from bgnn.models.layers import Rescale, activation
+
+
+@dataclass
+class Sample:
+    """A sampled neighbourhood: nodes int64 `[n]`, the wanted ones first, then those one edge further away, and so on;
+    edges int64 `[2, e]` among them by their places, those into the wanted nodes first, and so on.
+
+    node_ends, edge_ends: how many of them are within 0, 1, 2 ... hops.
+    """
+
+    nodes: Tensor
+    edges: Tensor
+    node_ends: list[int]
+    edge_ends: list[int]
 
 
 class NodeNet(nn.Module):
@@ -55,12 +70,28 @@ class NodeNet(nn.Module):
         return x
 
     def part_of_layer(self, i: int, x: Tensor, degree: Tensor, nodes: Tensor, source: Tensor, owner: Tensor) -> Tensor:
-        """Layer `i` of some `nodes [M]` alone, in eval mode: `[M, ...]` of all nodes' features `x [N, C]`.
+        """Layer `i` of some `nodes [M]` alone: `[M, ...]` of all nodes' features `x [N, C]`.
 
-        `degree` f32 `[N]`: edges into each node; `source [E]`, `owner [E]`: the edges into `nodes`, by place there.
+        `degree` f32 `[N]`: edges into each node in the whole graph. `source [E]`, `owner [E]`: edges into `nodes`, all
+        or a sample of them, the target by its place there.
         """
+        count = torch.zeros(len(nodes)).index_add_(0, owner, torch.ones(len(owner)))
         total = torch.zeros(len(nodes), x.shape[1]).index_add_(0, owner, x[source])
-        return self.layer(i, x[nodes], total / degree[nodes].clamp(min=1)[:, None])
+        return self.layer(i, x[nodes], total / count.clamp(min=1)[:, None])
+
+    def on_sample(self, x: Tensor, degree: Tensor, sample: Sample) -> Tensor:
+        """The logits of a sample's wanted nodes; `x` and `degree` of its nodes.
+
+        A layer is computed for those nodes whose neighbours were drawn: at the rim there are none, and BatchNorms
+        would learn statistics that the whole graph has not.
+        """
+        for i in range(len(self.convs)):
+            hops = len(self.convs) - 1 - i
+            if i:
+                x = F.dropout(x, self.config["dropout"], self.training)
+            source, owner = sample.edges[:, : sample.edge_ends[hops]]
+            x = self.part_of_layer(i, x, degree[: len(x)], torch.arange(sample.node_ends[hops]), source, owner)
+        return x
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """Logits `[N, classes]`; see the module's docstring."""
@@ -180,11 +211,15 @@ class GCN(NodeNet):
         return x
 
     def part_of_layer(self, i: int, x: Tensor, degree: Tensor, nodes: Tensor, source: Tensor, owner: Tensor) -> Tensor:
-        """As of `NodeNet`, of a graph without self-loops; here a node is its own neighbour, once."""
+        """As of `NodeNet`, of a graph without self-loops; here a node is its own neighbour, once.
+
+        The sum over a sample stands for that over all edges.
+        """
         x, root = (x.relu() if i else x), (degree + 1).rsqrt()
-        own = x[nodes] * root[nodes][:, None]
-        total = own.index_add(0, owner, x[source] * root[source][:, None]) * root[nodes][:, None]
-        return self.convs[i](total) + self.biases[i]
+        count = torch.zeros(len(nodes)).index_add_(0, owner, torch.ones(len(owner)))
+        total = torch.zeros(len(nodes), x.shape[1]).index_add_(0, owner, x[source] * root[source][:, None])
+        total = total * (degree[nodes] / count.clamp(min=1))[:, None] + x[nodes] * root[nodes][:, None]
+        return self.convs[i](total * root[nodes][:, None]) + self.biases[i]
 
 
 #: Architecture name, as checkpoints state it, to class.

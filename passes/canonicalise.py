@@ -684,8 +684,9 @@ def _filling(node: Any) -> Tensor | None:
 
 def _filled(node: fx.Node) -> fx.Node | None:
     """`where(x >= 0, ones_like(x), -ones_like(x))` of open sizes: a number each, beside an operand of all sizes."""
-    values = [_filling(a) if isinstance(a, fx.Node) and shape_of(a) and not is_constant(a) else None for a in node.args]
-    others = [a for a, value in zip(node.args, values, strict=True) if isinstance(a, fx.Node) and value is None]
+    tensors = [a if isinstance(a, fx.Node) and isinstance(a.meta["val"], Tensor) else None for a in node.args]
+    values = [_filling(a) if a is not None and shape_of(a) and not is_constant(a) else None for a in tensors]
+    others = [a for a, value in zip(tensors, values, strict=True) if a is not None and value is None]
     if all(value is None for value in values) or not any(shape_of(a) == shape_of(node) for a in others):
         return None
     args = [a if v is None else constant(node, v, "filling") for a, v in zip(node.args, values, strict=True)]

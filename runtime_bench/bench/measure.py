@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -243,11 +243,6 @@ def in_fresh_process(
     return result, peak
 
 
-def peak_memory(task: str | None = None, arguments: Mapping[str, Any] | None = None, *, threads: int = 1) -> int:
-    """`in_fresh_process`, of which only the size counts."""
-    return in_fresh_process(task, arguments, threads=threads)[1]
-
-
 def versions_of(*packages: str) -> dict[str, str]:
     """By name, the versions of those packages that are installed here."""
     found = {}
@@ -291,48 +286,6 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions_of("torch", "numpy", "ai-edge-litert", "onnxruntime"),
     }
-
-
-def write_json(measurement: Measurement, path: Path, **more: Any) -> None:
-    """Write a measurement as JSON, with whatever else belongs to it under further keys; makes the folder."""
-    clash = more.keys() & asdict(measurement).keys()
-    if clash:
-        raise ValueError(f"the measurement has these keys itself: {', '.join(sorted(clash))}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**asdict(measurement), **more}, indent=2) + "\n")
-
-
-def print_table(
-    measurement: Measurement, columns: Mapping[str, Mapping[str, str]] | None = None, title: str = ""
-) -> None:
-    """Print medians with their quartiles; `columns` adds further ones: heading -> candidate -> text."""
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = columns or {}
-    machine = measurement.machine
-    caption = (
-        f"medians (quartiles) of {measurement.rounds} interleaved rounds, {measurement.threads} thread(s), "
-        f"{machine['cpu']}, {machine['cores']} cores"
-    )
-    table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("")
-    table.add_column("wall ms", justify="right")
-    table.add_column("CPU ms", justify="right")
-    if measurement.base is not None:
-        table.add_column(f"x as fast as\n{measurement.base}", justify="right")
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for name, timing in measurement.timings.items():
-        cells = [name, str(timing.wall), str(timing.cpu)]
-        if timing.speedup is not None:
-            cells.append(str(timing.speedup))
-        table.add_row(*cells, *(column.get(name, "") for column in columns.values()))
-    # Into a file or a CI log a table has no terminal to fit into.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    noisy = [name for name, timing in measurement.timings.items() if timing.speedup and timing.speedup.noisy]
-    if noisy:
-        print(too_noisy(noisy))
 
 
 def too_noisy(rows: Sequence[str]) -> str:

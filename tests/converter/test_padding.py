@@ -75,6 +75,19 @@ class ScoresWithoutLoops(nn.Module):
         return (h[edges[0]] * h[edges[1]]).sum(-1)
 
 
+class EdgeMatrices(nn.Module):
+    """A matrix for each edge, as NNConv has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.Linear(1, 6 * 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor, weight: Tensor) -> Tensor:
+        matrices = self.matrices(weight[:, None]).view(-1, 6, 4)
+        messages = torch.matmul(x[edge_index[0]].unsqueeze(1), matrices).squeeze(1)
+        return x.new_zeros(x.size(0), 4).index_add(0, edge_index[1], messages)
+
+
 def mlp(width: int, out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 8), nn.ReLU(), nn.Linear(8, out))
 
@@ -87,6 +100,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "gin": (lambda: WithBatch(gnn.GINConv(mlp(6, 8)), gnn.GINConv(mlp(8, 3)), gnn.global_mean_pool), "batch"),
     "edge scores": (Scores, ""),
     "scores without loops": (ScoresWithoutLoops, ""),
+    "matrices of edges": (EdgeMatrices, "weight"),
 }
 
 
@@ -132,7 +146,12 @@ def resizes(data: bytes | None) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "kernels"),
-    [(name, kernels) for name in NETS for kernels in ("stock", "bgnn") if kernels == "stock" or name != "sage"],
+    [
+        (name, kernels)
+        for name in NETS
+        for kernels in ("stock", "bgnn")
+        if kernels == "stock" or name not in ("sage", "matrices of edges")
+    ],
 )
 def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str, kernels: str) -> None:
     make, kind = NETS[name]

@@ -133,3 +133,14 @@ def test_on_the_command_line(tmp_path, capsys, monkeypatch):
         train.main(f"dgcnn --config {config} --folder {tmp_path}/other".split())
     assert error.value.code == 1
     assert capsys.readouterr().err.endswith("of kind 'nodes', which the command sage trains\n")
+
+
+def test_settled_statistics_are_those_of_the_whole_graph(tmp_path):
+    recipe = NodeRecipe(hidden=8, batch=8, epochs=1, sizes=(9, 9, 9), layers=3, rate=0.02, settle=True)
+    train_nodes(recipe, data(), tmp_path, 0)
+    model, toy = load_checkpoint(tmp_path / "model.pt"), data()
+    seen = []
+    model.convs[0].center.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(toy.x, toy.edge_index)
+    torch.testing.assert_close(model.convs[0].center.running_mean, seen[0].mean(0), atol=0.15, rtol=0)
+    assert model.convs[0].center.momentum == 0.1

@@ -79,7 +79,8 @@ def test_samples_hold_the_wanted_nodes_and_no_more_than_was_asked_for():
     edge_index = torch.from_numpy(rng.integers(0, 200, (2, 4000)))
     whole = Neighbours(edge_index, 200)
     wanted = np.array([7, 3, 150])
-    nodes, edges = whole.sample(wanted, (4, 2), rng)
+    sample = whole.sample(wanted, (4, 2), rng)
+    nodes, edges = sample.nodes, sample.edges
     assert nodes[:3].tolist() == [7, 3, 150]
     assert len(nodes.unique()) == len(nodes)
     assert torch.bincount(edges[1], minlength=len(nodes))[:3].tolist() == [4, 4, 4]
@@ -91,13 +92,24 @@ def test_samples_hold_the_wanted_nodes_and_no_more_than_was_asked_for():
     have = {(int(a), int(b)) for a, b in edge_index.T}
     assert all((int(nodes[a]), int(nodes[b])) in have for a, b in edges.T)
     again = whole.sample(wanted, (4, 2), np.random.default_rng(5))
-    assert torch.equal(again[1], whole.sample(wanted, (4, 2), np.random.default_rng(5))[1])
-    # With room for all neighbours, the wanted nodes' logits are those of the whole graph.
-    model = settled("binsage")
-    x = torch.randn(200, 6)
-    nodes, edges = whole.sample(wanted, (99, 99, 99), rng)
+    assert torch.equal(again.edges, whole.sample(wanted, (4, 2), np.random.default_rng(5)).edges)
+
+
+@pytest.mark.parametrize("architecture", NODE_ARCHITECTURES)
+def test_with_room_for_all_neighbours_a_sample_gives_the_whole_graphs_logits(architecture):
+    pytest.importorskip("torch_geometric")
+    rng = np.random.default_rng(0)
+    edge_index, x, wanted = torch.from_numpy(rng.integers(0, 90, (2, 200))), torch.randn(90, 6), np.array([7, 3, 50])
+    model = settled(architecture)
+    whole = graph_of(model, edge_index, 90)
+    sample = whole.sample(wanted, (99, 99, 99), rng)
+    assert sample.node_ends[3] > sample.node_ends[2] > sample.node_ends[1] > 3
+    seen = []
+    model.convs[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     with torch.no_grad():
-        torch.testing.assert_close(model(x[nodes], edges)[:3], model(x, edge_index)[wanted])
+        logits = model.on_sample(x[sample.nodes], whole.degree[sample.nodes], sample)
+        torch.testing.assert_close(logits, model(x, edge_index)[wanted])
+    assert seen[0] == sample.node_ends[2]  # the rim has no neighbours to take the mean of
 
 
 def test_neighbours_are_drawn_alike_and_without_replacement():
@@ -105,10 +117,10 @@ def test_neighbours_are_drawn_alike_and_without_replacement():
     whole, rng = Neighbours(edge_index, 11), np.random.default_rng(0)
     count = np.zeros(11)
     for _ in range(2000):
-        nodes, edges = whole.sample(np.array([0]), (3,), rng)
-        assert len(nodes) == 4
-        assert edges.shape == (2, 3)
-        count[nodes.numpy()] += 1
+        sample = whole.sample(np.array([0]), (3,), rng)
+        assert len(sample.nodes) == 4
+        assert sample.edges.shape == (2, 3)
+        count[sample.nodes.numpy()] += 1
     assert np.abs(count[1:] / 2000 - 0.3).max() < 0.04
 
 
