@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -j$(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels bench-int8 bench-int8-tflite bench-accuracy bench-calibrated bench-binary-graphs interpreters fuzz wheels aarch64 a72 cross-check clean
+.PHONY: help setup kernels demo test lint bench bench-kernels bench-graphs bench-trained check-files record-files out/files.jsonl interpreters fuzz wheels aarch64 a72 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,31 +75,41 @@ lint: $(VENV)/.installed ## style (ruff) and types (mypy)
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy -p bgnn
 
-bench: setup kernels ## speed, size and memory of BF, RF and fp32 DGCNN beside the paper's, measured in one run (ARGS="--rounds 25")
-	@$(VENV)/bin/bgnn-bench table bgnn-fig4 bgnn-size-memory bgnn-table5 bgnn-table6 bgnn-all --json out/bench.jsonl $(ARGS)
+# The papers' tables, and Hamming k-NN alone. Every other table by its name: make bench TABLES=graph-networks
+TABLES ?= bgnn-fig4 bgnn-table4 bgnn-size-memory bgnn-table5 bgnn-table6 bgnn-table7 bgnn-all dq-table4 dq-table6 dq-table10 knn
+bench: setup kernels .cache/bench/.installed ## the papers' tables, measured in one run (TABLES="knn"; ARGS="--rounds 25 --markdown FILE")
+	@PYTHONPATH=$(CURDIR)/.cache/bench $(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.cli table $(TABLES) --json out/bench.jsonl $(ARGS)
 
-bench-kernels: setup kernels .cache/bench/.installed ## our kernels beside LiteRT, ONNX Runtime, FAISS, usearch (SECTIONS="files ops knn")
-	@PYTHONPATH=$(CURDIR)/.cache/bench $(VENV)/bin/python -m bgnn.runtime_bench.bench.bench_kernels $(SECTIONS)
+bench-kernels: ## our kernels by instruction set, beside FAISS, usearch and what memory allows
+	@$(MAKE) -s bench TABLES="kernels knn aggregate segments"
+
+bench-graphs: ## INT8 and binary graph networks: layers and whole networks (ARGS="--data DIR": raw files of Cora, Citeseer)
+	@$(MAKE) -s bench TABLES="dq-table4 dq-table10 graph-networks"
+
+bench-trained: ## networks trained here on Cora, Citeseer and shapes, PyTorch beside the files: accuracies, codes
+	@$(MAKE) -s bench TABLES="accuracy calibrated-clouds"
 
 # What Hamming k-NN is compared with. Beside the environment: nothing else needs them (numkong is usearch's).
 .cache/bench/.installed: $(VENV)/.installed
 	@$(VENV)/bin/python $(PIP_INSTALL) --upgrade --no-deps --target $(@D) faiss-cpu==1.15.1 usearch==2.26.6 numkong==7.8.6
 	@touch $@
 
-bench-int8: setup kernels ## INT8 graph layers beside fp32, on Cora, Citeseer, molecules, a power-law graph (ARGS="--graphs cora --planetoid DIR")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_int8 $(ARGS)
+# Two files of trained models, their records, and what they may not get worse than. `make record-files` accepts them.
+out/files.jsonl: setup kernels
+	@mkdir -p out/files
+	@$(VENV)/bin/bgnn-convert models/trained/bf2_shapes.pt --target lce-arm64 --kernels bgnn -o out/files/bf2_shapes.tflite >/dev/null
+	@$(VENV)/bin/bgnn-convert models/trained/cora_gcn_dq8.pt --target onnx-int8-x86 -o out/files/cora_gcn_dq8.onnx >/dev/null
+	@$(VENV)/bin/bgnn-bench run out/files/bf2_shapes.tflite out/files/cora_gcn_dq8.onnx --rounds 1 --json $@ \
+	  --candidates "LiteRT + ours" "ONNX Runtime" >/dev/null
 
-bench-int8-tflite: setup kernels ## INT8 and binary graph networks as TFLite files beside the float files on LiteRT (ARGS="--graphs cora --rounds 5")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_int8_tflite $(ARGS)
+check-files: out/files.jsonl ## sizes, operators, shares and verification of two trained models' files against .ci/baseline.jsonl
+	@$(VENV)/bin/bgnn-bench check $< --baseline .ci/baseline.jsonl
 
-bench-accuracy: setup kernels ## INT8 networks trained on Cora and Citeseer, PyTorch beside the files: accuracies, codes (ARGS="--root DIR")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_accuracy $(ARGS)
-
-bench-calibrated: setup kernels ## point-cloud networks in INT8 by --calibrate beside float: accuracy, size, time (ARGS="--models DIR")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_calibrated $(ARGS)
-
-bench-binary-graphs: setup kernels ## binary GraphSAGE and GCN on Cora beside the float files (ARGS="--planetoid DIR")
-	@$(VENV)/bin/python -W ignore -m bgnn.runtime_bench.bench.bench_binary_graphs $(ARGS)
+# Of memory and time a baseline says nothing: they are the machine's.
+counted = import json, sys; rows = [json.loads(line) for line in sys.stdin]; \
+  [print(json.dumps({**row, "samples": {"file_bytes": row["samples"]["file_bytes"]}})) for row in rows]
+record-files: out/files.jsonl
+	@$(VENV)/bin/python -c '$(counted)' <$< >.ci/baseline.jsonl
 
 interpreters: setup kernels ## the same files in five stock TFLite interpreters, each in its own environment (about 2.5 GB)
 	@$(VENV)/bin/python -m bgnn.runtime_bench.bench.stock_interpreters

@@ -1,9 +1,9 @@
 """What certainly cannot be converted is refused before the model is exported, which takes minutes for a deep one.
 
 PyTorch runs the model once, and each call of its forward is noted. One that depends on the inputs and makes an
-operation that no row of the table of ops names (passes/ops.py), or that draws random numbers, is converted alone: no
-pass looks for such an op among others, so what refuses it there refuses it in the model. A real number or a condition
-that forward makes of a tensor's values is refused as it is. Unless it does not count
+operation that no row of the table of ops names (passes/ops.py), or a row "alone", or that draws random numbers, is
+converted alone: no pass looks for such an op among others, so what refuses it there refuses it in the model. A real
+number or a condition that forward makes of a tensor's values is refused as it is. Unless it does not count
 (`g(x) - g(x).detach()`, a part that is cut off): so the model is run again with the call's results changed, and it is
 refused only where the outputs change as well. All else is left to the passes, as everything is in a model of few
 operations, of which they tell as fast. And a loop that reads many whole numbers of tensors, edge by edge, would be
@@ -189,7 +189,8 @@ def _key(name: str, made: Sequence[Any], depends: bool) -> str:
 
 @functools.cache
 def _named() -> frozenset[str]:
-    return frozenset(ops.name_of(op) for _, row in ops.TRAITS for op in row)
+    """The ops that a pass may take together with others."""
+    return frozenset(ops.name_of(op) for words, row in ops.TRAITS for op in row if "alone" not in words.split())
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -238,7 +239,7 @@ def _no_number(call: _Call) -> str:
 
 
 def _refused_alone(call: _Call, plan: Plan) -> str | None:
-    """Why the call cannot be converted, if that is because of an op that the table does not name."""
+    """Why the call cannot be converted, if that is because of an op that no pass takes with others."""
     alone = _Alone(call)
     inputs = [alone.leaves[place] for place in alone.given]
     try:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from bgnn.converter.errors import BgnnError, UsageError
 from bgnn.converter.targets import STAGES, TARGETS
 from bgnn.runtime_bench.runtime import streams
-from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
+from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, is_special, stops_as_errors, write_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -198,6 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="where to write the report as JSON (default: report.json beside the output, or OUTPUT.report.json if "
         "that is another conversion's)",
     )
+    output.add_argument("--html", metavar="FILE", help="write the report as one page for a browser, too")
     output.add_argument("--dump", metavar="DIR", help="write every stage of the conversion as readable Python")
     output.add_argument("--stop-after", metavar="STAGE", help=f"stop after a stage ({', '.join(STAGES)}); no file")
     output.add_argument("--no-verify", action="store_true", help="do not run and compare the file (not advised)")
@@ -233,14 +234,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         hint = "" if args.debug else " (a bug in bgnn-convert: run again with --debug and report it)"
         return _fail(f"internal error: {what}{hint}", 1, args.debug)
+    except BaseException as stop:  # only foreign code raises others
+        return _fail(f"the model's code ended the program: {type(stop).__name__}: {stop}", 1, args.debug)
 
 
 def _run(args: argparse.Namespace) -> None:
-    output = Path(args.output or Path(args.file).stem + (".onnx" if args.target.startswith("onnx-") else ".tflite"))
-    report = Path(args.report) if args.report else _usual_report(output)
-    _check(args, output, report)
+    _check(args)
+    output = Path(_default_output(args) if args.output is None else args.output)
+    report = output if args.stop_after else _checked_report(args, output)
     # as the user meant them, wherever the user's own code goes to
     written, reported = Path(os.path.abspath(output)), Path(os.path.abspath(report))
+    paged = Path(os.path.abspath(args.html)) if args.html else None
     with _progress(_console(sys.stderr)) as say:
         say(f"reading {args.file}")
         conversion = _convert(args, say)
@@ -254,11 +258,18 @@ def _run(args: argparse.Namespace) -> None:
     def announce() -> None:
         with streams.results():
             conversion.report.print(console)
-            console.print(f"wrote {output} and {report}", soft_wrap=True)
+            paths = f"{output}, {report} and {args.html}" if args.html else f"{output} and {report}"
+            console.print(f"wrote {paths}", soft_wrap=True)
 
     assert conversion.model_bytes is not None
-    text = json.dumps({"output": output.name, **conversion.report.to_json()}, indent=2) + "\n"
-    write_files({written: conversion.model_bytes, reported: text.encode()}, announce)
+    found = {"output": output.name, **conversion.report.to_json()}
+    files = {written: conversion.model_bytes, reported: (json.dumps(found, indent=2) + "\n").encode()}
+    if paged is not None:
+        from bgnn.runtime_bench.bench import page
+        from bgnn.runtime_bench.bench.measure import describe_machine
+
+        files[paged] = page.of_conversion(found, describe_machine()).encode("utf-8", "backslashreplace")
+    write_files(files, announce)
 
 
 def _convert(args: argparse.Namespace, say: Callable[[str], None]) -> Conversion:
@@ -303,7 +314,11 @@ def _convert(args: argparse.Namespace, say: Callable[[str], None]) -> Conversion
     )
 
 
-def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
+def _default_output(args: argparse.Namespace) -> str:
+    return Path(args.file).stem + (".onnx" if args.target.startswith("onnx-") else ".tflite")
+
+
+def _check(args: argparse.Namespace) -> None:
     """What can be checked before the model is read: a conversion takes a minute."""
     for what, value, allowed in (
         ("--target", args.target, TARGETS),
@@ -320,26 +335,39 @@ def _check(args: argparse.Namespace, output: Path, report: Path) -> None:
             raise UsageError(f"{what} {value}: must be at least 1")
     if args.dump and Path(args.dump).exists() and not Path(args.dump).is_dir():
         raise UsageError(f"--dump {args.dump}: not a folder")
-    if args.stop_after:
-        return
+    if args.html is not None and args.stop_after:
+        raise UsageError(f"--html {args.html}: with --stop-after no file is made that it would tell of")
+
+
+def _checked_report(args: argparse.Namespace, output: Path) -> Path:
+    """Where the report goes. Raises UsageError where that or the output cannot be written, or is something else."""
+    for flag, text in (("-o", args.output), ("--report", args.report), ("--html", args.html)):
+        if text is not None and (not text or text.endswith("/")):
+            raise UsageError(f"{flag} {text!r}: name a file" + (" in the folder" if text else ""))
     given = {"the model itself": Path(args.file), "the --calibrate data": Path(args.calibrate or args.file)}
     given |= {f"the --input data {spec}": Path(spec) for spec in args.inputs if spec.endswith(".npz")}
     if args.model:
-        given["the code of --model"] = Path(*args.model.partition(":")[0].split(".")).with_suffix(".py")
+        given["the code of --model"] = Path(args.model.partition(":")[0].replace(".", "/") + ".py")
     check_output(output, given)
+    report = Path(args.report) if args.report else _usual_report(output)
     check_output(report, given | {"the output, too: give the two different names": output})
+    if args.html:
+        check_output(Path(args.html), given | {"the output, too": output, "the report, too": report})
     if _report_at(output) is not None:
         raise UsageError(f"cannot write {output}: it is the report of another conversion")
     if report.is_file() and report.stat().st_size and _report_at(report) is None:
         raise UsageError(f"cannot write {report}: it is there already, and is no report of a conversion")
     if _is_of_another(report, output):
         raise UsageError(f"cannot write {report}: it is the report of another conversion")
+    return report
 
 
 def _usual_report(output: Path) -> Path:
-    """report.json beside the output, or OUTPUT.report.json where that one tells of another file."""
-    usual = output.with_name("report.json")
-    return output.with_name(f"{output.name}.report.json") if _is_of_another(usual, output) else usual
+    """report.json beside the output, or OUTPUT.report.json where that one tells of another file. Beside a device or a
+    pipe (/dev/null) nothing is written: there it is in the current folder."""
+    folder = Path() if is_special(output) else output.parent
+    usual = folder / "report.json"
+    return folder / f"{output.name}.report.json" if _is_of_another(usual, output) else usual
 
 
 def _is_of_another(report: Path, output: Path) -> bool:

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import bgnn.converter.dialect
 from bgnn.converter import pyg_knn
 from bgnn.converter.errors import ConversionError
+from bgnn.passes import user_code
 from bgnn.passes.graph import arg
 
 T = TypeVar("T")
@@ -72,9 +73,9 @@ class EagerModel:
             try:
                 found = function(*given, **named)
             except Exception as error:  # whatever the user's forward raises
-                line = next((text.strip() for text in str(error).splitlines() if text.strip()), "")
+                at = user_code.raised_at(error, others=False)
                 raise ConversionError(
-                    f"the model fails when PyTorch runs it: {type(error).__name__}: {line[:300]}"
+                    f"the model fails when PyTorch runs it: {user_code.reason(error)}{f' (at {at})' if at else ''}"
                 ) from error
         leaves = pytree.tree_leaves(found)
         return [leaves[i].detach().clone() for i in self.keep]

@@ -173,10 +173,10 @@ def forward_names(model: nn.Module, given: Sequence[str]) -> list[str]:
 
 
 def _described(argument: str) -> dict[str, Tensor]:
-    match = re.fullmatch(r"([^=:]+)=([0-9]+(?:x[0-9]+)*)(?::(\w+))?", argument)
+    match = re.fullmatch(r"([^=:]+)=([0-9]{1,18}(?:x[0-9]{1,18}){0,63})(?::(\w+))?", argument)
     if not match:
         raise UsageError(
-            f"--input {argument!r} is neither NAME=SHAPE[:DTYPE], as in points=8x1024x3:float32, nor an .npz file"
+            f"--input {argument[:80]!r} is neither NAME=SHAPE[:DTYPE], as in points=8x1024x3:float32, nor an .npz file"
         )
     name, shape_text, dtype_text = match[1].strip(), match[2], match[3] or "float32"
     if dtype_text not in _DTYPES:

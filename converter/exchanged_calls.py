@@ -36,7 +36,12 @@ class ExchangedCalls(TorchFunctionMode):
 
     Layers that binarise `input.data` and `weight.data` in forward (BinaryNet's) are traced so; what export makes of the
     assignment itself drops y. Where x is a view, PyTorch leaves the tensor that it views alone, and this does not.
+    `sparse`: whether a call has given a sparse tensor.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sparse = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What the call gives."""
@@ -49,7 +54,9 @@ class ExchangedCalls(TorchFunctionMode):
             return None
         exchange = _EXCHANGED.get(func)
         made = exchange(*args, **kwargs) if exchange is not None else None
-        return func(*args, **kwargs) if made is None else made
+        result = func(*args, **kwargs) if made is None else made
+        self.sparse |= isinstance(result, Tensor) and result.layout is not torch.strided
+        return result
 
 
 def _bincount(input: Tensor, weights: Tensor | None = None, minlength: Any = 0) -> Tensor | None:

@@ -175,6 +175,8 @@ def _apart(node: fx.Node, opened: Sequence[fx.Node]) -> bool:
         return True
     x = opened[0]
     rank, axis = len(x.meta["val"].shape), _open(x)[0]
+    if is_call(node, aten.matmul, aten.bmm) and len(opened) == 2:  # a product of matrices for each row
+        return all(_open(one) == made and made[0] < len(one.meta["val"].shape) - 2 for one in opened)
     if is_call(node, aten.linear, aten.matmul, aten.mm, aten.bmm):
         return opened == [x] and x is node.args[0] and axis != rank - 1
     if is_call(node, *ops.having("reduction"), *ops.having("softmax"), *ops.having("running")):

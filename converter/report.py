@@ -25,6 +25,7 @@ from bgnn.passes import domains as dm
 from bgnn.passes import user_code
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.graph import PassResult, aten, is_call, is_constant, is_static, module_of, shape_of, value_of
+from bgnn.runtime_bench.runtime.padded import padding_of
 
 bgnn = torch.ops.bgnn
 
@@ -234,7 +235,7 @@ def build_report(
         checks=checks,
         sign_zeros=0,
         nodes=_nodes(gm),
-        inputs=_inputs(gm, plan),
+        inputs=_inputs(gm, plan) + _largest(data),
     )
 
 
@@ -259,6 +260,20 @@ def _inputs(gm: fx.GraphModule, plan: Plan) -> str:
     if not fixed or not TARGETS[plan.target].open:
         return said
     return f"{said}; sizes that are numbers are fixed: --open {fixed[0]}=AXIS (0 for the first) opens one"
+
+
+def _largest(data: bytes | None) -> str:
+    """Which graphs a TFLite file takes, and what smaller ones cost."""
+    padding = padding_of(data) if data is not None and data[4:8] == b"TFL3" else None
+    if padding is None or not padding.most:
+        return ""
+    most = ", ".join(f"{number:,} {word}" for word, number in padding.most.items())
+    if padding.resizes:
+        return f"; at most {most}: the file is resized to smaller graphs, and costs what these do"
+    why = "; files of --kernels bgnn are resized"
+    if padding.why_not:
+        why = f": it cannot be resized, as {padding.why_not}"
+    return f"; at most {most}: smaller graphs are filled up and cost as much{why}"
 
 
 def _operators(target: str, data: bytes) -> dict[str, int]:
@@ -381,7 +396,11 @@ def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
     source = node
     while is_call(source, *dm.MOVES, aten.relu) and isinstance(source.args[0], fx.Node):
         source = source.args[0]
-    return "8-bit" if is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel) else domains[node].kind
+    if not is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel):
+        return domains[node].kind
+    low, high = cast(tuple[int, int], source.args[-2:])
+    bits = max(8, (high - low).bit_length())
+    return f"{bits}-bit" if bits <= 16 else "rounded"
 
 
 def _became(node: fx.Node, parts: list[fx.Node]) -> str:

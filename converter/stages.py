@@ -307,12 +307,17 @@ def way_out(node: fx.Node, target: str) -> str:
         return f"its 8-bit codes need --target {' or '.join(names_with('codes'))}"
     edges = edge_inputs(node.graph)
     open_targets = names_with("open")
-    if edges and target and target not in open_targets and ops.name_of(node.target) in _on_onnx():
-        return f"graph networks with it go to --target {' or '.join(open_targets)}"
+    if target and target not in open_targets and ops.name_of(node.target) in _on_onnx():
+        return f"{'graph networks' if edges else 'models'} with it go to --target {' or '.join(open_targets)}"
     if is_call(node, *over_edges) and not edges:
         return "give the edges as an input of forward, edge_index int64 [2, E]: then sums over edges are converted"
     if "sparse" in str(node.target) or (node.all_input_nodes and "sparse" in str(node.all_input_nodes[0].target)):
         return WITHOUT_SPARSE
+    if is_call(node, aten.sort, aten.argsort, aten.topk) and not is_static(node.all_input_nodes[0]):
+        return (
+            "it puts any number of rows in order (TopKPooling and SAGPooling do): keep all nodes, multiply them by "
+            "their scores, and pool them by the batch vector (global_mean_pool)"
+        )
     masks = [
         n for n in node.all_input_nodes if isinstance(value := n.meta.get("val"), Tensor) and value.dtype == torch.bool
     ]

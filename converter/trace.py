@@ -94,7 +94,7 @@ def _export(
         _without_logs(),
         _known_values(),
         traceable(),
-        ExchangedCalls(),
+        ExchangedCalls() as calls,
         _numbers_of_sizes(fixed),
     ):
         warnings.simplefilter("ignore")
@@ -106,11 +106,11 @@ def _export(
                 with suppress(Exception), whole_numbers():
                     return _export_functional(model, inputs, dynamic)
             if _loop(fixed):  # Dynamo would run through it again, and slower, to fix the same size
-                raise ConversionError(_not_exported(first, first, fixed)) from first
+                raise ConversionError(_not_exported(first, first, fixed, calls.sparse)) from first
             try:
                 program = torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception as second:
-                raise ConversionError(_not_exported(first, second, fixed)) from first
+                raise ConversionError(_not_exported(first, second, fixed, calls.sparse)) from first
     return _functionalise(program)
 
 
@@ -165,7 +165,8 @@ def _numbers_of_sizes(places: list[str]) -> Iterator[None]:
 
     def noted(node: SymNode, *args: Any) -> int:
         if node.expr.free_symbols and (place := user_code.running()):
-            places.append(place)
+            by_user = user_code.running_function() == ""  # else the loop that it stands in may be over layers
+            places.append(place if by_user else place.partition(": ")[0])
         return guard_int(node, *args)
 
     def noted_condition(node: SymNode, *args: Any) -> bool:
@@ -189,10 +190,17 @@ def _loop(fixed: Sequence[str]) -> str:
     return next((line for line in fixed if re.search(r": (.*[\[(\s])?for .* in ", line)), "")
 
 
-def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> str:
+DENSE_BATCH = (
+    "to_dense_batch has as many columns as the largest graph of a batch has nodes, so attend over all nodes and mask "
+    "those of other graphs, as in scores.masked_fill(batch[:, None] != batch, -torch.inf).softmax(-1), or give it "
+    "max_num_nodes= and batch_size="
+)
+
+
+def _not_exported(first: Exception, second: Exception, fixed: Sequence[str], sparse: bool) -> str:
     """Why neither way of torch.export went through, each with the user's line; `first` is the one without Dynamo.
 
-    `fixed`: lines that made numbers of open sizes.
+    `fixed`: lines that made numbers of open sizes; `sparse`: whether forward made a sparse tensor.
     """
     at, also = user_code.raised_at(first, others=False), user_code.raised_at(second, others=False)
     text = f"torch.export cannot trace the model{f', at {at}' if at else ''}: {user_code.reason(first)}"
@@ -211,8 +219,10 @@ def _not_exported(first: Exception, second: Exception, fixed: Sequence[str]) -> 
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
     loop = _loop(fixed)
-    if "sparse" in f"{first}{second}".lower():
+    if sparse or "sparse" in f"{first}{second}".lower():
         way_out = WITHOUT_SPARSE
+    elif "to_dense_batch" in user_code.functions_of(first):
+        way_out = DENSE_BATCH
     elif loop:
         way_out = f"the loop at {loop} is one step for each node or edge, of which graphs have any number: {AT_ONCE}"
     elif "data-dependent" in str(first).lower() or "DataDependent" in type(first).__name__:
@@ -537,8 +547,12 @@ def _refuse_what_changes(node: fx.Node) -> None:
 
 
 def refuse_numbers(gm: fx.GraphModule) -> None:
-    """Raises ConversionError for real Python numbers that forward makes of its inputs: a file has tensors alone."""
+    """Raises ConversionError for what forward makes of its inputs and a file of tensors has not: real Python numbers,
+    and sparse matrices (export takes the number of their entries for none)."""
     for node in gm.graph.nodes:
+        if node.op == "call_function" and "sparse" in str(node.target) and inputs_of(node):
+            call = f"{user_code.called(node)} is not supported{user_code.where(node)}"
+            raise ConversionError(f"{call}: {WITHOUT_SPARSE}")
         real = isinstance(node.meta.get("val"), torch.SymFloat | torch.SymBool)
         if real and node.users and is_call(node, aten.item, aten._local_scalar_dense) and inputs_of(node):
             raise ConversionError(no_number(f"{user_code.called(node)}{user_code.where(node)}"))

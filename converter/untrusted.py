@@ -48,11 +48,13 @@ def read_torch(file: Path | IO[bytes], classes: Sequence[type] = ()) -> Any:
 
 
 def check_archive(archive: zipfile.ZipFile, size: int) -> None:
-    """Raises UsageError where a record of this archive of `size` bytes is compressed, overlaps another or does not have
-    its checksum."""
+    """Raises UsageError where a record of this archive of `size` bytes is compressed, overlaps another, has another's
+    name or does not have its checksum."""
     infos = archive.infolist()
     if any(i.compress_type != zipfile.ZIP_STORED for i in infos) or sum(i.file_size for i in infos) > size:
         raise UsageError("its records are compressed or overlap, which torch.save never writes")
+    if len({i.filename.lower() for i in infos}) < len(infos):  # readers differ in which of them they take
+        raise UsageError("damaged or hostile: two of its records have the same name")
     if all(i.CRC == 0 for i in infos):
         return  # saved after torch.serialization.set_crc32_options(False): there are no checksums
     damaged = archive.testzip()

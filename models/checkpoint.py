@@ -4,9 +4,10 @@
 
 `config` holds the constructor's arguments as plain numbers, strings and lists. An architecture is always
 stated and never guessed: BF1, BF2 and their stages have the same keys and shapes. "dq" is a Degree-Quant network
-(bgnn.models.dq; needs torch-geometric); bits and signedness of its quantisers stand in the config alone. It may have
-one more entry, "example": a small graph that the network takes, by the names of forward's arguments, since nobody can
-guess the indices of a graph. It is stored as int32, and tensors that are mostly zero by the places of the others.
+(bgnn.models.dq; needs torch-geometric); bits and signedness of its quantisers stand in the config alone. "sage",
+"binsage" and "gcn" (bgnn.models.sage) are networks on the nodes of a graph, too. Such a file may have one more entry,
+"example": a small graph that the network takes, by the names of forward's arguments, since nobody can guess the indices
+of a graph. It is stored as int32, and tensors that are mostly zero by the places of the others.
 
 A compact file holds the latent weights of binary dot products as int8 signs, a quarter of the space.
 Inference only ever sees their signs, so it computes exactly the same; further training would start from +-1.
@@ -25,14 +26,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from bgnn.models import dgcnn
+from bgnn.models import dgcnn, sage
 from bgnn.models.dgcnn import ARCHITECTURES, PointCloudNet
 from bgnn.models.layers import BinaryDot, sign
+from bgnn.models.sage import NODE_ARCHITECTURES, NodeNet
 
 if TYPE_CHECKING:
     from bgnn.models.dq import DegreeQuantNet
 
 FORMAT_VERSION = 1
+_KNOWN: dict[str, type[PointCloudNet] | type[NodeNet]] = {**ARCHITECTURES, **NODE_ARCHITECTURES}
 MOST_VALUES = 2**28  # of a tensor of an example; a damaged file must not ask for all memory
 
 
@@ -40,8 +43,10 @@ def settings_of(architecture: str) -> dict[str, Any]:
     """The settings of an architecture with their defaults. Raises ValueError on an unknown name."""
     if architecture == "dq":
         return _dq().build({}).config
+    if architecture in NODE_ARCHITECTURES:
+        return sage.settings_of(NODE_ARCHITECTURES[architecture])
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}, dq")
+        raise ValueError(f"unknown architecture {architecture!r}; known are {', '.join(_KNOWN)}, dq")
     return dgcnn.settings_of(ARCHITECTURES[architecture])
 
 
@@ -49,12 +54,14 @@ def unseen_settings(architecture: str, stated: Mapping[str, Any]) -> dict[str, A
     """The settings that a state_dict does not show, with usual values. Raises ValueError on an unknown name."""
     if architecture == "dq":
         return {name: settings_of("dq")[name] for name in ("bits", "symmetric", "signed_input")}
-    settings_of(architecture)
+    settings = settings_of(architecture)
+    if architecture in NODE_ARCHITECTURES:
+        return {name: settings[name] for name in ("normalise", "activation", "stage") if name in settings}
     return dgcnn.unseen_settings(architecture, stated)
 
 
-def build_model(architecture: str, **config: Any) -> PointCloudNet | DegreeQuantNet:
-    """A fresh model in training mode: `architecture` is "dgcnn", "rf", "bf1", "bf2" or "dq", `config` its settings.
+def build_model(architecture: str, **config: Any) -> PointCloudNet | NodeNet | DegreeQuantNet:
+    """A fresh model in training mode: `architecture` is a name of `_KNOWN` or "dq", `config` its settings.
 
     Raises ValueError, one line, on an unknown architecture or setting or a value out of range.
     """
@@ -67,7 +74,7 @@ def build_model(architecture: str, **config: Any) -> PointCloudNet | DegreeQuant
         kinds = {tuple: (tuple, list), float: (float, int)}.get(type(known[name]), type(known[name]))
         if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
             raise ValueError(f"setting {name!r} is {value!r}; the default is {known[name]!r}")
-    return ARCHITECTURES[architecture](**config)
+    return _KNOWN[architecture](**config)
 
 
 def save_checkpoint(
@@ -83,7 +90,7 @@ def save_checkpoint(
     inputs f32 or int64 by the names of forward's arguments, from which the file can be converted by its path alone.
     Raises ValueError when `model` is of another class, OSError when the path cannot be written.
     """
-    if not isinstance(model, PointCloudNet) and getattr(model, "architecture", "") != "dq":
+    if not isinstance(model, PointCloudNet | NodeNet) and getattr(model, "architecture", "") != "dq":
         raise ValueError(f"{type(model).__name__} is not a model of bgnn.models; save its state_dict instead")
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
     if compact:
@@ -109,7 +116,7 @@ def save_checkpoint(
         partial.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet | DegreeQuantNet:
+def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet | NodeNet | DegreeQuantNet:
     """The model of a `model.pt`, in eval mode, on the CPU.
 
     Raises FileNotFoundError, or ValueError naming what is wrong in one line. Nothing in the file is executed.
@@ -117,7 +124,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> PointCloudNet | DegreeQuant
     return model_of(path, _read(path))
 
 
-def model_of(path: str | os.PathLike[str], content: Any) -> PointCloudNet | DegreeQuantNet:
+def model_of(path: str | os.PathLike[str], content: Any) -> PointCloudNet | NodeNet | DegreeQuantNet:
     """The same, of what has been read from `path` already."""
     whole = _checkpoint(path, content)
     for name, kind in (("architecture", str), ("config", dict), ("state_dict", Mapping)):
@@ -163,7 +170,9 @@ def _unpacked(stored: Any) -> Tensor:
     return flat.index_copy(0, stored["places"].long(), stored["values"]).reshape(stored["shape"])
 
 
-def load_state_dict(path: str | os.PathLike[str], architecture: str, **config: Any) -> PointCloudNet | DegreeQuantNet:
+def load_state_dict(
+    path: str | os.PathLike[str], architecture: str, **config: Any
+) -> PointCloudNet | NodeNet | DegreeQuantNet:
     """A model in eval mode from a bare state_dict file and its stated architecture and settings.
 
     A prefix `module.` (of DataParallel) is taken off the keys. Weights of the DGCNN authors' code load as
@@ -227,7 +236,7 @@ def _dq() -> Any:
 
 def _filled(
     path: str | os.PathLike[str], architecture: str, config: dict[str, Any], state: Mapping
-) -> PointCloudNet | DegreeQuantNet:
+) -> PointCloudNet | NodeNet | DegreeQuantNet:
     """The model with the tensors of `state` in it; every key and shape must match.
 
     They are compared on a model without memory first: a file may state any width and depth.

@@ -67,6 +67,14 @@ class PointCloudNet(nn.Module):
         self.dp1 = nn.Dropout(config["dropout"])
         self.dp2 = nn.Dropout(config["dropout"])
 
+    def forward(self, points: Tensor) -> Tensor:
+        """Logits `[B, classes]` of clouds `[B, N, 3]`, float32. A rescaling over the points fixes N."""
+        return self.with_graphs(points)[0]
+
+    def with_graphs(self, points: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The logits, and of each EdgeConv the node features `[B, C, N]` and the neighbours `[B, N, k]`."""
+        raise NotImplementedError
+
     def _node_features(self, points: Tensor) -> Tensor:
         """`[B, N, 3]` to channel-first `[B, 3, N]`, after a look at the shape."""
         if points.dim() != 3 or points.shape[2] != 3:
@@ -149,18 +157,17 @@ class DGCNN(PointCloudNet):
     def _edge_conv(self, inputs: int, outputs: int, norm: nn.Module) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), norm, self._activation())
 
-    def forward(self, points: Tensor) -> Tensor:
-        """Logits `[B, classes]` of clouds `[B, N, 3]`, float32."""
+    def with_graphs(self, points: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         x = self._node_features(points)
-        outputs = []
+        graphs = []
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             idx = knn(x.transpose(1, 2), self.k, "l2", fast=self.training)
             x = conv(edge_features(x, idx, "difference")).max(dim=-1)[0]
-            outputs.append(x)
-        x = self._pool(self.conv5(torch.cat(outputs, dim=1)))
+            graphs.append((x, idx))
+        x = self._pool(self.conv5(torch.cat([x for x, _ in graphs], dim=1)))
         x = self.dp1(self.act6(self.bn6(self.linear1(x))))
         x = self.dp2(self.act7(self.bn7(self.linear2(x))))
-        return self.linear3(x)
+        return self.linear3(x), graphs
 
 
 class BinaryBlock(nn.Module):
@@ -396,18 +403,17 @@ class RF(_BinaryNet):
         self.conv4 = self._block(*edge4, 2)
         self.conv5 = self._block(sum(self.config["channels"]), self.config["embedding"], 1)
 
-    def forward(self, points: Tensor) -> Tensor:
-        """Logits `[B, classes]` of clouds `[B, N, 3]`, float32: a rescaling over the points fixes N."""
+    def with_graphs(self, points: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         x = self._node_features(points)
         self._check_points(x.shape[2])
-        outputs = []
+        graphs = []
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             idx = knn(x.transpose(1, 2), self.k, "l2", fast=self.training)
             x = conv(edge_features(x, idx, "difference")).max(dim=-1)[0]
             x = self._balance_edges(x)
-            outputs.append(x)
-        x = self.conv5(torch.cat(outputs, dim=1))
-        return self._classify(self._pool(x))
+            graphs.append((x, idx))
+        x = self.conv5(torch.cat([x for x, _ in graphs], dim=1))
+        return self._classify(self._pool(x)), graphs
 
 
 class _BinaryFeatures(_BinaryNet):
@@ -450,25 +456,22 @@ class _BinaryFeatures(_BinaryNet):
         """`[B, C, N, k]` edge messages to real `[B, C, N]` node features, normalised."""
         raise NotImplementedError
 
-    def forward(self, points: Tensor) -> Tensor:
-        """Logits `[B, classes]` of clouds `[B, N, 3]`, float32."""
+    def with_graphs(self, points: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         x = self._node_features(points)
         self._check_points(x.shape[2])
-        outputs: list[Tensor] = []
+        graphs: list[tuple[Tensor, Tensor]] = []
         for conv, norm in (
             (self.conv1, self.bn1),
             (self.conv2, self.bn2),
             (self.conv3, self.bn3),
             (self.conv4, self.bn4),
         ):
-            idx = self._neighbours(x.transpose(1, 2), first=not outputs)
-            x = self._aggregate(
-                norm, conv(edge_features(x, idx, "xor" if outputs and self.stage > 1 else "difference"))
-            )
+            idx = self._neighbours(x.transpose(1, 2), first=not graphs)
+            x = self._aggregate(norm, conv(edge_features(x, idx, "xor" if graphs and self.stage > 1 else "difference")))
             x = self.quantizer(self._balance_edges(x))
-            outputs.append(x)
-        x = self.bn5(self.conv5(torch.cat(outputs, dim=1)))
-        return self._classify(self._pool(x))
+            graphs.append((x, idx))
+        x = self.bn5(self.conv5(torch.cat([x for x, _ in graphs], dim=1)))
+        return self._classify(self._pool(x)), graphs
 
 
 class BF1(_BinaryFeatures):

@@ -27,12 +27,14 @@ def load_h5(path: str | os.PathLike[str], num_points: int | None = None) -> tupl
         try:
             with h5py.File(file, "r") as h5:
                 data, label = h5["data"][()], h5["label"][()]
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}: not an HDF5 file with 'data' and 'label' ({error})") from error
         if data.ndim != 3 or data.shape[2] != 3 or label.size != len(data):
             raise ValueError(f"{file}: data {data.shape} and label {label.shape}; expected [M, P, 3] and [M] or [M, 1]")
         if num_points is not None and data.shape[1] < num_points:
             raise ValueError(f"{file}: {data.shape[1]} points in a cloud, {num_points} wanted")
+        if label.dtype.kind not in "iu" and not (label.dtype.kind == "f" and np.array_equal(label, np.floor(label))):
+            raise ValueError(f"{file}: labels of type {label.dtype}; expected whole numbers")
         clouds.append(data[:, :num_points].astype(np.float32))
         labels.append(label.reshape(-1).astype(np.int64))
     return np.concatenate(clouds), np.concatenate(labels)

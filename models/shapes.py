@@ -234,7 +234,7 @@ SHAPES = tuple(_MAKERS)
 HELD_OUT_SEED = 2**31 + 1
 
 
-def _sample(mesh: Mesh, points: int, rng: np.random.Generator) -> Array:
+def sample_surface(mesh: Mesh, points: int, rng: np.random.Generator) -> Array:
     """`[M, points, 3]`, uniform over the area of each of the M surfaces."""
     vertices, faces = mesh
     a, b, c = (vertices[:, faces[:, i]] for i in range(3))
@@ -294,7 +294,7 @@ def make_clouds(count: int, num_points: int, seed: int, classes: int = len(SHAPE
         for start in range(0, len(of_class), _CHUNK):
             where = of_class[start : start + _CHUNK]
             m = len(where)
-            points = _sample(_MAKERS[name](rng, m), num_points, rng)
+            points = sample_surface(_MAKERS[name](rng, m), num_points, rng)
             points = points * rng.uniform(0.9, 1.1, (m, 1, 3)) @ _turns(rng, m).transpose(0, 2, 1)
             points = normalise(points)
             points = points + rng.normal(size=points.shape) * rng.uniform(0, 0.02, (m, 1, 1))

@@ -1,156 +1,40 @@
-"""Training: `python -m bgnn.models.train dgcnn --arch bf2 --out model.pt` (`shapes` is another name for `dgcnn`).
+"""Training: `python -m bgnn.models.train dgcnn --config models/configs/... --data DIR`, the papers' rows by name.
 
-The commands `dq` and `dq-table` train the Degree-Quant networks: bgnn.models.dq.command.
+    dgcnn --config FILE --data DIR    a row of the binary GNN paper's Tables 1, 2 and 8
+    sage --config FILE --data ROOT    a row of its Table 3: GraphSAGE, BinSAGE, GCN
+    dgcnn --arch bf2 --out model.pt   the same stages by options, on procedural solids or h5 files (also `shapes`)
+    dq, dq-table                      the Degree-Quant networks: bgnn.models.dq.command
 
-The multi-stage scheme of the binary GNN paper (section 3): a real-valued DGCNN, then stages 1, 2 and 3 of the
-binary network, each taught by the one before it through its logits, and each binary stage starting from the
-weights of the one before. A step whose number of epochs is 0 is left out, so `--epochs 0 0 0 20` trains from
-scratch and `--epochs 10 0 0 20` distils directly.
-
-Where it differs from the paper: one cosine schedule per step in place of halvings (runs are short), and no
-LSP loss, whose effect the paper found inconsistent (Table 1).
+The cascade (section 3): a real-valued DGCNN, then stages 1, 2 and 3 of the binary network, each taught by the one
+before it, through its logits and, if asked for, its local structures. With `--arch`, a step whose number of epochs is 0
+is left out, so `--epochs 0 0 0 20` trains from scratch and `--epochs 10 0 0 20` distils directly; there, one cosine
+schedule per step takes the place of the paper's halvings (runs are short), and an unfinished step is not kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
+from bgnn.models import parallel
+from bgnn.models.card import write_card
+from bgnn.models.cascade import train_cascade, train_stage
 from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint, settings_of
+from bgnn.models.clouds import Clouds, load_clouds
+from bgnn.models.curves import events_writer
 from bgnn.models.modelnet import load_h5
-from bgnn.models.optim import clip_and_center
+from bgnn.models.node_data import load_nodes
+from bgnn.models.nodes import train_nodes
+from bgnn.models.recipes import CloudRecipe, read_config
 from bgnn.models.shapes import HELD_OUT_SEED, SHAPES, make_clouds
 
-TEMPERATURE = 3.0  # of the logits (section 5.2)
-ALPHA = 0.1  # the teacher's share of the loss (section 5.2)
-WEIGHT_DECAY = 1e-5  # stages 1 and 2; none for binary weights
-
-
-def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Logit matching (section 3): T^2 KL(teacher || student) of softened logits, both `[B, classes]`."""
-    log_s, log_t = F.log_softmax(student / TEMPERATURE, dim=1), F.log_softmax(teacher / TEMPERATURE, dim=1)
-    return TEMPERATURE**2 * F.kl_div(log_s, log_t, log_target=True, reduction="batchmean")
-
-
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    points: Tensor,
-    labels: Tensor,
-    teacher: nn.Module | None,
-) -> float:
-    """One optimiser step on clouds `[B, N, 3]` with labels `[B]`; returns the loss."""
-    logits = model(points)
-    loss = F.cross_entropy(logits, labels)
-    if teacher is not None:
-        with torch.no_grad():
-            target = teacher(points)
-        loss = (1 - ALPHA) * loss + ALPHA * distillation_loss(logits, target)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    clip_and_center(model)
-    return loss.item()
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, points: Tensor, labels: Tensor, batch: int = 50) -> float:
-    """The share of clouds `[M, N, 3]` that `model`, put in eval mode, classifies as `labels [M]`."""
-    model.eval()
-    hits = sum(
-        int((model(points[i : i + batch]).argmax(1) == labels[i : i + batch]).sum())
-        for i in range(0, len(points), batch)
-    )
-    return hits / len(points)
-
-
-@torch.no_grad()
-def settle_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Takes the BatchNorms' running statistics anew: the mean over `batches` of clouds, at fixed weights.
-
-    Running averages lag behind binary weights, which flip up to the end.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-        norm.momentum = None  # the plain mean over all batches
-    for points in batches:
-        model(points)
-    for norm in norms:
-        norm.momentum = 0.1
-        norm.eval()
-
-
-class Clouds:
-    """The training data: shapes made anew for each epoch, or HDF5 clouds, scaled and moved at random."""
-
-    def __init__(self, train: str | None, count: int, num_points: int, seed: int) -> None:
-        self.seed, self.count, self.num_points = seed, count, num_points
-        self.fixed = None if train is None else load_h5(train, num_points)
-        if self.fixed is not None:
-            self.count = len(self.fixed[0])
-
-    def epoch(self, stage: int, epoch: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (points `[batch, N, 3]`, labels `[batch]`) shuffled; a smaller last one is dropped."""
-        rng = np.random.default_rng([self.seed, stage, epoch])
-        if self.fixed is None:
-            points, labels = make_clouds(self.count, self.num_points, int(rng.integers(2**31)))
-        else:
-            points, labels = self.fixed
-            # Scale in [2/3, 3/2] and shift by up to 0.2 per axis, as the DGCNN authors' code augments.
-            scale = rng.uniform(2 / 3, 3 / 2, (len(points), 1, 3))
-            points = points * scale + rng.uniform(-0.2, 0.2, scale.shape)
-        order = rng.permutation(len(points))
-        for start in range(0, len(order) - batch + 1, batch):
-            chosen = order[start : start + batch]
-            yield torch.from_numpy(points[chosen].astype(np.float32)), torch.from_numpy(labels[chosen])
-
-
-def train(
-    model: nn.Module,
-    name: str,
-    data: Clouds,
-    held_out: tuple[Tensor, Tensor],
-    *,
-    epochs: int,
-    batch: int,
-    rate: float,
-    decay: float,
-    teacher: nn.Module | None,
-    stage: int,
-) -> None:
-    """Trains `model` in place with Adam and a cosine schedule, one progress line per epoch.
-
-    The BatchNorm statistics are settled at the end.
-    """
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
-    for epoch in range(epochs):
-        start, losses = time.perf_counter(), []
-        model.train()
-        steps = data.count // batch
-        for step, (points, labels) in enumerate(data.epoch(stage, epoch, batch)):
-            progress = (epoch + step / steps) / epochs
-            # A short rise: the first steps of a binary network are wild.
-            warm = min(1.0, (epoch * steps + step + 1) / 100)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * warm * (0.5 + 0.5 * np.cos(np.pi * progress))
-            losses.append(train_step(model, optimizer, points, labels, teacher))
-        print(
-            f"{name} epoch {epoch + 1}/{epochs}: loss {np.mean(losses):.3f}, "
-            f"held-out accuracy {accuracy(model, *held_out):.3f}, {time.perf_counter() - start:.0f} s",
-            flush=True,
-        )
-    settle_batch_norm(model, (points for points, _ in data.epoch(stage, epochs, batch)))
-    print(f"{name} settled: held-out accuracy {accuracy(model, *held_out):.3f}", flush=True)
+DECAY = 1e-5  # stages 1 and 2; none for binary weights
+#: Options of `dgcnn` that go with --config, and those that a configuration states itself.
+_WITH_CONFIG = ("data", "folder", "set", "seeds", "teacher", "tensorboard", "licence")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -158,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.family in ("dq", "dq-table"):
+        if options.family == "dq" and options.config is None and None in (options.dataset, options.model):
+            parser.error("say --config FILE, or --dataset and --model")
         try:
             from bgnn.models.dq import command
 
@@ -165,23 +51,78 @@ def main(arguments: list[str] | None = None) -> None:
         except (ValueError, OSError, ImportError) as error:
             parser.exit(1, f"{parser.prog}: {error}\n")
         return
-    if (options.train is None) != (options.test is None):
+    if options.family == "sage":
+        pass
+    elif options.config is not None:
+        _check_config_options(parser, options)
+    elif options.arch is None or options.out is None:
+        parser.error("say --config FILE, or --arch and --out")
+    elif given := [name for name in _WITH_CONFIG if getattr(options, name)]:
+        parser.error(f"--{given[0]} goes with --config")
+    elif (options.train is None) != (options.test is None):
         parser.error("--train and --test go together")
-    if not options.out.parent.is_dir():
+    elif not options.out.parent.is_dir():
         parser.error(f"--out: no folder {options.out.parent}")
     torch.set_flush_denormal(True)
     try:
-        _cascade(options)
+        with parallel.processes():
+            _by_config(options) if options.config is not None else _by_options(options)
     except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     finally:
         torch.set_flush_denormal(False)  # it holds for the process, not for PyTorch alone
 
 
-def _cascade(options: argparse.Namespace) -> None:
+def _check_config_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """A configuration states the network and its training: what else is given would have no effect."""
+    defaults = _parser().parse_args(["dgcnn"])
+    for name, value in vars(options).items():
+        if name not in ("config", "family", *_WITH_CONFIG) and value != getattr(defaults, name):
+            parser.error(f"--{name.replace('_', '-')} with --config: say --set KEY=VALUE in its place")
+    if len(set(options.seeds)) < len(options.seeds):
+        parser.error("--seeds: each once")
+
+
+def _by_config(options: argparse.Namespace) -> None:
+    """Trains a configuration, all seeds one after the other, and writes the model card."""
+    config = read_config(options.config, options.set)
+    recipe = config.recipe
+    if recipe.command != ("sage" if options.family == "sage" else "dgcnn"):
+        raise ValueError(f"{options.config}: of kind {recipe.kind!r}, which the command {recipe.command} trains")
+    if options.tensorboard:
+        events_writer()
+    if isinstance(recipe, CloudRecipe):
+        clouds = load_clouds(options.data, recipe.points)
+        what = f"{clouds.what}, {len(clouds.names)} classes, {recipe.points} points; accuracies in percent on its "
+        what += f"{len(clouds.test[0])} test clouds"
+    else:
+        nodes = load_nodes(recipe.data, options.data or Path("data"))
+        what = f"{nodes.what}, {len(nodes.x)} nodes, {nodes.edge_index.shape[1]} edges; "
+        what += "mean ROC AUC" if nodes.multi_label else "accuracies"
+        what += f" in percent on its {len(nodes.test)} test nodes, of the epoch with the best validation score"
+    folder = options.folder or Path("out/train") / config.name
+    seeds = options.seeds or [0]
+    results: dict[str, list[float]] = {}
+    for seed in seeds:
+        own = folder / f"seed{seed}"
+        if isinstance(recipe, CloudRecipe):
+            done = train_cascade(recipe, clouds, own, seed, baseline=options.teacher, tensorboard=options.tensorboard)
+        else:
+            done = train_nodes(recipe, nodes, own, seed, tensorboard=options.tensorboard)
+        for name, value in done.items():
+            results.setdefault(name, []).append(100 * value)
+        if parallel.rank() == 0:
+            print(f"wrote {own}/model.pt", flush=True)
+    if parallel.rank() == 0:
+        print(write_card(folder, config, what, seeds, results, options.licence))
+        print(f"wrote {folder}/card.md")
+
+
+def _by_options(options: argparse.Namespace) -> None:
     """Trains the steps of `options.epochs` one after the other."""
     torch.manual_seed(options.seed)
-    data = Clouds(options.train, options.clouds, options.points, options.seed)
+    fixed = None if options.train is None else load_h5(options.train, options.points)
+    data = Clouds(fixed, options.seed, count=options.clouds, num_points=options.points)
     if options.test is None:
         held = make_clouds(1000, options.points, HELD_OUT_SEED)
     else:
@@ -215,7 +156,7 @@ def _cascade(options: argparse.Namespace) -> None:
             model = build_model(options.arch, stage=stage, **sizes, **knobs)
         if previous is not None and previous.architecture == options.arch == model.architecture:
             model.load_state_dict(previous.state_dict())
-        train(
+        train_stage(
             model,
             "dgcnn" if stage == 0 else f"{options.arch} stage {stage}",
             data,
@@ -223,7 +164,7 @@ def _cascade(options: argparse.Namespace) -> None:
             epochs=epochs,
             batch=options.batch,
             rate=options.rate[stage],
-            decay=WEIGHT_DECAY if stage < 3 else 0.0,
+            decay=DECAY if stage < 3 else 0.0,
             teacher=previous,
             stage=stage,
         )
@@ -231,6 +172,15 @@ def _cascade(options: argparse.Namespace) -> None:
         save_checkpoint(options.out, model, compact=options.compact)
         print(f"wrote {options.out}", flush=True)
         previous = model
+
+
+def _add_config_options(add: Callable[..., Any], data: str) -> None:
+    add("--data", type=Path, help=f"of --config: {data}")
+    add("--folder", type=Path, help="of --config: where the run is kept, and goes on from (default: out/train/NAME)")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of --config: in place of the file's")
+    add("--seeds", type=int, nargs="+", default=[], help="of --config: one run each (default: 0)")
+    add("--tensorboard", action="store_true", help="of --config: events beside the curves")
+    add("--licence", default="", help="of --config: of the data, for the model card")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -241,12 +191,22 @@ def _parser() -> argparse.ArgumentParser:
     add = sub.add_parser(
         "dgcnn", aliases=["shapes"], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     ).add_argument
-    add("--arch", choices=("dgcnn", "rf", "bf1", "bf2"), required=True)
-    add("--out", type=Path, required=True, help="the model.pt to write")
+    add("--config", type=Path, help="a configuration, models/configs/*.json; with the options up to --licence")
+    add(
+        "--data", type=Path, help="of --config: .h5 files, voxels or meshes (see clouds.py); without, procedural solids"
+    )
+    add("--folder", type=Path, help="of --config: where the run is kept, and goes on from (default: out/train/NAME)")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of --config: in place of the file's")
+    add("--seeds", type=int, nargs="+", default=[], help="of --config: one run each (default: 0)")
+    add("--teacher", type=Path, help="of --config: a trained baseline in place of stage 0")
+    add("--tensorboard", action="store_true", help="of --config: events beside the curves")
+    add("--licence", default="", help="of --config: of the data, for the model card")
+    add("--arch", choices=("dgcnn", "rf", "bf1", "bf2"), help="in place of --config")
+    add("--out", type=Path, help="of --arch: the model.pt to write")
     add("--epochs", type=int, nargs=4, default=[4, 4, 4, 12], metavar=("DGCNN", "STAGE1", "STAGE2", "STAGE3"))
     add("--rate", type=float, nargs=4, default=[1e-3, 1e-3, 2.5e-4, 1e-3], help="learning rates of the same")
     add("--start", type=Path, help="a model.pt that the first step learns from, in place of training it here")
-    add("--train", help="an .h5 file or a folder of them, as ModelNet40; without it, procedural shapes")
+    add("--train", help="an .h5 file or a folder of them, as ModelNet40; without it, procedural solids")
     add("--test", help="the .h5 file or folder to measure accuracy on (with --train)")
     add("--clouds", type=int, default=6000, help="procedural clouds in an epoch; every epoch has new ones")
     add("--batch", type=int, default=32)
@@ -268,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--edge-balance", choices=("none", "mean", "median"), default=sizes["edge_balance"])
     add("--global-balance", choices=("none", "mean", "median"), default=sizes["global_balance"])
+    add = sub.add_parser("sage", help="GraphSAGE, BinSAGE and GCN: Table 3 of the binary GNN paper").add_argument
+    add("--config", type=Path, required=True, help="a configuration, models/configs/*.json")
+    _add_config_options(add, "folder of local raw files, else where they are downloaded to (default: data)")
     try:
         from bgnn.models.dq.command import add_parsers
     except ModuleNotFoundError as error:  # torch-geometric is optional

@@ -34,6 +34,7 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
+from bgnn.passes.index_limits import inputs_of
 
 MAKES = ("topk_lowest",)
 
@@ -524,13 +525,28 @@ def _linear(node: fx.Node) -> fx.Node | None:
 ROOTS = {0.5: aten.sqrt.default, -0.5: aten.rsqrt.default}
 
 
-def _square(node: fx.Node) -> fx.Node | None:
-    power = node.args[1] if is_call(node, aten.pow) else 2
-    if power in ROOTS and is_static(node):
-        return call(node, ROOTS[cast(float, power)], node.args[0], like=node)
-    if power != 2:
+def _power(node: fx.Node) -> fx.Node | None:
+    """Of a number: squares are products. A number's power, `2 ** x`, is `exp(x * log(2))`, but of constants."""
+    base, power = node.args[0], 2 if is_call(node, aten.square) else _number(node.args[1], shape_of(node))
+    if isinstance(base, fx.Node) and power is not None:
+        if power in ROOTS and is_static(node):
+            return call(node, ROOTS[power], base, like=node)
+        if power == 2:
+            return call(node, aten.mul.Tensor, base, base, like=node)
+        spelled = is_call(node, aten.pow.Tensor_Scalar)
+        return None if spelled else call(node, aten.pow.Tensor_Scalar, base, power, like=node)
+    factor, x = _number(base, shape_of(node)), cast(fx.Node, node.args[1])
+    if factor is None or factor <= 0 or not x.meta["val"].is_floating_point() or not inputs_of(x):
         return None
-    return call(node, aten.mul.Tensor, node.args[0], node.args[0], like=node)
+    return call(node, aten.exp.default, call(node, aten.mul.Tensor, x, math.log(factor), like=node), like=node)
+
+
+def _number(value: Any, shape: tuple[Any, ...]) -> float | None:
+    """A number, or that of a constant of one element that does not make a result of this shape longer."""
+    if not isinstance(value, fx.Node):
+        return cast(float, value)
+    one = is_constant(value) and value.meta["val"].numel() == 1 and len(shape_of(value)) < max(len(shape), 1)
+    return cast(float, value_of(value).item()) if one else None
 
 
 def _norm(node: fx.Node) -> fx.Node | None:
@@ -668,8 +684,9 @@ def _filling(node: Any) -> Tensor | None:
 
 def _filled(node: fx.Node) -> fx.Node | None:
     """`where(x >= 0, ones_like(x), -ones_like(x))` of open sizes: a number each, beside an operand of all sizes."""
-    values = [_filling(a) if isinstance(a, fx.Node) and shape_of(a) and not is_constant(a) else None for a in node.args]
-    others = [a for a, value in zip(node.args, values, strict=True) if isinstance(a, fx.Node) and value is None]
+    tensors = [a if isinstance(a, fx.Node) and isinstance(a.meta["val"], Tensor) else None for a in node.args]
+    values = [_filling(a) if a is not None and shape_of(a) and not is_constant(a) else None for a in tensors]
+    others = [a for a, value in zip(tensors, values, strict=True) if a is not None and value is None]
     if all(value is None for value in values) or not any(shape_of(a) == shape_of(node) for a in others):
         return None
     args = [a if v is None else constant(node, v, "filling") for a, v in zip(node.args, values, strict=True)]
@@ -831,7 +848,7 @@ RULES: list[tuple[Sequence[Any], Rule]] = [
      lambda n: _global_pool(n, n, aten.mean.dim)),
     ([aten.max_pool1d, aten.max_pool2d, aten.avg_pool1d, aten.avg_pool2d], _whole_axis_pool),
     ([aten.mm, aten.matmul, aten.bmm, aten.addmm], _linear),
-    ([aten.pow, aten.square], _square),
+    ([aten.pow, aten.square], _power),
     ([aten.linalg_vector_norm, aten.norm], _norm),
     ([aten.clamp_min], _clamp_min),
     ([aten.rsub], _rsub),

@@ -7,13 +7,14 @@
     attention(q, k, v)                      softmax(q @ k' / sqrt(C)) @ v
     selu(x), celu(x), log_sigmoid(x)        scaled elu(x), -softplus(-x)
     isinf(x), isnan(x)                      abs(x) == inf, x != x
-    log1p(x)                                log(1 + x)
+    log1p(x), log2(x), log10(x)             log(1 + x), log(x) / log(2), log(x) / log(10)
+    exp2(x), ldexp(x, y)                    2^x, x * 2^y
     atan2(y, x)                             atan(y / x), and half a turn more or less where x < 0
     trunc(x), fix(x)                        floor(max(x, 0)) + ceil(min(x, 0))
     frac(x)                                 x - trunc(x)
     remainder(x, y), fmod(x, y)             x - floor(x / y) * y, x - trunc(x / y) * y
     floor_divide(x, y), div by its mode     floor(x / y), trunc(x / y) (of real numbers, all of these)
-    a & b, a | b, ~a of conditions          logical_and, logical_or, logical_not
+    a & b, a | b, a ^ b, ~a of conditions   logical_and, logical_or, a != b, logical_not; so are a * b, a + b
     any(x), all(x)                          the largest, the least of x != 0 as 1 and 0, > 0
     eye(n) of an open number                arange(n) == arange(n) as a column
     pad(x) with a number                    cat with tensors of that number
@@ -76,11 +77,25 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.isnan], lambda n: _op(n, aten.ne.Tensor, n.args[0], n.args[0])),
         ([aten.atan2], _angle),
         ([aten.log1p], lambda n: _op(n, aten.log.default, _op(n, aten.add.Tensor, n.args[0], 1.0))),
+        *(
+            (
+                [op],
+                lambda n, base=base: _op(n, aten.mul.Tensor, _op(n, aten.log.default, n.args[0]), 1 / math.log(base)),
+            )
+            for op, base in ((aten.log2, 2), (aten.log10, 10))
+        ),
+        ([aten.exp2], lambda n: _op(n, aten.pow.Scalar, 2.0, n.args[0])),
+        ([aten.ldexp], lambda n: _op(n, aten.mul.Tensor, n.args[0], _op(n, aten.pow.Scalar, 2.0, n.args[1]))),
         ([aten.remainder, aten.fmod, aten.floor_divide, aten.div, aten.frac], _divided),
         ([aten.trunc, aten.fix], _truncated),
-        ([aten.bitwise_and, aten.__and__], lambda n: _of_conditions(n, aten.logical_and.default)),
-        ([aten.bitwise_or, aten.__or__], lambda n: _of_conditions(n, aten.logical_or.default)),
-        ([aten.bitwise_not], lambda n: _of_conditions(n, aten.logical_not.default)),
+        ([aten.bitwise_and, aten.__and__, aten.mul, aten.minimum], _of_conditions(aten.logical_and.default)),
+        ([aten.bitwise_or, aten.__or__, aten.add, aten.maximum], _of_conditions(aten.logical_or.default)),
+        ([aten.bitwise_xor, aten.__xor__, aten.logical_xor], _of_conditions(aten.ne.Tensor)),
+        ([aten.bitwise_not], _of_conditions(aten.logical_not.default)),
+        ([aten.lt], _of_conditions(aten.logical_and.default, negated=0)),
+        ([aten.gt], _of_conditions(aten.logical_and.default, negated=1)),
+        ([aten.le], _of_conditions(aten.logical_or.default, negated=0)),
+        ([aten.ge], _of_conditions(aten.logical_or.default, negated=1)),
         ([aten.any, aten.all], _any_or_all),
         ([aten.constant_pad_nd], _pad),
         ([aten.eye], _eye),
@@ -129,11 +144,18 @@ def _cut_off(node: fx.Node, x: Any) -> fx.Node:
     return _op(node, aten.add.Tensor, _op(node, aten.floor.default, above), _op(node, aten.ceil.default, below))
 
 
-def _of_conditions(node: fx.Node, target: Any) -> fx.Node | None:
-    sides = [a for a in node.args if isinstance(a, fx.Node)]
-    if len(sides) != len(node.args) or any(side.meta["val"].dtype != torch.bool for side in sides):
-        return None
-    return _op(node, target, *sides)
+def _of_conditions(target: Any, negated: int | None = None) -> Rule:
+    """A rule for calls of conditions alone, of which one may have to be negated."""
+
+    def rule(node: fx.Node) -> fx.Node | None:
+        sides = list(node.args)
+        if any(not isinstance(side, fx.Node) or side.meta["val"].dtype != torch.bool for side in sides):
+            return None
+        if negated is not None:
+            sides[negated] = _op(node, aten.logical_not.default, sides[negated])
+        return _op(node, target, *sides)
+
+    return rule
 
 
 def _centred(node: fx.Node, x: fx.Node, axes: list[int], keep: bool) -> tuple[fx.Node, fx.Node]:

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from bgnn.passes.graph import is_call, value_of
 
+FARTHEST = 1e18  # a point: those of masks, -1e9, are looked at; squares stay finite
 LARGEST = 64  # numbers in a constant of which each is looked at
 
 
@@ -80,7 +81,7 @@ def around_constants(inside: set[fx.Node]) -> list[Tensor]:
             if constant.op == "get_attr" and value_of(constant).numel() <= LARGEST:
                 numbers += value_of(constant).flatten().double().tolist()
     near = [[c, c * 0.999, c * 1.001, c - 1, c + 1, c - 0.01, c + 0.01] for c in sorted(set(numbers))]
-    return [torch.tensor([p, -p]) for points in near for p in points if p != 0 and abs(p) < 1e6]
+    return [torch.tensor([p, -p]) for points in near for p in points if p != 0 and abs(p) < FARTHEST]
 
 
 def evaluate(

@@ -33,6 +33,8 @@ NEEDS = ("segment_sum", "segment_mean", "segment_max", "segment_softmax", "q_seg
 MAKES = ("aggregate", "gat_aggregate", "q_aggregate", "q_gat_aggregate")
 
 bgnn = torch.ops.bgnn
+OTHERS = "its messages are no gathered rows times a number for each edge"
+SIGNS = "its messages are signs, gathered as bits, and the fused operator reads floats or 8-bit codes"
 NO_QUANTISER = (0.0, 0, 0, 255)
 TABLE = 16  # q_aggregate's argument, its last
 
@@ -46,7 +48,9 @@ def run(gm: fx.GraphModule) -> PassResult:
             replace(node, new)
             result.rewrites += 1
         elif len(shape_of(node)) > 1 and _ends(node) is not None:
-            result.refuse(node, "its messages are no gathered rows times a number for each edge")
+            messages = cast(fx.Node, node.args[0])
+            signs = any(is_call(n, bgnn.unpack) for n in (messages, *messages.all_input_nodes))
+            result.refuse(node, SIGNS if signs else OTHERS)
     for node in calls(gm.graph, bgnn.q_table):
         codes, table = cast(tuple[fx.Node, fx.Node], node.args)
         if is_call(codes, bgnn.q_aggregate) and only_user(codes) is node and arg(codes, TABLE, "table") is None:

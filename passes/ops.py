@@ -32,6 +32,7 @@ emitter's to say (`LOWERINGS` of converter/onnx and converter/tflite); nothing h
     fused         several of the user's operations in one of this project's operators
     search        finds neighbours
     spelling      another spelling of those above, as torch.export gives it: a pass looks for it
+    alone         no pass takes it together with what stands before or behind it
     owed          stands for what the model means: a pass (OWED_BY) writes it with what targets have
 """
 
@@ -80,7 +81,7 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("move", [aten.cat, aten.unbind]),
     ("move lookup one", [aten.index_select, bgnn.gather_nodes]),
     ("move lookup", [aten.index, aten.gather, aten.embedding]),
-    ("running", [aten.cumsum]),
+    ("running alone", [aten.cumsum]),
     ("written", [aten.index_put]),
     ("size", [aten.sym_size, aten._local_scalar_dense, aten.arange, operator.add, operator.sub, operator.mul,
               operator.floordiv, operator.truediv, operator.pow, torch.sym_min, torch.sym_max, torch.sym_float,
@@ -105,11 +106,14 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("search", [bgnn.topk_lowest, operator.getitem]),
     ("search fused", [bgnn.hamming_knn, bgnn.real_knn]),
     ("search owed", [bgnn.knn, aten.cdist]),
-    ("spelling", [
-        aten.celu, aten.log_sigmoid, aten.group_norm, aten.instance_norm, aten.scaled_dot_product_attention, aten.eye,
+    ("spelling alone", [
         aten._adaptive_avg_pool2d, aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten.adaptive_max_pool1d,
         aten.adaptive_max_pool2d, aten.avg_pool1d, aten.avg_pool2d, aten.max_pool1d, aten.max_pool2d,
-        aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten._native_batch_norm_legit_no_training,
+        aten.max_pool1d_with_indices, aten.max_pool2d_with_indices,
+    ]),
+    ("spelling", [
+        aten.celu, aten.log_sigmoid, aten.group_norm, aten.instance_norm, aten.scaled_dot_product_attention, aten.eye,
+        aten._native_batch_norm_legit_no_training,
         aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional, aten.any, aten.all,
         aten.slice_scatter, aten.select_scatter, aten.diagonal, aten.diagonal_scatter, aten.as_strided,
         aten.as_strided_scatter,

@@ -157,7 +157,10 @@ def _known(gm: fx.GraphModule) -> set[fx.Node]:
 
 
 def _roundings(last: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
-    """What is rounded, or is stored in bytes, nearest to `last` on each way back from it."""
+    """What is rounded, or is stored in bytes, nearest to `last` on each way back from it.
+
+    Of these, what another one is made of rounds no weight, but a scale: `round(w / s) * s` with s a power of 2.
+    """
     found, seen, stack = [], set(), [last]
     while stack:
         node = stack.pop()
@@ -168,7 +171,20 @@ def _roundings(last: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
             found.append(node)
         elif not is_call(node, *FAKE):
             stack += node.all_input_nodes
-    return found
+    before = _before(found)
+    return [node for node in found if node not in before]
+
+
+def _before(nodes: list[fx.Node]) -> set[fx.Node]:
+    """All that some nodes are made of."""
+    seen: set[fx.Node] = set()
+    stack = [n for node in nodes for n in node.all_input_nodes]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack += node.all_input_nodes
+    return seen
 
 
 def grid(last: fx.Node, values: Tensor, roundings: list[fx.Node]) -> Grid | str | None:

@@ -15,6 +15,7 @@ import linecache
 import re
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -99,6 +100,16 @@ def running() -> str:
     return _line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
 
 
+def running_function() -> str:
+    """The innermost function of PyTorch Geometric that runs below the user's line; empty where PyTorch alone does."""
+    frame = _frame_of_caller()
+    while frame is not None and is_library(frame.f_code.co_filename):
+        if "/torch_" in frame.f_code.co_filename:
+            return frame.f_code.co_name
+        frame = frame.f_back
+    return ""
+
+
 def _frame_of_caller() -> FrameType | None:
     """The innermost frame outside of this project: below it are those that ask."""
     frame: FrameType | None = sys._getframe(1)
@@ -157,16 +168,21 @@ def where(node: fx.Node) -> str:
     return f" (at {found})" if found else ""
 
 
+def functions_of(error: BaseException) -> list[str]:
+    """The names of the functions that an exception passed through, the outermost first."""
+    return [frame.name for frame in traceback.extract_tb(error.__traceback__, limit=None)]
+
+
 def raised_at(error: BaseException, others: bool = True) -> str:
     """ "file:line: code" of the user's innermost line that an exception passed through, or whose message names it.
 
     Where there is none: with `others` that of a library, else nothing.
     """
     frames = []
-    traceback: TracebackType | None = error.__traceback__
-    while traceback is not None:
-        frames.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
-        traceback = traceback.tb_next
+    passed: TracebackType | None = error.__traceback__
+    while passed is not None:
+        frames.append((passed.tb_frame.f_code.co_filename, passed.tb_lineno))
+        passed = passed.tb_next
     inside = next((i for i, (file, _) in enumerate(frames) if _is_own(file)), -1)
     frames = frames[inside + 1 :]
     said = re.findall(

@@ -185,8 +185,21 @@ def segment_softmax(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, 
 def index_put(
     walk: Walk, node: fx.Node, x: fx.Node, indices: list[fx.Node | None], values: fx.Node, accumulate: bool = False
 ) -> Value:
-    """`x[i, j] = value` of a matrix, or `+=`: an adjacency matrix made of edges. Written, or summed, one by one."""
+    """`x[i, j] = value` of a matrix, or `+=`: an adjacency matrix made of edges. Written, or summed, one by one.
+
+    So are the rows of `x[i] = rows`.
+    """
     found = [index for index in indices if index is not None]
+    if len(indices) == len(found) == 1 and walk.rank(found[0]) == 1 and walk.dtype(found[0]) != BOOL:
+        start, places = walk.value(x), walk.reshape(walk.value(found[0]), [-1, 1])
+        shape = [walk.op("Shape", [places], I64), walk.op("Shape", [start], I64)]
+        ends = [walk.constant(np.array([end])) for end in (0, 1, np.iinfo(np.int64).max)]
+        first, rest = (walk.op("Slice", [s, *ends[i : i + 2]], I64) for i, s in enumerate(shape))
+        rows = walk.op(
+            "Expand", [walk.operand(values, start.dtype), walk.op("Concat", [first, rest], I64, axis=0)], start.dtype
+        )
+        how = "add" if accumulate else "none"
+        return walk.op("ScatterND", [start, places, rows], start.dtype, reduction=how)
     vectors = len(found) == len(indices) == walk.rank(x) == 2
     if not vectors or any(walk.rank(one) != 1 or walk.dtype(one) == BOOL for one in found):
         walk.refuse(node, "writes to parts of a tensor", "use torch.where, or write x[i, j] of a matrix")

@@ -28,6 +28,10 @@ _BUFFER_ALIGNMENT = 16  # the schema's force_align, which the generated Python d
 _SIZE_LIMIT = 2**31 - 2**20  # flatbuffer offsets are 31 bits; 1 MiB is left for everything but constants
 
 
+Place = tuple[int, int]
+"""An axis: its tensor, and which it is."""
+
+
 @dataclass(frozen=True)
 class Codes:
     """What the integers of a tensor stand for: `(integer - zero) * scale`; several scales are those of one axis."""
@@ -155,6 +159,75 @@ class FileBuilder:
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 
+    # Sizes that may change (resizing.py).
+
+    def numbers(self) -> np.ndarray:
+        """All numbers that sizes may stand in, int64: the tensors' shapes, and the int32 constants."""
+        return np.concatenate([part.ravel() for part in self._numbers()]).astype(np.int64)
+
+    def form(self) -> list[Any]:
+        """All that the file is, but these."""
+        tensors = [
+            (t.type, len(t.shape), None if t.quantization is None else repr(vars(t.quantization)), self._kept(t))
+            for t in self._subgraph.tensors
+        ]
+        operators = [
+            (o.opcodeIndex, o.inputs.tolist(), o.outputs.tolist(), _settings(o)) for o in self._subgraph.operators
+        ]
+        return [tensors, operators]
+
+    def follow(self, rest: np.ndarray, factors: np.ndarray, sizes: Sequence[int], places: Sequence[Place]) -> None:
+        """Makes every number what the inputs' sizes say: `rest + factors @ sizes`, int64 `[n]` and `[n, k]`.
+
+        `sizes`: what the tensors have before anybody resizes them. `places`: where a resized graph has each.
+        """
+        now = rest + factors @ np.array(sizes, np.int64)
+        changes = np.asarray(factors.any(axis=1))
+        start, parts = 0, self._numbers()
+        new: dict[int, Value] = {}
+        operators = self._subgraph.operators
+        self._subgraph.operators = []
+        axes = self.constant("sizes/axes", np.array([axis for _, axis in places], np.int32))
+        for index, part in enumerate(parts):
+            tensor = self._subgraph.tensors[index]
+            here, data = slice(start, start + len(tensor.shape)), slice(start + len(tensor.shape), start + part.size)
+            start += part.size
+            if changes[here].any():
+                tensor.shape = now[here].astype(np.int32)
+                tensor.shapeSignature = np.where(changes[here], -1, now[here]).astype(np.int32)
+            if not changes[data].any():
+                continue
+            shape = tuple(int(n) for n in tensor.shape)
+            readers = [one for one in operators if index in one.inputs]
+            if changes[data].sum() == 1 and all(self._is_reshape(one, index) for one in readers):
+                new[index] = self.constant("sizes/shape", np.where(changes[data], -1, now[data]).astype(np.int32))
+                continue
+            terms = self.constant("sizes/terms", np.column_stack([rest[data], factors[data]]).astype(np.int32))
+            new[index] = self.tensor(f"sizes/{index}", shape, np.dtype(np.int32))
+            read = [Value(at, (), np.dtype(np.int32)) for at, _ in places]
+            self.custom("BgnnSizes", [terms, axes, *read], [new[index]], b"")
+        for one in operators:
+            one.inputs = np.array([new[int(i)].index if int(i) in new else i for i in one.inputs], np.int32)
+            if hasattr(one.builtinOptions, "newShape"):
+                one.builtinOptions.newShape = None
+        self._subgraph.operators += operators
+
+    def _numbers(self) -> list[np.ndarray]:
+        return [
+            np.concatenate([t.shape, np.frombuffer(self._buffers[t.buffer].data, np.int32)])
+            if t.buffer and t.type == schema.TensorType.INT32
+            else np.asarray(t.shape)
+            for t in self._subgraph.tensors
+        ]
+
+    def _kept(self, tensor: schema.TensorT) -> bytes | None:
+        is_size = not tensor.buffer or tensor.type == schema.TensorType.INT32
+        return None if is_size else bytes(self._buffers[tensor.buffer].data)
+
+    def _is_reshape(self, operator: schema.OperatorT, index: int) -> bool:
+        reshape = self._codes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.RESHAPE
+        return reshape and operator.inputs.tolist()[1:] == [index]
+
     def _tensor(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype, buffer: int, codes: Codes | None = None
     ) -> Value:
@@ -213,6 +286,12 @@ def _needed(operators: Sequence[schema.OperatorT], outputs: Sequence[int]) -> li
             wanted.update(int(index) for index in operator.inputs)
             kept.append(operator)
     return kept[::-1]
+
+
+def _settings(operator: schema.OperatorT) -> str:
+    options, own = operator.builtinOptions, operator.customOptions
+    named = {} if options is None else {k: v for k, v in vars(options).items() if k != "newShape"}
+    return repr((named, None if own is None else own.tobytes()))
 
 
 def _tensor_map(name: str, value: Value) -> schema.TensorMapT:

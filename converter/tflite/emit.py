@@ -12,11 +12,13 @@ import torch
 from torch import fx
 
 from bgnn.converter.emitted_file import named_ends
+from bgnn.converter.errors import ConversionError
 from bgnn.converter.file_inputs import describe, symbols_of
 from bgnn.converter.padding import GRAPHS, Sizes
 from bgnn.converter.sizes import host_size
 from bgnn.converter.tflite import bgnn_ops, builtin_ops, graph_ops, int8_ops, lce_ops
 from bgnn.converter.tflite.builder import FileBuilder, Value
+from bgnn.converter.tflite.resizing import Written, resized
 from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
 from bgnn.passes import ops
 from bgnn.passes.graph import is_static
@@ -66,30 +68,41 @@ def emit(
     express, and UsageError where the names do not fit the graph.
     """
     inputs, wanted = named_ends(gm, input_names, output_names, probes or {})
-    builder = FileBuilder(name)
     names = {node: input_name for input_name, node in inputs}
-    walk = Walk(builder, [node for _, node in wanted], Sizes(gm, most or {}))
-    walk.gaps = bool(most) or any(ops.name_of(node.target) == "bgnn.with_self_loops" for node in gm.graph.nodes)
     needed = _needed([node for _, node in wanted])
-    for input_name, node in inputs:
-        walk.values[node] = builder.tensor(input_name, walk.shape(node), walk.dtype(node))
-        walk.claim(walk.value(node), input_name)
-    for node in gm.graph.nodes:
-        if node.op == "get_attr":
-            walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
-        elif node.op == "call_function" and node in needed:
-            walk.values[node] = _lower(walk, node, _LOWERINGS[kernels])
+    degree = int(metadata.get("bgnn.max_degree", 0))
 
-    given = [(input_name, walk.value(node)) for input_name, node in inputs]
-    outputs = _outputs(walk, wanted, [value for _, value in given])
-    if most or not all(is_static(node) for _, node in wanted):
+    def build(sizes: Mapping[str, int]) -> Written:
+        builder = FileBuilder(name)
+        walk = Walk(builder, [node for _, node in wanted], Sizes(gm, sizes))
+        walk.gaps = bool(most) or any(ops.name_of(node.target) == "bgnn.with_self_loops" for node in gm.graph.nodes)
+        for input_name, node in inputs:
+            walk.values[node] = builder.tensor(input_name, walk.shape(node), walk.dtype(node))
+            walk.claim(walk.value(node), input_name)
+        for node in gm.graph.nodes:
+            if node.op == "get_attr":
+                walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))
+            elif node.op == "call_function" and node in needed:
+                walk.values[node] = _lower(walk, node, _LOWERINGS[kernels])
+        given = [(input_name, walk.value(node)) for input_name, node in inputs]
+        outputs = _outputs(walk, wanted, [value for _, value in given])
+        if not most and all(is_static(node) for _, node in wanted):
+            return Written(builder, given, outputs, None)
         more, rows = _rows(walk, wanted, names)
-        outputs += more
-        symbols = symbols_of(names)
-        degree = int(metadata.get("bgnn.max_degree", 0))
-        told = {"inputs": describe(gm, names, symbols), "most": dict(most or {}), "outputs": rows, "max_degree": degree}
+        return Written(builder, given, outputs + more, rows)
+
+    file = build(most or {})
+    if file.rows is not None:
+        described = describe(gm, names, symbols_of(names))
+        told = {"inputs": described, "most": dict(most or {}), "outputs": file.rows, "max_degree": degree}
+        if kernels == "bgnn" and most:
+            try:
+                file = resized(build, gm, most, described)
+                told["resizes"] = True
+            except ConversionError as error:
+                told["padded"] = str(error)
         metadata = {**metadata, "bgnn.graph": json.dumps(told)}
-    return builder.finish(given, outputs, metadata)
+    return file.builder.finish(file.inputs, file.outputs, metadata)
 
 
 def _needed(wanted: Sequence[fx.Node]) -> set[fx.Node]:

@@ -2,7 +2,7 @@
 
 Of the ways that TFLite has, a segment operator is the one whose work is that of the edges there are, whatever their
 degrees: a neighbour table of fixed width is as wide as the largest hub, and a matrix of nodes by nodes costs their
-square (`python -m bgnn.runtime_bench.bench_segments` measures the three).
+square (`bgnn-bench table segments` measures the three).
 
 Sizes are those of the largest graph (converter.padding). An edge that is not there has the index -1: a segment
 operator leaves it out, and a GATHER, which takes no such index, reads row 0 for it, which nothing then reads.

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from bgnn.models.card import write_card
 from bgnn.models.checkpoint import save_checkpoint
+from bgnn.models.curves import spread
 from bgnn.models.dq import presets
 from bgnn.models.dq.data import load_citation, load_graphs
 from bgnn.models.dq.example import first_graphs, part_of_graph
 from bgnn.models.dq.networks import CONVS
 from bgnn.models.dq.quantizer import GRADIENTS, OBSERVERS
 from bgnn.models.dq.training import Run, train_citation, train_graphs
+from bgnn.models.fit import State
+from bgnn.models.recipes import DegreeQuantRecipe, read_config
 
 #: The paper's Tables 2 and 3: accuracy in percent and its deviation, per (method, bits).
 PAPER = {
@@ -36,8 +41,12 @@ def add_parsers(sub: Any) -> None:
     """Adds the two commands to `sub`, what `ArgumentParser.add_subparsers` gave."""
     form = argparse.ArgumentDefaultsHelpFormatter
     add = sub.add_parser("dq", formatter_class=form, help="a Degree-Quant network").add_argument
-    add("--dataset", choices=presets.DATASETS, required=True)
-    add("--model", choices=CONVS, required=True)
+    add("--config", type=Path, help="a configuration, models/configs/dq-*.json: with --dataset, of that one alone")
+    add("--folder", type=Path, help="of --config: where the runs are kept, and go on from (default: out/train/NAME)")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of --config: in place of the file's")
+    add("--licence", default="", help="of --config: of the data, for the model card")
+    add("--dataset", choices=presets.DATASETS)
+    add("--model", choices=CONVS)
     add("--method", choices=presets.METHODS, default="dq")
     add("--bits", type=int, default=8, help="of all quantisers (no meaning for fp32)")
     add("--runs", type=int, default=1, help="seeds, counted from --seed; with REDDIT-BINARY its folds in turn")
@@ -75,6 +84,9 @@ def train(options: argparse.Namespace) -> None:
     """The command `dq`. Raises ValueError or OSError, one line, on bad arguments or data."""
     if options.runs < 1:
         raise ValueError(f"--runs is {options.runs}; at least one run is needed")
+    if options.config is not None:
+        by_config(options)
+        return
     if options.out is not None and not options.out.parent.is_dir():
         raise FileNotFoundError(f"--out: no folder {options.out.parent}")
     config = presets.settings(options.dataset, options.model, options.method, options.bits)
@@ -102,6 +114,49 @@ def train(options: argparse.Namespace) -> None:
     print(f"{options.dataset} {options.model} {options.method}, test {unit}: {spread(runs)} of {len(runs)} runs")
     if options.out is not None:
         print(f"wrote {options.out}")
+
+
+def by_config(options: argparse.Namespace) -> None:
+    """The command `dq --config`: every figure of the row, each run kept, and the model card."""
+    config = read_config(options.config, options.set)
+    recipe = config.recipe
+    if not isinstance(recipe, DegreeQuantRecipe):
+        raise ValueError(f"{options.config}: of kind {recipe.kind!r}, which the command {recipe.command} trains")
+    datasets = recipe.datasets
+    if options.dataset is not None:
+        if options.dataset not in datasets:
+            raise ValueError(f"{options.config} is of {', '.join(datasets)}, and not of {options.dataset}")
+        datasets = (options.dataset,)
+    folder = options.folder or Path("out/train") / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "runs.json"
+    kept: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+    results: dict[str, list[float]] = {}
+    seeds = list(range(options.seed, options.seed + options.runs))
+    for dataset in datasets:
+        trained, example = _trainer(dataset, options.root)
+        for gradient, observer, bits in product(recipe.gradients or [""], recipe.observers or [""], recipe.bits):
+            settings = presets.settings(dataset, recipe.model, recipe.method, bits)
+            settings |= {key: value for key, value in (("gradient", gradient), ("observer", observer)) if value}
+            own = {key: value for key in ("p_min", "p_max", "epochs") if (value := getattr(recipe, key)) is not None}
+            how = presets.recipe(dataset, recipe.model, recipe.method, bits, **own)
+            words = [dataset, recipe.model, recipe.method, f"W{bits}A{bits}" if recipe.method != "fp32" else ""]
+            name = " ".join(word for word in [*words, gradient, observer] if word)
+            for seed in seeds:
+                what = json.dumps([name, seed, settings, asdict(how)])
+                run = f"{name} seed {seed}"
+                if kept.get(run, {}).get("what") != what:
+                    place = folder / run.replace(" ", "-")
+                    place.mkdir(exist_ok=True)
+                    done = trained(settings, how, seed, True, State(place, what))
+                    save_checkpoint(place / "model.pt", done.model, example=example)
+                    kept[run] = {"what": what, "test": done.test}
+                    path.write_text(json.dumps(kept, indent=1))
+                    print(f"{run}: {done.test:.2f} in {done.epochs} epochs, {done.seconds:.0f} s", flush=True)
+                results.setdefault(name, []).append(kept[run]["test"])
+    data = f"{', '.join(datasets)}; test accuracy in percent (zinc: mean absolute error), epoch of the lowest "
+    print(write_card(folder, config, data + "validation loss", seeds, results, options.licence))
+    print(f"wrote {folder}/card.md")
 
 
 def table(options: argparse.Namespace) -> None:
@@ -146,35 +201,25 @@ def as_table(results: dict[str, list[float]]) -> str:
     return "\n".join([*rows, "", "Test accuracy in percent, mean ± standard deviation (number of runs)."])
 
 
-def spread(values: list[float]) -> str:
-    """ "81.7 ± 0.7": mean and standard deviation; of a single value the value alone, of none a dash."""
-    if not values:
-        return "-"
-    mean = f"{statistics.fmean(values):.1f}" if max(values) >= 10 else f"{statistics.fmean(values):.3f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{len(mean.split('.')[1])}f}"
-
-
 def _own(given: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a recipe that were given on the command line."""
     return {k: given[k] for k in ("epochs", "patience", "rate", "decay", "p_min", "p_max") if k in given}
 
 
-def _trainer(
-    dataset: str, root: Path
-) -> tuple[Callable[[dict[str, Any], presets.Recipe, int, bool], Run], dict[str, Tensor]]:
-    """A function of (settings, recipe, seed, progress) that trains on the data set, read once; and a piece of it."""
+def _trainer(dataset: str, root: Path) -> tuple[Callable[..., Run], dict[str, Tensor]]:
+    """A function of (settings, recipe, seed, progress[, state]) that trains on the data, read once; a piece of them."""
     if dataset in ("cora", "citeseer"):
         graph = load_citation(dataset, root)
 
-        def on_graph(config: dict[str, Any], recipe: presets.Recipe, seed: int, progress: bool) -> Run:
-            return train_citation(config, recipe, graph, seed, progress)
+        def on_graph(*args: Any) -> Run:
+            config, recipe, *rest = args
+            return train_citation(config, recipe, graph, *rest)
 
         return on_graph, part_of_graph(graph)
     graphs, folds = load_graphs(dataset, root)
 
-    def on_fold(config: dict[str, Any], recipe: presets.Recipe, seed: int, progress: bool) -> Run:
-        return train_graphs(config, recipe, graphs, folds[seed % len(folds)], seed, progress)
+    def on_fold(*args: Any) -> Run:
+        config, recipe, seed, *rest = args
+        return train_graphs(config, recipe, graphs, folds[seed % len(folds)], seed, *rest)
 
     return on_fold, first_graphs(graphs)

@@ -18,6 +18,7 @@ from bgnn.models.dq.bags import Bags
 from bgnn.models.dq.mask import protection
 from bgnn.models.dq.networks import DegreeQuantNet, build
 from bgnn.models.dq.presets import Recipe
+from bgnn.models.fit import State
 
 #: The share of features that are not zero, below which training takes them as `Bags`.
 SPARSE = 0.1
@@ -36,7 +37,14 @@ class Run:
     seconds: float
 
 
-def train_citation(config: dict[str, Any], recipe: Recipe, graph: Data, seed: int, progress: bool = False) -> Run:
+def train_citation(
+    config: dict[str, Any],
+    recipe: Recipe,
+    graph: Data,
+    seed: int,
+    progress: bool = False,
+    state: State | None = None,
+) -> Run:
     """Trains on one graph with masks of its split (`train_mask`, `val_mask`, `test_mask`, bool [N])."""
     torch.manual_seed(seed)
     model = build(config)
@@ -59,7 +67,7 @@ def train_citation(config: dict[str, Any], recipe: Recipe, graph: Data, seed: in
         hits = logits[graph.test_mask].argmax(1) == graph.y[graph.test_mask]
         return loss, 100 * hits.float().mean().item()
 
-    run = _fit(model, optimizer, recipe, step, measure, progress)
+    run = _fit(model, optimizer, recipe, step, measure, progress, state)
     with torch.no_grad():  # what is reported is of the network on a tensor, as it is used
         return replace(run, test=measure(graph.x)[1])
 
@@ -71,6 +79,7 @@ def train_graphs(
     fold: tuple[list[int], list[int], list[int]],
     seed: int,
     progress: bool = False,
+    state: State | None = None,
 ) -> Run:
     """Trains on many graphs; `fold`: indices of the training, validation and test part."""
     torch.manual_seed(seed)
@@ -98,7 +107,7 @@ def train_graphs(
     def measure() -> Measured:
         return _whole(model, fixed[0], loss_of)[0], _whole(model, fixed[1], loss_of)[1]
 
-    return _fit(model, optimizer, recipe, step, measure, progress)
+    return _fit(model, optimizer, recipe, step, measure, progress, state)
 
 
 def _batches(graphs: list[Data], size: int) -> Iterator[Any]:
@@ -129,16 +138,33 @@ def _fit(
     step: Callable[[], float],
     measure: Callable[[], Measured],
     progress: bool,
+    keeper: State | None = None,
 ) -> Run:
-    """Epochs of `step` until validation loss has not fallen for `patience` epochs; the best epoch is kept."""
+    """Epochs of `step` until validation loss has not fallen for `patience` epochs; the best epoch is kept.
+
+    `keeper` keeps where the run is after each epoch, and it goes on from there. Raises ValueError on a loss that is no
+    number.
+    """
     start = time.perf_counter()
     best, best_epoch, score, validation = math.inf, 0, math.nan, math.nan
     state = copy.deepcopy(model.state_dict())
     epoch = 0
-    for epoch in range(1, recipe.epochs + 1):
+    if keeper is not None and keeper.content:
+        begun = keeper.content
+        model.load_state_dict(begun["model"])
+        optimizer.load_state_dict(begun["optimizer"])
+        state, epoch = begun["best_model"], begun["epoch"]
+        best, best_epoch, score, validation = begun["best"]
+        torch.set_rng_state(begun["random"][0])
+    while epoch < recipe.epochs and epoch - best_epoch < recipe.patience:
+        epoch += 1
         model.train()
         loss = step()
-        if epoch % recipe.every == 0:
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"epoch {epoch}: the loss is {loss} at rate {optimizer.param_groups[0]['lr']:.2g}; lower it"
+            )
+        if epoch % recipe.every == 0 or epoch == recipe.epochs:
             model.eval()
             with torch.no_grad():
                 validation, test = measure()
@@ -147,10 +173,11 @@ def _fit(
                 state = copy.deepcopy(model.state_dict())
         if progress and (epoch % 20 == 0 or epoch == recipe.epochs):
             print(f"  epoch {epoch}: loss {loss:.3f}, validation loss {validation:.3f} (best {best:.3f})", flush=True)
-        if epoch - best_epoch >= recipe.patience:
-            break
         if recipe.halve_every and epoch % recipe.halve_every == 0:
             for group in optimizer.param_groups:
                 group["lr"] *= 0.5
+        if keeper is not None:
+            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best_model": state}
+            keeper.write(epoch=epoch, best=[best, best_epoch, score, validation], **parts)
     model.load_state_dict(state)
     return Run(model.eval(), epoch, best, score, time.perf_counter() - start)

@@ -14,6 +14,7 @@ itself, and takes the folder with it, when the other side was not heard of for t
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -29,9 +30,6 @@ from pathlib import Path
 from typing import Any
 
 EVENTS, RECORDS, PID, SEEN, PACKAGES = "events.jsonl", "records.jsonl", "pid", "seen", "packages"
-# What it takes to measure, beside the runtime's wheel; `packing` sends these modules.
-CARRIED = ("__init__", "candidates", "conditions", "inputs", "lce", "lce_worker", "measure", "profile", "records",
-           "running")  # fmt: skip
 _LITTLE = 1 << 20  # bytes: a disk with less is full
 _SILENCE = 60.0  # seconds until `follow` takes the other side for gone; it may come back with another one
 
@@ -61,7 +59,10 @@ class _Events:
         self._file = path.open("ab", buffering=0)
 
     def add(self, **event: Any) -> None:
-        self._file.write(json.dumps(event).encode() + b"\n")
+        line, before = json.dumps(event).encode() + b"\n", os.fstat(self._file.fileno()).st_size
+        if self._file.write(line) != len(line):  # the disk is full
+            os.ftruncate(self._file.fileno(), before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def say(self, line: str) -> None:
         self.add(say=line)
@@ -185,16 +186,18 @@ def start(folder: Path) -> None:
     """Begins `supervise` in a session of its own, which outlives the connection."""
     (folder / SEEN).touch()
     (folder / EVENTS).touch()
-    if os.fork():
-        while not (folder / PID).exists():
-            time.sleep(0.01)
+    child = os.fork()
+    if child:
+        try:
+            (folder / PID).write_text(str(child))
+        except OSError:
+            os.kill(child, signal.SIGKILL)
+            raise
         return
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(null, stream)
-    (folder / f"{PID}.new").write_text(str(os.getpid()))
-    (folder / f"{PID}.new").rename(folder / PID)
     try:
         supervise(folder)
     finally:
@@ -203,10 +206,10 @@ def start(folder: Path) -> None:
 
 def _alive(folder: Path) -> bool:
     try:
-        os.kill(int((folder / PID).read_text()), 0)
+        state = Path(f"/proc/{int((folder / PID).read_text())}/stat").read_text()
     except (OSError, ValueError):
         return False
-    return True
+    return state.rpartition(")")[2].split()[0] != "Z"  # in a container, maybe nobody asks for those that ended
 
 
 def follow(folder: Path, number: int) -> None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
-from bgnn.runtime_bench.bench.candidates import CANDIDATES, DELEGATE, LCE, LITERT, Alone
+from bgnn.runtime_bench.bench.candidates import CANDIDATES, DELEGATE, LCE, LITERT, ONNX, Alone, Opened
 from bgnn.runtime_bench.bench.lce import lce_python
 from bgnn.runtime_bench.bench.measure import Schedule, in_fresh_process, timed
-from bgnn.runtime_bench.bench.running import Subject, file_subject
+from bgnn.runtime_bench.bench.running import Subject, conversion_of, file_subject
 from bgnn.runtime_bench.runtime.errors import BgnnError
+from bgnn.runtime_bench.runtime.outputs import write_files
 
 # PyTorch is imported inside the functions that need it: the processes whose memory is measured import this
 # module, and would otherwise hold 200 MB of it.
 if TYPE_CHECKING:
     from torch import nn
 
-EAGER = "PyTorch"
+EAGER, COMPILED = "PyTorch", "torch.compile"
 HAMMING = {"knn": "hamming"}
 # Architectures by the paper's names for them (Table 4).
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,8 +62,11 @@ def _case(network: str, route: str) -> Case:
 
 CASES = [
     *(_case(network, route) for route in ROUTES for network in NETWORKS),
-    *(Case(f"{name} eager", *NETWORKS[name], None, candidates=(EAGER,)) for name in ("DGCNN", "BF-H")),
-]
+    *(Case(f"DGCNN ONNX {route}", *NETWORKS["DGCNN"], "onnx-x86", ROUTES[route][0], candidates=(ONNX,))
+      for route in (PAPERS_ROUTE, STOCK)),
+    Case("DGCNN eager", *NETWORKS["DGCNN"], None, candidates=(EAGER, COMPILED)),
+    Case("BF-H eager", *NETWORKS["BF-H"], None, candidates=(EAGER,)),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,12 +114,22 @@ def clouds(sizes: Sizes, seed: int = 0) -> np.ndarray:
 class Eager:
     """The model's forward pass in PyTorch (and PyG), without gradients, as a candidate that is open."""
 
-    def __init__(self, model: nn.Module, inputs: Sequence[np.ndarray], threads: int) -> None:
+    def __init__(self, model: Callable[..., Any], inputs: Sequence[np.ndarray], threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._model, self._inputs, self._mode = model, [torch.from_numpy(x) for x in inputs], torch.inference_mode
+        self._model, self._inputs, self._mode = model, [torch.from_numpy(x) for x in inputs], torch.no_grad
         self._output: Any = None
+
+    @classmethod
+    def ready(cls, model: Callable[..., Any], inputs: Sequence[np.ndarray], threads: int) -> Eager:
+        """What torch.compile has made, having run once. Raises BgnnError with its reason where it fails."""
+        opened = cls(model, inputs, threads)
+        try:
+            opened.run()
+        except Exception as error:  # whatever the compiler raises is its answer
+            raise BgnnError(f"torch.compile: {type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+        return opened
 
     def run(self) -> None:
         with self._mode():
@@ -146,11 +164,11 @@ def _eager_alone(name: str, threads: int, sizes: Sizes) -> Alone:
     return Alone(None, first, None, peak, empty, None)
 
 
-def write_file(case: Case, model: nn.Module, sizes: Sizes, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Convert one case's model for its clouds; where the file is, and what verification found.
+def write_file(case: Case, model: nn.Module, sizes: Sizes, folder: Path) -> Path:
+    """Converts one case's model for its clouds; the file, with its report beside it.
 
     What is verified is a file of VERIFIED clouds, or of fewer: one of more is the same graph in other shapes, and
-    comparing eight clouds takes minutes.
+    comparing eight clouds takes minutes. The report says which.
     """
     import torch
 
@@ -158,19 +176,22 @@ def write_file(case: Case, model: nn.Module, sizes: Sizes, folder: Path) -> tupl
 
     assert case.target is not None
     slug = "-".join("".join(c if c.isalnum() else " " for c in case.name.lower()).split())
-    path, given = folder / f"{slug}.tflite", torch.from_numpy(clouds(sizes))
+    path = folder / f"{slug}{'.onnx' if case.target.startswith('onnx') else '.tflite'}"
+    given, few = torch.from_numpy(clouds(sizes)), min(VERIFIED, sizes.batch)
     how: dict[str, Any] = {"target": case.target, "optimize": case.optimize, "kernels": case.kernels, "name": slug}
-    if sizes.batch <= VERIFIED:
-        done = convert(model, (given,), output=path, **how)
-    else:
-        done = convert(model, (given[:VERIFIED],), **how)
-        convert(model, (given,), output=path, verify=False, **how)
-    return path, {"clouds": min(VERIFIED, sizes.batch), **done.report.checks[-1].to_json()}
+    done = checked = convert(model, (given[:few],), **how)
+    if few < sizes.batch:
+        done = convert(model, (given,), verify=False, **how)
+    assert done.model_bytes is not None
+    checks = [{**check.to_json(), "clouds": few} for check in checked.report.checks]
+    report = {"output": path.name, **done.report.to_json(), "checks": checks}
+    write_files({path: done.model_bytes, path.with_name(f"{path.name}.report.json"): json.dumps(report).encode()})
+    return path
 
 
 VERIFIED = 2
 _models: dict[tuple[str, Sizes], nn.Module] = {}
-_written: dict[tuple[str, Sizes, Path], tuple[Path, dict[str, Any]]] = {}
+_written: dict[tuple[str, Sizes, Path], Path] = {}
 
 
 def model_of(case: Case, sizes: Sizes) -> nn.Module:
@@ -181,13 +202,41 @@ def model_of(case: Case, sizes: Sizes) -> nn.Module:
     return _models[key]
 
 
-def file_of(case: Case, sizes: Sizes, folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+def file_of(case: Case, sizes: Sizes, folder: Path, say: Callable[[str], None]) -> Path:
     """`write_file`, once for all tables of this process."""
     key = case.name, sizes, folder
     if key not in _written:
         say(f"{case.name}: converting and verifying")
         _written[key] = write_file(case, model_of(case, sizes), sizes, folder)
     return _written[key]
+
+
+def write_all(some: Sequence[Case], sizes: Sizes, folder: Path, say: Callable[[str], None]) -> None:
+    """`file_of` for many at once: each network's in a process of its own, as many as there are processors."""
+    networks: dict[str, list[Case]] = {}
+    for case in some:
+        if case.target is not None and (case.name, sizes, folder) not in _written:
+            networks.setdefault(f"{case.arch} {case.settings}", []).append(case)
+
+    def work(own: list[Case]) -> list[str]:
+        say(f"converting and verifying {', '.join(case.name for case in own)}")
+        given = {"some": [asdict(case) for case in own], "sizes": asdict(sizes), "folder": str(folder)}
+        try:
+            return in_fresh_process(f"{__name__}:write_these", given)[0]
+        except RuntimeError as error:
+            raise BgnnError(str(error).rpartition("\n")[2]) from error
+
+    if networks:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for own, paths in zip(networks.values(), pool.map(work, networks.values()), strict=True):
+                _written.update({(case.name, sizes, folder): Path(path) for case, path in zip(own, paths, strict=True)})
+
+
+def write_these(some: list[dict[str, Any]], sizes: dict[str, int], folder: str) -> list[str]:
+    """What `write_all` runs in the new process: the files of one network."""
+    chosen, given = [Case(**one) for one in some], Sizes(**sizes)
+    model = calibrated(chosen[0], given)
+    return [str(write_file(case, model, given, Path(folder))) for case in chosen]
 
 
 def subjects(
@@ -212,9 +261,39 @@ def subjects(
             model = model_of(case, sizes)
             alone, opened = partial(_eager_alone, case.name, threads, sizes), partial(Eager, model, [points], threads)
             found.append(Subject(case.name, EAGER, alone, opened, None, about))
+            if COMPILED in case.candidates:
+                found.append(Subject(case.name, COMPILED, None, partial(_compile, model, points, threads), None, about))
             continue
-        path, check = file_of(case, sizes, folder, say)
+        path = file_of(case, sizes, folder, say)
+        content, how = path.read_bytes(), {**about, **conversion_of(path)}
         for row in {rows[name].name: rows[name] for name in case.candidates}.values():
-            how = {**about, "verification": check}
-            found.append(file_subject(case.name, row, path, path.read_bytes(), [points], npz, threads, schedule, how))
+            found.append(file_subject(case.name, row, path, content, [points], npz, threads, schedule, how))
+        if case.kernels == "bgnn":
+            found += [
+                Subject(case.name, f"{DELEGATE}, {isa}", None,
+                        partial(_on, isa, partial(rows[DELEGATE].open, content, threads, [points])), len(content), how)
+                for isa in lesser_instruction_sets()
+            ]  # fmt: skip
     return found
+
+
+def _compile(model: nn.Module, points: np.ndarray, threads: int) -> Opened:
+    import torch
+
+    return Eager.ready(torch.compile(model), [points], threads)
+
+
+def lesser_instruction_sets() -> list[str]:
+    """Those that this processor runs beside its best, by the kernels' library; none where that is not built here."""
+    try:
+        from bgnn.runtime_bench.kernels import library
+
+        return [kernels.isa for kernels in library.runnable()][:-1]
+    except (BgnnError, OSError):
+        return []
+
+
+def _on(isa: str, make: Callable[[], Opened]) -> Opened:
+    """What a delegate that is loaded now uses, for as long as it lives, are these kernels."""
+    with patch.dict(os.environ, {"BGNN_ISA": isa}):
+        return make()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bgnn.runtime_bench.bench import device_cli, records, report
+from bgnn.runtime_bench.bench import check, device_cli, page, records, report
 from bgnn.runtime_bench.bench.candidates import CANDIDATES, Candidate, candidates_for
 from bgnn.runtime_bench.bench.cases import Sizes
 from bgnn.runtime_bench.bench.inputs import inputs_for
@@ -30,7 +30,7 @@ from bgnn.runtime_bench.bench.profile import (
 )
 from bgnn.runtime_bench.bench.records import Record
 from bgnn.runtime_bench.bench.running import run_file
-from bgnn.runtime_bench.bench.tables import TABLES, check_names, measured, show
+from bgnn.runtime_bench.bench.tables import TABLES, Plan, check_names, measured, sheets
 from bgnn.runtime_bench.runtime import limits, streams
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
@@ -87,7 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("--rounds", type=int, default=9, help="default: 9")
     table.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
     table.add_argument("--files", type=Path, default=Path("out/bench"), metavar="DIR", help="for the converted files")
+    table.add_argument("--data", type=Path, metavar="DIR", help="raw files of Cora and Citeseer (default: like graphs)")
     table.add_argument("--json", type=Path, metavar="FILE", help="write the records there, one a line")
+    table.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, their charts beside it")
     commands.add_parser("tables", parents=[debug], help="which tables there are")
 
     compare = commands.add_parser(
@@ -96,6 +98,21 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     compare.add_argument("before", type=Path, metavar="A")
     compare.add_argument("after", type=Path, metavar="B")
+
+    page_of = commands.add_parser(
+        "report", parents=[debug], help="records as one page for a browser",
+        description="Writes one self-contained HTML page of records: tables, charts, profiles, conversions, machines.",
+    )  # fmt: skip
+    page_of.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="what --json has written")
+    page_of.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page to write")
+
+    worse = commands.add_parser(
+        "check", parents=[debug], help="fail where records are worse than a baseline",
+        description="Compares size, memory, operators, instructions, binary and INT8 shares, verification, and time as "
+        "a ratio to the same run's base. Exit code 1 where anything is worse than the baseline's, or is missing.",
+    )  # fmt: skip
+    worse.add_argument("now", type=Path, metavar="RECORDS", help="what --json has written")
+    worse.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="the records to compare with")
     return parser
 
 
@@ -202,9 +219,8 @@ def _profile(given: argparse.Namespace) -> None:
 
     def announce() -> None:
         with streams.results():
-            report.print_profile(profile, f"{path.name}, {chosen.name}, inputs {settings['inputs']}")
-            for line in report.machine_remarks(settings):
-                print(line)
+            for sheet in report.profile_sheets(found, f"{path.name}, {chosen.name}, inputs {settings['inputs']}"):
+                report.print_sheet(sheet)
         for written in files:
             _say(f"written: {written}")
 
@@ -217,15 +233,43 @@ def _table(given: argparse.Namespace) -> None:
     if given.rounds < 1 or min(asdict(sizes).values()) < 1:
         raise UsageError("--rounds, --batch, --points, --k and --classes are 1 or more")
     limits.check_threads("--threads", given.threads)
-    if given.json is not None:
-        check_output(given.json, {})
-    found = measured(given.names, sizes, given.rounds, given.threads, given.files, _say)
+    _check_outputs([given.json, given.markdown], {})
+    plan = Plan(sizes, given.rounds, given.threads, given.files, given.data)
+    found: list[Record] = []
+    try:
+        found.extend(measured(given.names, plan, _say))
+    except BaseException:  # what is measured is kept, whatever ends the rest
+        if given.json is not None and found:
+            write_files({given.json: records.write(found)}, lambda: _say(f"written: {given.json}"))
+        raise
+    shown = sheets(given.names, found, sizes)
+    files = {} if given.json is None else {given.json: records.write(found)}
+    if given.markdown is not None:
+        files |= page.markdown_files(shown, given.markdown)
 
     def announce() -> None:
         with streams.results():
-            show(given.names, found, sizes)
+            for sheet in shown:
+                report.print_sheet(sheet)
 
-    write_files({} if given.json is None else {given.json: records.write(found)}, announce)
+    write_files(files, announce)
+
+
+def _report(given: argparse.Namespace) -> None:
+    _check_outputs([given.output], {f"the records {path}": path for path in given.records})
+    found = [record for path in given.records for record in records.read(path)]
+    text = page.of_records(found, "bgnn-bench: " + ", ".join(path.name for path in given.records))
+    write_files({given.output: text.encode()}, lambda: _say(f"written: {given.output}"))
+
+
+def _check(given: argparse.Namespace) -> None:
+    findings = check.compare(records.read(given.baseline), records.read(given.now))
+    with streams.results():
+        for finding in findings:
+            print(finding)
+    worse = sum(finding.worse for finding in findings)
+    if worse:
+        raise BgnnError(f"{worse} figure{'s are' if worse > 1 else ' is'} worse than in {given.baseline}")
 
 
 def _tables(given: argparse.Namespace) -> None:
@@ -247,12 +291,15 @@ def _prepare(
         raise UsageError(f"--seed {given.seed}: seeds go up from 0")
     for number in threads:
         limits.check_threads("--threads", number)
-    others = {f"the file {path}": path for path in [*files, given.input] if path}
+    _check_outputs(outputs, {f"the file {path}": path for path in [*files, given.input] if path})
+    return schedule, None if given.input is None else limits.read_npz(given.input, str(given.input))
+
+
+def _check_outputs(outputs: Sequence[Path | None], others: dict[str, Path]) -> None:
     for output in outputs:
         if output is not None:
             check_output(output, others)
             others[f"another output, {output}"] = output
-    return schedule, None if given.input is None else limits.read_npz(given.input, str(given.input))
 
 
 def _read(path: Path) -> bytes:
@@ -272,7 +319,8 @@ def _compare(given: argparse.Namespace) -> None:
         report.print_comparison(before, after)
 
 
-_COMMANDS = {"run": _run, "profile": _profile, "pack": _pack, "compare": _compare, "table": _table, "tables": _tables}
+_COMMANDS = {"run": _run, "profile": _profile, "pack": _pack, "compare": _compare, "table": _table, "tables": _tables,
+             "report": _report, "check": _check}  # fmt: skip
 
 
 def _say(line: str) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.bench.candidates import LCE, Candidate
+from bgnn.runtime_bench.bench.candidates import DELEGATE, DELEGATE_PLAIN, LCE, Candidate
 from bgnn.runtime_bench.bench.devices import measured_on
+from bgnn.runtime_bench.bench.emulated import EMULATOR, MODEL, model_file, run_emulated
 from bgnn.runtime_bench.bench.inputs import Inputs, inputs_for
 from bgnn.runtime_bench.bench.packing import ARCHITECTURES, OLDEST, Job, make_pack, reports
 from bgnn.runtime_bench.bench.profile import Operator, Profile
@@ -25,9 +26,15 @@ Say = Callable[[str], None]
 PACKED_GLIBC = 31
 
 
+DEVICES = (
+    f"measure there: ssh://user@host[:port]; {EMULATOR}: instructions and outputs, no time; {MODEL}: each operator's "
+    "time, MODELLED"
+)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """What `run` and `profile` take."""
-    parser.add_argument("--device", default="", metavar="URL", help="measure there: ssh://user@host[:port]")
+    parser.add_argument("--device", default="", metavar="URL", help=DEVICES)
     parser.add_argument("--keep", action="store_true", help="leave on the board what was sent to it")
 
 
@@ -56,17 +63,32 @@ def run(
     given: argparse.Namespace, work: Work, arrays: Mapping[str, np.ndarray] | None, say: Say
 ) -> Generator[list[Record], None, None]:
     """The records of `bgnn-bench run`, those of the same rounds together, as they come. What came is complete."""
-    for path, content, _ in work:  # what is no model, or not for these inputs, goes nowhere
-        inputs_for(path, content, arrays, given.seed)
-    job = _job(given, "run", work, given.threads)
-    for event in measured_on(given.device, job, given.keep, say):
-        yield event["records"]
+    # What is no model, or not for these inputs, goes nowhere.
+    inputs = [inputs_for(path, content, arrays, given.seed) for path, content, _ in work]
+    if given.device not in (EMULATOR, MODEL):
+        job = _job(given, "run", work, given.threads)
+        for event in measured_on(given.device, job, given.keep, say):
+            yield event["records"]
+        return
+    if given.threads != [1] or given.rounds is not None or given.keep:
+        raise UsageError(f"{given.device} counts one run on one thread: leave out --threads, --rounds and --keep")
+    for (path, content, candidates), arrays_there in zip(work, inputs, strict=True):
+        if given.device == EMULATOR:
+            # LCE's interpreter is not there.
+            yield run_emulated(path, content, arrays_there, [row for row in candidates if row.name != LCE], say)
+        else:
+            able = [row for row in candidates if row.name in (DELEGATE, DELEGATE_PLAIN)]
+            if not able:
+                raise UsageError(f"{path}: {MODEL} models TFLite files on {DELEGATE} or {DELEGATE_PLAIN}")
+            yield model_file(path, content, arrays_there, able[0], say)
 
 
 def profile(
     given: argparse.Namespace, content: bytes, candidate: Candidate, inputs: Inputs, say: Say
 ) -> tuple[Profile, dict[str, Any], list[Record]]:
-    """`profile.profiled` on a device; `inputs` are made anew there."""
+    """`profile.profiled` on a board; `inputs` are made anew there."""
+    if given.device in (EMULATOR, MODEL):
+        raise UsageError(f"{given.device} has no clock: bgnn-bench run --device {MODEL} models operators")
     job = _job(given, "profile", [(given.file, content, [candidate])], [given.threads])
     *_, event = measured_on(given.device, job, given.keep, say)
     told = event["profile"]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from bgnn.runtime_bench.bench.emulated import EMULATOR, MODEL
 from bgnn.runtime_bench.bench.packing import ARCHITECTURES, OLDEST, TOP, Job, Pack, make_pack
 from bgnn.runtime_bench.bench.records import checked
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
@@ -33,6 +34,7 @@ SPARE_BYTES = 64 << 20
 """Disk and memory that a run may take beside what is sent."""
 _SSH = ("ssh", "-T", "-oBatchMode=yes", "-oConnectTimeout=10", "-oServerAliveInterval=5", "-oServerAliveCountMax=3",
         "-oClearAllForwardings=yes")  # fmt: skip
+_MARK = "bgnn-bench:"
 # By what any Python 3 understands, since an old one is to be named too.
 _PROBE = """
 import json, os, platform, shutil, sys, tempfile
@@ -73,7 +75,7 @@ class Ssh:
         # Whatever begins with - would be an option of ssh.
         bad = not host or host.startswith("-") or user.startswith("-") or any(c.isspace() for c in host + user)
         if parts.scheme != "ssh" or bad or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
-            raise UsageError(f"--device {url}: it is to be ssh://user@host or ssh://user@host:port")
+            raise UsageError(f"--device {url}: it is to be ssh://user@host[:port], {EMULATOR} or {MODEL}")
         return cls(host, user, port)
 
     @property
@@ -130,8 +132,11 @@ class Ssh:
 
 def look_at(ssh: Ssh) -> dict[str, Any]:
     """What a board is: see _PROBE, with "arch". Raises BgnnError, in one line, for one that cannot measure."""
-    done = ssh.run(f"uname -sm && {{ command -v python3 >/dev/null || exit 9; }} && python3 -c {shlex.quote(_PROBE)}")
-    lines = done.stdout.decode(errors="replace").split("\n")
+    # A login script on the board may print before anything else.
+    done = ssh.run(
+        f"echo {_MARK}; uname -sm && {{ command -v python3 >/dev/null || exit 9; }} && python3 -c {shlex.quote(_PROBE)}"
+    )
+    lines = done.stdout.decode(errors="replace").rpartition(f"{_MARK}\n")[2].split("\n")
     system, _, arch = lines[0].strip().partition(" ")
     if system != "Linux" or arch not in ARCHITECTURES:
         raise BgnnError(f"{ssh} is {lines[0] or 'no Unix'}: it takes Linux on {' or '.join(ARCHITECTURES)}")
@@ -205,7 +210,7 @@ class Board:
                     lost_since = None
                     if not line.endswith(b"\n"):
                         break  # cut off: it comes again, whole
-                    if not line.strip():
+                    if not line.startswith(b"{"):  # a sign of life, or what a login script printed
                         continue
                     try:
                         event = json.loads(line)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -243,11 +243,6 @@ def in_fresh_process(
     return result, peak
 
 
-def peak_memory(task: str | None = None, arguments: Mapping[str, Any] | None = None, *, threads: int = 1) -> int:
-    """`in_fresh_process`, of which only the size counts."""
-    return in_fresh_process(task, arguments, threads=threads)[1]
-
-
 def versions_of(*packages: str) -> dict[str, str]:
     """By name, the versions of those packages that are installed here."""
     found = {}
@@ -260,9 +255,9 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor (model, cores, instruction-set flags), memory in bytes, system, package versions, and an id:
-    what has the same one is the same machine. It holds no name in the clear."""
-    cpu = ""
+    """Processor (model, Arm's number of the core, cores, instruction-set flags), memory in bytes, system, package
+    versions, and an id: what has the same one is the same machine. It holds no name in the clear."""
+    cpu = part = ""
     flags: list[str] = []
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -271,6 +266,8 @@ def describe_machine() -> dict[str, Any]:
                 cpu = value.strip()
             elif key.strip() in ("flags", "Features") and not flags:
                 flags = value.split()
+            elif key.strip() == "CPU part" and not part:  # an Arm core's; a big.LITTLE machine's first
+                part = value.strip()
     except OSError:
         pass  # not Linux: the platform module still names the processor
     cpu = cpu or platform.processor() or platform.machine()
@@ -281,6 +278,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "id": hashlib.sha256(f"{name} {cpu} {os.cpu_count()} {memory}".encode()).hexdigest()[:16],
         "cpu": cpu,
+        "part": part,
         "cores": os.cpu_count(),
         "flags": flags,
         "memory_bytes": memory,
@@ -288,48 +286,6 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions_of("torch", "numpy", "ai-edge-litert", "onnxruntime"),
     }
-
-
-def write_json(measurement: Measurement, path: Path, **more: Any) -> None:
-    """Write a measurement as JSON, with whatever else belongs to it under further keys; makes the folder."""
-    clash = more.keys() & asdict(measurement).keys()
-    if clash:
-        raise ValueError(f"the measurement has these keys itself: {', '.join(sorted(clash))}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**asdict(measurement), **more}, indent=2) + "\n")
-
-
-def print_table(
-    measurement: Measurement, columns: Mapping[str, Mapping[str, str]] | None = None, title: str = ""
-) -> None:
-    """Print medians with their quartiles; `columns` adds further ones: heading -> candidate -> text."""
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = columns or {}
-    machine = measurement.machine
-    caption = (
-        f"medians (quartiles) of {measurement.rounds} interleaved rounds, {measurement.threads} thread(s), "
-        f"{machine['cpu']}, {machine['cores']} cores"
-    )
-    table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("")
-    table.add_column("wall ms", justify="right")
-    table.add_column("CPU ms", justify="right")
-    if measurement.base is not None:
-        table.add_column(f"x as fast as\n{measurement.base}", justify="right")
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for name, timing in measurement.timings.items():
-        cells = [name, str(timing.wall), str(timing.cpu)]
-        if timing.speedup is not None:
-            cells.append(str(timing.speedup))
-        table.add_row(*cells, *(column.get(name, "") for column in columns.values()))
-    # Into a file or a CI log a table has no terminal to fit into.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    noisy = [name for name, timing in measurement.timings.items() if timing.speedup and timing.speedup.noisy]
-    if noisy:
-        print(too_noisy(noisy))
 
 
 def too_noisy(rows: Sequence[str]) -> str:

@@ -128,11 +128,11 @@ def make_pack(job: Job, arch: str, python: str, glibc: int, **more: Any) -> Pack
 
 
 def _bench() -> bytes:
-    """The modules that measure, as `board.unpack` takes them."""
+    """This package, as `board.unpack` takes it."""
     here, stream = Path(__file__).parent, io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in board.CARRIED:
-            archive.write(here / f"{name}.py", f"bgnn/runtime_bench/bench/{name}.py")
+        for path in sorted(here.glob("*.py")):
+            archive.write(path, f"bgnn/runtime_bench/bench/{path.name}")
     return stream.getvalue()
 
 
@@ -152,6 +152,6 @@ TOP = "bgnn-bench"
 
 def reports(paths: Sequence[Path]) -> dict[Path, bytes]:
     """The converter's reports that lie beside files, for `Job.beside`."""
-    from bgnn.runtime_bench.bench.profile import report_of
+    from bgnn.runtime_bench.bench.running import report_of
 
     return {path: json.dumps(report).encode() for path in paths if (report := report_of(path))}

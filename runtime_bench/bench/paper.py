@@ -31,6 +31,26 @@ BGNN_NODE_TYPES = {
 }  # fmt: skip
 
 
+# Table 4: which have binary weights, binary features, Hamming distances.
+BGNN_FEATURES = {
+    "DGCNN": (False, False, False), "RF": (True, False, False), "BF": (True, True, False), "BF-H": (True, True, True),
+}  # fmt: skip
+# Table 7: milliseconds and operators by node type of one Hamming distance of 64 bits as a matrix product.
+BGNN_ONE_DISTANCE = {
+    "FULLY_CONNECTED": (69.515, 8), "SUB": (29.934, 1), "PACK": (13.822, 1), "TRANSPOSE": (11.303, 9),
+    "RESHAPE": (3.260, 16), "SLICE": (2.748, 16),
+}  # fmt: skip
+
+# Degree-Quant, Tables 4 and 10: milliseconds of fp32 and W8A8, the speedup as printed; 22 cores of a Xeon Gold 6152.
+DQ_LATENCY: dict[str, dict[str, tuple[float, float, float]]] = {
+    "zinc": {"gcn": (181, 42, 4.3), "gat": (190, 50, 3.8), "gin": (182, 43, 4.2)},
+    "reddit": {"gcn": (13_100, 3_100, 4.2), "gat": (13_100, 2_800, 4.7), "gin": (13_100, 3_100, 4.2)},
+    "cifar10": {"gcn": (182, 88, 2.1), "gat": (500, 496, 1.0), "gin": (144, 44, 3.3)},
+    "cora": {"gcn": (0.94, 0.74, 1.3), "gat": (0.86, 0.78, 1.1), "gin": (0.85, 0.68, 1.3)},
+    "citeseer": {"gcn": (0.97, 0.76, 1.3), "gat": (0.99, 0.88, 1.1), "gin": (0.95, 0.55, 1.7)},
+}
+
+
 @dataclass(frozen=True)
 class Aim:
     """A figure that the project set itself, beside what was found. Information: no exit code depends on it."""

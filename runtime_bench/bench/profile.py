@@ -22,7 +22,7 @@ from bgnn.runtime_bench.bench.candidates import DELEGATE, DELEGATE_PLAIN, ONNX, 
 from bgnn.runtime_bench.bench.inputs import Inputs
 from bgnn.runtime_bench.bench.measure import Schedule, Spread, describe_machine
 from bgnn.runtime_bench.bench.records import WALL, Record
-from bgnn.runtime_bench.bench.running import new_run
+from bgnn.runtime_bench.bench.running import new_run, report_of
 from bgnn.runtime_bench.runtime import limits
 from bgnn.runtime_bench.runtime.delegate import library_path, load_interpreter
 from bgnn.runtime_bench.runtime.errors import BgnnError
@@ -63,14 +63,6 @@ class Profile:
 
     operators: list[Operator]
     total_ms: list[float]
-
-    def by_kind(self) -> dict[str, tuple[float, int]]:
-        """Median milliseconds a run, and how many operators, by node type; the most first."""
-        found: dict[str, tuple[float, int]] = {}
-        for one in self.operators:
-            ms, count = found.get(one.kind, (0.0, 0))
-            found[one.kind] = ms + Spread.of(one.ms).median, count + 1
-        return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
 
 def profile_tflite(
@@ -196,18 +188,6 @@ def name_layers(profile: Profile, report: Mapping[str, Any]) -> None:
         one.layer = layer_of.get(words) or layer_of.get(words.removesuffix("_real"), "")
 
 
-def report_of(path: Path) -> dict[str, Any]:
-    """The report that bgnn-convert left beside a file; empty where there is none of this file."""
-    for place in (path.with_name(f"{path.name}.report.json"), path.with_name("report.json")):
-        try:
-            found = json.loads(place.read_text())
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and found.get("output") == path.name and isinstance(found.get("nodes", {}), dict):
-            return found
-    return {}
-
-
 def chrome_trace(profile: Profile, case: str) -> dict[str, Any]:
     """The last run as Chrome's and Perfetto's trace format: one bar for each operator."""
     process = {"name": "process_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": case}}
@@ -260,9 +240,9 @@ def profiled(
 def operator_records(profile: Profile, case: str, candidate: str, settings: Mapping[str, Any]) -> list[Record]:
     """A record for each operator: its samples, and under settings what it is."""
     machine = {key: value for key, value in describe_machine().items() if key != "packages"}
-    found = []
+    found, whole = [], str(Spread.of(profile.total_ms))
     for number, one in enumerate(profile.operators):
         what = {"operator": number, "type": one.kind, "tensor": one.tensor, "layer": one.layer, "parts": one.parts}
-        how = {**settings, **what}
+        how = {**settings, "whole": whole, **what}
         found.append(Record(f"{case}: {number} {one.name}", candidate, machine, False, {WALL: one.ms}, versions(), how))
     return found

@@ -1,5 +1,5 @@
 // How many 64-bit words a second this processor can xor and popcount at best, from the first-level cache: the
-// ceiling that bench_kernels prints beside the kernels. Not part of the library.
+// ceiling that `bgnn-bench table knn` prints beside the kernels. Not part of the library.
 #include <immintrin.h>
 #include <stdint.h>
 

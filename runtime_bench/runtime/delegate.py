@@ -63,8 +63,8 @@ def load_interpreter(model: Path | str | bytes, num_threads: int = 1, *, float_k
 
     `model`: a TFLite file's path or its bytes. `num_threads`: for our operators and XNNPACK's, each.
     `float_kernels`: the runtime's own float operators, "xnnpack" (fast), "builtin" or "reference" (slow; they round
-    most alike on different processors). A file of bgnn-convert holds constants of the sizes it was made for: do not
-    resize its inputs (`bgnn-run` refuses other shapes). The environment's BGNN_ISA chooses our kernels.
+    most alike on different processors). A file of bgnn-convert holds constants of the sizes it was made for: resize
+    its inputs only along axes that are -1 in their `shape_signature`. The environment's BGNN_ISA chooses our kernels.
 
     Raises UsageError for a missing file or a wrong thread count, and BgnnError, with the runtime's reason, for a
     file that it refuses.

@@ -1,7 +1,9 @@
-"""Graphs for TFLite files, which have one size: filled up to it, and the results cut to what is there.
+"""Graphs for TFLite files, which have one size, or one a call: filled up to it, the results cut to what is there.
 
 A file of a graph network says under "bgnn.graph" how many nodes, edges and graphs it takes at most. A smaller graph
-gets rows of zeros behind its own, and the index -1 in the place of edges that are not there, which names no node.
+gets rows of zeros behind its own, and the index -1 in the place of edges that are not there, which names no node. A
+file whose inputs may be resized is given the graph's own numbers of nodes and edges, so that nothing is done for more;
+but as no tensor may be empty, one row where there is none, and all graphs of a batch, which no input has an axis of.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class Padding:
         self.most: dict[str, int] = {str(word): int(number) for word, number in told["most"].items()}
         self.outputs: list[list[dict[str, Any] | None]] = [list(axes) for axes in told["outputs"]]
         self.max_degree = int(told.get("max_degree", 0))
+        self.resizes = told.get("resizes") is True
+        self.why_not = str(told.get("padded", ""))
         self.input_names = [str(one["name"]) for one in self.inputs]
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -52,12 +56,15 @@ class Padding:
                 f"--fixed {word}={size}"
             )
 
-    def fill(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The file's inputs, of what `check` gave."""
+    def fill(self, arrays: Mapping[str, np.ndarray], resized: bool = False) -> list[np.ndarray]:
+        """The file's inputs, of what `check` gave: as large as the file says, or to be `resized`."""
         filled = []
         for one in self.inputs:
             array = arrays[one["name"]]
-            shape = [self.most[word] if isinstance(word, str) else int(word) for word in one["shape"]]
+            shape = list(array.shape)
+            for axis, word in enumerate(one["shape"]):
+                if isinstance(word, str):
+                    shape[axis] = max(1, shape[axis]) if resized else self.most[word]
             limits.check_bytes(f"input {one['name']}", array.itemsize * int(np.prod(shape, dtype=np.int64)))
             dtype = np.int32 if array.dtype == np.int64 else array.dtype
             whole = np.full(shape, ABSENT if one["indices"] else 0, dtype=dtype)

@@ -35,18 +35,34 @@ class TfliteModel:
     def run(self, /, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Runs the file once; returns the outputs by name. `inputs`: by the file's names, or arr_0, arr_1 in its order.
 
-        A graph may have fewer nodes, edges and graphs than the file has room for: it is filled up, and the outputs
-        have the rows of what is there. Raises UsageError where inputs do not fit, BgnnError where the runtime fails.
+        A graph may have fewer nodes, edges and graphs than the file has room for: the file's inputs are resized to it
+        where they may be, else it is filled up, and the outputs have the rows of what is there. Raises UsageError where
+        inputs do not fit, BgnnError where the runtime fails.
         """
         if self.padding is None:
             return run(self._interpreter, inputs)
         names = self.input_names
         with well_formed():
             arrays = self.padding.check(dict(zip(names, in_order(inputs, names), strict=True)))
-            filled = dict(zip(names, self.padding.fill(arrays), strict=True))
+            filled = dict(zip(names, self.padding.fill(arrays, self.padding.resizes), strict=True))
+        if self.padding.resizes:
+            resize(self._interpreter, filled)
         found = run(self._interpreter, filled)
         with well_formed():
             return dict(zip(found, self.padding.cut(list(found.values()), list(found), arrays), strict=False))
+
+
+def resize(interpreter: Any, inputs: dict[str, np.ndarray]) -> None:
+    """Gives the inputs of a file that allows it the shapes of these arrays, by name. Raises BgnnError where the runtime
+    fails: for want of memory, as a rule."""
+    changed = [one for one in _input_details(interpreter) if tuple(one["shape"]) != inputs[one["name"]].shape]
+    try:
+        for one in changed:
+            interpreter.resize_tensor_input(one["index"], inputs[one["name"]].shape)
+        if changed:
+            interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise BgnnError(f"the runtime cannot resize the file's inputs: {str(error).strip()}") from error
 
 
 def run(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

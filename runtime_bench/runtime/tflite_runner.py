@@ -65,6 +65,9 @@ class LiteRTInterpreter:
             raise BgnnError(f"LiteRT refuses the file: {str(error).strip()}") from error
         start = np.frombuffer(model_bytes, np.uint8).ctypes.data
         self._file = start, start + len(model_bytes)
+        self._describe()
+
+    def _describe(self) -> None:
         # Details come in the subgraph's order of inputs and outputs (a signature runner's are by name).
         inputs, outputs = self._wrapped.get_input_details(), self._wrapped.get_output_details()
         self._input_tensors = [detail["index"] for detail in inputs]
@@ -75,6 +78,14 @@ class LiteRTInterpreter:
         self.output_shapes = [tuple(int(n) for n in detail["shape"]) for detail in outputs]
         self.input_dtypes = [np.dtype(detail["dtype"]) for detail in inputs]
         self.output_dtypes = [np.dtype(detail["dtype"]) for detail in outputs]
+
+    def resize(self, inputs: Sequence[np.ndarray]) -> None:
+        """Gives the inputs the shapes of these arrays, in the file's order."""
+        with _told():
+            for tensor, array in zip(self._input_tensors, inputs, strict=True):
+                self._wrapped.resize_tensor_input(tensor, array.shape)
+            self._wrapped.allocate_tensors()
+        self._describe()
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Runs the file once. `inputs` must have exactly the file's shapes and dtypes, else UsageError."""
@@ -157,11 +168,12 @@ def open_file(model_bytes: bytes, num_threads: int = 1, xnnpack: bool = True) ->
 
 
 def run_file(
-    model_bytes: bytes, inputs: Sequence[np.ndarray], num_threads: int = 1, xnnpack: bool = True
+    model_bytes: bytes, inputs: Sequence[np.ndarray], num_threads: int = 1, xnnpack: bool = True, resized: bool = True
 ) -> list[np.ndarray]:
     """Opens the file as `open_file` does, runs it once and returns the outputs in the file's order.
 
-    A graph may be smaller than a file of a graph network has room for: it is filled up, and the outputs are cut.
+    A graph may be smaller than a file of a graph network has room for: inputs are resized as TfliteModel does, or it is
+    filled up, and the outputs are cut; not `resized`, it is filled up in any case.
     """
     interpreter, padding = open_file(model_bytes, num_threads, xnnpack), padding_of(model_bytes)
     if padding is None:
@@ -170,7 +182,9 @@ def run_file(
         raise UsageError(f"the file takes {len(padding.input_names)} inputs, {len(inputs)} were given")
     with well_formed():
         arrays = padding.check(dict(zip(padding.input_names, inputs, strict=True)))
-        filled = padding.fill(arrays)
+        filled = padding.fill(arrays, resized and padding.resizes)
+    if resized and padding.resizes:
+        interpreter.resize(filled)
     found = interpreter.run(*filled)
     with well_formed():
         return padding.cut(found, interpreter.output_names, arrays)

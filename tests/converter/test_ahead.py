@@ -90,6 +90,14 @@ def dropped(x: Tensor, own: Tensor) -> Tensor:
     return F.dropout(x, 0.3)  # here
 
 
+def running(x: Tensor, own: Tensor) -> Tensor:
+    return x.cumsum(1) / 12  # here
+
+
+def pooled(x: Tensor, own: Tensor) -> Tensor:
+    return x + F.max_pool1d(x.transpose(1, 2), 2).repeat(1, 1, 2).transpose(1, 2)  # here
+
+
 def by_the_largest(x: Tensor, own: Tensor) -> Tensor:
     return x / x.abs().max().item()  # here
 
@@ -103,6 +111,7 @@ def a_branch(x: Tensor, own: Tensor) -> Tensor:
 REFUSED: list[tuple[Callable[..., Tensor], str]] = [
     (gamma, "torch.lgamma"), (in_place, "Tensor.erfinv_"), (inverse, "torch.linalg.inv"), (rank, "torch.searchsorted"),
     (noise, "torch.randn"), (dropped, "torch.nn.functional.dropout"), (unique, "torch.unique"),
+    (running, "Tensor.cumsum is not supported by tflite-arm64"), (pooled, "torch.nn.functional.max_pool1d"),
     (by_the_largest, "Tensor.item"), (a_branch, "Tensor.__bool__"),
 ]  # fmt: skip
 
@@ -177,6 +186,7 @@ def counted(x: Tensor, own: Tensor) -> Tensor:
 
 def taken_apart(x: Tensor, own: Tensor) -> Tensor:
     x = F.layer_norm(x, (8,)) + F.group_norm(x, 2) + torch.einsum("bnc,cd->bnd", x, own)
+    x = x + F.avg_pool1d(x.transpose(1, 2), 12).transpose(1, 2) + F.adaptive_max_pool1d(x.transpose(1, 2), 1).mT
     x = F.scaled_dot_product_attention(x, x, x) + F.pad(x, (1, 0))[..., :8] + torch.var_mean(x, -1, keepdim=True)[0]
     return x + torch.cdist(x, x).topk(3, largest=False).values.sum(-1, keepdim=True)
 

@@ -66,15 +66,21 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_conversion(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["small.pt", "--target", "lce-arm64"]) == 0
+    assert cli.main(["small.pt", "--target", "lce-arm64", "--html", "small.html"]) == 0
     out, err = capsys.readouterr()
-    assert files(folder) == {"small.pt", "small.tflite", "report.json"}
+    assert files(folder) == {"small.pt", "small.tflite", "report.json", "small.html"}
     assert "small: lce-arm64 -O1" in out
-    assert "wrote small.tflite and report.json" in out
+    assert "wrote small.tflite, report.json and small.html" in out
     assert "bgnn-convert: tracing the model" in err
     assert "arning" not in err
     report = json.loads(Path("report.json").read_text())
     assert report["bytes"] == Path("small.tflite").stat().st_size
+    page = Path("small.html").read_text()
+    for text in ("small: lce-arm64", *(layer["name"] for layer in report["layers"]), f"{report['bytes']:,} bytes",
+                 "emitted file", "torch 2."):  # fmt: skip
+        assert text in page
+    cannot = ("--html", "small.tflite"), ("--html", "small.html", "--stop-after", "traced"), ("--html", "no/folder")
+    assert [cli.main(["small.pt", "--target", "lce-arm64", *more]) for more in cannot] == [2, 2, 2]
     (logits,) = run_file(Path("small.tflite").read_bytes(), [torch.randn(1, 20, 3).numpy()])
     assert logits.shape == (1, 5)
 
@@ -107,6 +113,15 @@ def test_the_report_of_another_output_is_left_alone(folder: Path) -> None:
         report = json.loads(Path(name).read_text())
         assert (report["output"], report["optimize"]) == (output, 0)
     assert convert("-o", "b.tflite", "--report", "report.json") == 2
+    assert convert("-o", "/dev/null") == 0  # beside it nothing is written
+    assert files(folder) == {
+        "small.pt",
+        "small.tflite",
+        "report.json",
+        "b.tflite",
+        "b.tflite.report.json",
+        "null.report.json",
+    }
 
 
 def test_stop_after_and_dump(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,19 @@ class ScoresWithoutLoops(nn.Module):
         return (h[edges[0]] * h[edges[1]]).sum(-1)
 
 
+class EdgeMatrices(nn.Module):
+    """A matrix for each edge, as NNConv has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.Linear(1, 6 * 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor, weight: Tensor) -> Tensor:
+        matrices = self.matrices(weight[:, None]).view(-1, 6, 4)
+        messages = torch.matmul(x[edge_index[0]].unsqueeze(1), matrices).squeeze(1)
+        return x.new_zeros(x.size(0), 4).index_add(0, edge_index[1], messages)
+
+
 def mlp(width: int, out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 8), nn.ReLU(), nn.Linear(8, out))
 
@@ -86,6 +100,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "gin": (lambda: WithBatch(gnn.GINConv(mlp(6, 8)), gnn.GINConv(mlp(8, 3)), gnn.global_mean_pool), "batch"),
     "edge scores": (Scores, ""),
     "scores without loops": (ScoresWithoutLoops, ""),
+    "matrices of edges": (EdgeMatrices, "weight"),
 }
 
 
@@ -102,18 +117,41 @@ def inputs_of(kind: str, nodes: int, edges: int, seed: int = 0) -> tuple[Tensor,
     return x, index, *rest
 
 
+@functools.lru_cache(4)  # so that one file's calls grow and shrink
+def opened(data: bytes) -> TfliteModel:
+    return TfliteModel(data)
+
+
 def run(data: bytes | None, inputs: tuple[Tensor, ...]) -> np.ndarray:
+    """A graph's result; of a file that may be resized, in that way and filled up, to the same bits."""
     assert data is not None
-    model = TfliteModel(data)
+    model = opened(data)
     assert model.padding is not None
-    names = model.padding.input_names
-    (found,) = model.run(**{name: t.numpy() for name, t in zip(names, inputs, strict=True)}).values()
+    given = {name: t.numpy() for name, t in zip(model.padding.input_names, inputs, strict=True)}
+    (found,) = model.run(**given).values()
+    if model.padding.resizes:
+        filled = TfliteModel(data)
+        assert filled.padding is not None
+        filled.padding.resizes = False
+        (other,) = filled.run(**given).values()
+        assert (other.tobytes(), other.shape) == (found.tobytes(), found.shape)
     return found
+
+
+def resizes(data: bytes | None) -> bool:
+    assert data is not None
+    padding = opened(data).padding
+    return padding is not None and padding.resizes
 
 
 @pytest.mark.parametrize(
     ("name", "kernels"),
-    [(name, kernels) for name in NETS for kernels in ("stock", "bgnn") if kernels == "stock" or name != "sage"],
+    [
+        (name, kernels)
+        for name in NETS
+        for kernels in ("stock", "bgnn")
+        if kernels == "stock" or name not in ("sage", "matrices of edges")
+    ],
 )
 def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str, kernels: str) -> None:
     make, kind = NETS[name]
@@ -125,10 +163,11 @@ def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str, kernels: str) ->
     larger = convert(
         model, inputs, target="tflite-arm64", kernels=kernels, fixed_sizes=(*MOST, *told), verify=kernels == "bgnn"
     )  # fmt: skip
-    found = run(larger.model_bytes, inputs)
+    assert resizes(larger.model_bytes) == (kernels == "bgnn")
+    first = run(larger.model_bytes, inputs)
     with torch.no_grad():
-        np.testing.assert_allclose(found, model(*inputs).numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(found, run(exact.model_bytes, inputs))
+        np.testing.assert_allclose(first, model(*inputs).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(first, run(exact.model_bytes, inputs))
 
     # At the maximum, with a hub of all nodes, one node, without edges, without nodes.
     hub = list(inputs_of(kind, 30, 120, seed=1))
@@ -141,6 +180,7 @@ def test_what_is_behind_a_graph_changes_no_bit_of_it(name: str, kernels: str) ->
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert len(run(larger.model_bytes, inputs_of(kind, 0, 0))) == 0
+    np.testing.assert_array_equal(run(larger.model_bytes, inputs), first)
 
 
 @pytest.mark.parametrize("kernels", ["stock", "bgnn"])
@@ -152,6 +192,9 @@ def test_codes_are_those_of_pytorch(kernels: str) -> None:
     became = {layer.became for layer in done.report.layers}
     assert "INT8" in became
     assert ("INT8, fused: no tensor of edges" in became) == (kernels == "bgnn")
+    assert resizes(done.model_bytes) == (kernels == "bgnn")
+    costs = "the file is resized to smaller" if kernels == "bgnn" else "smaller graphs are filled up and cost as much;"
+    assert f"at most 30 nodes, 120 edges: {costs}" in done.report.inputs
     for nodes, edges in ((30, 100), (12, 40)):
         inputs = random_graph(nodes, edges, 3)
         with torch.no_grad():
@@ -166,6 +209,7 @@ def test_a_binary_network_keeps_its_signs() -> None:
     ]
     assert "binary, float out" in {layer.became for layer in files[1].report.layers}
     given = random_graph(30, 110, 3)
+    assert [resizes(one.model_bytes) for one in files] == [False, True]
     stock, own = (run(one.model_bytes, given) for one in files)
     with torch.no_grad():
         np.testing.assert_allclose(stock, model(*given).numpy(), rtol=1e-4, atol=1e-5)
@@ -173,7 +217,9 @@ def test_a_binary_network_keeps_its_signs() -> None:
 
 
 def test_one_above_the_maximum_is_one_line() -> None:
-    done = convert(NETS["gcn"][0]().eval(), inputs_of("", 20, 70), target="tflite-arm64", fixed_sizes=MOST)
+    done = convert(
+        NETS["gcn"][0]().eval(), inputs_of("", 20, 70), target="tflite-arm64", kernels="bgnn", fixed_sizes=MOST
+    )  # fmt: skip
     for nodes, edges, line in (
         (31, 70, "the graph has 31 nodes, and the file takes at most 30: convert the model with --fixed nodes=31"),
         (20, 121, "the graph has 121 edges, and the file takes at most 120: convert the model with --fixed edges=121"),

@@ -98,6 +98,7 @@ def test_quantisers_that_stay_float_are_counted_with_their_lines() -> None:
     assert len(found.not_understood) == 1
     assert "fake_quantize_per_tensor_affine" in found.not_understood[0]
     assert "test_report.py" in found.not_understood[0]
+    assert found.layers[0].was.startswith("12-bit")
 
 
 def test_refusals_reach_the_layer() -> None:

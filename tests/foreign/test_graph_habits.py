@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.nn import TAGConv, aggr
-from torch_geometric.utils import dense_to_sparse, to_dense_adj, to_undirected
+from torch_geometric.nn import GPSConv, TAGConv, aggr
+from torch_geometric.utils import dense_to_sparse, to_dense_adj, to_dense_batch, to_undirected
 
 from bgnn import convert
 from bgnn.converter import stages
@@ -100,6 +100,43 @@ def test_as_many_graphs_as_the_last_node_says() -> None:
     agrees(LastGraph(), (*graph(20, 70), torch.arange(20) // 7), (*graph(33, 91), torch.arange(33) // 10))
 
 
+class Padded(nn.Module):
+    """Each graph's nodes as rows of one tensor, as many as the largest graph may have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        h = self.lin(x).index_add(0, edge_index[1], self.lin(x[edge_index[0]]))
+        rows, mask = to_dense_batch(h, batch, max_num_nodes=15, batch_size=4)
+        scores = (rows @ rows.transpose(1, 2)).masked_fill(~mask[:, None], -torch.inf)
+        return (scores.softmax(-1) @ rows * mask[..., None]).amax(1)
+
+
+def test_graphs_as_rows_of_a_stated_number() -> None:
+    agrees(Padded(), (*graph(20, 70), torch.arange(20) // 5), (*graph(33, 91), torch.arange(33) // 10))
+
+
+class Transformer(nn.Module):
+    """Attention among each graph's nodes, as many as the largest graph has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([GPSConv(6, None, heads=2)])
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        for layer in self.layers: x = layer(x, edge_index, batch)  # fmt: skip  # noqa: E701
+        return x
+
+
+def test_rows_of_an_unknown_number_are_told_the_way_out() -> None:
+    """The loop in the user's line is over layers, and not the reason."""
+    with pytest.raises(ConversionError, match="as many columns as the largest graph of a batch has nodes") as error:
+        convert(Transformer().eval(), (*graph(20, 70), torch.arange(20) // 7), target="onnx-x86")
+    assert "the loop at" not in str(error.value)
+
+
 class Loop(ByHand):
     """A loop over the nodes."""
 
@@ -124,6 +161,16 @@ class Sparse(ByHand):
         return torch.sparse.mm(adjacency, self.lin(x))
 
 
+class Joined(Sparse):
+    """Edges that are there twice, joined by such a matrix."""
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        adjacency = torch.sparse_coo_tensor(edge_index, torch.ones(edge_index.size(1)), (x.size(0), x.size(0)))
+        joined = adjacency.coalesce()
+        rows, columns = joined.indices()
+        return torch.zeros_like(x).index_add(0, rows, x[columns] * joined.values()[:, None])
+
+
 class Picked(ByHand):
     """Some of the nodes."""
 
@@ -140,7 +187,10 @@ class Picked(ByHand):
             r"indexing x\[\.\.\.\] is not .*: how many rows it gives depends on the values: keep all rows and mask",
         ),
         (Loop, r"test_graph_habits\.py:\d+: return torch\.stack\(\[h\[i\].*makes a number of axis 0 of x"),
-        (Sorted, r"torch\.sort is not supported by onnx-x86 \(at .*test_graph_habits\.py:\d+: return torch\.sort"),
+        (
+            Sorted,
+            r"torch\.sort is not .* onnx-x86 \(at .*habits\.py:\d+: return torch\.sort.*: it puts any number of rows",
+        ),
     ],
 )
 def test_what_needs_the_number_of_nodes_is_refused_at_its_line(model: type[nn.Module], words: str) -> None:
@@ -159,6 +209,8 @@ def test_sparse_matrices_are_told_the_sum_over_edges() -> None:
     words = r"torch\.sparse_coo_tensor is not supported .*test_graph_habits\.py:\d+: adj.*: sum over edges instead"
     with pytest.raises(ConversionError, match=words):
         convert(Sparse(), graph(20, 70), target="onnx-x86")
+    with pytest.raises(ConversionError, match=r"test_graph_habits\.py:\d+: .*: sum over edges instead, as in"):
+        convert(Joined(), graph(20, 70), target="onnx-x86")
 
 
 class Skeleton(nn.Module):

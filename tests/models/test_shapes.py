@@ -52,7 +52,7 @@ def test_every_solid_is_closed_or_a_known_exception(name):
 def test_points_are_uniform_over_the_area():
     """A 2 x 1 x 0.5 box: each pair of faces gets its share of the points, halves of a face equal ones."""
     half = np.array([[[1.0, 0.5, 0.25]]])
-    points = shapes._sample(shapes._boxes(-half, half), 40_000, np.random.default_rng(0))[0]
+    points = shapes.sample_surface(shapes._boxes(-half, half), 40_000, np.random.default_rng(0))[0]
     on = np.isclose(np.abs(points), half[0, 0], atol=1e-12)
     assert on.any(axis=1).all()
     areas = np.array([1 * 0.5, 2 * 0.5, 2 * 1.0])

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bgnn.models.cascade import accuracy
 from bgnn.models.checkpoint import load_checkpoint
 from bgnn.models.dq.data import load_citation
 from bgnn.models.shapes import HELD_OUT_SEED, SHAPES, make_clouds
-from bgnn.models.train import accuracy
 
 FOLDER = Path(__file__).parents[2] / "models" / "trained"
 DATA = Path(os.environ.get("BGNN_SHARED", Path(__file__).parents[2] / ".." / "shared")) / "data"

@@ -48,6 +48,14 @@ RULES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
         lambda m, x: x.abs().pow(0.5) + x.exp() ** -0.5,
         [aten.abs.default, aten.sqrt.default, aten.exp.default, aten.rsqrt.default, aten.add.Tensor],
     ),
+    "powers": (
+        lambda m, x: 2**x + x.abs() ** m.three,
+        [aten.mul.Tensor, aten.exp.default, aten.abs.default, aten.pow.Tensor_Scalar, aten.add.Tensor],
+    ),
+    "a constant's power": (
+        lambda m, x: x + 2**m.row + 2**m.three,
+        [aten.pow.Scalar, aten.add.Tensor, aten.pow.Scalar, aten.add.Tensor],
+    ),
     "nothing beside it": (
         lambda m, x: torch.cat([x[0], torch.tensor([]), m.w, x[1, :0]]),
         [SLICE, RESHAPE, aten.cat.default],
@@ -151,7 +159,7 @@ RULES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "norm of magnitudes": (lambda m, x: x.norm(1, -1, True), [aten.abs.default, aten.sum.dim_IntList]),
 }
 # The same sum in another order, or one rounding more.
-ROUNDS = ("norm", "product", "addmm", "scaled addition")
+ROUNDS = ("norm", "product", "powers", "addmm", "scaled addition")
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -181,6 +189,7 @@ LEFT: dict[str, tuple[Callable[..., Any], Any]] = {
     "mean with another divisor": (lambda m, x: F.avg_pool2d(x, (3, 4), divisor_override=5), aten.avg_pool2d),
     "bits of another type": (lambda m, x: x.view(torch.int32), aten.view),
     "cube": (lambda m, x: x**3, aten.pow),
+    "power of another rank": (lambda m, x: x[0, 0].abs() ** m.one, aten.pow),
     "rounded division": (lambda m, x: torch.div(x, 1.0, rounding_mode="floor"), aten.div),
     "product of two tensors": (lambda m, x: x @ x.transpose(1, 2), aten.matmul),
     "sum of booleans": (lambda m, x: (x[:, :1] > 0).sum(1), aten.sum),

@@ -15,11 +15,23 @@ from bgnn.converter.trace import trace
 from bgnn.passes import canonicalise, decompose, merge_equal_nodes
 
 TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.log1p, aten.bitwise_and]
+TARGETS += [aten.log2, aten.log10, aten.exp2, aten.ldexp, aten.bitwise_xor, aten.__xor__]
 TARGETS += [aten.remainder, aten.fmod, aten.frac, aten.trunc, aten.fix, aten.floor_divide, aten.div.Tensor_mode]
 TARGETS += [aten.any, aten.all, aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
 X = randn(7, 4, 6) * 3 + 1
 CASES: dict[str, Callable[..., Any]] = {
     "log1p": lambda m, x: torch.log1p(x.abs()),
+    "log2": lambda m, x: torch.log2(x.abs() + 0.1),
+    "log10": lambda m, x: torch.log10(x.abs() + 0.1),
+    "exp2": lambda m, x: torch.exp2(x),
+    "ldexp": lambda m, x: torch.ldexp(x, m.k),
+    "conditions' product": lambda m, x: (x > 0) * (x < 2),
+    "conditions' sum": lambda m, x: (x > 0) + (x < -2),
+    "conditions that differ": lambda m, x: (x > 0) ^ (x < 2),
+    "conditions, less": lambda m, x: (x > 0) < (x > -2),
+    "conditions, greater": lambda m, x: (x > -2) > (x > 0),
+    "conditions, not less": lambda m, x: (x > 0) >= (x > 2),
+    "conditions, not greater": lambda m, x: (x > 0) <= (x < 2),
     "remainder": lambda m, x: torch.remainder(x, 0.37),
     "remainder of tensors": lambda m, x: x % (x.abs() + 0.3),
     "fmod": lambda m, x: torch.fmod(x, 0.37),
@@ -57,13 +69,18 @@ def graph(function: Callable[..., Any], **constants: Tensor) -> fx.GraphModule:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_numbers(name: str) -> None:
-    constants = {"w": randn(6, seed=1), "b": randn(6, seed=2), "a": randn(6, 6, seed=3)}
+    constants = {"w": randn(6, seed=1), "b": randn(6, seed=2), "a": randn(6, 6, seed=3), "k": torch.tensor(-3)}
     gm = graph(CASES[name], **constants)
-    assert count(gm, *TARGETS) == 1
+    assert count(gm, *TARGETS) == 1 or "conditions" in name
     expected = outputs(gm, X)[0]
     assert decompose.run(gm).rewrites == 1
     assert count(gm, *TARGETS) == 0
     same(outputs(gm, X)[0], expected, 0.0 if expected.dtype == torch.bool else 1e-6)
+
+
+def test_arithmetic_of_conditions_is_of_numbers_where_one_is() -> None:
+    gm = graph(lambda m, x: x * (x > 0) + (x > 1))
+    assert decompose.run(gm).rewrites == 0
 
 
 def written(function: Callable[[Tensor, Tensor], None]) -> Callable[..., Any]:

@@ -150,3 +150,10 @@ def test_stays(name: str) -> None:
     result = fuse_aggregation.run(gm)
     assert result.rewrites == 0
     assert "gathered rows" in result.refusals[0][1]
+
+
+def test_signs_stay_for_what_they_are() -> None:
+    gm = opened(lambda m, x, e: bgnn.segment_sum(bgnn.unpack(bgnn.pack(x).index_select(0, e[0]), 6), e[1], 12))
+    result = fuse_aggregation.run(gm)
+    assert result.rewrites == 0
+    assert "its messages are signs, gathered as bits" in result.refusals[0][1]

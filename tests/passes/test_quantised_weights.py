@@ -66,6 +66,7 @@ WEIGHTS: dict[str, tuple[bool, Callable[[Any], Tensor]]] = {
     "column": (True, lambda m: symmetric(m.w, m.column)),
     "times the inverse": (True, lambda m: torch.clamp((m.w * (1 / m.column)).round(), -127, 127) / (1 / m.column)),
     "largest of each row": (True, lambda m: symmetric(m.w, m.w.abs().amax(1, keepdim=True) / 127)),
+    "powers of 2 as scales": (True, lambda m: symmetric(m.w, torch.exp2(torch.ceil(torch.log2(m.column))))),
     "turned": (True, lambda m: symmetric(m.w.t(), m.flat).t()),
     "torch.ao by channel": (
         True, lambda m: torch.fake_quantize_per_channel_affine(m.w, m.flat, m.zeros, 0, -128, 127),

@@ -35,6 +35,7 @@ RELU: dict[str, Callable[..., Any]] = {
     "maximum": lambda m, x: torch.maximum(x, m.nought),
 }
 OTHERS: dict[str, Callable[..., Any]] = {
+    "zero where masked": lambda m, x: torch.where(x > -1e8, x, 0.0),
     "shifted": lambda m, x: torch.where(x > 0.5, x, m.a * x),
     "elu-like": lambda m, x: torch.where(x > 0, x, m.a * x - 1),
     "factor above": lambda m, x: torch.where(x > 0, x * 2, m.a * x),

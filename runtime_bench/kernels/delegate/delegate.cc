@@ -9,6 +9,7 @@
 #include "options.h"
 #include "pool.h"
 #include "shared_ops.h"
+#include "sizes.h"
 #include "tflite_abi.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -134,14 +135,6 @@ static bool plan(const TfLiteContext* context, Op* op) {
   return true;
 }
 
-static TfLiteStatus resize(TfLiteContext* context, int index, int rank, const int64_t* dims) {
-  TfLiteIntArray* shape = (TfLiteIntArray*)malloc(sizeof(TfLiteIntArray) + sizeof(int) * rank);
-  if (!shape) return kTfLiteError;
-  shape->size = rank;
-  for (int i = 0; i < rank; ++i) shape->data[i] = (int)dims[i];
-  return context->ResizeTensor(context, &context->tensors[index], shape);
-}
-
 static TfLiteStatus set_scratch(TfLiteContext* context, TfLiteNode* node, const Op* op) {
   if (!node->temporaries || node->temporaries->size != 1) {
     free(node->temporaries);
@@ -155,7 +148,7 @@ static TfLiteStatus set_scratch(TfLiteContext* context, TfLiteNode* node, const 
   scratch->allocation_type = kTfLiteArenaRw;
   const int64_t bytes =
       kAlignment + op->shared_bytes + op->scratch_bytes * op->threads + op->temporary_bytes;
-  return resize(context, op->scratch_index, 1, &bytes);
+  return resize_tensor(context, op->scratch_index, 1, &bytes);
 }
 
 static TfLiteStatus op_prepare(TfLiteContext* context, TfLiteNode* node) {
@@ -165,7 +158,7 @@ static TfLiteStatus op_prepare(TfLiteContext* context, TfLiteNode* node) {
     return kTfLiteError;
   }
   if (op->broken || !plan(context, op)) return report(context, op);
-  if (resize(context, op->output_index, op->out.rank, op->out.dim) != kTfLiteOk) return kTfLiteError;
+  if (resize_tensor(context, op->output_index, op->out.rank, op->out.dim) != kTfLiteOk) return kTfLiteError;
   return set_scratch(context, node, op);
 }
 
@@ -298,7 +291,7 @@ static TfLiteStatus prepare_delegate(TfLiteContext* context, TfLiteDelegate* del
       ours.prepare = op_prepare;
       ours.invoke = op_invoke;
       ours.custom_name = kind->name;
-    } else if (!register_shared(registration, &ours)) {
+    } else if (!register_shared(registration, &ours) && !register_sizes(registration, &ours)) {
       continue;
     }
     one->size = 1;

@@ -1,5 +1,5 @@
-/* A node of the file as a call of an operator of ../ops. Shapes are the file's: each output has the one that it is
- * declared with, or the run fails. What TFLite has no tensors for is brought to it: int64 stands as int32 in the file,
+/* A node of the file as a call of an operator of ../ops. Shapes are those that the inputs have when the graph is prepared,
+ * which a user may have resized; where the operator cannot tell them then, the file's, or the run fails. What TFLite has no tensors for is brought to it: int64 stands as int32 in the file,
  * and codes 0..255 as int8, 128 less. */
 #include "shared_ops.h"
 
@@ -12,6 +12,7 @@
 #include "../ops/op_list.h"
 #include "denormals.h"
 #include "options.h"
+#include "sizes.h"
 
 static const char kPrefix[] = "Bgnn";
 static const int64_t kMostBytes = INT32_MAX;
@@ -239,23 +240,63 @@ static bool check_tensors(const TfLiteContext* context, SharedNode* node) {
   return true;
 }
 
+/* Gives the outputs the shapes that follow from the inputs'. */
+static TfLiteStatus set_shapes(TfLiteContext* context, SharedNode* node) {
+  const OpKind* kind = node->kernel.kind;
+  if (!kind->shapes) return kTfLiteOk;
+  Call call;
+  memset(&call, 0, sizeof call);
+  call.kernel = &node->kernel;
+  int64_t numbers[kMaxInputs];
+  for (int i = 0; kind->inputs[i].name; ++i) {
+    if (node->input_index[i] < 0) continue;
+    const TfLiteTensor* tensor = &context->tensors[node->input_index[i]];
+    call.in[i].rank = tensor->dims->size;
+    for (int axis = 0; axis < tensor->dims->size; ++axis) call.in[i].dim[axis] = tensor->dims->data[axis];
+    if (kind->inputs[i].type == kInt64 && is_known(tensor) && tensor->bytes == sizeof(int32_t)) {
+      int32_t number;
+      memcpy(&number, tensor->data, sizeof number);
+      numbers[i] = number;
+      call.in[i].data = &numbers[i];
+    }
+  }
+  Shape shapes[kMaxOutputs];
+  if (!kind->shapes(&call, shapes)) return kTfLiteOk; /* the run says why, or has the file's */
+  for (int i = 0; i < output_count(kind); ++i) {
+    const TfLiteTensor* tensor = &context->tensors[node->output_index[i]];
+    bool same = tensor->dims && tensor->dims->size == shapes[i].rank;
+    for (int axis = 0; axis < shapes[i].rank; ++axis) {
+      if (shapes[i].dim[axis] < 0 || shapes[i].dim[axis] > INT32_MAX) {
+        refuse(node, "output %d would have %lld rows", i, (long long)shapes[i].dim[axis]);
+        return report(context, node);
+      }
+      same = same && tensor->dims->data[axis] == shapes[i].dim[axis];
+    }
+    if (same) continue;
+    const TfLiteStatus status = resize_tensor(context, node->output_index[i], shapes[i].rank, shapes[i].dim);
+    if (status != kTfLiteOk) return status;
+  }
+  return kTfLiteOk;
+}
+
 static TfLiteStatus shared_prepare(TfLiteContext* context, TfLiteNode* tflite) {
   SharedNode* node = (SharedNode*)tflite->user_data;
   if (!node) {
     context->ReportError(context, "bgnn's delegate could not start an operator.");
     return kTfLiteError;
   }
-  return !node->problem[0] && check_tensors(context, node) ? kTfLiteOk : report(context, node);
+  return !node->problem[0] && check_tensors(context, node) ? set_shapes(context, node) : report(context, node);
 }
 
 /* ---- invoke ---- */
 
 static void shift_codes(const uint8_t* from, uint8_t* to, int64_t count) {
+  typedef uint8_t Bytes __attribute__((vector_size(64)));
   int64_t i = 0;
-  for (uint64_t eight; i + 8 <= count; i += 8) {
-    memcpy(&eight, from + i, 8);
-    eight ^= 0x8080808080808080;
-    memcpy(to + i, &eight, 8);
+  for (Bytes some; i + (int64_t)sizeof some <= count; i += (int64_t)sizeof some) {
+    memcpy(&some, from + i, sizeof some);
+    some ^= 0x80;
+    memcpy(to + i, &some, sizeof some);
   }
   for (; i < count; ++i) to[i] = from[i] ^ 0x80;
 }

@@ -34,6 +34,11 @@ struct InputSpec {
   bool as_stored = false; /* codes that may stand as int8, 128 less: `flip` of the input tells */
 };
 
+struct Shape {
+  int rank;
+  int64_t dim[kMaxRank];
+};
+
 /* An entry of the list of operators (op_list.h): what it accepts and does. Lists end with a NULL name. */
 struct OpKind {
   const char* name;
@@ -45,6 +50,9 @@ struct OpKind {
    * ends "operator X: ...". */
   const char* (*check)(Kernel*);
   bool (*compute)(Call*);
+  /* The outputs' shapes by those of the inputs, where no other data is read than `num_nodes`: false where it is not
+   * known, or the inputs do not fit. NULL: none are told before a run. */
+  bool (*shapes)(const Call*, Shape* outputs) = NULL;
 };
 
 /* A node of the model. */

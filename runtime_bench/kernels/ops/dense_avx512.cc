@@ -70,8 +70,10 @@ struct Avx512 {
     __m512i sum[kBlocks], minus[kBlocks];
     for (int b = 0; b < kBlocks; b++) sum[b] = minus[b] = _mm512_setzero_si512();
     for (int64_t g = 0; g < groups; g += 16) {
-      uint32_t found = _mm512_cmpneq_epi32_mask(_mm512_loadu_si512(row + 4 * g), zeros);
-      for (; found; found &= found - 1) {
+      // Not uint32_t: where GCC 12 keeps that in memory (-Og with sanitizers), it writes 2 bytes of it (kmovw %k0, at)
+      // and reads 4 (tzcnt at), so that the upper half is whatever was there.
+      __mmask16 found = _mm512_cmpneq_epi32_mask(_mm512_loadu_si512(row + 4 * g), zeros);
+      for (; found; found &= __mmask16(found - 1)) {
         const int64_t at = g + __builtin_ctz(found);
         const __m512i x = codes(row + 4 * at);
 #pragma GCC unroll 4

@@ -86,12 +86,29 @@ inline __attribute__((always_inline)) bool all_zero(const float* from) {
 }
 
 // A bag of words has few numbers that are not 0: a division each for 16 of them costs more than to look.
-inline void quantise_row(const float* from, const Quantiser& q, uint8_t turn, int64_t count, uint8_t* to) {
+inline void quantise_row(const float* from, const Quantiser q, uint8_t turn, int64_t count, uint8_t* to) {
   const auto codes = [&](F32x16 real) __attribute__((always_inline)) {
     return codes_of(real / q.scale, q.zp, q.low, q.high) ^ turn;
   };
   const U8x16 blank = codes(F32x16{});
   int64_t k = 0;
+#if defined(BGNN_DENSE_NEON)
+  for (; k + 64 <= count; k += 64) {
+    uint32x4_t any[4];  // of 16 numbers each; negative zeros are zeros: shifted, they leave nothing
+    for (int i = 0; i < 4; i++) {
+      const auto part = [&](int j) { return vreinterpretq_u32_f32(vld1q_f32(from + k + 16 * i + 4 * j)); };
+      any[i] = vshlq_n_u32(vorrq_u32(vorrq_u32(part(0), part(1)), vorrq_u32(part(2), part(3))), 1);
+      memcpy(to + k + 16 * i, &blank, 16);
+    }
+    const uint32x4_t most = vpmaxq_u32(vpmaxq_u32(any[0], any[1]), vpmaxq_u32(any[2], any[3]));
+    uint64_t found = vget_lane_u64(vreinterpret_u64_u16(vmovn_u32(vtstq_u32(most, most))), 0) & 0x0001000100010001;
+    for (; found; found &= found - 1) {
+      const int64_t at = k + __builtin_ctzll(found);
+      const U8x16 some = codes(loaded<F32x16>(from + at));
+      memcpy(to + at, &some, 16);
+    }
+  }
+#endif
   for (; k + 16 <= count; k += 16) {
     const U8x16 some = all_zero(from + k) ? blank : codes(loaded<F32x16>(from + k));
     memcpy(to + k, &some, 16);
@@ -119,38 +136,48 @@ void quantise(const float* real, const Quantiser* quantiser, int64_t count, uint
   quantise_row(real, *quantiser, 0, count, out);
 }
 
-inline int64_t groups_in(const uint8_t* row, uint32_t zeros, int64_t groups) {
-#if defined(BGNN_DENSE_NEON)  // rows are filled up with zeros to a multiple of 64 bytes
-  uint32x4_t same = vdupq_n_u32(0);
-  const int64_t filled = (groups + 15) / 16 * 16;
-  for (int64_t g = 0; g < filled; g += 4) {
-    same = vsubq_u32(same, vceqq_u32(vreinterpretq_u32_u8(vld1q_u8(row + 4 * g)), vdupq_n_u32(zeros)));
-  }
-  return filled - int64_t(vaddvq_u32(same));
-#endif
-  int32_t found = 0;
-  for (int64_t g = 0; g < groups; g++) {
-    uint32_t word;
-    memcpy(&word, row + 4 * g, 4);
-    found += word != zeros;
-  }
-  return found;
-}
+struct Found {
+  int64_t groups; // of 4 codes, that are not all the zero point
+  uint32_t sum;    // of code - zero, where asked for
+};
 
-inline uint32_t sum_of(const uint8_t* row, int64_t stride, uint8_t turn, uint8_t zero) {
+// Of a row that is filled up with zero points, whose codes and `zero` are turned over by `turn`.
+inline __attribute__((always_inline)) Found look(const uint8_t* row, int64_t stride, uint8_t turn, uint8_t zero,
+                                                 [[maybe_unused]] bool sums) {
+  const uint32_t zeros = zero * 0x01010101u;
   uint32_t sum = 0;
+  int64_t same = 0;
 #if defined(BGNN_DENSE_NEON)
-  uint32x4_t part = vdupq_n_u32(0);
+  uint32x4_t part = vdupq_n_u32(0), equal = vdupq_n_u32(0);
   for (int64_t k = 0; k < stride; k += 64) {
     uint16x8_t pairs = vdupq_n_u16(0);
-    for (int64_t i = 0; i < 64; i += 16) pairs = vpadalq_u8(pairs, veorq_u8(vld1q_u8(row + k + i), vdupq_n_u8(turn)));
-    part = vpadalq_u16(part, pairs);
+    for (int64_t i = 0; i < 64; i += 16) {
+      const uint8x16_t codes = vld1q_u8(row + k + i);
+      equal = vsubq_u32(equal, vceqq_u32(vreinterpretq_u32_u8(codes), vdupq_n_u32(zeros)));
+      if (turn) {  // int8, 128 less
+        pairs = vreinterpretq_u16_s16(vpadalq_s8(vreinterpretq_s16_u16(pairs), vreinterpretq_s8_u8(codes)));
+      } else {
+        pairs = vpadalq_u8(pairs, codes);
+      }
+    }
+    if (turn) {
+      part = vreinterpretq_u32_s32(vpadalq_s16(vreinterpretq_s32_u32(part), vreinterpretq_s16_u16(pairs)));
+    } else {
+      part = vpadalq_u16(part, pairs);
+    }
   }
-  sum = vaddvq_u32(part);
+  same = vaddvq_u32(equal);
+  sum = vaddvq_u32(part) - uint32_t(stride) * (turn ? uint32_t(int8_t(zero)) : zero);
 #else
-  for (int64_t k = 0; k < stride; k++) sum += uint8_t(row[k] ^ turn);
+  for (int64_t k = 0; k < stride; k += 4) {
+    uint32_t word;
+    memcpy(&word, row + k, 4);
+    same += word == zeros;
+  }
+  for (int64_t k = 0; sums && k < stride; k++) sum += uint8_t(row[k] ^ turn);
+  sum -= uint32_t(stride) * uint8_t(zero ^ turn);
 #endif
-  return sum - uint32_t(stride) * uint8_t(zero ^ turn);
+  return {stride / 4 - same, sum};
 }
 
 // A row of codes next to the zero point sums the weights, up to the sign.
@@ -207,8 +234,9 @@ void dense(const Dense* args, uint8_t* panel, int64_t first, int64_t last) {
         turn_codes(a.codes + (first + r) * a.inputs, a.flip ^ Isa::kTurned, a.inputs, row);
       }
       if (a.inputs < stride) memset(row + a.inputs, zero, size_t(stride - a.inputs));
-      if (looks) found += groups_in(row, zero * 0x01010101u, groups);
-      minus[r] = a.w_zero ? uint32_t(a.w_zero) * sum_of(row, stride, Isa::kTurned, zero) : 0;
+      const Found there = looks || a.w_zero ? look(row, stride, Isa::kTurned, zero, a.w_zero != 0) : Found{};
+      found += there.groups;
+      minus[r] = uint32_t(a.w_zero) * there.sum;
     }
     const bool few = looks && found * (Isa::kFind + blocks * Isa::kSome) < rows * groups * blocks * Isa::kAll;
     if (few) {

@@ -11,7 +11,9 @@ struct Neon {
   static constexpr int64_t kAll = 7, kFind = 6, kSome = 18;
 
   static int8x16_t codes(const uint8_t* at) {  // of a group, four times over
-    return vreinterpretq_s8_u32(vld1q_dup_u32(reinterpret_cast<const uint32_t*>(at)));
+    int8x16_t all = vreinterpretq_s8_u32(vld1q_dup_u32(reinterpret_cast<const uint32_t*>(at)));
+    asm("" : "+w"(all));  // as 16 bytes: of 8, Clang moves the weights' upper halves instead of SMULL2
+    return all;
   }
   static int8x16_t weights_of(const int32_t* at) { return vreinterpretq_s8_s32(vld1q_s32(at)); }
 
@@ -94,20 +96,22 @@ struct Neon {
   static void some(const uint8_t* row, uint8_t zero, const int32_t* weights, int64_t groups, int64_t blocks,
                    int32_t* sums) {
     const int8x16_t zeros = vreinterpretq_s8_u8(vdupq_n_u8(zero));
-    for (int64_t b = 0; b < blocks; b++, weights += groups * kLanes) {
-      Sums sum;
-      sum.clear();
-      each_other_group(row, zero, groups, [&](int64_t g) {
-        const int8x16_t x = codes(row + 4 * g);
+    by_block(row, zero, groups, blocks, [&](int64_t b, const int32_t* list, int64_t count, bool more) {
+      const int32_t* own = weights + b * groups * kLanes;
+      int32x4_t part[4][2] = {};
+      for (int64_t i = 0; i < count; i++) {
+        const int8x16_t x = codes(row + 4 * list[i]);
         for (int q = 0; q < 4; q++) {  // |code - zero| <= 255, times 128 fits in 16 bits
-          const int8x16_t w = weights_of(weights + g * kLanes + 4 * q);
+          const int8x16_t w = weights_of(own + list[i] * kLanes + 4 * q);
           const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
-          sum.part[q][0] = vpadalq_s16(sum.part[q][0], vmlsl_s8(low, vget_low_s8(w), vget_low_s8(zeros)));
-          sum.part[q][1] = vpadalq_s16(sum.part[q][1], vmlsl_high_s8(high, w, zeros));
+          part[q][0] = vpadalq_s16(part[q][0], vmlsl_s8(low, vget_low_s8(w), vget_low_s8(zeros)));
+          part[q][1] = vpadalq_s16(part[q][1], vmlsl_high_s8(high, w, zeros));
         }
-      });
-      sum.store(sums + b * kLanes);
-    }
+      }
+      int32x4_t sum[4];
+      for (int q = 0; q < 4; q++) sum[q] = vpaddq_s32(part[q][0], part[q][1]);
+      store_sums(sum, more, sums + b * kLanes);
+    });
   }
 };
 

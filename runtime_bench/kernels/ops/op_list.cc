@@ -20,10 +20,64 @@
       VECTOR("multiplier")
 #define COO {"edge_index", kInt64, 2, 2, false}, {"num_nodes", kInt64, 0, 1, false}
 
+/* ---- shapes, before a run ---- */
+
+static Shape shape_of(const Input* input) {
+  Shape shape = {input->rank, {}};
+  memcpy(shape.dim, input->dim, sizeof shape.dim);
+  return shape;
+}
+
+static Shape vector_of(int64_t size) { return {1, {size}}; }
+
+static bool as_input(const Call* call, Shape* out) {
+  out[0] = shape_of(&call->in[0]);
+  return true;
+}
+
+/* Input 0 with a row for each node; input 1 is indptr. */
+static bool as_nodes(const Call* call, Shape* out) {
+  out[0] = shape_of(&call->in[0]);
+  out[0].dim[0] = call->in[1].dim[0] - 1;
+  return true;
+}
+
+static bool number_of_nodes(const Call* call, Shape* out) {
+  out[0] = vector_of(call->in[0].dim[0] - 1);
+  return true;
+}
+
+static bool number_of_entries(const Call* call, Shape* out) {
+  out[0] = vector_of(call->in[2].dim[0]);
+  return true;
+}
+
+static bool dense_shape(const Call* call, Shape* out) {
+  out[0] = shape_of(&call->in[call->in[0].rank ? 0 : 1]);
+  if (out[0].rank) out[0].dim[out[0].rank - 1] = call->in[3].dim[0];
+  return out[0].rank;
+}
+
+/* Room for all entries that there could be. */
+static bool csr_shapes(const Call* call, Shape* out) {
+  if (!call->in[1].data) return false;
+  const int64_t nodes = *(const int64_t*)call->in[1].data;
+  out[0] = vector_of(nodes + 1);
+  out[1] = out[2] = vector_of(call->in[0].dim[1] + (call->kernel->attribute[0].s[0] == 'a' ? nodes : 0));
+  return true;
+}
+
+static bool index_shapes(const Call* call, Shape* out) {
+  if (!call->in[1].data) return false;
+  out[0] = vector_of(*(const int64_t*)call->in[1].data + 1);
+  out[1] = vector_of(call->in[0].dim[0]);
+  return true;
+}
+
 const OpKind kOpKinds[] = {
     {"WithSelfLoops", {COO}, {kInt64}, 0, {}, NULL, with_self_loops},
     /* -> indptr [n + 1], indices (sources) [entries], edges (places in COO order) [entries] */
-    {"CooToCsr", {COO}, {kInt32, kInt32, kInt32}, 1, {"s self_loops"}, check_coo_to_csr, coo_to_csr},
+    {"CooToCsr", {COO}, {kInt32, kInt32, kInt32}, 1, {"s self_loops"}, check_coo_to_csr, coo_to_csr, csr_shapes},
     /* -> indptr [n + 1], edges [entries] */
     {"IndexToCsr",
      {{"index", kInt64, 1, 1, false}, {"num_nodes", kInt64, 0, 1, false}},
@@ -31,15 +85,17 @@ const OpKind kOpKinds[] = {
      0,
      {},
      NULL,
-     index_to_csr},
+     index_to_csr,
+     index_shapes},
     {"QAggregate",
      {{"x", kUint8, 1, 4, false}, GRAPH, {"weight", kUint8, 1, 2, true}, {"edges", kInt32, 1, 1, true}, TABLE(true)},
      {kUint8},
      0,
      {"s reduce", "f x_scale", "i x_zero", "f w_scale", "i w_zero", MESSAGE, RESULT},
      check_q_aggregate,
-     q_aggregate},
-    {"QTable", {{"x", kUint8, 1, 4, false}, TABLE(false)}, {kUint8}, 0, {}, NULL, q_table},
+     q_aggregate,
+     as_nodes},
+    {"QTable", {{"x", kUint8, 1, 4, false}, TABLE(false)}, {kUint8}, 0, {}, NULL, q_table, as_input},
     /* weights: packed as in dense_kernels.h; either x, or real and what makes it codes */
     {"QLinear",
      {DENSE, {"bias", kInt32, 1, 1, true}},
@@ -47,29 +103,33 @@ const OpKind kOpKinds[] = {
      0,
      {"f x_scale", "i x_zero", "i x_low", "i x_high", "i w_zero", "i y_zero", "i low", "i high"},
      check_q_linear,
-     q_linear},
+     q_linear,
+     dense_shape},
     {"QLinearFloat",
      {DENSE, {"bias", kFloat32, 1, 1, true}},
      {kFloat32},
      0,
      {"f x_scale", "i x_zero", "i x_low", "i x_high", "i w_zero"},
      check_q_linear_float,
-     q_linear},
+     q_linear,
+     dense_shape},
     {"Quantize",
      {{"x", kFloat32, 0, 4, false}},
      {kUint8},
      0,
      {"f scale", "i zero", "i low", "i high"},
      check_quantize,
-     quantize},
+     quantize,
+     as_input},
     {"Aggregate",
      {{"x", kFloat32, 1, 4, false}, GRAPH, {"weight", kFloat32, 1, 2, true}, {"edges", kInt32, 1, 1, true}},
      {kFloat32},
      0,
      {"s reduce"},
      check_aggregate,
-     aggregate},
-    {"Degree", {{"indptr", kInt32, 1, 1, false}}, {kFloat32}, 0, {}, NULL, degree},
+     aggregate,
+     as_nodes},
+    {"Degree", {{"indptr", kInt32, 1, 1, false}}, {kFloat32}, 0, {}, NULL, degree, number_of_nodes},
     /* source [rows], target [nodes] -> source[indices[p]] * target[node of p] for each entry p, in CSR order */
     {"EdgeProduct",
      {VECTOR("source"), GRAPH, VECTOR("target")},
@@ -77,24 +137,27 @@ const OpKind kOpKinds[] = {
      0,
      {},
      NULL,
-     edge_product},
+     edge_product,
+     number_of_entries},
     {"QEdgeProduct",
      {VECTOR("source"), GRAPH, VECTOR("target")},
      {kUint8},
      0,
      {"f scale", "i zero", "i low", "i high"},
      check_q_edge_product,
-     edge_product},
-    {"AggregateInt32", {{"x", kInt32, 1, 4, false}, GRAPH}, {kInt32}, 0, {}, NULL, aggregate},
+     edge_product,
+     number_of_entries},
+    {"AggregateInt32", {{"x", kInt32, 1, 4, false}, GRAPH}, {kInt32}, 0, {}, NULL, aggregate, as_nodes},
     /* values in the edges' order, as is its output; the graph's indices are IndexToCsr's edges */
-    {"SegmentSoftmax", {{"values", kFloat32, 1, 2, false}, GRAPH}, {kFloat32}, 0, {}, NULL, segment_softmax},
+    {"SegmentSoftmax", {{"values", kFloat32, 1, 2, false}, GRAPH}, {kFloat32}, 0, {}, NULL, segment_softmax, as_input},
     {"GatAggregate",
      {{"x", kFloat32, 3, 3, false}, GRAPH, SCORES},
      {kFloat32},
      0,
      {"f negative_slope"},
      check_gat_aggregate,
-     gat_aggregate},
+     gat_aggregate,
+     as_nodes},
     {"QGatAggregate",
      {{"x", kUint8, 3, 3, false}, GRAPH, SCORES},
      {kUint8},
@@ -102,7 +165,8 @@ const OpKind kOpKinds[] = {
      {"f negative_slope", "f x_scale", "i x_zero", "f score_scale", "i score_zero", "i score_low", "i score_high",
       MESSAGE, RESULT},
      check_q_gat_aggregate,
-     q_gat_aggregate},
+     q_gat_aggregate,
+     as_nodes},
     /* Packed tensors are int32, as in ../kernels.h. */
     {"HammingKnn", {{"x", kInt32, 3, 3, false}}, {kInt32}, 0, {"i channels", "i k"}, check_channels, hamming_knn},
     {"Knn", {{"x", kFloat32, 3, 3, false}}, {kInt32}, 0, {"i k"}, NULL, knn},

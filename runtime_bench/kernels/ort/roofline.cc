@@ -1,4 +1,4 @@
-// How fast this processor reads rows at random places in memory: the ceiling that bench_aggregate prints beside the
+// How fast this processor reads rows at random places in memory: the ceiling that `bgnn-bench table aggregate` prints beside the
 // aggregation. Not part of the library.
 #include <immintrin.h>
 #include <stdint.h>

@@ -28,6 +28,8 @@ from a72_cycles import Block, Cost
 from rich.console import Console
 from rich.table import Table
 
+from bgnn.runtime_bench.bench.paper import BGNN_NODE_TYPES
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 AIM_MS = 190
@@ -45,35 +47,11 @@ FUNCTIONS = (
 RUNTIME = "LiteRT's float layers"
 GROUPS = (*(group for _, group in FUNCTIONS), RUNTIME)
 
-# Table 6 in ms; the operators that the groups above do the work of. Some do both: products and subtractions stand
-# with the distances, where most of them belong.
-KNN_OPS = {
-    "TOPK_V2": 488.007,
-    "FULLY_CONNECTED": 171.175,
-    "NEG": 78.453,
-    "PACK": 56.301,
-    "RESHAPE": 35.091,
-    "TRANSPOSE": 23.829,
-    "SLICE": 5.278,
-    "SUM": 1.132,
-    "SQUARE": 0.153,
-}
-OTHER_OPS = {
-    "CONCATENATION": 384.707,
-    "PRELU": 143.086,
-    "TILE": 136.443,
-    "LceBconv2d": 127.371,
-    "MAX_POOL_2D": 122.743,
-    "MUL": 105.993,
-    "SUB": 92.382,
-    "LceQuantize": 91.168,
-    "GATHER": 55.989,
-    "CONV_2D": 39.096,
-    "ADD": 28.557,
-    "AVERAGE_POOL_2D": 8.071,
-    "LceDequantize": 5.174,
-    "SOFTMAX": 0.010,
-}
+# Table 6's operators that do k-NN's work. Some do both: products and subtractions stand with the distances, where most
+# of them belong.
+OF_KNN = {"TOPK_V2", "FULLY_CONNECTED", "NEG", "PACK", "RESHAPE", "TRANSPOSE", "SLICE", "SUM", "SQUARE"}
+KNN_OPS = {name: ms for name, (ms, _) in BGNN_NODE_TYPES.items() if name in OF_KNN}
+OTHER_OPS = {name: ms for name, (ms, _) in BGNN_NODE_TYPES.items() if name not in OF_KNN}
 
 # count_driver's cases that make up the network's layers, for one cloud; the other layers are taken from the file.
 DISTINCT = {

@@ -4,6 +4,9 @@
  *   block NUMBER ADDRESS RUNS MISPREDICTED L2 L2_STREAMED RAM RAM_STREAMED CODE
  *   edge NUMBER NUMBER RUNS
  *
+ * With the argument sections=on, each look at CLOCK_MONOTONIC within the stretch ends a section: its lines are written,
+ * then the line "section", and the counts begin anew; what the predictor and the caches hold stays.
+ *
  * A block ends with a branch; CODE is its words in hexadecimal. L2 and RAM count the lines that came from there,
  * *_STREAMED those among them that a prefetcher had asked for. An edge says how often a block ran right after another.
  * The branch predictor and the caches are simulated, with the sizes of the Raspberry Pi 4's; model_a72.py says what is
@@ -13,6 +16,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Debian ships no qemu-plugin.h; these are the declarations of the interface's version 1 that are used. */
 typedef uint64_t qemu_plugin_id_t;
@@ -34,7 +38,7 @@ unsigned qemu_plugin_mem_size_shift(uint32_t info);
 
 int qemu_plugin_version = 1;
 
-enum { kGetPriority = 141, kReadAndWrite = 3 };
+enum { kClockGetTime = 113, kGetPriority = 141, kClockMonotonic = 1, kReadAndWrite = 3 };
 
 struct Edge {
   struct Block* to;
@@ -53,7 +57,7 @@ struct Block {
   struct Block* next; /* in the hash table */
 };
 
-static bool recording;
+static bool recording, sections;
 static unsigned blocks;
 static struct Block *current, *table[1 << 16];
 
@@ -186,14 +190,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb* tb) {
   }
 }
 
-static void called(qemu_plugin_id_t id, unsigned cpu, int64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
-                   uint64_t e, uint64_t f, uint64_t g, uint64_t h) {
-  (void)id, (void)cpu, (void)a, (void)b, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
-  if (number == kGetPriority) recording = !recording;
-}
-
-static void finished(qemu_plugin_id_t id, void* data) {
-  (void)id, (void)data;
+static void write_counts(void) {
   for (size_t i = 0; i < sizeof table / sizeof table[0]; ++i) {
     for (const struct Block* b = table[i]; b; b = b->next) {
       if (!b->runs) continue;
@@ -210,8 +207,37 @@ static void finished(qemu_plugin_id_t id, void* data) {
   }
 }
 
+static void end_section(void) {
+  write_counts();
+  fputs("section\n", stderr);
+  for (size_t i = 0; i < sizeof table / sizeof table[0]; ++i) {
+    for (struct Block* b = table[i]; b; b = b->next) {
+      b->runs = b->mispredicted = 0;
+      for (int level = 0; level < 2; ++level) b->fetched[level] = b->streamed[level] = 0;
+      while (b->edges) {
+        struct Edge* edge = b->edges;
+        b->edges = edge->next;
+        free(edge);
+      }
+    }
+  }
+}
+
+static void called(qemu_plugin_id_t id, unsigned cpu, int64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
+                   uint64_t e, uint64_t f, uint64_t g, uint64_t h) {
+  (void)id, (void)cpu, (void)b, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
+  if (number == kGetPriority) recording = !recording;
+  if (number == kClockGetTime && a == kClockMonotonic && recording && sections) end_section();
+}
+
+static void finished(qemu_plugin_id_t id, void* data) {
+  (void)id, (void)data;
+  write_counts();
+}
+
 int qemu_plugin_install(qemu_plugin_id_t id, const void* info, int argc, char** argv) {
-  (void)info, (void)argc, (void)argv;
+  (void)info;
+  for (int i = 0; i < argc; ++i) sections = sections || !strcmp(argv[i], "sections=on");
   qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
   qemu_plugin_register_vcpu_syscall_cb(id, called);
   qemu_plugin_register_atexit_cb(id, finished, NULL);

@@ -3,10 +3,10 @@ nothing on the board and keeps what was measured. Times decide nothing."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +72,7 @@ def test_a_good_run(
     board: boards.TestBoard, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "r.jsonl"
+    (board.folder / "environment").write_text("echo Welcome to the board\n")
     assert run(files[0], "--device", board.url, *QUICK, "LiteRT + ours", "--json", out) == 0
     found = records.read(out)
     assert [(one.case, one.candidate) for one in found] == [("a.tflite", "LiteRT"), ("a.tflite", "LiteRT + ours")]
@@ -189,10 +190,6 @@ def test_what_is_wrong_is_one_line(
     board.reset()
     board.script("python3", "echo 'python3: it is broken' >&2; exit 1")
     assert failed().endswith("its python3 does not run: python3: it is broken")
-    board.script(
-        "python3", f'exec {sys.executable} -c "import sys; sys.version_info = (3, 9, 2); exec(sys.argv[2])" "$@"'
-    )
-    assert "has Python 3.9: 3.10 or newer is needed" in failed()
     board.reset()
     with monkeypatch.context() as patch:
         patch.setattr(devices, "SPARE_BYTES", 1 << 50)
@@ -258,6 +255,70 @@ def test_anything_else_is_none(url: str) -> None:
 )  # fmt: skip
 def test_what_ssh_says(said: str, line: str) -> None:
     assert Ssh("x", "a").why(f"Warning: Permanently added.\n{said}\r\n".encode()) == line
+
+
+GOOD = {"python": [3, 11], "bits": 64, "libc": ["glibc", "2.36"], "part": "0xd08", "memory": 1 << 30,
+        "folder": "/tmp", "free": 1 << 34}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "told", "message"),
+    [
+        ("Linux aarch64", 9, "", "x has no python3: install Python 3.10 or newer on it"),
+        ("Linux aarch64", 0, {**GOOD, "python": [3, 9]}, "x has Python 3.9: 3.10 or newer is needed"),
+        ("Linux aarch64", 0, {**GOOD, "bits": 32}, "the Python of x is a 32-bit one"),
+        ("Linux aarch64", 0, {**GOOD, "libc": ["", ""]}, "x has no glibc"),
+        ("Linux aarch64", 1, "", "x: its python3 does not run: broken"),
+        ("Darwin arm64", 0, GOOD, "x is Darwin arm64: it takes Linux on aarch64 or x86_64"),
+        ("", 127, "", "x is no Unix"),
+    ],
+)
+def test_a_board_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, first: str, code: int, told: object, message: str
+) -> None:
+    text = f"Welcome!\nbgnn-bench:\n{first}\n{json.dumps(told) if told else ''}\n".encode()
+    done = subprocess.CompletedProcess([], code, text, b"more\nbroken\n")
+    monkeypatch.setattr(Ssh, "run", lambda *_: done)
+    with pytest.raises(BgnnError) as caught:
+        devices.look_at(Ssh("x"))
+    assert str(caught.value).startswith(message)
+
+
+def test_what_a_board_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"bgnn-bench:\nLinux aarch64\n{json.dumps(GOOD)}\n".encode()
+    monkeypatch.setattr(Ssh, "run", lambda *_: subprocess.CompletedProcess([], 0, text, b""))
+    found = devices.look_at(Ssh("x"))
+    assert found == {"arch": "aarch64", **GOOD}
+    pack = packing.Pack(b"0" * 1000, 4000)
+    devices.check_room(Ssh("x"), found, pack, 1000)
+    devices.check_room(Ssh("x"), {**found, "memory": 0}, pack, 1000)  # it does not tell
+    with pytest.raises(BgnnError, match="the disk of x is too full: /tmp has 5 MB left, and 67 MB are needed"):
+        devices.check_room(Ssh("x"), {**found, "free": 5_000_000}, pack, 1000)
+    with pytest.raises(BgnnError, match="x has 100 MB of memory left, and 138 MB are needed"):
+        devices.check_room(Ssh("x"), {**found, "memory": 100_000_000}, pack, 1_000_000)
+
+
+def test_a_board_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two events, then nothing: what came is kept, and the line says what ssh said."""
+    tries = iter(
+        ['echo \'{"say": "a"}\'; echo; echo \'{"say": "b"}\'; printf \'{"say\'; exit 255']
+        + ["echo 'ssh: connect to host x port 22: No route to host' >&2; exit 255"] * 3
+    )
+    monkeypatch.setattr(Ssh, "command", lambda *_: ["sh", "-c", next(tries)])
+    monkeypatch.setattr(devices, "RETRY_SECONDS", 0.5)
+    said: list[str] = []
+    came: list[object] = []
+
+    def follow() -> None:
+        with devices.Board(Ssh("x"), False, said.append) as board:
+            for event in board.events():
+                came.append(event)
+
+    with pytest.raises(devices.Lost, match="cannot reach x: No route to host, for 0 seconds"):
+        follow()
+    assert came == [{"say": "a"}, {"say": "b"}]
+    assert said[0] == "the connection to x failed: ssh said nothing; connecting again"
+    assert said[-1].endswith("the board stops and removes what it has of the run by itself within 10 minutes")
 
 
 def test_no_ssh_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bgnn.runtime_bench.bench import measure as module
-from bgnn.runtime_bench.bench.measure import Elapsed, Spread, measure, peak_memory, print_table, write_json
+from bgnn.runtime_bench.bench.measure import Elapsed, Spread, in_fresh_process, measure
 
 
 class Clocks:
@@ -130,8 +128,8 @@ def test_figures_have_three_digits(value: float, text: str) -> None:
 
 def test_peak_memory_sees_what_a_task_allocates_and_not_what_this_process_holds() -> None:
     ballast = bytearray(b"x") * (300 << 20)
-    empty = peak_memory()
-    filled = peak_memory("random:randbytes", {"n": 100 << 20})
+    _, empty = in_fresh_process()
+    _, filled = in_fresh_process("random:randbytes", {"n": 100 << 20})
     assert len(ballast) == 300 << 20
     assert 1 << 20 < empty < 100 << 20
     assert 100 << 20 <= filled - empty < 300 << 20
@@ -139,39 +137,7 @@ def test_peak_memory_sees_what_a_task_allocates_and_not_what_this_process_holds(
 
 def test_peak_memory_reports_why_a_task_failed() -> None:
     with pytest.raises(RuntimeError, match=r"no_such_module"):
-        peak_memory("no_such_module:run")
-
-
-def test_json_and_table_hold_every_candidate(
-    clocks: Clocks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = measure(
-        {"base": clocks.candidate("base", [20], 20), "fast": clocks.candidate("fast", [10], 10)}, base="base"
-    )
-    path = tmp_path / "made" / "bench.json"
-    write_json(result, path, files={"fast": 123})
-    written = json.loads(path.read_text())
-    assert written["timings"]["fast"]["wall_ms"] == [10.0] * 9
-    assert written["timings"]["fast"]["speedup"]["median"] == 2
-    assert written["files"] == {"fast": 123}
-    assert written["machine"]["cpu"]
-    assert written["machine"]["packages"]["numpy"]
-    with pytest.raises(ValueError, match="timings"):
-        write_json(result, path, timings={})
-
-    print_table(result, {"file bytes": {"fast": "123"}}, title="a title")
-    printed = capsys.readouterr().out
-    for text in (
-        "a title",
-        "base",
-        "fast",
-        "20.0",
-        "2.00 (2.00-2.00)",
-        "file bytes",
-        "123",
-        "9 interleaved rounds",
-    ):
-        assert text in printed
+        in_fresh_process("no_such_module:run")
 
 
 def test_a_schedule_fills_its_time_and_short_runs_come_in_bursts(clocks: Clocks) -> None:
@@ -187,14 +153,9 @@ def test_a_schedule_fills_its_time_and_short_runs_come_in_bursts(clocks: Clocks)
     assert measure(candidates, schedule=short).rounds == 3, "no round begins beyond the longest time"
 
 
-def test_noise_is_told(clocks: Clocks, capsys: pytest.CaptureFixture[str]) -> None:
+def test_noise_is_told() -> None:
     assert not Spread(100, 95, 105, 0, 999).noisy
     assert Spread(100, 94, 105, 100, 100).noisy
-    rough = {"base": clocks.candidate("base", [20], 20), "rough": clocks.candidate("rough", [10, 20], 10)}
-    print_table(measure(rough, base="base", rounds=4, warmup=0))
-    assert "the machine was too noisy for rough: " in capsys.readouterr().out
-    print_table(measure({"base": rough["base"]}, base="base", rounds=4, warmup=0))
-    assert "noisy" not in capsys.readouterr().out
 
 
 def test_a_fresh_process_gives_its_result() -> None:

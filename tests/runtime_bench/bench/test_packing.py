@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import boards
 import pytest
 
-from bgnn.runtime_bench.bench import cli, packing, records
+from bgnn.runtime_bench.bench import board, cli, packing, records
 from bgnn.runtime_bench.runtime.errors import BgnnError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -75,6 +76,44 @@ def test_what_is_in_it(tmp_path: Path, float_file: bytes, wheel: Path, capsys: p
     name = str(tmp_path / "a.tflite")
     assert cli.main(["pack", name, "-o", str(tmp_path / "p"), "--python", "2.7"]) == 2
     assert "--python 2.7: it is 3.10 or newer" in capsys.readouterr().err
+
+
+def test_a_run_that_died_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the disk is full nobody could write why."""
+    (tmp_path / board.EVENTS).write_bytes(b'{"say": "a"}\n{"say": "b"}\n{"say": "cut o')
+    board.follow(tmp_path, 1)
+    end = '{"end": true}'
+    assert capsys.readouterr().out.splitlines() == ['{"say": "b"}', '{"error": "the run was killed", "code": 1}', end]
+    full = type(shutil.disk_usage("/"))(1 << 30, 1 << 30, 4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    board.follow(tmp_path, 2)
+    told, last = capsys.readouterr().out.splitlines()
+    assert json.loads(told)["error"] == f"the disk is full: {tmp_path.parent}"
+    assert last == end
+
+
+def test_an_event_is_whole_or_not_there(tmp_path: Path) -> None:
+    """A file that may not grow further, as on a full disk."""
+    script = (
+        "import sys, resource, signal; from pathlib import Path; from bgnn.runtime_bench.bench.board import _Events\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "events = _Events(Path(sys.argv[1])); events.say('a' * 60)\n"
+        "try: events.say('b' * 60)\n"
+        "except OSError: events.say('c')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "events")], check=True)
+    said = [json.loads(line)["say"] for line in (tmp_path / "events").read_text().splitlines()]
+    assert said == ["a" * 60, "c"]
+
+
+def test_what_pip_does_not_find_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(BgnnError) as caught:
+        packing.fetch_wheels(Path("numpy"), "aarch64", "3.11", 31, False, tmp_path)  # a name will do
+    assert str(caught.value).startswith("pip finds no wheels for aarch64, Python 3.11, glibc 2.31 (ai-edge-litert ")
+    assert str(caught.value).endswith("No matching distribution found for numpy")
 
 
 def test_wheels_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

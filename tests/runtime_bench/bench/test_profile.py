@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from bgnn.runtime_bench.bench import cli, profile, records
+from bgnn.runtime_bench.bench import cli, profile, records, report, running
 from bgnn.runtime_bench.bench.candidates import EMPTY
 from bgnn.runtime_bench.bench.measure import Schedule
 from bgnn.runtime_bench.bench.profile import Operator, Profile, profile_onnx, profile_tflite
@@ -97,7 +97,13 @@ def example() -> Profile:
 
 
 def test_node_types_are_sums() -> None:
-    assert example().by_kind() == {"LceBconv2d": (6.0, 2), "ADD": (0.5, 1)}
+    settings = {"run": "r", "base": ["a", "b"], "threads": 1, "rounds": 2, "inputs": "random"}
+    rows = profile.operator_records(example(), "a", "b", settings)
+    kinds, operators = report.profile_sheets(rows, "a")
+    assert list(kinds.rows) == [["LceBconv2d", "6.00", "92.31%", "2"], ["ADD", "0.500", "7.69%", "1"]]
+    assert kinds.bars[0].parts == [("LceBconv2d", 6.0), ("ADD", 0.5)]
+    assert [row[0] for row in operators.rows] == ["bconv/part", "sum", "other_real"]
+    assert operators.caption == "2 runs of 7.00 (6.50-7.50) ms; the sum of the operators' medians is 6.50 ms"
 
 
 def test_layers_have_the_users_names(tmp_path: Path) -> None:
@@ -106,10 +112,10 @@ def test_layers_have_the_users_names(tmp_path: Path) -> None:
     assert [one.name for one in found.operators] == ["conv1", "sum", "conv2.0"]
     nodes = {"conv1": ["bconv"]}
     (tmp_path / "report.json").write_text(json.dumps({"output": "a.tflite", "nodes": nodes}))
-    assert profile.report_of(tmp_path / "a.tflite")["nodes"] == nodes
-    assert profile.report_of(tmp_path / "b.tflite") == {}, "a report of another file says nothing of this one"
+    assert running.report_of(tmp_path / "a.tflite")["nodes"] == nodes
+    assert running.report_of(tmp_path / "b.tflite") == {}, "a report of another file says nothing of this one"
     (tmp_path / "b.tflite.report.json").write_text("no JSON")
-    assert profile.report_of(tmp_path / "b.tflite") == {}
+    assert running.report_of(tmp_path / "b.tflite") == {}
 
 
 def test_traces_and_overlays() -> None:

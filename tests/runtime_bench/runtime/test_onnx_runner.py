@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from onnx_graphs import FORMS, file_of, needs_ops, open_graph, random_edges
 
+from bgnn.runtime_bench.runtime import run
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
@@ -203,3 +204,22 @@ def test_a_file_of_one_endless_number() -> None:
     """Protobuf's numbers end after ten bytes: this one would be a million bytes long."""
     with pytest.raises(BgnnError, match="ONNX Runtime refuses the file"):
         OnnxModel(b"\xff" * 1_000_000)
+
+
+def test_bgnn_run_takes_onnx_files(tmp_path, capsys):
+    def layer(m, x, edges):
+        return torch.ops.bgnn.segment_sum(x.index_select(0, edges.select(0, 0)), edges.select(0, 1), x.shape[0])
+
+    path = tmp_path / "sum.onnx"
+    path.write_bytes(file_of(open_graph(layer, torch.randn(9, 8), random_edges(9, 20))))
+    x, edges = np.ones((4, 8), np.float32), np.array([[0, 1, 2], [3, 3, 0]])
+    np.savez(tmp_path / "by_name.npz", in0=x, in1=edges)
+    np.savez(tmp_path / "by_place.npz", x, edges)
+    for name in ("by_name", "by_place"):
+        out = tmp_path / "out.npz"
+        assert run.main([str(path), "--input", str(tmp_path / f"{name}.npz"), "--output", str(out)]) == 0
+        np.testing.assert_array_equal(np.load(out)["out0"][:, 0], [1, 0, 0, 2])
+    assert "out0: float32 [4, 8]" in capsys.readouterr().out
+    np.savez(tmp_path / "wrong.npz", in0=x, in1=edges + 9)
+    assert run.main([str(path), "--input", str(tmp_path / "wrong.npz")]) == 2
+    assert "in1 holds" in capsys.readouterr().err

@@ -133,3 +133,7 @@ def test_outputs_that_are_something_else(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it is the output"):  # neither is there yet
         check_output(tmp_path / "new", {"the output": tmp_path / ".." / tmp_path.name / "new"})
     check_output(tmp_path / "new", {"the input": tmp_path / "in"})
+    (tmp_path / "round").symlink_to("round")
+    for name, reason in (("round", "symbolic links"), ("n" * 300, "too long"), ("in/new", "Not a directory")):
+        with pytest.raises(UsageError, match=rf"cannot write .*: .*{reason}"):
+            check_output(tmp_path / name, {})

@@ -29,7 +29,9 @@ def on_litert(file: bytes, inputs: list[np.ndarray], threads: int) -> list[np.nd
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("case", ["dgcnn_onnx-int8-arm64", "gcn_onnx-int8-arm64", "dgcnn_tflite-int8-arm64"])
+@pytest.mark.parametrize(
+    "case", ["dgcnn_onnx-int8-arm64", "gcn_onnx-int8-arm64", "dgcnn_tflite-int8-arm64", "gcn_tflite-int8-arm64"]
+)
 def test_codes_equal_x86s(case: str, threads: int) -> None:
     with np.load(Path(RECORDED or "") / f"int8_{case}.npz") as archive:
         recorded = dict(archive)

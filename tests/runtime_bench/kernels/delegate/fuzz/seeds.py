@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from cases import all_cases
 
-NODES, K, CLASSES, FEATURES = 24, 4, 5, 6
+NODES, K, CLASSES = 24, 4, 5
 SMALL = {"channels": (32, 32, 40, 64), "embedding": 64, "mlp": (32, 32)}
 NETWORKS = {
     "BF2-bgnn": ("bf2", {"knn": "hamming"}, "bgnn"),
@@ -57,50 +57,29 @@ def networks() -> list[Seed]:
 def graph_networks() -> list[Seed]:
     """Networks on a graph of open edges, at the sizes that the file has room for: 8 bits, float and binary."""
     import torch
+    from networks import FEATURES, Attention, Binary, degree_quant
     from torch import nn
-    from torch_geometric.nn import GATConv, SAGEConv
 
     from bgnn.converter.api import convert
-    from bgnn.models.checkpoint import build_model
     from bgnn.runtime_bench.runtime.padded import padding_of
-
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = GATConv(FEATURES, 4, heads=2), SAGEConv(8, CLASSES, aggr="max")
-
-        def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
-            return self.second(self.first(x, edge_index).relu(), edge_index)
-
-    class Binary(nn.Module):
-        """Binary dense layers on nodes and on what their neighbours send."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(FEATURES, 40))
-            self.second = nn.Parameter(torch.randn(40, CLASSES))
-
-        def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
-            x = x.sign() @ self.weight.sign()
-            near = torch.zeros_like(x).index_add(0, edge_index[1], x[edge_index[0]])
-            return (x + near + 0.5).sign() @ self.second.sign()
 
     torch.manual_seed(0)
     graph = {"x": torch.randn(NODES - 4, FEATURES), "edge_index": torch.randint(0, NODES - 4, (2, 50))}
+    given = list(graph.values())
     made: list[tuple[str, nn.Module, str]] = [
-        ("attention", Attention(), "tflite-arm64"),
-        ("binary", Binary(), "lce-arm64"),
+        ("attention", Attention(CLASSES), "tflite-arm64"),
+        ("binary", Binary(CLASSES), "lce-arm64"),
+        *(
+            (f"{conv}-8", degree_quant(conv, 8, "citation", CLASSES, given), "tflite-int8-arm64")
+            for conv in ("gcn", "gat", "gin", "sage")
+        ),
     ]
-    for conv in ("gcn", "gat", "gin", "sage"):
-        settings = {"features": FEATURES, "classes": CLASSES, "hidden": 4, "heads": 2, "signed_input": True}
-        model = build_model("dq", form="citation", conv=conv, bits=8, **settings)
-        model.train()(*graph.values())  # ranges that have seen a graph
-        made.append((f"{conv}-8", model, "tflite-int8-arm64"))
     seeds = []
     for name, model, target in made:
         most = [f"nodes={NODES}", "edges=64"]
-        given = tuple(graph.values())
-        done = convert(model.eval(), given, target=target, kernels="bgnn", name=name, fixed_sizes=most, verify=False)
+        done = convert(
+            model.eval(), tuple(given), target=target, kernels="bgnn", name=name, fixed_sizes=most, verify=False
+        )
         assert done.model_bytes is not None
         padding = padding_of(done.model_bytes)
         assert padding is not None

@@ -102,8 +102,7 @@ def other_arrays(arrays: dict[str, np.ndarray], rng: random.Random) -> dict[str,
             array = np.resize(array, shape)
         if array.size and rng.random() < 0.3:
             place = rng.randrange(array.size)
-            choice: list[Any] = onnx_mutations.HOSTILE if array.dtype.kind == "i" else onnx_mutations.FLOATS
-            array.reshape(-1)[place] = rng.choice(choice)
+            array.reshape(-1)[place] = onnx_mutations.special(array.dtype, rng)
         made[name] = array
     return made
 

@@ -20,6 +20,13 @@ TYPES = [TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64, TensorProto.UI
 LARGEST = 1 << 22  # bytes of a constant
 
 
+def special(dtype: np.dtype, rng: random.Random) -> np.ndarray:
+    """A number that may not be meant, cut to the type."""
+    if dtype.kind == "f":
+        return np.array(rng.choice(FLOATS), dtype)
+    return np.array(rng.choice(HOSTILE), np.int64).astype(dtype)
+
+
 class Mutator:
     """Changes `model` in place, once for each call."""
 
@@ -111,11 +118,7 @@ class Mutator:
         if array.size:
             for _ in range(self.rng.choice([1, 1, 3, array.size])):
                 place = self.rng.randrange(array.size)
-                if array.dtype.kind == "f":
-                    array.reshape(-1)[place] = self.rng.choice(FLOATS)
-                else:
-                    number = np.array(self.rng.choice(HOSTILE), np.int64)
-                    array.reshape(-1)[place] = number.astype(array.dtype)
+                array.reshape(-1)[place] = special(array.dtype, self.rng)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
     def shape(self) -> None:

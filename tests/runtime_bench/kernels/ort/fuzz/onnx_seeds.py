@@ -1,4 +1,4 @@
-"""The valid files that fuzz_onnx.py changes: converted networks that use all of our operators for ONNX Runtime.
+"""The valid files that fuzz_onnx.py changes: converted networks, and those of our operators that none of them uses.
 
     python onnx_seeds.py FOLDER     writes them, and the arrays to feed them, as FOLDER/*.npz
 
@@ -7,13 +7,21 @@ Converting needs PyTorch, and fuzzing under a sanitizer is better off without it
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
-NODES, FEATURES, CLASSES, K = 20, 6, 3, 4
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "delegate" / "fuzz")]
+
+import onnx_files  # noqa: E402
+from operands import CASES  # noqa: E402
+
+NODES, CLASSES, K = 20, 3, 4
 SMALL = {"channels": (32, 32, 40, 64), "embedding": 64, "mlp": (32, 32)}
 
 
@@ -29,19 +37,11 @@ class Seed:
 def networks() -> list[Seed]:
     """Degree-Quant networks in 8 bits and float, PyG's layers, the paper's clouds; random weights."""
     import torch
+    from networks import FEATURES, Attention, degree_quant
     from torch import nn
-    from torch_geometric.nn import GATConv, SAGEConv
 
     from bgnn.converter.api import convert
     from bgnn.models.checkpoint import build_model
-
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = GATConv(FEATURES, 4, heads=2), SAGEConv(8, CLASSES, aggr="max")
-
-        def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
-            return self.second(self.first(x, edge_index).relu(), edge_index)
 
     torch.manual_seed(0)
     x, edges = torch.randn(NODES, FEATURES), torch.randint(0, NODES, (2, 60))
@@ -50,13 +50,12 @@ def networks() -> list[Seed]:
     for bits in (8, 32):
         for conv in ("gcn", "gat", "gin", "sage"):
             form = "benchmark" if conv == "gin" else "citation"
-            settings = {"features": FEATURES, "classes": CLASSES, "hidden": 4, "heads": 2, "signed_input": True}
-            model = build_model("dq", form=form, conv=conv, bits=bits, **settings)
             given = graph | (batch if form == "benchmark" else {})
-            model.train()(*given.values())  # ranges and BatchNorms that have seen a graph
+            model = degree_quant(conv, bits, form, CLASSES, list(given.values()))
             made.append((f"{conv}-{bits}", model, "onnx-int8-x86" if bits == 8 else "onnx-x86", "bgnn", given))
-    made.append(("attention", Attention(), "onnx-x86", "bgnn", graph))
-    made.append(("attention-tables", Attention(), "onnx-x86", "stock", graph))
+    attention = Attention(CLASSES)
+    made.append(("attention", attention, "onnx-x86", "bgnn", graph))
+    made.append(("attention-tables", attention, "onnx-x86", "stock", graph))
     clouds = {"points": torch.randn(2, 24, 3)}
     for architecture in ("bf1", "bf2", "rf"):
         cloud_settings = {} if architecture == "rf" else {"knn": "hamming"}
@@ -69,6 +68,25 @@ def networks() -> list[Seed]:
         assert done.model_bytes is not None
         seeds.append(Seed(name, done.model_bytes, {key: value.numpy() for key, value in given.items()}))
     return seeds
+
+
+def operators(besides: list[Seed]) -> list[Seed]:
+    """Each of our operators that no file of `besides` has, alone in one; its operands are inputs of any size."""
+    there = {node.op_type for seed in besides for node in onnx.load_from_string(seed.data).graph.node}
+    seeds = {}
+    for op, attributes, operands in CASES:
+        if op in there:
+            continue
+        arrays = operands(np.random.default_rng(0))
+        model = onnx.load_from_string(onnx_files.model(op, attributes, set(arrays)))
+        inputs = [
+            {"name": key, "dtype": str(array.dtype), "shape": [f"{key}{axis}" for axis in range(array.ndim)],
+             "indices": []}
+            for key, array in arrays.items()
+        ]  # fmt: skip
+        model.metadata_props.add(key="bgnn.inputs", value=json.dumps(inputs))
+        seeds[op] = Seed(op, model.SerializeToString(), arrays)
+    return list(seeds.values())
 
 
 def save(seed: Seed, folder: Path) -> None:
@@ -89,5 +107,6 @@ def load(folder: Path) -> list[Seed]:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for seed in networks():
+    converted = networks()
+    for seed in converted + operators(converted):
         save(seed, folder)

@@ -1,0 +1,114 @@
+/* BgnnSizes: numbers that follow from its inputs' shapes, known when the graph is prepared, as SHAPE's are. So what a
+ * file of one size has as constants (new shapes, numbers of segments, ends of ranges) can follow resized inputs.
+ *
+ *   terms int32 [n, 1 + k], axes int32 [k], k tensors of any type -> int32 of n elements
+ *   out[i] = terms[i, 0] + sum over j of terms[i, 1 + j] * (size of tensor j along axes[j]) */
+#include "sizes.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char kName[] = "BgnnSizes";
+
+bool is_known(const TfLiteTensor* tensor) {
+  return tensor->data && (tensor->allocation_type == kTfLiteMmapRo || tensor->allocation_type == kTfLitePersistentRo);
+}
+
+TfLiteStatus resize_tensor(TfLiteContext* context, int index, int rank, const int64_t* dims) {
+  TfLiteIntArray* shape = (TfLiteIntArray*)malloc(sizeof(TfLiteIntArray) + sizeof(int) * rank);
+  if (!shape) return kTfLiteError;
+  shape->size = rank;
+  for (int i = 0; i < rank; ++i) shape->data[i] = (int)dims[i];
+  return context->ResizeTensor(context, &context->tensors[index], shape);
+}
+
+static TfLiteStatus refuse(TfLiteContext* context, const char* reason) {
+  context->ReportError(context, "%s: %s.", kName, reason);
+  return kTfLiteError;
+}
+
+/* An int32 constant of `rank` axes. */
+static const TfLiteTensor* constant(const TfLiteContext* context, int index, int rank) {
+  const TfLiteTensor* tensor = &context->tensors[index];
+  const bool fits = is_known(tensor) && tensor->type == kTfLiteInt32 && tensor->dims && tensor->dims->size == rank;
+  return fits ? tensor : NULL;
+}
+
+static int32_t number(const TfLiteTensor* tensor, int64_t place) {
+  int32_t value;
+  memcpy(&value, (const char*)tensor->data + place * sizeof value, sizeof value);
+  return value;
+}
+
+/* The file's inputs: the delegate's own node has each once, in another order. */
+static void* init(TfLiteContext* context, const char* buffer, size_t) {
+  const TfLiteDelegateParams* params = (const TfLiteDelegateParams*)buffer;
+  TfLiteNode* node = NULL;
+  TfLiteRegistration* registration = NULL;
+  if (context->GetNodeAndRegistration(context, params->nodes_to_replace->data[0], &node, &registration) != kTfLiteOk ||
+      !node->inputs) {
+    return NULL;
+  }
+  const size_t bytes = sizeof(TfLiteIntArray) + sizeof(int) * (size_t)node->inputs->size;
+  void* given = malloc(bytes);
+  return given ? memcpy(given, node->inputs, bytes) : NULL;
+}
+
+static void release(TfLiteContext*, void* user_data) { free(user_data); }
+
+static TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* node) {
+  const TfLiteIntArray* given = (const TfLiteIntArray*)node->user_data;
+  const int inputs = given ? given->size : 0, outputs = node->outputs ? node->outputs->size : 0;
+  if (inputs < 3 || outputs != 1) return refuse(context, "it takes terms, axes and tensors, and has one output");
+  for (int i = 0; i < inputs + 1; ++i) {
+    const int index = i < inputs ? given->data[i] : node->outputs->data[0];
+    if (index < 0 || (size_t)index >= context->tensors_size) return refuse(context, "a tensor is missing");
+  }
+  const int count = inputs - 2;
+  const TfLiteTensor *terms = constant(context, given->data[0], 2), *axes = constant(context, given->data[1], 1);
+  if (!terms || !axes) return refuse(context, "its terms and axes must be constants of int32");
+  const int64_t rows = terms->dims->data[0], width = 1 + (int64_t)count;
+  if (rows < 0 || terms->dims->data[1] != width || axes->dims->data[0] != count ||
+      terms->bytes != (size_t)(rows * width) * sizeof(int32_t) || axes->bytes != (size_t)count * sizeof(int32_t)) {
+    return refuse(context, "its terms and axes do not fit its tensors");
+  }
+  const int index = node->outputs->data[0];
+  TfLiteTensor* out = &context->tensors[index];
+  int64_t dims[1] = {rows};
+  if (out->type != kTfLiteInt32 || !out->dims || out->dims->size > 1 || (out->dims->size == 0 && rows != 1)) {
+    return refuse(context, "its output must be a vector of int32, or one number");
+  }
+  if (out->allocation_type == kTfLiteMmapRo) return refuse(context, "its output is a constant of the file");
+  out->allocation_type = kTfLitePersistentRo;
+  if (resize_tensor(context, index, out->dims->size, dims) != kTfLiteOk) return kTfLiteError;
+  out = &context->tensors[index];
+  if (!out->data || out->bytes != (size_t)rows * sizeof(int32_t)) return refuse(context, "its output has no memory");
+  for (int64_t row = 0; row < rows; ++row) {
+    int64_t sum = number(terms, row * width);
+    for (int j = 0; j < count; ++j) {
+      const TfLiteIntArray* shape = context->tensors[given->data[2 + j]].dims;
+      const int32_t axis = number(axes, j);
+      if (!shape || axis < 0 || axis >= shape->size) return refuse(context, "a tensor has no such axis");
+      int64_t term;
+      if (__builtin_mul_overflow((int64_t)number(terms, row * width + 1 + j), (int64_t)shape->data[axis], &term) ||
+          __builtin_add_overflow(sum, term, &sum)) {
+        return refuse(context, "a number is larger than 2^31 - 1");
+      }
+    }
+    if (sum < INT32_MIN || sum > INT32_MAX) return refuse(context, "a number is larger than 2^31 - 1");
+    ((int32_t*)out->data)[row] = (int32_t)sum;
+  }
+  return kTfLiteOk;
+}
+
+static TfLiteStatus invoke(TfLiteContext*, TfLiteNode*) { return kTfLiteOk; }
+
+bool register_sizes(const TfLiteRegistration* file, TfLiteRegistration* ours) {
+  if (!file || !file->custom_name || strcmp(file->custom_name, kName) != 0) return false;
+  ours->init = init;
+  ours->free = release;
+  ours->prepare = prepare;
+  ours->invoke = invoke;
+  ours->custom_name = kName;
+  return true;
+}
