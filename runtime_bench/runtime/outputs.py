@@ -57,7 +57,7 @@ def stops_as_errors() -> Iterator[None]:
 
 def check_output(path: Path, others: Mapping[str, Path]) -> None:
     """Raises UsageError unless `path` can be written and is none of the `others`, which are named by what they are."""
-    with _named(path), contextlib.suppress(FileNotFoundError):  # too long a name, links that go round, no folder
+    with _named(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):  # too long a name, links in a ring
         path.stat()
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder")

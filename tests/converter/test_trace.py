@@ -233,3 +233,37 @@ def test_data_dependent_sizes_are_refused() -> None:
 def test_a_model_that_fails_on_the_inputs() -> None:
     with pytest.raises(ConversionError, match=r"forward fails eagerly, in PyTorch itself \(on \[2.*RuntimeError"):
         trace(nn.Linear(7, 2), (X,))
+
+
+class Keeps(nn.Module):
+    """What people keep from one forward to the next, in attributes, lists and buffers."""
+
+    step: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.grid: Tensor | None = None
+        self.calls, self.seen, self.by_size = 0, [], {}  # type: ignore[var-annotated]
+        self.register_buffer("step", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.grid is None:
+            self.grid = torch.linspace(0, 1, x.shape[1])
+        self.calls += 1
+        self.step = self.step + 1
+        self.seen.append(x.mean())
+        size = self.by_size.setdefault(x.shape[0], x.new_ones(x.shape[1]))
+        self.linear.last = x  # type: ignore[assignment]
+        return self.linear(x + self.grid * size) * (self.calls + self.step)
+
+
+def test_what_forward_keeps_is_as_it_was() -> None:
+    """PyTorch runs forward more than once to trace it."""
+    model = Keeps().eval()
+    gm = trace(model, (X,))
+    assert (model.grid, model.calls, model.seen, model.by_size) == (None, 0, [], {})
+    assert not hasattr(model.linear, "last")
+    assert type(model.step) is torch.Tensor
+    assert model.step == 0
+    torch.testing.assert_close(outputs(gm, X)[0], model(X))

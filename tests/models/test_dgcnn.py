@@ -192,7 +192,7 @@ def test_export_is_bit_equal(architecture, stage):
         ("bf1", {"knn": "cosine"}, "knn is 'cosine'"),
         ("rf", {"knn": "hamming"}, "no Hamming distance"),
         ("dgcnn", {"stage": 3}, "dgcnn has no setting 'stage'"),
-        ("gcn", {}, "unknown architecture 'gcn'; known are dgcnn, rf, bf1, bf2"),
+        ("mpnn", {}, "unknown architecture 'mpnn'; known are dgcnn, rf, bf1, bf2,"),
         ("bf2", {"classes": 0}, "classes is 0"),
         ("bf2", {"k": "20"}, "setting 'k' is '20'; the default is 20"),
         ("dgcnn", {"dropout": 1.0}, "dropout is 1.0"),
