@@ -21,8 +21,8 @@ using Prepare = TfLiteStatus (*)(TfLiteContext*, TfLiteDelegate*);
 using Replace = decltype(TfLiteContext::ReplaceNodeSubsetsWithDelegateKernels);
 using Invoke = decltype(TfLiteRegistration::invoke);
 
-// One real delegate, with two kinds of operators: on fixed shapes, and those that ONNX Runtime has as well.
-constexpr int kKinds = 2;
+// One real delegate, with three kinds of operators: on fixed shapes, those that ONNX Runtime has as well, and BgnnSizes.
+constexpr int kKinds = 3;
 Prepare real_prepare;
 Invoke real_invokes[kKinds];
 thread_local Replace real_replace;
@@ -54,7 +54,7 @@ struct Blocks {
       // Nothing of 2 GiB is copied: the operator must refuse it, here at its run, before it reads or writes any.
       void* data = tensor.bytes < size_t{1} << 31 ? tensor.data : nullptr;
       if (at == count) block[count++] = {index, false, data, nullptr, nullptr, tensor.bytes};
-      block[at].written |= written;
+      block[at].written |= written && tensor.allocation_type != kTfLitePersistentRo;  // such a one Prepare has written
     }
   }
 };
@@ -106,7 +106,7 @@ TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* node) {
 
 TfLiteStatus replace(TfLiteContext* context, TfLiteRegistration registration, const TfLiteIntArray* nodes,
                      TfLiteDelegate* delegate) {
-  constexpr Invoke invokes[kKinds] = {invoke<0>, invoke<1>};
+  constexpr Invoke invokes[kKinds] = {invoke<0>, invoke<1>, invoke<2>};
   int kind = 0;
   while (kind < kKinds && real_invokes[kind] && real_invokes[kind] != registration.invoke) ++kind;
   if (kind == kKinds) fail("the delegate has more kinds of operators");
