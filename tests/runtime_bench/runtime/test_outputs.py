@@ -134,6 +134,6 @@ def test_outputs_that_are_something_else(tmp_path: Path) -> None:
         check_output(tmp_path / "new", {"the output": tmp_path / ".." / tmp_path.name / "new"})
     check_output(tmp_path / "new", {"the input": tmp_path / "in"})
     (tmp_path / "round").symlink_to("round")
-    for name, reason in (("round", "symbolic links"), ("n" * 300, "too long"), ("in/new", "Not a directory")):
+    for name, reason in (("round", "symbolic links"), ("n" * 300, "too long"), ("in/new", "no folder")):
         with pytest.raises(UsageError, match=rf"cannot write .*: .*{reason}"):
             check_output(tmp_path / name, {})
