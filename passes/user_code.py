@@ -33,6 +33,7 @@ _OPERATORS = {"__getitem__": "indexing x[...]", "__setitem__": "the assignment x
 # Where PyTorch's own parts make an operation, as for an index that is a number of a tensor's values.
 _UNNAMED = {"slice": "the slice x[a:b]", "select": "indexing x[i]", "_local_scalar_dense": "int(x) or x.item()"}
 _MADE = {"T", "mT", "H", "mH", "real", "imag", "data"}  # attributes that are operations
+_TRACING = re.compile(r"-packages/torch/(_|overrides\.py)")  # what PyTorch runs a call through while it is exported
 _SHOWN = 160  # characters of a line of code
 
 
@@ -75,13 +76,16 @@ def said_to_be(call: str, place: str) -> contextlib.AbstractContextManager[None]
 def describe(func: Any) -> tuple[str, str]:
     """(the call, "file:line: code") of the user's line that is running."""
     frame: FrameType | None = _frame_of_caller()
+    while frame is not None and frame.f_back is not None and _TRACING.search(frame.f_code.co_filename):
+        frame = frame.f_back
     inner, layer, function = frame, "", ""  # the outermost of theirs: what the user's line calls
     while frame is not None and is_library(frame.f_code.co_filename):
         if _is_own(frame.f_code.co_filename):
             frame = None  # forward is all a library's: what calls the conversion is no part of the model
             break
         module = frame.f_locals.get("mod", frame.f_locals.get("self"))
-        if isinstance(module, nn.Module) and not isinstance(module, (nn.Sequential, nn.ModuleList)):
+        tracing = type(module).__module__.startswith(("torch.export", "torch._"))  # what it wraps models in
+        if isinstance(module, nn.Module) and not tracing and not isinstance(module, (nn.Sequential, nn.ModuleList)):
             layer = type(module).__name__
         elif "/torch_" in frame.f_code.co_filename:
             function = frame.f_code.co_name

@@ -180,3 +180,13 @@ def test_a_quantised_cloud_is_told_where_it_goes() -> None:
     with pytest.raises(ConversionError, match=r"the quantiser that ends in Tensor.mul is not supported.*onnx-int8-x86"):
         convert(net, inputs, target="tflite-arm64")
     assert convert(net, inputs, target="onnx-int8-x86").report.checks[-1].codes == 144
+
+
+def test_a_model_of_pytorchs_layers_alone() -> None:
+    """There is no line of the user's: the layer is named, and PyTorch's line, none of what PyTorch traces with."""
+    model = torch.nn.Sequential(torch.nn.Conv1d(4, 4, 1), torch.nn.FractionalMaxPool2d(2, output_size=(2, 2)))
+    with pytest.raises(ConversionError) as error:
+        convert(model.eval(), (torch.randn(2, 4, 6),), target="onnx-x86")
+    message = str(error.value)
+    assert "fractional_max_pool2d in FractionalMaxPool2d (at " in message
+    assert "torch/nn/" in message.partition("(at ")[2].partition(":")[0]
