@@ -88,8 +88,11 @@ static TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* node) {
   if (out->type != kTfLiteInt32 || !out->dims || out->dims->size > 1 || (out->dims->size == 0 && rows != 1)) {
     return refuse(context, sizes, "its output must be a vector of int32, or one number");
   }
-  if (out->allocation_type == kTfLiteMmapRo) return refuse(context, sizes, "its output is a constant of the file");
-  out->allocation_type = kTfLitePersistentRo;
+  if (out->allocation_type != kTfLitePersistentRo) {
+    if (out->allocation_type != kTfLiteArenaRw) return refuse(context, sizes, "its output is made elsewhere");
+    out->data = NULL; /* what the arena gave is no memory that the tensor may enlarge or free */
+    out->allocation_type = kTfLitePersistentRo;
+  }
   if (resize_tensor(context, index, out->dims->size, dims) != kTfLiteOk) return kTfLiteError;
   out = &context->tensors[index];
   if (!out->data || out->bytes != (size_t)rows * sizeof(int32_t)) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -118,3 +119,17 @@ def test_damaged_sizes_are_refused(terms: Any, axes: Any, output: Any, reason: s
     builder.custom("BgnnSizes", given, [out], b"")
     with pytest.raises(BgnnError, match=reason):
         delegate.load_interpreter(builder.finish([("x", x)], [("out", out)], {}))
+
+
+def test_a_tensor_that_lives_on_is_not_enlarged() -> None:
+    """LiteRT plans its memory; to make it the operator's own was a double free."""
+    builder = FileBuilder("tiny")
+    x, out = builder.tensor("x", (3, 2), F32), builder.tensor("out", (1,), I32)
+    given = [builder.constant("t", np.array([[1, 2]], np.int32)), builder.constant("a", np.array([0], np.int32)), x]
+    builder.custom("BgnnSizes", given, [out], b"")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(builder.finish([("x", x)], [("out", out)], {})))
+    model.subgraphs[0].tensors[out.index].isVariable = True
+    packed = flatbuffers.Builder()
+    packed.Finish(model.Pack(packed), b"TFL3")
+    with pytest.raises(BgnnError, match=r"BgnnSizes \(operator 0 of the file\): its output is made elsewhere"):
+        delegate.load_interpreter(bytes(packed.Output()))

@@ -136,9 +136,12 @@ class Mutator:
         others = [op for op in self.graph.operators if self.code(op).builtinCode != custom]
         # Its ADD aborts where a tensor of int8 has no scale.
         self.theirs = {int(i) for op in others for i in (*op.inputs, *op.outputs)}
+        # What BgnnSizes makes such numbers of is one of them: LiteRT's CONCATENATION writes where it got no memory.
+        whole = {int(i) for op in others for i in op.inputs if i >= 0 and self.graph.tensors[i].type in WHOLE}
+        makers = [op for op in self.ops if whole & set(map(int, op.outputs))]
         self.kept = {
             int(i)
-            for op in others
+            for op in (*others, *makers)
             for i in op.inputs
             if i >= 0 and self.graph.tensors[i].type in WHOLE and self.data_of(self.graph.tensors[i]) is not None
         }
