@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from bgnn.models.clouds import CloudData, Clouds
 from bgnn.models.curves import write_events, write_history
 from bgnn.models.distill import ALPHA, SIMILARITIES, cloud_lsp, distillation_loss
-from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, rate_at, say, settle_batch_norm
-from bgnn.models.optim import clip_and_center
+from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, rate_at, say, settle_batch_norm, step_of
 from bgnn.models.recipes import CloudRecipe
 
 
@@ -53,14 +51,7 @@ def train_step(
         loss = (1 - ALPHA) * loss + ALPHA * distillation_loss(logits, target)
         if lsp is not None:
             loss = loss + lsp[2] * cloud_lsp(graphs, teachers, SIMILARITIES[lsp[0]], SIMILARITIES[lsp[1]])
-    if not math.isfinite(loss.item()):
-        raise ValueError(f"the loss is {loss.item()}")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    parallel.average_gradients(model)
-    optimizer.step()
-    clip_and_center(model)
-    return loss.item(), (logits.argmax(1) == labels).float().mean().item()
+    return step_of(model, optimizer, loss), (logits.argmax(1) == labels).float().mean().item()
 
 
 def _seen(model: Any, points: Tensor, graphs: list[Any]) -> Tensor:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bgnn.models import parallel
+from bgnn.models.optim import clip_and_center
 
 WARM_STEPS = 100  # of the schedule "cosine": the first steps of a binary network are wild
 #: Steps between two writes of the state within an epoch. It is written after each epoch as well.
@@ -161,6 +162,21 @@ def fit(
         say(f"{name} epoch {epoch + 1}/{epochs}: loss {loss:.3f}, {scored} {seen[scored]:.3f}, {took}")
     if kept:
         model.load_state_dict(kept)
+
+
+def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    """One step of an optimiser down a loss of one element, which is returned; binary weights end in [-1, 1], centred.
+
+    Raises ValueError where it is not finite.
+    """
+    if not math.isfinite(loss.item()):
+        raise ValueError(f"the loss is {loss.item()}")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parallel.average_gradients(model)
+    optimizer.step()
+    clip_and_center(model)
+    return loss.item()
 
 
 @torch.no_grad()

@@ -23,10 +23,9 @@ from bgnn.models import parallel
 from bgnn.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from bgnn.models.curves import write_events, write_history
 from bgnn.models.distill import ALPHA, distillation_loss
-from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, say, settle_batch_norm
+from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, say, settle_batch_norm, step_of
 from bgnn.models.neighbours import Neighbours, graph_of, infer
 from bgnn.models.node_data import NodeData
-from bgnn.models.optim import clip_and_center
 from bgnn.models.recipes import NodeRecipe
 from bgnn.models.sage import NodeNet, Sample, scales
 
@@ -95,14 +94,7 @@ def train_step(
         with torch.no_grad():
             target = teacher.on_sample(*inputs)
         loss = (1 - ALPHA) * loss + ALPHA * distillation_loss(logits, target)
-    if not math.isfinite(loss.item()):
-        raise ValueError(f"the loss is {loss.item()}")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    parallel.average_gradients(model)
-    optimizer.step()
-    clip_and_center(model)
-    return loss.item(), right
+    return step_of(model, optimizer, loss), right
 
 
 def train_nodes(
