@@ -117,9 +117,8 @@ static bool plan(const TfLiteContext* context, Op* op) {
   op->temporary_bytes = op->piece = 0;
   if (!read_inputs(context, op)) return false;
   if (!read_tensor(context, op, "its output", op->output_index, &op->out)) return false;
-  if (context->tensors[op->output_index].allocation_type == kTfLiteMmapRo) {
-    return refuse(op, "its output is a constant of the file");
-  }
+  const char* fixed = fixed_memory(&context->tensors[op->output_index]);
+  if (fixed) return refuse(op, "its output is %s", fixed);
   if (!op->kind->plan(op, op->delegate->kernels) || !measure(op, "its output", &op->out)) return false;
 
   op->shared_bytes = aligned(op->kernel->shared_bytes(&op->args));

@@ -234,7 +234,8 @@ static bool check_tensors(const TfLiteContext* context, SharedNode* node) {
     const int index = node->output_index[i];
     if (index < 0 || (size_t)index >= context->tensors_size) return refuse(node, "output %d is missing", i);
     const TfLiteTensor* tensor = &context->tensors[index];
-    if (tensor->allocation_type == kTfLiteMmapRo) return refuse(node, "output %d is a constant of the file", i);
+    const char* fixed = fixed_memory(tensor);
+    if (fixed) return refuse(node, "output %d is %s", i, fixed);
     if (!has_type(tensor, kind->outputs[i])) return refuse(node, "output %d must be %s", i, type_of(kind->outputs[i]));
   }
   return true;

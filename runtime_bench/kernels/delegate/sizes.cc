@@ -14,6 +14,11 @@ bool is_known(const TfLiteTensor* tensor) {
   return tensor->data && (tensor->allocation_type == kTfLiteMmapRo || tensor->allocation_type == kTfLitePersistentRo);
 }
 
+const char* fixed_memory(const TfLiteTensor* output) {
+  if (output->allocation_type == kTfLiteMmapRo) return "a constant of the file";
+  return output->allocation_type == kTfLiteArenaRwPersistent ? "a variable of the file" : NULL;
+}
+
 TfLiteStatus resize_tensor(TfLiteContext* context, int index, int rank, const int64_t* dims) {
   TfLiteIntArray* shape = (TfLiteIntArray*)malloc(sizeof(TfLiteIntArray) + sizeof(int) * rank);
   if (!shape) return kTfLiteError;

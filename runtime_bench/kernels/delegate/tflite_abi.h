@@ -25,6 +25,7 @@ enum TfLiteType : int {
 enum TfLiteAllocationType : int {
   kTfLiteMmapRo = 1, /* a constant of the file: never written */
   kTfLiteArenaRw = 2,
+  kTfLiteArenaRwPersistent = 3, /* a variable: keeps its memory, of the file's size, from run to run */
   kTfLitePersistentRo = 5, /* what prepare writes once: a constant of the sizes that the tensors have then */
 };
 

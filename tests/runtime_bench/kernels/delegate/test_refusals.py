@@ -216,6 +216,16 @@ def test_an_output_that_is_a_constant_is_not_written() -> None:
     refused(data, "LceQuantize", "its output is a constant of the file")
 
 
+@pytest.mark.parametrize(
+    ("name", "x", "out"),
+    [("LceQuantize", (1, 40), Tensor((1, 2), I32, variable=True)), ("BgnnDegree", (9,), Tensor((8,), variable=True))],
+)
+def test_an_output_that_is_a_variable_is_not_written(name: str, x: tuple[int, ...], out: Tensor) -> None:
+    """It keeps the memory that it has for the file's shapes: after resized inputs, too little."""
+    dtype = I32 if name == "BgnnDegree" else F32
+    refused(one_op(name, [Tensor(x, dtype)], out), name, "output (0 )?is a variable of the file")
+
+
 def test_two_operators_that_write_one_tensor() -> None:
     """The second one's shape wins; the first must not write its own, larger one."""
     tensors = [Tensor((1, 4000)), Tensor((1, 20)), Tensor((1, 125), I32)]

@@ -43,13 +43,15 @@ def build() -> None:
 
 @dataclass
 class Tensor:
-    """A tensor of a file. `array`: a constant's values. `scale`, `zero_point`: for int8."""
+    """A tensor of a file. `array`: a constant's values. `scale`, `zero_point`: for int8. `variable`: LiteRT keeps its
+    memory from run to run."""
 
     shape: Sequence[int]
     dtype: Any = np.float32
     array: np.ndarray | None = None
     scale: float | None = None
     zero_point: int = 0
+    variable: bool = False
 
 
 def const(array: np.ndarray) -> Tensor:
@@ -86,6 +88,7 @@ def file(tensors: Sequence[Tensor], nodes: Sequence[Node], inputs: Sequence[int]
     for number, tensor in enumerate(tensors):
         t = schema.TensorT()
         t.name, t.shape, t.type, t.buffer = f"t{number}", list(tensor.shape), TYPES[np.dtype(tensor.dtype)], 0
+        t.isVariable = tensor.variable
         if tensor.array is not None:
             buffer = schema.BufferT()
             buffer.data = np.frombuffer(np.ascontiguousarray(tensor.array).tobytes(), np.uint8)
