@@ -24,9 +24,10 @@ from torch import Tensor, fx
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.emit import supported_ops as onnx_ops
 from bgnn.converter.sizes import check_open, host_size
+from bgnn.converter.sparse_matrices import WITHOUT_SPARSE
 from bgnn.converter.targets import STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
-from bgnn.converter.trace import WITHOUT_SPARSE, refuse_open
+from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,

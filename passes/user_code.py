@@ -127,6 +127,8 @@ def _name(func: Any) -> str:
     last = name.rpartition(".")[2]
     if last in _OPERATORS:
         return _OPERATORS[last]
+    if last.startswith("_sparse_"):  # what torch.sparse.mm and its kin are
+        return last.replace("_sparse_", "torch.sparse.", 1)
     return name.replace("torch.functional.", "torch.").replace("torch.Tensor.", "Tensor.")
 
 
