@@ -41,6 +41,15 @@ def table_of(walk: Constants, node: fx.Node, table: fx.Node) -> np.ndarray:
     return entries
 
 
+def quotient(walk: Constants, node: fx.Node, m_scale: float, y_scale: float, length: fx.Node | None) -> np.ndarray:
+    """What `bgnn::q_sum` multiplies its integers by: f32, to broadcast over them."""
+    divisor = None if length is None else walk.array(length)
+    if length is not None and divisor is None:
+        walk.refuse(node, "has lengths that are not constant", "make them a buffer of the model")
+    unit = np.float32(y_scale)
+    return np.asarray(np.float32(m_scale) / (unit if divisor is None else unit * divisor.astype(np.float32)))
+
+
 def requantised(
     x_scale: float, x_zero: int, slope: float, y_scale: float, y_zero: int, low: int, high: int
 ) -> np.ndarray:

@@ -146,6 +146,28 @@ def q_segment_mean(
     return requantized(total, multiplier, y_zero, low, high)
 
 
+def _axis_total(m: Tensor, m_zero: int, axis: int) -> Tensor:
+    return (m.to(torch.int64) - m_zero).sum(axis)
+
+
+def q_sum(
+    m: Tensor, m_scale: float, m_zero: int, axis: int, length: Tensor | None,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> Tensor:  # fmt: skip
+    """Sums of codes along an axis, which goes: u8 `[..., W, F]` -> u8 `[..., F]`.
+
+    The requantisation of the integer `sum (m - m_zero)` by `m_scale / (y_scale * length)`; `length` f32, broadcast,
+    makes means of sums (None: 1).
+    """
+    divisor = _f32(y_scale) if length is None else _f32(y_scale) * length
+    return requantized(_axis_total(m, m_zero, axis), _f32(m_scale) / divisor, y_zero, low, high)
+
+
+def q_sum_float(m: Tensor, m_scale: float, m_zero: int, axis: int) -> Tensor:
+    """Sums of codes along an axis with real output: as `q_sum`, but the integer sum `* m_scale`, f32."""
+    return _axis_total(m, m_zero, axis).to(torch.float32) * _f32(m_scale)
+
+
 def q_segment_max(m: Tensor, m_zero: int, index: Tensor, n: int) -> Tensor:
     """The largest code of each segment, shapes as `q_segment_sum`, scale unchanged; an empty segment gives m_zero."""
     filled = torch.full((n, *m.shape[1:]), m_zero, dtype=torch.int32, device=m.device)
@@ -218,12 +240,17 @@ def _rows_of_codes(x: Tensor, n: int) -> Tensor:
     return x.new_empty([n, *x.shape[1:]], dtype=torch.uint8)
 
 
+def _without_axis(m: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
+    return m.new_empty([*m.shape[:axis], *m.shape[axis + 1 :]], dtype=dtype)
+
+
 _N = 14  # q_aggregate's n, behind x
 _Y = "float y_scale, int y_zero, int low, int high"
 _X = "Tensor x, float x_scale, int x_zero"
 _AB = "Tensor a, float a_scale, int a_zero, Tensor b, float b_scale, int b_zero"
 _SEGMENT = "Tensor m, float m_scale, int m_zero, Tensor index, SymInt n"
 _WEIGHT = "Tensor weight, Tensor w_scales, int w_zero, Tensor? bias"
+_SUM = "Tensor m, float m_scale, int m_zero, int axis"
 _MESSAGE = "float msg_scale, int msg_zero, int msg_low, int msg_high"
 
 for _schema, _reference, _fake in (
@@ -254,6 +281,12 @@ for _schema, _reference, _fake in (
         lambda m, scale, zero, index, n: m.new_empty([n, *m.shape[1:]], dtype=torch.float32),
     ),
     (f"q_segment_mean({_SEGMENT}, {_Y}) -> Tensor", q_segment_mean, lambda m, s, z, i, n, *rest: _rows_of_codes(m, n)),
+    (
+        f"q_sum({_SUM}, Tensor? length, {_Y}) -> Tensor",
+        q_sum,
+        lambda m, s, z, a, *rest: _without_axis(m, a, torch.uint8),
+    ),
+    (f"q_sum_float({_SUM}) -> Tensor", q_sum_float, lambda m, s, z, axis: _without_axis(m, axis, torch.float32)),
     (
         "q_segment_max(Tensor m, int m_zero, Tensor index, SymInt n) -> Tensor",
         q_segment_max,

@@ -9,6 +9,7 @@
     where(condition)                         condition.nonzero(as_tuple=True)
     x.fill_diagonal_(v)                      x.masked_fill_(row == column, v), of an open number of rows
     int(x.max())                             the number that x.max() is in each run
+    sparse_coo_tensor(edge_index, w, (n, n)) its parts (sparse_matrices.py)
 
 The third to the fifth have sizes that depend on values; here the sizes are those that the user's call says, or that
 follow. A file checks its indices, so that a count beyond `minlength` is refused when it runs.
@@ -28,6 +29,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from bgnn.converter import sparse_matrices
 from bgnn.passes.user_code import is_library
 
 
@@ -173,6 +175,7 @@ _EXCHANGED: dict[Any, Callable[..., Any]] = {
     Tensor.fill_diagonal_: _fill_diagonal,
     torch.dequantize: _dequantize,
     Tensor.dequantize: _dequantize,
+    torch.sparse_coo_tensor: sparse_matrices.made_of,
 }
 
 

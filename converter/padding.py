@@ -121,8 +121,9 @@ def _graph_sizes(gm: fx.GraphModule) -> list[Any]:
 
 
 _ROWS_OF_THEIR_OWN = (
-    *ops.having("elementwise"), *ops.having("channel"), *ops.having("filling"), *ops.having("codes", "-segment"),
-    *ops.having("fake"), *ops.having("bits", "-fused"), bgnn.drop_loops, aten.arange,
+    *ops.having("elementwise"), *ops.having("channel"), *ops.having("filling"),
+    *ops.having("codes", "-segment", "-summed"), *ops.having("fake"), *ops.having("bits", "-fused"), bgnn.drop_loops,
+    aten.arange,
 )  # fmt: skip
 _BY_INDEX = (*ops.having("segment"), *ops.having("loops"))
 
@@ -183,6 +184,8 @@ def _apart(node: fx.Node, opened: Sequence[fx.Node]) -> bool:
         dims = arg(node, 1, "dim", None)
         dims = [dims] if isinstance(dims, int) else dims
         return bool(dims) and axis not in [dim % rank for dim in dims]
+    if is_call(node, *ops.having("summed")):
+        return axis != node.args[3]
     if is_call(node, aten.index_select, aten.select, aten.slice):
         along = cast(int, node.args[1]) % rank
         if is_call(node, aten.index_select) and isinstance(node.args[2], fx.Node) and _open(node.args[2]):

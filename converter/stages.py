@@ -24,9 +24,10 @@ from torch import Tensor, fx
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.emit import supported_ops as onnx_ops
 from bgnn.converter.sizes import check_open, host_size
+from bgnn.converter.sparse_matrices import WITHOUT_SPARSE
 from bgnn.converter.targets import STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
-from bgnn.converter.trace import WITHOUT_SPARSE, refuse_open
+from bgnn.converter.trace import refuse_open
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -232,7 +233,7 @@ def name_layers(gm: fx.GraphModule) -> None:
             if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_channel):
                 weight = weight.args[0]
             source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
-            named.setdefault(source or node.name, []).append(node)
+            named.setdefault(source or user_code.short(node), []).append(node)
     for label, nodes in named.items():
         for number, node in enumerate(nodes, start=1):
             node.meta["layer"] = label if len(nodes) == 1 else f"{label} {number} of {len(nodes)}"

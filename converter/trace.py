@@ -40,6 +40,7 @@ from bgnn.converter.example_inputs import input_names
 from bgnn.converter.exchanged_calls import ExchangedCalls, whole_numbers
 from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
+from bgnn.converter.sparse_matrices import WITHOUT_SPARSE, held_as_parts
 from bgnn.passes import masked_writes, ops, user_code
 from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
 from bgnn.passes.index_limits import edge_inputs, inputs_of
@@ -76,7 +77,7 @@ def trace(
     if isinstance(model, ExportedProgram):
         program = _functionalise(model)
     else:
-        with _in_eval_mode(model):
+        with _in_eval_mode(model), held_as_parts(model):
             program = _export(model, inputs, open_axes, fixed)
     gm = _freeze(program, inputs, keep_outputs, open_axes is not None)
     gm.meta[NUMBERS] = fixed
@@ -100,6 +101,8 @@ def _export(
         warnings.simplefilter("ignore")
         try:
             return _export_functional(model, inputs, dynamic)
+        except ConversionError:  # of what forward does with sparse matrices
+            raise
         except Exception as first:  # export raises whatever the model's forward raises
             _run_eagerly(model, inputs)
             if "Could not extract specialized integer" in str(first):
@@ -180,9 +183,6 @@ def _numbers_of_sizes(places: list[str]) -> Iterator[None]:
         mock.patch.object(SymNode, "guard_bool", noted_condition),
     ):
         yield
-
-
-WITHOUT_SPARSE = "sum over edges instead, as in torch.zeros_like(h).index_add(0, rows, h[columns] * values[:, None])"
 
 
 def _loop(fixed: Sequence[str]) -> str:

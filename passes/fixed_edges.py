@@ -10,10 +10,13 @@ tables, and are brought back into their order. Exact but for the order of a sum.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, fx
 
+from bgnn.passes.canonicalise import reshape
 from bgnn.passes.graph import aten, call, constant, literal, shape_of
 from bgnn.runtime_bench.runtime.graphs import FREE, segments
 
@@ -32,6 +35,9 @@ def reduced(node: fx.Node, dim: int, index: Tensor, size: int, values: fx.Node, 
     regular = bool((degrees == degrees[0]).all())
     if how != "amax" and not regular:
         source = _with_zeros(node, values, dim)
+    channels = shape[dim + 1 :]
+    if how != "amax" and len(channels) > 1:
+        channels = [math.prod(channels)]  # sums of codes are along the axis before the last
     parts = []
     for bucket in made.buckets:
         table = bucket.items.reshape(-1, bucket.width)
@@ -44,11 +50,14 @@ def reduced(node: fx.Node, dim: int, index: Tensor, size: int, values: fx.Node, 
         if table.size != edges or (table.reshape(-1) != np.arange(edges)).any():
             rows = constant(node, torch.from_numpy(table.reshape(-1).astype(np.int64)), "neighbours")
             picked = call(node, aten.index_select.default, source, dim, rows, like=node)
-        sizes = literal([*shape[:dim], *table.shape, *shape[dim + 1 :]])
-        apart = call(node, aten.reshape.default, picked, sizes, like=node)
+        apart = call(node, aten.reshape.default, picked, literal([*shape[:dim], *table.shape, *channels]), like=node)
         op = aten.amax.default if how == "amax" else aten.sum.dim_IntList
         op = aten.mean.dim if how == "mean" and regular else op
-        parts.append(call(node, op, apart, [dim + 1], like=node))
+        part = call(node, op, apart, [dim + 1], like=node)
+        if how == "mean" and not regular:
+            count = torch.from_numpy(taken.sum(1)[taken.any(1)]).float().reshape(-1, *[1] * len(channels))
+            part = call(node, aten.div.Tensor, part, constant(node, count, "degrees"), like=node)
+        parts.append(part)
     rows = sum(part.meta["val"].shape[dim] for part in parts)
     if rows < size or (made.position != np.arange(size)).any():  # back into the order of nodes; those without edges: 0
         together = parts[0] if len(parts) == 1 else call(node, aten.cat.default, parts, dim, like=node)
@@ -56,10 +65,7 @@ def reduced(node: fx.Node, dim: int, index: Tensor, size: int, values: fx.Node, 
             together = _with_zeros(node, together, dim)
         order = constant(node, torch.from_numpy(np.minimum(made.position, rows).astype(np.int64)), "position")
         parts = [call(node, aten.index_select.default, together, dim, order, like=node)]
-    if how != "mean" or regular:
-        return parts[0]
-    count = degrees.clamp(min=1).float().reshape(-1, *[1] * (len(shape) - dim - 1))
-    return call(node, aten.div.Tensor, parts[0], constant(node, count, "degrees"), like=node)
+    return reshape(node, parts[0], (*shape[:dim], size, *shape[dim + 1 :]))
 
 
 def _with_zeros(node: fx.Node, x: fx.Node, dim: int) -> fx.Node:

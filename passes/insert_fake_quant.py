@@ -18,7 +18,17 @@ from torch import Tensor, fx
 
 from bgnn.passes import domains, ops
 from bgnn.passes.binary_rows import binary_rows
-from bgnn.passes.graph import aten, call, constant, is_call, is_constant, remove_dead_code, shape_of, value_of
+from bgnn.passes.graph import (
+    aten,
+    call,
+    constant,
+    is_call,
+    is_constant,
+    remove_dead_code,
+    shape_of,
+    value_of,
+)
+from bgnn.passes.neighbour_sums import NeighbourSum, neighbour_sums
 
 bgnn = torch.ops.bgnn
 
@@ -58,17 +68,22 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = (), results: bool = 
     `results`: those of dense layers as well, unless only the model's output reads them.
     """
     wanted: set[fx.Node] = set()
+    sums = neighbour_sums(gm.graph)
     for node in gm.graph.nodes:
         if node.op != "call_function" or is_kept(node, keep_float):
             continue
         if is_layer(node):
             wanted.add(_origin(cast(fx.Node, node.args[0])))
-        elif is_call(node, *SEGMENTS, bgnn.segment_max) and _is_features(node):
+        elif is_call(node, *AGGREGATES) and _is_features(node):
             values = cast(fx.Node, node.args[0])
             if is_edge_tensor(values):
                 wanted.add(_origin(values))
-                if is_call(node, *SEGMENTS) and not _stays_a_sum(node):
+                if is_call(node, *SEGMENTS) and not _stays_a_sum(node, sums):
                     wanted.add(node)
+        elif node in sums and _is_features(node):
+            wanted.add(_origin(sums[node].values))
+            if not _stays_a_sum(node, sums):
+                wanted.add(node)
     # Products and sums of features are computed on codes where their result is asked for as codes.
     for node in reversed(list(gm.graph.nodes)):
         if node not in wanted:
@@ -78,7 +93,7 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = (), results: bool = 
             made = cast(fx.Node, node.args[0])  # neighbours' codes are gathered: a quarter of the bytes
         if is_call(made, aten.mul, aten.add) and _is_features(made) and not is_kept(made, keep_float):
             operands = {_origin(a) for a in made.args if isinstance(a, fx.Node) and not is_constant(a)}
-            if not any(_stays_a_sum(operand) for operand in operands):
+            if not any(_stays_a_sum(operand, sums) for operand in operands):
                 wanted |= operands
     for node in gm.graph.nodes if results else ():
         if is_layer(node) and not is_kept(node, keep_float) and (end := _result(node, wanted)) is not None:
@@ -86,14 +101,16 @@ def sites(gm: fx.GraphModule, keep_float: Collection[str] = (), results: bool = 
     return [n for n in gm.graph.nodes if n in wanted and _is_real(n) and not is_constant(n)]
 
 
-def _stays_a_sum(node: fx.Node) -> bool:
+def _stays_a_sum(node: fx.Node, sums: Mapping[fx.Node, NeighbourSum]) -> bool:
     """Whether a sum over edges is left an exact integer: of nodes' own codes, and added to what nodes have (GIN's).
 
     Its range is that of the node with most edges, and what is added to it has none of that: 8 bits would only round.
     """
-    if not is_call(node, bgnn.segment_sum) or is_edge_tensor(_origin(cast(fx.Node, node.args[0]))):
-        return False
-    return any(
+    if is_call(node, bgnn.segment_sum):
+        own = not is_edge_tensor(_origin(cast(fx.Node, node.args[0])))
+    else:
+        own = node in sums and sums[node].how == "sum" and not sums[node].on_edges
+    return own and any(
         is_call(user, aten.add, aten.sub)
         and all(isinstance(a, fx.Node) and not is_constant(a) and _is_features(a) for a in user.args[:2])
         for user in _readers(node)
@@ -139,8 +156,10 @@ def _reaches_a_layer(node: fx.Node) -> bool:
 
 def place(site: fx.Node) -> tuple[str, str]:
     """(module of the user's model, what it is there) of an activation that is quantised."""
-    if is_call(site, *AGGREGATES):
-        return module_of(site), f"{AGGREGATES[site.target.overloadpacket]} over edges"  # type: ignore[union-attr]
+    sums = neighbour_sums(site.graph)
+    if is_call(site, *AGGREGATES) or site in sums:
+        how = sums[site].how if site in sums else AGGREGATES[site.target.overloadpacket]  # type: ignore[union-attr]
+        return module_of(site), f"{how} over edges"
     if is_layer(site):
         return module_of(site), "output before the sum over edges" if "before_sum" in site.meta else "output"
     users = _readers(site)
@@ -148,7 +167,7 @@ def place(site: fx.Node) -> tuple[str, str]:
         if is_layer(user):
             return module_of(user), "input"
     for user in users:
-        if is_call(user, *AGGREGATES):
+        if is_call(user, *AGGREGATES) or any(_origin(one.values) is site for one in sums.values()):
             return module_of(user), "messages"
     return module_of(site), "factor" if users and all(is_call(user, aten.mul) for user in users) else "term"
 
@@ -185,6 +204,15 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
         )
         new.name = f"{node.name}_codes"
         count += 1
+    for node in ranges:
+        if is_call(node, aten.mul):  # the norms of edges that the model holds
+            for factor in [a for a in node.all_input_nodes if is_constant(a) and any(s != 1 for s in shape_of(a)[:-1])]:
+                value = value_of(factor)
+                codes = scale_and_zero(float(value.min()), float(value.max()))
+                node.replace_input_with(
+                    factor, call(node, bgnn.fake_quant.default, factor, *codes, 0, CODES, like=node)
+                )
+                count += 1
     for node in list(gm.graph.nodes):
         if not is_layer(node) or is_kept(node, keep_float):
             continue

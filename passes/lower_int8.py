@@ -8,6 +8,7 @@ codes). Then what stands between codes is computed on codes:
     quantize(segment_sum(dequantize(q)))                   q_segment_sum    and means
     segment_sum(dequantize(q))                             q_segment_sum_float, where nothing quantises the sum
     quantize(leaky_relu(dequantize(q)))                    requantize
+    quantize(sum(dequantize(q), axis))                     q_sum, with a constant below it means; q_sum_float likewise
     gather(dequantize(q))                                  dequantize(gather(q)), all other moves, maxima
     quantize(max(linear(dequantize(q), ...)))              max(q_linear(...)): rounding keeps an order
     dequantize(q) * c                                      dequantize with another scale
@@ -40,6 +41,7 @@ from bgnn.passes.graph import (
     is_call,
     is_constant,
     only_user,
+    reduced_axes,
     remove_dead_code,
     replace,
     shape_of,
@@ -60,6 +62,8 @@ MAKES = (
     "q_segment_sum_float",
     "q_segment_mean",
     "q_segment_max",
+    "q_sum",
+    "q_sum_float",
 )
 
 bgnn = torch.ops.bgnn
@@ -69,6 +73,7 @@ EXTREMA = ops.having("extremum")
 # Their last two arguments are the lowest and the highest code.
 MAKERS = [
     bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,
+    bgnn.q_sum,
 ]  # fmt: skip
 BIAS_SLACK = 1 / 64  # of a code
 EXACT_FLOATS = 1 << 24  # whole numbers up to here are float32
@@ -110,6 +115,8 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
             ([bgnn.segment_max], _segment_max),
             ([aten.mul], _scaled),
             ([aten.relu], _relu),
+            ([aten.clamp], _clamp),
+            ([aten.sum, aten.mean], _sum),
             ([aten.linear], _linear),
             ([bgnn.quantize], quantised),
         ]
@@ -138,6 +145,8 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
 def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
     for node in calls(gm.graph, bgnn.fake_quant):
         if is_weight(node):
+            if _is_of_rows(node):
+                _introduce_constant(node)
             continue
         x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
         if high - low > 255 or not 0 <= zero - low <= 255:
@@ -158,6 +167,39 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
         real.name, codes.name = f"{name}_real", name
         codes.meta.pop("new", None)
         result.rewrites += 1
+
+
+def _is_of_rows(constant: fx.Node) -> bool:
+    """Whether a constant, perhaps moved, is a factor or a term of tensors, with numbers of its own for their rows.
+
+    One that has a number for each channel goes into a table of codes (`tabulate`), or is a layer's weight.
+    """
+    readers = list(constant.users)
+    while readers:
+        reader = readers.pop()
+        if is_call(reader, *MOVES):
+            readers += reader.users
+            continue
+        operands = [a for a in reader.all_input_nodes if _stems_from(a, constant)]
+        if not is_call(reader, aten.mul, aten.add) or all(s == 1 for a in operands for s in shape_of(a)[:-1]):
+            return False
+    return True
+
+
+def _stems_from(node: fx.Node, constant: fx.Node) -> bool:
+    while is_call(node, *MOVES):
+        node = cast(fx.Node, node.args[0])
+    return node is constant
+
+
+def _introduce_constant(node: fx.Node) -> None:
+    """The codes of a constant with a quantiser, as an activation's."""
+    scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
+    if high - low > 255 or not 0 <= zero - low <= 255:
+        return
+    codes = torch.round(_faked_weight(node) / scale) + zero - low
+    made = constant(node, codes.to(torch.uint8), f"{cast(fx.Node, node.args[0]).target}_codes")
+    replace(node, call(node, bgnn.dequantize.default, made, scale, zero - low, like=node))
 
 
 def _exactly(node: fx.Node) -> fx.Node | None:
@@ -214,12 +256,53 @@ def _knn(node: fx.Node) -> fx.Node | None:
 
 
 def _cat(node: fx.Node) -> fx.Node | None:
-    parts = [codes_of(part) for part in cast(list[Any], node.args[0])]
-    first = parts[0]
-    if first is None or any(p is None or (p.scale, p.zero) != (first.scale, first.zero) for p in parts):
+    given = cast(list[fx.Node], node.args[0])
+    first = next((codes for part in given if (codes := codes_of(part)) is not None), None)
+    if first is None:
+        return None
+    parts = [codes_of(part) or _as_codes(part, first) for part in given]
+    if any(p is None or (p.scale, p.zero) != (first.scale, first.zero) for p in parts):
         return None
     joined = call(node, aten.cat.default, [cast(Codes, p).node for p in parts], *node.args[1:], like=node)
     return call(node, bgnn.dequantize.default, joined, first.scale, first.zero, like=node)
+
+
+def _as_codes(part: fx.Node, like: Codes) -> Codes | None:
+    """A constant in the codes of another tensor, where each of its numbers is one: zeros behind a tensor's rows."""
+    if not is_constant(part) or not part.meta["val"].is_floating_point():
+        return None
+    codes = bgnn.quantize(value_of(part), like.scale, like.zero, 0, 255)
+    if not torch.equal(bgnn.dequantize(codes, like.scale, like.zero), value_of(part)):
+        return None
+    return Codes(constant(part.next, codes, f"{part.target}_codes"), like.scale, like.zero)
+
+
+def _sum(node: fx.Node) -> fx.Node | None:
+    """A sum or a mean along the axis before the channels: of neighbours, or of a cloud's points."""
+    codes, axes = codes_of(node.args[0]), reduced_axes(node)
+    if codes is None or arg(node, 2, "keepdim", False) or arg(node, 3, "dtype") is not None:
+        return None
+    shape = shape_of(codes.node)
+    if axes != [len(shape) - 2] or type(shape[axes[0]]) is not int:
+        return None
+    if shape[axes[0]] * accumulators.reach(codes.zero) > accumulators.LARGEST:
+        return None
+    total = call(node, bgnn.q_sum_float.default, *_triple(codes), axes[0], like=node)
+    return call(node, aten.div.Tensor, total, shape[axes[0]], like=node) if is_call(node, aten.mean) else total
+
+
+def _closed_sum(node: fx.Node, last: tuple[float, int, int, int]) -> fx.Node | None:
+    """`quantize(q_sum_float(...))`, and of such a sum by constant lengths, on integers."""
+    total, length = cast(fx.Node, node.args[0]), None
+    if is_call(total, aten.div):
+        total, length = cast(tuple[fx.Node, Any], total.args)
+        if not isinstance(length, fx.Node):
+            length = constant(node, torch.tensor(float(length)), "length")
+        if not is_constant(length) or not bool((value_of(length) > 0).all()):
+            return None
+    if not is_call(total, bgnn.q_sum_float):
+        return None
+    return call(node, bgnn.q_sum.default, *total.args, length, *last, like=total)
 
 
 def _segment_max(node: fx.Node) -> fx.Node | None:
@@ -270,6 +353,28 @@ def _relu(node: fx.Node) -> fx.Node | None:
     return call(node, bgnn.dequantize.default, above, *same, like=node)
 
 
+def _clamp(node: fx.Node) -> fx.Node | None:
+    """Codes between two, where the bounds are numbers that codes stand for."""
+    codes, bounds = codes_of(node.args[0]), (arg(node, 1, "min"), arg(node, 2, "max"))
+    if codes is None or any(isinstance(bound, fx.Node) for bound in bounds):
+        return None
+    given = [_code(codes, bound, end) for bound, end in zip(bounds, (0, 255), strict=True)]
+    if None in given:
+        return None
+    same = (codes.scale, codes.zero)
+    between = call(node, bgnn.requantize.default, codes.node, *same, 1.0, *same, *given, like=node)
+    return call(node, bgnn.dequantize.default, between, *same, like=node)
+
+
+def _code(codes: Codes, bound: Any, end: int) -> int | None:
+    """The code that stands for a number, or for the `end` where there is none."""
+    if bound is None:
+        return end
+    code = round(float(bound) / codes.scale) + codes.zero
+    there = 0 <= code <= 255 and float(bgnn.dequantize(torch.tensor(code), codes.scale, codes.zero)) == bound
+    return code if there else None
+
+
 def _quantize(node: fx.Node, narrow: int) -> fx.Node | None:
     x = cast(fx.Node, node.args[0])
     scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
@@ -299,11 +404,28 @@ def _quantize(node: fx.Node, narrow: int) -> fx.Node | None:
         return call(node, target.default, *_triple(a), *_triple(b), *last, like=x)
     if is_call(x, bgnn.q_linear_float) and only_user(x) is node:
         return _closed_linear(node, x, last, narrow)
+    closed = _closed_sum(node, last)
+    if closed is not None:
+        return closed
+    if _is_joined(x) and only_user(x) is node:
+        parts = [call(node, bgnn.quantize.default, part, *last, like=node) for part in cast(list[fx.Node], x.args[0])]
+        return call(node, aten.cat.default, parts, *x.args[1:], like=node)
     return _closed_before(node, last, narrow)
 
 
+def _is_joined(x: fx.Node) -> bool:
+    return is_call(x, aten.cat) and all(_is_total(part) for part in cast(list[fx.Node], x.args[0]))
+
+
+def _is_total(part: fx.Node) -> bool:
+    """Whether a part of what is quantised is codes, a sum of such, or a constant: each can be quantised alone."""
+    while is_call(part, aten.div, *MOVES) and only_user(part) is not None:
+        part = cast(fx.Node, part.args[0])
+    return is_constant(part) or is_call(part, bgnn.q_sum_float, bgnn.dequantize)
+
+
 def _closed_before(node: fx.Node, last: tuple[float, int, int, int], narrow: int) -> fx.Node | None:
-    """Quantises a dense layer's results before they are moved, cut by a ReLU or reduced to a maximum: exact.
+    """Quantises a layer's results, or sums, before they are moved, cut by a ReLU or reduced to a maximum: exact.
 
     Rounding keeps an order; so the layer is an integer one.
     """
@@ -318,9 +440,13 @@ def _closed_before(node: fx.Node, last: tuple[float, int, int, int], narrow: int
         else:
             return None
         source = cast(fx.Node, source.args[0])
-    if not chain or not is_call(source, bgnn.q_linear_float) or only_user(source) is None:
+    if not chain or only_user(source) is None:
         return None
-    value = _closed_linear(node, source, (scale, zero, low, high), narrow)
+    value = None
+    if is_call(source, bgnn.q_linear_float):
+        value = _closed_linear(node, source, (scale, zero, low, high), narrow)
+    elif _is_total(source) or _is_joined(source):
+        value = call(node, bgnn.quantize.default, source, scale, zero, low, high, like=node)
     for step in reversed(chain) if value is not None else ():
         value = call(node, step.target, value, *step.args[1:], like=step, **step.kwargs)
     return value

@@ -42,7 +42,7 @@ SEGMENTS = [bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max, *CODES]
 # Ops on each edge alone. What else touches an edge tensor needs all of it, as [E, ...].
 EDGEWISE = [*ops.having("elementwise"), bgnn.prelu, aten.linear]
 FILLED = ops.having("filling", "-elementwise")
-QUANTISED = [*ops.having("fake"), *ops.having("codes", "-segment")]
+QUANTISED = [*ops.having("fake"), *ops.having("codes", "-segment", "-summed")]
 COPIES = [*ops.having("same"), aten._to_copy]
 COLUMNS = [aten.reshape, aten.view, aten.unsqueeze, aten.squeeze]  # [E] as [E, 1] and back
 

@@ -27,6 +27,7 @@ emitter's to say (`LOWERINGS` of converter/onnx and converter/tflite); nothing h
     loops         a graph's self-loops
     table         which edges each node has, how many, and the edges' order by node
     codes         8-bit integers go in, or come out
+      summed      along an axis
     fake          goes to codes and back
     bits          packed signs go in, or come out
     fused         several of the user's operations in one of this project's operators
@@ -98,6 +99,7 @@ TRAITS: list[tuple[str, list[Any]]] = [
     ("fake", [bgnn.fake_quant, bgnn.fake_quant_channel]),
     ("codes", [bgnn.quantize, bgnn.dequantize, bgnn.requantize, bgnn.q_linear, bgnn.q_linear_float, bgnn.q_mul,
                bgnn.q_add, bgnn.q_table]),
+    ("codes summed", [bgnn.q_sum, bgnn.q_sum_float]),
     ("bits", [bgnn.pack, bgnn.unpack, bgnn.bconv, bgnn.bconv_bits, bgnn.packed_max]),
     ("bits fused", [bgnn.xor_edge_conv, bgnn.bin_edge_conv, bgnn.dense_pool]),
     ("segment sum fused", [bgnn.aggregate, bgnn.gat_aggregate]),

@@ -66,6 +66,8 @@ def run(gm: fx.GraphModule) -> PassResult:
             if new is not None:
                 replace(node, new)
                 result.rewrites += 1
+    for node in gm.graph.nodes:
+        node.meta.pop("total", None)
     remove_dead_code(gm)
     return result
 
@@ -144,7 +146,10 @@ def _segment(node: fx.Node) -> fx.Node | None:
             return None
         count = torch.bincount(one, minlength=n).float().reshape(-1, *[1] * (len(shape_of(values)) - dim - 1))
         reduce = partial(fixed_edges.reduced, node, dim, one, n)
-        return _reduced(node, base, values, how, alone, reduce, lambda: constant(node, count, "degrees"))
+        made = _reduced(node, base, values, how, alone, reduce, lambda: constant(node, count, "degrees"))
+        if made is not None and how == "sum" and is_filled(base, 0, ZEROS) and node.kwargs.get("alpha", 1) == 1:
+            made.meta["total"] = count, partial(fixed_edges.reduced, dim=dim, index=one, size=n, values=values)
+        return made
     if dim:  # the same with the nodes' axis as the first
         order = [dim, *(axis for axis in range(len(shape_of(values))) if axis != dim)]
         base, values = (call(node, aten.permute.default, x, order, like=node) for x in (base, values))
@@ -285,6 +290,14 @@ def _times_one(node: fx.Node) -> fx.Node | None:
 
 def _mean(node: fx.Node) -> fx.Node | None:
     total, count = node.args[:2]
+    if isinstance(total, fx.Node) and "total" in total.meta and is_constant(count):
+        degrees, reduced = total.meta["total"]
+        given = value_of(cast(fx.Node, count))
+        if given.dim() <= len(shape_of(node)) and torch.equal(
+            given.expand(shape_of(node)), degrees.clamp(min=1).expand(shape_of(node))
+        ):
+            return cast(fx.Node, reduced(node, how="mean"))
+        return None
     while is_call(count, aten.reshape, aten.expand):
         count = cast(fx.Node, count).args[0]
     if not is_call(total, bgnn.segment_sum) or not is_call(count, aten.clamp, aten.clamp_min):

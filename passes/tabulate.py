@@ -71,7 +71,7 @@ def _chain(last: fx.Node) -> list[fx.Node] | None:
     chain = [last]
     while not is_call(chain[0], bgnn.dequantize):
         inputs = [a for a in chain[0].all_input_nodes if not is_constant(a)]
-        if len(inputs) != 1:
+        if len(inputs) != 1 or not all(_is_per_channel(a) for a in chain[0].all_input_nodes if is_constant(a)):
             return None
         source = inputs[0]
         alone = is_call(source, *EACH_ELEMENT) and only_user(source) is chain[0]
@@ -79,6 +79,10 @@ def _chain(last: fx.Node) -> list[fx.Node] | None:
             return None
         chain.insert(0, source)
     return [cast(fx.Node, chain[0].args[0]), *chain] if len(chain) > 2 else None
+
+
+def _is_per_channel(constant: fx.Node) -> bool:
+    return all(size == 1 for size in shape_of(constant)[:-1])
 
 
 def _with_tables_before(chain: list[fx.Node]) -> list[fx.Node]:

@@ -127,6 +127,8 @@ def _name(func: Any) -> str:
     last = name.rpartition(".")[2]
     if last in _OPERATORS:
         return _OPERATORS[last]
+    if last.startswith("_sparse_"):  # what torch.sparse.mm and its kin are
+        return last.replace("_sparse_", "torch.sparse.", 1)
     return name.replace("torch.functional.", "torch.").replace("torch.Tensor.", "Tensor.")
 
 
@@ -164,6 +166,12 @@ def place(node: fx.Node) -> str:
     file, line, code = own[-1]
     code = " ".join(code.split())
     return f"{file}:{line}{': ' + code if code and not code.startswith('File ') else ''}"
+
+
+def short(node: fx.Node, module: str = "") -> str:
+    """What a table calls a node: `module: torch.matmul (file.py:12)`."""
+    file, _, line = place(node).partition(": ")[0].rpartition(":")
+    return (f"{module}: " if module else "") + called(node) + (f" ({Path(file).name}:{line})" if file else "")
 
 
 def where(node: fx.Node) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from graph_models import GCN as QuantisedGCN
-from graph_models import BinarySAGE, TorchQuantizer, random_graph
+from graph_models import BinarySAGE, GCNLayer, TorchQuantizer, random_graph
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import DynamicEdgeConv, EdgeConv, GCNConv, SAGEConv, knn_graph
@@ -111,10 +111,10 @@ class PointNet(nn.Module):
 class OneGraph(nn.Module):
     """A skeleton: the edges are a buffer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
         self.register_buffer("edges", random_graph(10, 30)[1])
-        self.first, self.second = GCNConv(6, 8), GCNConv(8, 3)
+        self.first, self.second = layers or (GCNConv(6, 8), GCNConv(8, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x, self.edges).relu(), self.edges)
@@ -241,6 +241,12 @@ FAMILIES: dict[str, Family] = {
         told={"fixed_sizes": ("x=20", "edge_index=70")},
     ),
     "graph in a buffer": Family(OneGraph, features),
+    "INT8 graph in a buffer": Family(
+        lambda: OneGraph(GCNLayer(6, 8, TorchQuantizer), GCNLayer(8, 3, TorchQuantizer)),
+        features,
+        "INT8",
+        refused=dict.fromkeys(FLOAT_ON_TFLITE, NO_CODES),
+    ),
     "graph in a buffer, open batch": Family(
         OneGraph,
         frames,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from bgnn.converter.code_operands import requantised, scales_and_zeros, table_of
+from bgnn.converter.code_operands import quotient, requantised, scales_and_zeros, table_of
 from bgnn.converter.onnx.builder import Value
 from bgnn.converter.onnx.float_ops import reduce
 from bgnn.converter.onnx.graph_ops import counts, scatter, zeros
@@ -295,6 +295,29 @@ def q_segment_mean(
     return _requantized(walk, total, walk.op("Div", [_scale(walk, m_scale), divisor], FLOAT), y_zero, low, high)
 
 
+def _axis_total(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, axis: int) -> Value:
+    """The exact sum as int32: a product with ones, several times as fast as a ReduceSum of int32."""
+    ones = walk.constant(np.ones((1, int(m.meta["val"].shape[axis])), U8))
+    total = walk.op("MatMulInteger", [ones, walk.value(m), _zero(walk, 0), _zero(walk, m_zero)], I32)
+    return walk.op("Squeeze", [total, walk.indices([axis])], I32)
+
+
+def q_sum(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, axis: int, length: fx.Node | None,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """The exact sum times m_scale / (y_scale * length)."""
+    total = _axis_total(walk, node, m, m_zero, axis)
+    multiplier = quotient(walk, node, m_scale, y_scale, length)
+    return _requantized(walk, total, walk.constant(multiplier), y_zero, low, high)
+
+
+def q_sum_float(walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, axis: int) -> Value:
+    """The exact sum, times m_scale."""
+    total = walk.cast(_axis_total(walk, node, m, m_zero, axis), FLOAT)
+    return walk.op("Mul", [total, _scale(walk, m_scale)], FLOAT)
+
+
 def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int | fx.Node) -> Value:
     """ReduceMax of codes in a bucket; scattered, of int32."""
 
@@ -326,4 +349,6 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.q_segment_sum_float.default": q_segment_sum_float,
     "bgnn.q_segment_mean.default": q_segment_mean,
     "bgnn.q_segment_max.default": q_segment_max,
+    "bgnn.q_sum.default": q_sum,
+    "bgnn.q_sum_float.default": q_sum_float,
 }

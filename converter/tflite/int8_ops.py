@@ -16,7 +16,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
-from bgnn.converter.code_operands import requantised, scales_and_zeros, table_of
+from bgnn.converter.code_operands import quotient, requantised, scales_and_zeros, table_of
 from bgnn.converter.tflite import graph_ops
 from bgnn.converter.tflite.builder import Codes, Value, numel
 from bgnn.converter.tflite.builtin_ops import elementwise
@@ -286,6 +286,33 @@ def q_segment_mean(
     return _as_codes(walk, total, multiplier, y_scale, y_zero, low, high)
 
 
+def _axis_total(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, axis: int) -> Value:
+    """The exact sum as int32: that of the file's codes less as many zero points."""
+    codes = walk.cast(walk.coded(m, _PLAIN), INT)
+    inputs = [codes, walk.indices([axis])]
+    total = walk.op("SUM", inputs, walk.shape(node), INT, schema.ReducerOptionsT())
+    if m_zero == SHIFT:
+        return total
+    zeros = walk.constant(np.array(codes.shape[axis] * (m_zero - SHIFT), INT))
+    return walk.op("SUB", [total, zeros], total.shape, INT, schema.SubOptionsT())
+
+
+def q_sum(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, axis: int, length: fx.Node | None,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> Value:  # fmt: skip
+    """The exact sum times m_scale / (y_scale * length)."""
+    total = _axis_total(walk, node, m, m_zero, axis)
+    multiplier = walk.constant(quotient(walk, node, m_scale, y_scale, length))
+    return _as_codes(walk, total, multiplier, y_scale, y_zero, low, high)
+
+
+def q_sum_float(walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, axis: int) -> Value:
+    """The exact sum, times m_scale."""
+    total = walk.cast(_axis_total(walk, node, m, m_zero, axis), FLOAT)
+    return walk.op("MUL", [total, walk.constant(np.float32(m_scale))], total.shape, FLOAT, schema.MulOptionsT())
+
+
 def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int) -> Value:
     """UNSORTED_SEGMENT_MAX of int32; a segment without elements, where it gives the lowest number, has m_zero."""
     value = walk.coded(m, _PLAIN)
@@ -309,6 +336,8 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.q_segment_sum_float.default": q_segment_sum_float,
     "bgnn.q_segment_mean.default": q_segment_mean,
     "bgnn.q_segment_max.default": q_segment_max,
+    "bgnn.q_sum.default": q_sum,
+    "bgnn.q_sum_float.default": q_sum_float,
     "bgnn.q_mul.default": _two_codes("MUL", schema.MulOptionsT),
     "bgnn.q_add.default": _two_codes("ADD", schema.AddOptionsT),
 }

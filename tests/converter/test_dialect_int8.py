@@ -126,6 +126,17 @@ def test_q_segment_ops(trailing: tuple[int, ...]) -> None:
     assert np.array_equal(largest.numpy(), [p.max(0) + 120 if len(p) else np.full(trailing, 120) for p in parts])
 
 
+def test_sums_along_an_axis() -> None:
+    m = codes(5, 7, 3)
+    total = (integers(m) - 120).sum(1)
+    lengths = torch.arange(1.0, 6.0).reshape(-1, 1)
+    out = bgnn.q_sum(m, 0.02, 120, 1, None, 0.05, 130, 0, 255)
+    assert np.array_equal(out.numpy(), requant(total, F32(0.02) / F32(0.05), 130))
+    mean = bgnn.q_sum(m, 0.02, 120, 1, lengths, 0.05, 130, 0, 255)
+    assert np.array_equal(mean.numpy(), requant(total, F32(0.02) / (F32(0.05) * lengths.numpy()), 130))
+    assert np.array_equal(bgnn.q_sum_float(m, 0.02, 120, 1).numpy(), total.astype(F32) * F32(0.02))
+
+
 def test_a_long_segment_does_not_wrap() -> None:
     m = torch.full((100_000, 1), 255, dtype=torch.uint8)
     index = torch.zeros(100_000, dtype=torch.int64)

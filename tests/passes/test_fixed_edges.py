@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graph_models import GCN as QuantisedGCN
+from graph_models import TorchQuantizer, random_graph
 from graphs import Wrapped, aten
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv, SAGEConv
@@ -109,6 +111,27 @@ def test_a_graph_in_a_buffer_goes_to_every_target(net: str, shape: tuple[int, ..
     assert data is not None
     (found,) = OnnxModel(data).run(x=x.numpy()).values() if target == "onnx-x86" else run_file(data, [x.numpy()])
     torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), atol=1e-5, rtol=1e-4)
+
+
+class Quantised(nn.Module):
+    """Degree-Quant's layers on edges of the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = QuantisedGCN(TorchQuantizer)
+        self.register_buffer("edges", random_graph(N, 30)[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x, self.edges)
+
+
+@pytest.mark.parametrize(("target", "kernels"), [("onnx-int8-x86", "stock"), ("tflite-int8-arm64", "bgnn")])
+def test_codes_are_summed_as_integers(target: str, kernels: str) -> None:
+    """Messages are products of codes, with a constant's as well; converting compares every code with the model's."""
+    done = convert(Quantised().eval(), (torch.randn(N, 6),), target=target, kernels=kernels)
+    graph = done.graph.graph
+    assert len(list(calls(graph, torch.ops.bgnn.q_mul))) == len(list(calls(graph, torch.ops.bgnn.q_sum))) == 2
+    assert not list(calls(graph, aten.sum, aten.mul, aten.linear))
 
 
 def test_an_open_batch() -> None:

@@ -77,6 +77,31 @@ def test_sites(kind: str) -> None:
     assert not torch.equal(fx.Interpreter(gm).run(*inputs)[0], expected)
 
 
+@pytest.mark.parametrize("kind", SITES)
+def test_edges_in_a_buffer_have_the_same_sites(kind: str) -> None:
+    """But for a GCN's norms, which are constants then, and have their codes all the same; attention stays real."""
+    x, edges = random_graph(20, 60)
+
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Two(kind)
+            self.register_buffer("edges", edges)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x, self.edges)
+
+    gm = trace(Held().eval(), (x,))
+    for _, run in stages.passes_to("traced", stages.Plan("onnx-int8-x86")):
+        run(gm)
+    stages.name_layers(gm)
+    sites = insert_fake_quant.sites(gm)
+    activations, weights = SITES[kind]
+    norms = {"gcn": 2, "gin": 0}.get(kind, 0)
+    assert len(sites) == activations - {"gcn": 1}.get(kind, 0), [n.name for n in sites]
+    assert insert_fake_quant.insert(gm, dict.fromkeys(sites, (-9.0, 9.0))) == len(sites) + norms + weights
+
+
 def test_sums_that_are_added_to_the_nodes_own_features_stay_exact() -> None:
     """GIN's: nodes' codes summed. Not GCN's, of products made on edges, nor what a dense layer reads as it is."""
 

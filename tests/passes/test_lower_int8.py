@@ -58,6 +58,12 @@ RULES: dict[str, tuple[Any, Callable[..., Any]]] = {
     "segment sum": (bgnn.q_segment_sum, lambda m, x: q(bgnn.segment_sum(q(x, A), m.i, N), Y)),
     "segment sum, real output": (bgnn.q_segment_sum_float, lambda m, x: bgnn.segment_sum(q(x, A), m.i, N)),
     "segment mean": (bgnn.q_segment_mean, lambda m, x: q(bgnn.segment_mean(q(x, A), m.i, N), Y)),
+    "sum along an axis": (bgnn.q_sum, lambda m, x: q(q(x, A).reshape(2, 3, 5).sum(1), Y)),
+    "sum, real output": (bgnn.q_sum_float, lambda m, x: q(x, A).reshape(2, 3, 5).sum(-2)),
+    "mean along an axis": (bgnn.q_sum, lambda m, x: q(q(x, A).reshape(1, 2, 3, 5).mean(2), Y)),
+    "mean by lengths": (bgnn.q_sum, lambda m, x: q(q(x, A).reshape(2, 3, 5).sum(1) / m.n, Y)),
+    "clamp": (bgnn.requantize, lambda m, x: q(x, A).clamp(0.0, 0.0)),
+    "product with a constant of rows": (bgnn.q_mul, lambda m, x: q(q(x, A) * q(m.rows, B).reshape(-1, 1), Y)),
     "segment max": (bgnn.q_segment_max, lambda m, x: bgnn.segment_max(q(x, A), m.i, N)),
     "requantised": (bgnn.requantize, lambda m, x: q(q(x, A), Y)),
     "leaky": (bgnn.requantize, lambda m, x: q(F.leaky_relu(q(x, A), 0.2), Y)),
@@ -68,11 +74,46 @@ RULES: dict[str, tuple[Any, Callable[..., Any]]] = {
 def test_rules(name: str) -> None:
     op, function = RULES[name]
     constants = {"w": W, "b": BIAS, "wide": W.repeat(22, 1), "many": BIAS.repeat(22), "i": INDEX}
+    constants |= {"n": torch.tensor([[3.0], [2.0]])}
+    constants["rows"] = torch.linspace(0.1, 1.9, 6)
     gm, result = lowered(function, X, tolerance=0.048 if "wide" in name else 1e-5, **constants)
     assert count(gm, op) == 1
     assert result.refusals == []
     real = [n for n in gm.graph.nodes if n.op == "call_function" and "aten" in str(n.target)]
     assert [n for n in real if not n.name.startswith(("flip", "slice", "select", "reshape"))] == []
+
+
+def test_sums_of_nodes_of_several_degrees_are_joined_as_codes() -> None:
+    """A sum, a mean by lengths, rows of one edge, rows of none."""
+
+    def parts(m: Any, x: Tensor) -> Tensor:
+        x = q(x, A)
+        joined = [x[:4].reshape(2, 2, 5).sum(1), x.reshape(2, 3, 5).sum(1) / m.n, x[4:], m.zero]
+        return q(torch.cat(joined).index_select(0, m.order).relu(), Y)
+
+    constants = {"n": torch.tensor([[3.0], [2.0]]), "zero": torch.zeros(1, 5), "order": torch.tensor([6, 0, 3, 2, 5])}
+    gm, _ = lowered(parts, tolerance=1e-5, **constants)
+    assert count(gm, bgnn.q_sum) == 2
+    assert count(gm, aten.sum, aten.div, aten.relu, bgnn.q_sum_float) == 0
+    assert only(gm, aten.cat).meta["val"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: q(q(x, A).sum(1), Y),  # of channels
+        lambda m, x: q(q(x, A).reshape(2, 3, 5).sum((0, 1)), Y),  # of several axes
+        lambda m, x: q(x.reshape(2, 3, 5).sum(1), Y),  # of real numbers
+    ],
+)
+def test_other_sums_stay(function: Callable[..., Tensor]) -> None:
+    gm, _ = lowered(function)
+    assert count(gm, aten.sum) == 1
+
+
+def test_a_clamp_between_codes_stays() -> None:
+    gm, _ = lowered(lambda m, x: q(x, A).clamp(0.0, 0.04))
+    assert count(gm, aten.clamp) == 1
 
 
 def test_a_maximum_of_a_layers_results_is_one_of_codes() -> None:

@@ -49,6 +49,17 @@ CURVES = {
 }
 
 
+@pytest.mark.parametrize("rows", [256, 300])
+def test_a_constant_of_rows_is_no_table(rows):
+    """A factor for each row: of 256 rows it has the shape of a table, and the numbers of none."""
+    gm = trace(
+        Wrapped(lambda m, x: bgnn.quantize(real(x) * m.rows, *Y), {"rows": torch.rand(rows, 1)}),
+        (X[:1].expand(rows, -1),),
+    )
+    canonicalise.run(gm)
+    assert tabulate.run(gm, True).rewrites == 0
+
+
 @pytest.mark.parametrize("any_table", [False, True])
 @pytest.mark.parametrize("name", LINES)
 def test_lines_become_tables(name, any_table):

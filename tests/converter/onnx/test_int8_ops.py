@@ -194,6 +194,17 @@ def test_ranges_of_sums(low, high, zero, form):
     check(layer, form)
 
 
+@pytest.mark.parametrize("shape", [(5, 7, 4), (2, 5, 7, 4)])
+def test_sums_along_an_axis(shape):
+    """As codes, by lengths, and as real numbers."""
+    x, axis = torch.randn(shape) * 3, len(shape) - 2
+    last = (0.05, 120, 0, 255)
+    lengths = torch.linspace(1, 9, 4)
+    same_on(lambda m, x: bgnn.q_sum(codes_of(x), 0.0231, 121, axis, None, *last), x)
+    same_on(lambda m, x: bgnn.q_sum(codes_of(x), 0.0231, 121, axis, m.n, *last), x, n=lengths)
+    same_on(lambda m, x: bgnn.q_sum_float(codes_of(x), 0.0231, 121, axis), x)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_maxima_of_codes(form):
     def layer(m, x, edges):

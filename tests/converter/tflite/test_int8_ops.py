@@ -163,6 +163,22 @@ def test_constants_that_are_codes(both):
     assert np.abs(expected - found).max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(7, 4), (5, 7, 4), (2, 5, 7, 4)])
+def test_sums_along_an_axis_are_exact(both, shape):
+    """As codes, by lengths, and as real numbers; `X` has a zero point that is not the middle code."""
+    x, axis = torch.randn(shape) * 3, len(shape) - 2
+    lengths = (torch.arange(shape[-3]) + 1.0).reshape(-1, 1) if len(shape) > 2 else torch.tensor(7.0)
+    for op in (
+        lambda m, x: bgnn.q_sum(bgnn.quantize(x, *X), *X[:2], axis, None, 0.05, 119, 0, 255),
+        lambda m, x: bgnn.q_sum(bgnn.quantize(x, *X), *X[:2], axis, m.n, 0.05, 119, 0, 255),
+    ):
+        expected, found, names = both(op, x, n=lengths)
+        assert (expected == found).all()
+        assert names["SUM"] == 1
+    expected, found, _ = both(lambda m, x: bgnn.q_sum_float(bgnn.quantize(x, *X), *X[:2], axis), x)
+    assert (expected == found).all()
+
+
 @pytest.mark.parametrize("channel", [False, True])
 def test_quantisers_that_stay(both, channel):
     """16 bits fit no byte: rounded in float32, step by step."""

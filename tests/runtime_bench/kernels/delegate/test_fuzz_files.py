@@ -119,16 +119,38 @@ def test_the_operands_of_litert_itself_stay_as_they_are() -> None:
         model = mutations.read(seed.data)
         place = reshaped(model, shape)
         change = mutations.Mutator(model, files.random.Random(number))
+        types = [tensor.type for tensor in model.subgraphs[0].tensors]
         for _ in range(6):
             change()
         graph, tensor = model.subgraphs[0], model.subgraphs[0].tensors[place]
         ours = [op for op in graph.operators if op in change.ops]
+        assert all(graph.tensors[i].type == types[i] for i in change.theirs)
         assert (list(tensor.shape), tensor.type) == ([2], mutations.schema.TensorType.INT32)
         assert bytes(model.buffers[tensor.buffer].data) == shape.tobytes()
         assert not tensor.isVariable
         assert all(graph.tensors[i].quantization is None for i in change.theirs)
         assert place not in graph.inputs
         assert not any(place in op.outputs for op in ours)
+
+
+def test_what_litert_counts_with_stays_small() -> None:
+    """It writes to memory that it could not allocate, where a shape that BgnnSizes reads is of gigabytes."""
+    terms, axes = tflite_files.const(np.array([[0, 1], [0, 0]], np.int32)), tflite_files.const(np.zeros(1, np.int32))
+    tensors = [tflite_files.Tensor((24, 6)), terms, axes, tflite_files.Tensor((2,), np.int32)]
+    model = mutations.read(tflite_files.file(tensors, [tflite_files.Node("BgnnSizes", [1, 2, 0], [3])], [0], [3]))
+    reshaped(model, np.array([1, -1], np.int32))
+    model.subgraphs[0].operators[-1].inputs = [0, 3]
+    data, sizes = mutations.write(model), set()
+    for number in range(1500):
+        changed = mutations.read(data)
+        change = mutations.Mutator(changed, files.random.Random(number))
+        for _ in range(6):
+            change()
+        counted = changed.subgraphs[0].tensors[0]
+        sizes.add(mutations.byte_size(counted))
+        assert counted.type == mutations.schema.TensorType.FLOAT32
+    assert len(sizes) > 9
+    assert max(size or 0 for size in sizes) < mutations.REFUSED_BLOCK
 
 
 def reshaped(model: mutations.schema.ModelT, shape: np.ndarray) -> int:

@@ -134,11 +134,13 @@ class Mutator:
         # Shapes, axes and counts of LiteRT's own operators, which trust them: its RESHAPE writes past its dimensions
         # where the shape has 32 entries. No change reaches these tensors, so that every crash is one of ours.
         others = [op for op in self.graph.operators if self.code(op).builtinCode != custom]
-        # Its ADD aborts where a tensor of int8 has no scale.
+        # Its ADD aborts where a tensor of int8 has no scale, its RESHAPE writes floats into an output of int8.
         self.theirs = {int(i) for op in others for i in (*op.inputs, *op.outputs)}
-        # What BgnnSizes makes such numbers of is one of them: LiteRT's CONCATENATION writes where it got no memory.
+        # What BgnnSizes makes such numbers of is one of them, and the tensors that it counts stay small: LiteRT's
+        # CONCATENATION writes where it got no memory.
         whole = {int(i) for op in others for i in op.inputs if i >= 0 and self.graph.tensors[i].type in WHOLE}
         makers = [op for op in self.ops if whole & set(map(int, op.outputs))]
+        self.counted = [self.graph.tensors[i] for op in makers for i in op.inputs[2:] if i >= 0]
         self.kept = {
             int(i)
             for op in (*others, *makers)
@@ -258,7 +260,7 @@ class Mutator:
             shape[axis] = self.dimension(shape[axis])
         tensor.shape = shape
         tensor.shapeSignature = None
-        if not is_affordable(tensor):
+        if not self.allows(tensor):
             tensor.shape = before
         self.fit(tensor)
 
@@ -282,12 +284,20 @@ class Mutator:
             before = tensor.shape
             tensor.shape = [new if dimension == old else int(dimension) for dimension in before if before is not None]
             tensor.shapeSignature = None
-            if not is_affordable(tensor):
+            if not self.allows(tensor):
                 tensor.shape = before
             self.fit(tensor)
 
+    def allows(self, tensor: schema.TensorT) -> bool:
+        """Whether a tensor may have the shape that it has now."""
+        refused = (byte_size(tensor) or 0) >= REFUSED_BLOCK
+        return is_affordable(tensor) and not (refused and any(tensor is counted for counted in self.counted))
+
     def type(self) -> None:
-        tensor = self.tensor()
+        number = self.rng.choice(self.numbers(self.op()) or [-1])
+        if number < 0 or number in self.theirs:
+            return
+        tensor = self.graph.tensors[number]
         tensor.type = self.rng.choice(USUAL if self.rng.random() < 0.7 else list(ITEM_BYTES))
         if not is_affordable(tensor):
             tensor.type = schema.TensorType.INT8
