@@ -147,7 +147,7 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if own:
         steps += _steps(fuse_aggregation)
     steps += _steps(legalise, fold_constants, canonicalise, merge_equal_nodes)
-    if target.format == "onnx" and own:
+    if own:
         steps += _steps(sort_edges)
     elif target.format == "onnx" and not naive:
         steps.append(("neighbour_tables", lambda gm: neighbour_tables.run(gm, host_size)))
