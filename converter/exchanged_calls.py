@@ -179,6 +179,9 @@ _EXCHANGED: dict[Any, Callable[..., Any]] = {
 }
 
 
+_makers: set[str] = set()  # the functions that made whole numbers of tensors since `whole_numbers` began
+
+
 class _Int(type):
     """What stands for `int` in a module whose functions are exported."""
 
@@ -189,6 +192,8 @@ class _Int(type):
         return issubclass(kind, int)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], Tensor):
+            _makers.add(sys._getframe(1).f_code.co_name)
         if args and isinstance(args[0], Tensor) and args[0].numel() == 1:
             args = (args[0].item(), *args[1:])
         if args and isinstance(args[0], torch.SymInt | torch.SymFloat | torch.SymBool):
@@ -201,14 +206,16 @@ class _WholeNumber(metaclass=_Int):
 
 
 @contextmanager
-def whole_numbers() -> Iterator[None]:
+def whole_numbers() -> Iterator[set[str]]:
     """Within the block `int(x.max())`, in PyG and in what is no library, is the number of each run.
 
-    Python's own `int` gives a number of this run alone, which export does not know.
+    Python's own `int` gives a number of this run alone, which export does not know. Gives the names of the functions
+    that made such numbers.
     """
+    _makers.clear()
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None) or ""
             if name.startswith("torch_geometric.") or (file and "-packages" not in file and not is_library(file)):
                 stack.enter_context(mock.patch.object(module, "int", _WholeNumber, create=True))
-        yield
+        yield _makers

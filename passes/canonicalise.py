@@ -89,7 +89,12 @@ def reshape(before: fx.Node, x: fx.Node, shape: tuple[int, ...], like: fx.Node |
 
 def can_reshape(x: fx.Node, shape: Sequence[Any]) -> bool:
     """Whether a shape can be told of `x`: at most one of its open sizes is not one of `x` itself."""
-    own = [str(size) for size in shape_of(x)]
+    return can_tell(shape_of(x), shape)
+
+
+def can_tell(before: Sequence[Any], shape: Sequence[Any]) -> bool:
+    """`can_reshape`, of a tensor of the shape `before`."""
+    own = [str(size) for size in before]
     new = [size for size in shape if not isinstance(size, int) and str(size) not in own]
     return literal(shape) is not None or len(new) <= 1
 
