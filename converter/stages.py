@@ -236,7 +236,7 @@ def name_layers(gm: fx.GraphModule) -> None:
             if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_channel):
                 weight = weight.args[0]
             source = weight.meta.get("source") if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
-            named.setdefault(source or node.name, []).append(node)
+            named.setdefault(source or user_code.short(node), []).append(node)
     for label, nodes in named.items():
         for number, node in enumerate(nodes, start=1):
             node.meta["layer"] = label if len(nodes) == 1 else f"{label} {number} of {len(nodes)}"

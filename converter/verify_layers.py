@@ -46,6 +46,7 @@ bgnn = torch.ops.bgnn
 DENSE = [aten.linear, aten.conv1d, aten.conv2d]
 EACH = ops.having("elementwise")
 REDUCED = [aten.amax, aten.amin]
+MOVES = ops.having("move", "one")
 STAYS = [aten.reshape, aten.expand, aten.permute, bgnn.gather_nodes, bgnn.packed_max, bgnn.unpack, *REDUCED]
 MAKERS = [
     bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,
@@ -126,8 +127,10 @@ def _traced_layer(sign: fx.Node) -> _Layer | None:
 
 def _step(node: fx.Node, column: Tensor, axis: int) -> tuple[Tensor, int] | None:
     """One traced op on values `[V, C]`, channels on `axis` of its operand: (the result, its channels' axis)."""
-    data = next(n for n in node.all_input_nodes if not is_constant(n))
+    data = _data(node)[0]
     before, after = shape_of(data), shape_of(node)
+    if is_call(node, aten.index_select):
+        return None if cast(int, node.args[1]) % len(before) == axis else (column, axis)
     if is_call(node, *REDUCED):
         axes = reduced_axes(node)
         if axis in axes:
@@ -317,6 +320,8 @@ def prove_tables(traced: fx.GraphModule, gm: fx.GraphModule, before: fx.GraphMod
         if table is None:
             continue
         source: Any = node.args[0]
+        while is_call(source, *MOVES) and "tap" not in source.meta:
+            source = source.args[0]
         starts: set[str] | None = None
         if is_call(node, bgnn.q_table) and "tap" in source.meta:
             starts = {one.name for one in source.meta["tap"].everyone()}
@@ -357,12 +362,19 @@ def _chains(last: fx.Node, starts: set[str] | None) -> list[list[fx.Node]]:
     """The traced nodes from a quantiser to `last`, first to last; `starts`: which quantiser, if that is known."""
     chain, found = [last], cast(list[list[fx.Node]], [])
     while True:
-        data = [n for n in chain[0].all_input_nodes if not is_constant(n)]
+        data = _data(chain[0])
         if len(data) != 1:
             return found
         chain = [data[0], *chain]
         if is_call(data[0], bgnn.fake_quant) and (starts is None or data[0].name in starts):
             found.append(chain)
+
+
+def _data(node: fx.Node) -> list[fx.Node]:
+    """The operands that are no constants; of rows that are looked up, where they are from."""
+    if is_call(node, aten.index_select):
+        return [cast(fx.Node, node.args[0])]
+    return [n for n in node.all_input_nodes if not is_constant(n)]
 
 
 def _codes_of_every(chain: list[fx.Node], floors: Mapping[str, int]) -> tuple[Tensor, Tensor] | None:

@@ -509,16 +509,14 @@ def _linear(node: fx.Node) -> fx.Node | None:
         return None
     shape = shape_of(cast(fx.Node, weight))
     if len(shape) == 1:  # a product with a vector is one with a matrix of one row
-        row = constant(node, value_of(cast(fx.Node, weight)).reshape(1, -1), str(cast(fx.Node, weight).target))
+        row = constant(node, value_of(cast(fx.Node, weight)).reshape(1, -1), cast(fx.Node, weight))
         return reshape(node, call(node, aten.linear.default, x, row, like=node), shape_of(node), like=node)
     if (len(shape) != 2 and shape[:-2] != (1,) * (len(shape) - 2)) or len(shape) > len(shape_of(cast(fx.Node, x))):
         return None
     if bias is not None and (not is_constant(bias) or len(shape_of(cast(fx.Node, bias))) != 1):
         return None
     matrix = cast(fx.Node, weight)
-    turned = constant(node, value_of(matrix).reshape(shape[-2:]).t(), str(matrix.target))
-    if "source" in matrix.meta:
-        turned.meta["source"] = matrix.meta["source"]
+    turned = constant(node, value_of(matrix).reshape(shape[-2:]).t(), matrix)
     return call(node, aten.linear.default, x, turned, bias, like=node)
 
 
@@ -615,7 +613,7 @@ def _plain_constants(node: fx.Node) -> fx.Node | None:
             if small.dim() == 0 and same_type and other.meta["val"].dtype == torch.float32:
                 side, changed = small.item(), True
             elif small.dim() < value.dim() and len(shape_of(other)) == len(shape_of(node)):
-                side, changed = constant(node, small, cast(str, cast(fx.Node, side).target)), True
+                side, changed = constant(node, small, cast(fx.Node, side)), True
         sides.append(side)
     if not changed or node.kwargs:
         return None

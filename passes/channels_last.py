@@ -205,7 +205,7 @@ def _elementwise(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
             value = value_of(side)
             value = value.reshape((1,) * (rank - value.dim()) + tuple(value.shape))
             inverse = tuple(order.index(i) for i in range(rank))
-            sides.append(constant(node, _drop_ones(value.permute(inverse)), cast(str, side.target)))
+            sides.append(constant(node, _drop_ones(value.permute(inverse)), side))
         elif isinstance(side, fx.Node):
             sides.append(_in_order(laid, side, order, node))
         else:

@@ -90,15 +90,9 @@ class PassResult:
 
     def refuse(self, node: fx.Node, reason: str) -> None:
         """Records that `node` was a candidate and why it stays as it is."""
-        entry = (str(node.meta.get("layer") or source_name(node)), reason)
+        entry = (str(node.meta.get("layer") or user_code.short(node, module_of(node))), reason)
         if entry not in self.refusals:
             self.refusals.append(entry)
-
-
-def source_name(node: fx.Node) -> str:
-    """The name a person knows the node by: its module in the user's model if there is one."""
-    path = module_of(node)
-    return f"{path}.{node.name}" if path else node.name
 
 
 def module_of(node: fx.Node) -> str:
@@ -221,8 +215,13 @@ def call(before: fx.Node, target: Any, *args: Any, like: fx.Node | None = None, 
     return node
 
 
-def constant(before: fx.Node, value: Tensor, name: str) -> fx.Node:
-    """Inserts a constant tensor before a node; `name` is made unique and legal."""
+def constant(before: fx.Node, value: Tensor, name: str | fx.Node) -> fx.Node:
+    """Inserts a constant tensor before a node; `name` is made unique and legal.
+
+    In place of a name, the constant that it is another layout of: what is known of that one is known of this.
+    """
+    known = {} if isinstance(name, str) else {key: name.meta[key] for key in OF_WEIGHTS if key in name.meta}
+    name = name if isinstance(name, str) else str(name.target)
     module = cast(fx.GraphModule, before.graph.owning_module)
     stem = "".join(c if c.isalnum() else "_" for c in name).strip("_") or "constant"
     unique, count = stem, 0
@@ -232,7 +231,7 @@ def constant(before: fx.Node, value: Tensor, name: str) -> fx.Node:
     module.register_buffer(unique, value.detach().clone().contiguous())
     with before.graph.inserting_before(before):
         node = before.graph.get_attr(unique)
-    node.meta["val"] = as_meta(value)
+    node.meta.update({**known, "val": as_meta(value)})
     return node
 
 

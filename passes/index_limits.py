@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes import ops
+from bgnn.passes.expressions import Tried, attempt
 from bgnn.passes.graph import arg, aten, is_call
 
 bgnn = torch.ops.bgnn
@@ -169,6 +170,11 @@ def _size(size: Any) -> Any:
 
 def _origins(index: fx.Node, row: int | None) -> list[Origin]:
     """The inputs, and rows of them, that the values of `index` (of its `row`) are copied from."""
+    return _followed(index, row) or (_rows_of_list(index) if row is None else [])
+
+
+def _followed(index: fx.Node, row: int | None) -> list[Origin]:
+    """The same, operation by operation: of rows that are cut out in other ways nothing."""
     value = index.meta.get("val")
     if not isinstance(value, Tensor) or value.dtype not in _INDICES:
         return []
@@ -182,35 +188,55 @@ def _origins(index: fx.Node, row: int | None) -> list[Origin]:
         axis, number = cast(int, index.args[1]) % x.meta["val"].dim(), index.args[2]
         x, axis = _turned(x, axis)
         if axis == 0 and _is_list(x):
-            return _origins(x, number % x.meta["val"].shape[0]) if isinstance(number, int) else []
+            return _followed(x, number % x.meta["val"].shape[0]) if isinstance(number, int) else []
         return []  # a column of categories: the others have tables of their own
     if is_call(index, operator.getitem) and is_call(source, aten.unbind) and row is None:
         list_ = cast(fx.Node, cast(fx.Node, source).args[0])
         x, axis = _turned(list_, arg(cast(fx.Node, source), 1, "dim", 0) % list_.meta["val"].dim())
-        return _origins(x, cast(int, index.args[1])) if axis == 0 and _is_list(x) else []
+        return _followed(x, cast(int, index.args[1])) if axis == 0 and _is_list(x) else []
     if is_call(index, aten.cat):
         along = arg(index, 1, "dim", 0) % value.dim()
         if row is not None and along == 0:
             return []
-        return [origin for part in cast(list[fx.Node], source) for origin in _origins(part, row)]
+        return [origin for part in cast(list[fx.Node], source) for origin in _followed(part, row)]
     if is_call(index, bgnn.join_edges):
         rows = cast(list[int], index.args[1])
         wanted = rows if row is None else rows[row::2]
-        return [origin for one in sorted(set(wanted)) for origin in _origins(cast(fx.Node, source), one)]
+        return [origin for one in sorted(set(wanted)) for origin in _followed(cast(fx.Node, source), one)]
     if is_call(index, bgnn.with_self_loops, bgnn.edge_csr):
-        return _origins(cast(fx.Node, source), row)
+        return _followed(cast(fx.Node, source), row)
     if is_call(index, bgnn.edge_list):
-        return _origins(cast(fx.Node, index.args[1]), row)
+        return _followed(cast(fx.Node, index.args[1]), row)
     if is_call(index, aten.index):
         chosen = cast(list[Any], index.args[1])
         if row is not None and chosen[0] is not None:
             return []
-        return _origins(cast(fx.Node, source), row)
+        return _followed(cast(fx.Node, source), row)
     if is_call(index, aten.slice) and (row is None or cast(int, arg(index, 1, "dim", 0)) % value.dim() != 0):
-        return _origins(cast(fx.Node, source), row)
+        return _followed(cast(fx.Node, source), row)
     if is_call(index, *(_COPIES if row is None else _SAME_AXES), *_SAME_AXES):
-        return _origins(cast(fx.Node, source), row)
+        return _followed(cast(fx.Node, source), row)
     return []
+
+
+def _rows_of_list(index: fx.Node) -> list[Origin]:
+    """The rows of an input that is a list, where the values of `index` turn out to be copied from it and no others.
+
+    It is computed of a list whose elements tell their places, and of one with other numbers at those places.
+    """
+    lists = inputs_of(index, whole_numbers=True)
+    if len(lists) != 1 or not _is_list(lists[0]):
+        return []
+    tried = Tried()
+    known = tried.known(index.graph)
+    count, length = tried.shape(lists[0])
+    places = torch.arange(count * length).reshape(count, length)
+    numbers = places.flip(0, 1) * 3 + 1
+    found, others = (attempt(index, {**known, lists[0]: values}) for values in (places, numbers))
+    if found is None or others is None or not bool(((found >= 0) & (found < count * length)).all()):
+        return []
+    copied = torch.equal(numbers.flatten()[found], others)
+    return [(lists[0], number) for number in sorted(set((found // length).flatten().tolist()))] if copied else []
 
 
 def _turned(x: fx.Node, axis: int) -> tuple[fx.Node, int]:

@@ -156,8 +156,7 @@ def _layer(node: fx.Node) -> None:
     if not is_weight(weight) or is_constant(x) or len(shape_of(weight)) != 2 or len(shape_of(x)) < 2:
         return
     values = cast(fx.Node, weight.args[0])
-    turned = constant(node, value_of(values).t(), str(values.target))
-    turned.meta.update({k: v for k, v in values.meta.items() if k == "source"})
+    turned = constant(node, value_of(values).t(), values)
     rest = list(weight.args[1:])
     if is_call(weight, bgnn.fake_quant_channel):
         rest[2] = 1 - cast(int, rest[2]) % 2

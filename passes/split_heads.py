@@ -65,9 +65,7 @@ def _score(node: fx.Node) -> fx.Node | None:
     inner = cast(fx.Node, vector.args[0]) if is_weight(vector) else vector
     if value_of(inner).numel() != heads * channels:
         return None
-    matrix = constant(node, _diagonal(value_of(inner).reshape(heads, channels)), str(inner.target))
-    if "source" in inner.meta:
-        matrix.meta["source"] = inner.meta["source"]
+    matrix = constant(node, _diagonal(value_of(inner).reshape(heads, channels)), inner)
     weight = call(node, vector.target, matrix, *vector.args[1:], like=node) if is_weight(vector) else matrix
     flat = call(node, aten.reshape.default, x, [-1, heads * channels], like=node)
     return call(node, aten.linear.default, flat, weight, like=node)

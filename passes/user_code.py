@@ -168,6 +168,12 @@ def place(node: fx.Node) -> str:
     return f"{file}:{line}{': ' + code if code and not code.startswith('File ') else ''}"
 
 
+def short(node: fx.Node, module: str = "") -> str:
+    """What a table calls a node: `module: torch.matmul (file.py:12)`."""
+    file, _, line = place(node).partition(": ")[0].rpartition(":")
+    return (f"{module}: " if module else "") + called(node) + (f" ({Path(file).name}:{line})" if file else "")
+
+
 def where(node: fx.Node) -> str:
     """` (at file:line: code)` of the user's model, if it is known."""
     found = place(node)

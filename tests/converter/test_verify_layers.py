@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from graph_models import GCN, random_graph
 from graphs import Wrapped, bgnn, randn, signs
 from torch import Tensor, nn
+from torch_geometric.utils import softmax
 
 from bgnn.converter import api, stages
+from bgnn.converter.calibrate import Calibration
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx import int8_ops
 from bgnn.converter.trace import trace
@@ -173,3 +175,28 @@ def test_a_depthwise_layer_with_another_integer(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(int8_ops, "depthwise", wrong)
     with pytest.raises(ConversionError, match=r"^emitted file: (the table of codes of|.* codes of)"):
         api.convert(GCN().eval(), random_graph(20, 70), target="onnx-int8-x86")
+
+
+class Softened(nn.Module):
+    """Sums as GENConv has them, of relu(h[j]) + 1e-7: calibrated, two quantisers behind gathered codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lin, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        h = self.lin(x)
+        message = h[edge_index[0]].relu() + 1e-7
+        share = softmax(message, edge_index[1], num_nodes=x.size(0))
+        return self.last(h + torch.zeros_like(h).index_add(0, edge_index[1], message * share))
+
+
+def test_a_table_of_several_quantisers_behind_gathered_rows() -> None:
+    """It stands for all of them, from the codes that are gathered: none of its entries is wrong."""
+    x, edges = random_graph(20, 70)
+    samples = Calibration([{"x": x, "edge_index": edges}])
+    found = api.convert(Softened().eval(), (x, edges), target="onnx-int8-x86", calibration=samples)
+    proof = next(check.proof for check in found.report.checks if check.what == "stage target")
+    assert proof.layers >= 1
+    assert proof.sampled == ()

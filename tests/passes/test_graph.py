@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from graphs import Wrapped, aten, bgnn, count, exported, graph, only, outputs, randn, signs
-from torch import fx
 
 from bgnn.converter import dialect
 from bgnn.converter.sizes import graph_axes
 from bgnn.converter.trace import trace
+from bgnn.passes import user_code
 from bgnn.passes.graph import (
     PassResult,
     Tap,
@@ -23,7 +23,6 @@ from bgnn.passes.graph import (
     replace,
     shape_of,
     snapshot,
-    source_name,
 )
 
 
@@ -144,20 +143,16 @@ def test_refusals_are_listed_once_by_the_name_a_person_knows() -> None:
     from bgnn.converter.trace import trace
 
     node = only(trace(Net(), (randn(2),)), aten.relu)
-    assert source_name(node) == "first.0.relu"
+    line = user_code.place(node).partition(": ")[0].rpartition(":")[2]
+    name = f"first.0: torch.nn.functional.relu in ReLU (test_graph.py:{line})"
     result = PassResult()
     result.refuse(node, "why")
     result.refuse(node, "why")
     result.refuse(node, "another")
-    assert result.refusals == [("first.0.relu", "why"), ("first.0.relu", "another")]
+    assert result.refusals == [(name, "why"), (name, "another")]
     node.meta["layer"] = "the layer"
     result.refuse(node, "why")
     assert result.refusals[-1] == ("the layer", "why")
-
-
-def test_nodes_without_a_module_are_known_by_their_own_name() -> None:
-    node = fx.Graph().call_function(aten.relu.default, ())
-    assert source_name(node) == node.name
 
 
 def test_a_new_slice_with_an_open_bound_is_as_long_as_the_traced_one():

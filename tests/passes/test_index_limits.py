@@ -31,6 +31,27 @@ def test_sources_and_targets_of_different_kinds():
     assert named(gm) == {(edges, 0): [x], (edges, 1): [y]}
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda edges: [part.squeeze(0) for part in edges.chunk(2)],
+        lambda edges: [edges.flip(0)[1], edges.flip(0)[0]],
+        lambda edges: [edges.reshape(-1)[: edges.size(1)], edges.reshape(-1)[edges.size(1) :]],
+    ],
+    ids=["chunk", "flip", "flat"],
+)
+def test_rows_by_what_they_turn_out_to_be(ends):
+    """In the exported graph, which no pass has put into one spelling."""
+
+    def layer(m, x, y, edges):
+        source, target = ends(edges)
+        return torch.zeros(y.shape[0], 4).index_add(0, target, x[source]) + y
+
+    gm = open_graph(layer, torch.ones(12, 4), torch.ones(7, 4), EDGES)
+    x, y, edges = (node.name for node in gm.graph.nodes if node.op == "placeholder")
+    assert named(gm) == {(edges, 0): [x], (edges, 1): [y]}
+
+
 def test_both_rows_gather_from_two_tensors_and_a_vector_has_one():
     def layer(m, x, y, edges, kind):
         pairs = edges.t()
