@@ -125,7 +125,7 @@ _ROWS_OF_THEIR_OWN = (
     *ops.having("codes", "-segment", "-summed"), *ops.having("fake"), *ops.having("bits", "-fused"), bgnn.drop_loops,
     aten.arange,
 )  # fmt: skip
-_BY_INDEX = (*ops.having("segment"), *ops.having("loops"))
+_BY_INDEX = (*ops.having("segment"), *ops.having("loops"), *ops.having("table"))
 
 
 def check_rows(gm: fx.GraphModule) -> None:

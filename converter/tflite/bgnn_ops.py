@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
 from bgnn.converter.code_operands import packed_weights, requantised
@@ -18,8 +17,8 @@ from bgnn.converter.tflite import graph_ops, int8_ops
 from bgnn.converter.tflite.builder import Codes, Value
 from bgnn.converter.tflite.lce_ops import flexbuffer
 from bgnn.converter.tflite.walk import FLOAT, INT, INT8, SHIFT, Walk
-from bgnn.passes.graph import arg, is_call
-from bgnn.passes.neighbour_tables import number_on_edges
+from bgnn.passes import ops
+from bgnn.passes.graph import arg, is_call, shape_of
 
 
 def _custom(
@@ -91,12 +90,12 @@ def _own(
     return out
 
 
-def _csr(walk: Walk, edges: fx.Node, size: Any) -> tuple[Value, Value, Value]:
-    """A list of edges sorted by target: the rows' bounds, the sources, and each entry's place in the list.
+def edge_csr(walk: Walk, node: fx.Node, edges: fx.Node, nodes: int) -> tuple[Value, Value, Value]:
+    """BgnnCooToCsr: the rows' bounds, the sources, and each entry's place in the list.
 
     The last two have room for all edges that there could be.
     """
-    nodes = walk.sizes.number(size.meta["val"] if isinstance(size, fx.Node) else size)
+    size = node.args[1]
     key = ("csr", edges, nodes)
     if key not in walk.shared:
         looped = is_call(edges, torch.ops.bgnn.with_self_loops) and arg(edges, 2, "loops", "one") == "one"
@@ -110,8 +109,8 @@ def _csr(walk: Walk, edges: fx.Node, size: Any) -> tuple[Value, Value, Value]:
     return cast(tuple[Value, Value, Value], walk.shared[key])
 
 
-def _grouped(walk: Walk, index: fx.Node, size: int) -> tuple[Value, Value]:
-    """The elements sorted by segment: the segments' bounds, and each entry's place among the elements."""
+def neighbour_table(walk: Walk, node: fx.Node, index: fx.Node, size: int, *_: Any) -> tuple[Value, Value]:
+    """BgnnIndexToCsr: the segments' bounds, and each entry's place among the elements."""
     key = ("grouped", index, size)
     if key not in walk.shared:
         value = walk.value(index)
@@ -121,17 +120,29 @@ def _grouped(walk: Walk, index: fx.Node, size: int) -> tuple[Value, Value]:
     return cast(tuple[Value, Value], walk.shared[key])
 
 
+def _order(walk: Walk, sorted_by: fx.Node) -> tuple[Value, ...]:
+    """What an `edge_csr` or a `neighbour_table` is in the file."""
+    return cast(tuple[Value, ...], walk.values[sorted_by])
+
+
+def by_segment(node: fx.Node) -> bool:
+    """Whether an op on segments reads which elements each has: all but what goes by TFLite's own operators."""
+    if is_call(node, *ops.having("codes")):
+        return not is_call(node, torch.ops.bgnn.q_segment_sum_float)
+    return node.meta["val"].dtype == torch.float32 and len(shape_of(node)) <= _MOST_AXES
+
+
+def degrees(walk: Walk, node: fx.Node, index: fx.Node, size: int) -> Value:
+    """BgnnDegree."""
+    return _own(walk, "Degree", _order(walk, index)[:1], (size,), FLOAT)
+
+
 def _segment(reduce: str, stock: Callable[..., Value]) -> Callable[..., Value]:
     def lower(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int) -> Value:
-        if walk.dtype(node) != FLOAT or len(walk.shape(values)) > _MOST_AXES:
+        if not by_segment(node):
             return stock(walk, node, values, index, size)
-        graph = _grouped(walk, index, size)
-        one = number_on_edges(values)
-        if reduce == "sum" and one is not None:
-            count = _own(walk, "Degree", graph[:1], (size,), FLOAT)
-            number = walk.constant(np.float32(one))
-            return count if one == 1 else walk.op("MUL", [count, number], (size,), FLOAT, schema.MulOptionsT())
-        return _own(walk, "Aggregate", [walk.value(values), *graph], walk.shape(node), FLOAT, reduce=reduce)
+        inputs = [walk.value(values), *_order(walk, index)]
+        return _own(walk, "Aggregate", inputs, walk.shape(node), FLOAT, reduce=reduce)
 
     return lower
 
@@ -142,7 +153,7 @@ def _q_segment(reduce: str) -> Callable[..., Value]:
         y_scale: float, y_zero: int, low: int, high: int,
     ) -> Value:  # fmt: skip
         return _own(
-            walk, "QAggregate", [walk.value(m), *_grouped(walk, index, size)], walk.shape(node), INT8,
+            walk, "QAggregate", [walk.value(m), *_order(walk, index)], walk.shape(node), INT8,
             Codes((float(np.float32(y_scale)),), y_zero - SHIFT), reduce=reduce, x_scale=float(m_scale), x_zero=m_zero,
             y_scale=float(y_scale), y_zero=y_zero, low=low, high=high, **_NO_WEIGHT, **_NO_MESSAGE,
         )  # fmt: skip
@@ -158,14 +169,14 @@ def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.
 
 def segment_softmax(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int) -> Value:
     """BgnnSegmentSoftmax."""
-    return _own(walk, "SegmentSoftmax", [walk.value(values), *_grouped(walk, index, size)], walk.shape(node), FLOAT)
+    return _own(walk, "SegmentSoftmax", [walk.value(values), *_order(walk, index)], walk.shape(node), FLOAT)
 
 
 def aggregate(
     walk: Walk, node: fx.Node, x: fx.Node, edges: fx.Node, weight: fx.Node | None, size: Any, reduce: str
 ) -> Value:
     """BgnnAggregate: float rows of nodes, and a weight for each edge."""
-    bounds, sources, places = _csr(walk, edges, size)
+    bounds, sources, places = _order(walk, edges)
     weights = [] if weight is None else [walk.value(weight), places]
     inputs = [walk.value(x), bounds, sources, *weights]
     return _own(walk, "Aggregate", inputs, walk.shape(node), FLOAT, reduce=reduce)
@@ -177,7 +188,7 @@ def q_aggregate(
     y_scale: float, y_zero: int, low: int, high: int, size: Any, table: fx.Node | None,
 ) -> Value:  # fmt: skip
     """BgnnQAggregate: codes, weights' codes, messages requantised, a table of the results'."""
-    bounds, sources, places = _csr(walk, edges, size)
+    bounds, sources, places = _order(walk, edges)
     weights = [None, None] if weight is None else [walk.value(weight), places]
     tables = None if table is None else walk.constant(walk.arrays[table])
     codes = Codes((float(np.float32(y_scale)),), y_zero - SHIFT) if table is None else Codes((1.0,))
@@ -277,7 +288,7 @@ def gat_aggregate(
     negative_slope: float,
 ) -> Value:  # fmt: skip
     """BgnnGatAggregate."""
-    bounds, sources, _ = _csr(walk, edges, size)
+    bounds, sources, _ = _order(walk, edges)
     inputs = [walk.value(x), bounds, sources, walk.value(source_score), walk.value(target_score)]
     return _own(walk, "GatAggregate", inputs, walk.shape(node), FLOAT, negative_slope=float(negative_slope))
 
@@ -289,7 +300,7 @@ def q_gat_aggregate(
     y_scale: float, y_zero: int, low: int, high: int, size: Any,
 ) -> Value:  # fmt: skip
     """BgnnQGatAggregate."""
-    bounds, sources, _ = _csr(walk, edges, size)
+    bounds, sources, _ = _order(walk, edges)
     inputs = [walk.value(x), bounds, sources, walk.value(source_score), walk.value(target_score)]
     return _own(
         walk, "QGatAggregate", inputs, walk.shape(node), INT8, Codes((float(np.float32(y_scale)),), y_zero - SHIFT),
@@ -301,6 +312,9 @@ def q_gat_aggregate(
 
 
 LOWERINGS: dict[str, Callable[..., Any]] = {
+    "bgnn.edge_csr.default": edge_csr,
+    "bgnn.neighbour_table.default": neighbour_table,
+    "bgnn.degrees.default": degrees,
     "bgnn.segment_sum.default": _segment("sum", graph_ops.segment_sum),
     "bgnn.segment_mean.default": _segment("mean", graph_ops.segment_mean),
     "bgnn.segment_max.default": _segment("max", graph_ops.segment_max),

@@ -12,112 +12,13 @@
 
 #include <string.h>
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#elif defined(__ARM_NEON)
-#include <arm_neon.h>
-#endif
-
+#include "dense_codes.h"
 #include "dense_kernels.h"
 
 namespace {
 
-typedef int32_t I32x16 __attribute__((vector_size(64)));
-typedef uint32_t U32x16 __attribute__((vector_size(64)));
-typedef float F32x16 __attribute__((vector_size(64)));
-typedef uint8_t U8x64 __attribute__((vector_size(64)));
-typedef uint8_t U8x16 __attribute__((vector_size(16)));
-
-// A float between -2^22 and 2^22 plus this has the integer next to it, halves to even, in its low bits.
-constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23
-constexpr int32_t kItsBits = 0x4b400000;
-
 // Shorter rows are done before it is known whether something could be skipped.
 constexpr int64_t kFewestGroups = 32;
-
-template <class V>
-inline __attribute__((always_inline)) V loaded(const void* at) {
-  V v;
-  memcpy(&v, at, sizeof v);
-  return v;
-}
-
-// Real numbers (products, or quotients by a scale) as codes.
-inline __attribute__((always_inline)) U8x16 codes_of(F32x16 real, int32_t zero, int32_t low, int32_t high) {
-#if defined(BGNN_DENSE_NEON)  // clamped by narrowing; of a NaN and the lowest code, vmaxnm gives the code, as below
-  float32x4_t part[4];
-  memcpy(part, &real, sizeof part);
-  int32x4_t whole[4];
-  for (int i = 0; i < 4; i++) whole[i] = vcvtnq_s32_f32(vmaxnmq_f32(part[i], vdupq_n_f32(float(low - zero))));
-  const int16x8_t zeros = vdupq_n_s16(int16_t(zero));
-  const int16x8_t first = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(whole[0]), whole[1]), zeros);
-  const int16x8_t second = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(whole[2]), whole[3]), zeros);
-  return (U8x16)vminq_u8(vqmovun_high_s16(vqmovun_s16(first), second), vdupq_n_u8(uint8_t(high)));
-#endif
-  const F32x16 least = F32x16{} + float(low - zero), most = F32x16{} + float(high - zero);
-  real = real > least ? real : least;
-  real = real < most ? real : most;
-  const I32x16 code = I32x16(real + kToInteger) - kItsBits + zero;
-#if defined(__SSE2__) && !defined(__AVX512F__)  // where GCC converts one by one
-  __m128i part[4];
-  memcpy(part, &code, sizeof part);
-  return U8x16(_mm_packus_epi16(_mm_packs_epi32(part[0], part[1]), _mm_packs_epi32(part[2], part[3])));
-#else
-  return __builtin_convertvector(code, U8x16);
-#endif
-}
-
-inline __attribute__((always_inline)) bool all_zero(const float* from) {
-#if defined(__AVX512F__)
-  return !_mm512_test_epi32_mask(_mm512_loadu_si512(from), _mm512_set1_epi32(0x7fffffff));
-#elif defined(__SSE2__)
-  const auto part = [&](int i) { return _mm_loadu_ps(from + 4 * i); };
-  const __m128i any = _mm_castps_si128(_mm_or_ps(_mm_or_ps(part(0), part(1)), _mm_or_ps(part(2), part(3))));
-  return _mm_movemask_epi8(_mm_cmpeq_epi32(_mm_slli_epi32(any, 1), _mm_setzero_si128())) == 0xffff;
-#elif defined(__ARM_NEON)
-  const auto part = [&](int i) { return vreinterpretq_u32_f32(vld1q_f32(from + 4 * i)); };
-  const uint32x4_t any = vorrq_u32(vorrq_u32(part(0), part(1)), vorrq_u32(part(2), part(3)));
-  return !vmaxvq_u32(vshlq_n_u32(any, 1));  // negative zeros are zeros: a mask leaves them
-#else
-  bool any = false;
-  for (int i = 0; i < 16; i++) any |= from[i] != 0;
-  return !any;
-#endif
-}
-
-// A bag of words has few numbers that are not 0: a division each for 16 of them costs more than to look.
-inline void quantise_row(const float* from, const Quantiser q, uint8_t turn, int64_t count, uint8_t* to) {
-  const auto codes = [&](F32x16 real) __attribute__((always_inline)) {
-    return codes_of(real / q.scale, q.zp, q.low, q.high) ^ turn;
-  };
-  const U8x16 blank = codes(F32x16{});
-  int64_t k = 0;
-#if defined(BGNN_DENSE_NEON)
-  for (; k + 64 <= count; k += 64) {
-    uint32x4_t any[4];  // of 16 numbers each; negative zeros are zeros: shifted, they leave nothing
-    for (int i = 0; i < 4; i++) {
-      const auto part = [&](int j) { return vreinterpretq_u32_f32(vld1q_f32(from + k + 16 * i + 4 * j)); };
-      any[i] = vshlq_n_u32(vorrq_u32(vorrq_u32(part(0), part(1)), vorrq_u32(part(2), part(3))), 1);
-      memcpy(to + k + 16 * i, &blank, 16);
-    }
-    const uint32x4_t most = vpmaxq_u32(vpmaxq_u32(any[0], any[1]), vpmaxq_u32(any[2], any[3]));
-    uint64_t found = vget_lane_u64(vreinterpret_u64_u16(vmovn_u32(vtstq_u32(most, most))), 0) & 0x0001000100010001;
-    for (; found; found &= found - 1) {
-      const int64_t at = k + __builtin_ctzll(found);
-      const U8x16 some = codes(loaded<F32x16>(from + at));
-      memcpy(to + at, &some, 16);
-    }
-  }
-#endif
-  for (; k + 16 <= count; k += 16) {
-    const U8x16 some = all_zero(from + k) ? blank : codes(loaded<F32x16>(from + k));
-    memcpy(to + k, &some, 16);
-  }
-  F32x16 rest = {};
-  memcpy(&rest, from + k, size_t(count - k) * 4);
-  const U8x16 last = codes(rest);
-  memcpy(to + k, &last, size_t(count - k));
-}
 
 inline void turn_codes(const uint8_t* from, uint8_t turn, int64_t count, uint8_t* to) {
   int64_t k = 0;
@@ -195,7 +96,8 @@ void prepare_dense(const Dense* args, uint8_t* row, int32_t* whole_bias) {
 }
 
 // A row's sums become results.
-inline void finish(const Dense& a, const int32_t* sums, const int32_t* bias, uint32_t minus, int64_t row) {
+inline __attribute__((always_inline)) void finish(const Dense& a, const int32_t* sums, const int32_t* bias, uint32_t minus,
+                                                  int64_t row) {
   for (int64_t o = 0; o < a.outputs; o += kLanes) {
     const int64_t count = a.outputs - o < kLanes ? a.outputs - o : kLanes;
     const I32x16 sum = I32x16(loaded<U32x16>(sums + o) + loaded<U32x16>(bias + o) - minus);
@@ -215,6 +117,11 @@ inline void finish(const Dense& a, const int32_t* sums, const int32_t* bias, uin
   }
 }
 
+#if defined(BGNN_DENSE_NEON)
+template <class Isa>
+__attribute__((noinline)) bool dense_numbers(const Dense& a, uint8_t* panel, int32_t* sums, int64_t first, int64_t rows);
+#endif
+
 template <class Isa>
 void dense(const Dense* args, uint8_t* panel, int64_t first, int64_t last) {
   const Dense a = *args;
@@ -224,6 +131,9 @@ void dense(const Dense* args, uint8_t* panel, int64_t first, int64_t last) {
   const bool looks = groups >= kFewestGroups;
   for (; first < last; first += kPanel) {
     const int64_t rows = last - first < kPanel ? last - first : kPanel;
+#if defined(BGNN_DENSE_NEON)
+    if (looks && a.real && dense_numbers<Isa>(a, panel, sums, first, rows)) continue;
+#endif
     int64_t found = 0;
     uint32_t minus[kPanel];
     for (int64_t r = 0; r < rows; r++) {

@@ -58,23 +58,25 @@ struct Matrix {
     }
   }
 
+  static void listed(const int32_t* list, const uint32_t* words, int64_t count, uint8_t zero, const int32_t* weights,
+                     bool more, int32_t* sums) {
+    const uint8x16_t zeros = vdupq_n_u8(zero);
+    int32x4_t sum[4] = {}, minus[4] = {};
+    for (int64_t i = 0; i < count; i++) {
+      const uint8x16_t x = vreinterpretq_u8_u32(vld1q_dup_u32(words + i));
+      for (int q = 0; q < 4; q++) {
+        const int8x16_t w = vreinterpretq_s8_s32(vld1q_s32(weights + int64_t(list[i]) * kLanes + 4 * q));
+        sum[q] = vusdotq_s32(sum[q], x, w);
+        if (zero) minus[q] = vusdotq_s32(minus[q], zeros, w);
+      }
+    }
+    for (int q = 0; q < 4; q++) sum[q] = vsubq_s32(sum[q], minus[q]);
+    store_sums(sum, more, sums);
+  }
+
   static void some(const uint8_t* row, uint8_t zero, const int32_t* weights, int64_t groups, int64_t blocks,
                    int32_t* sums) {
-    const uint8x16_t zeros = vdupq_n_u8(zero);
-    by_block(row, zero, groups, blocks, [&](int64_t b, const int32_t* list, int64_t count, bool more) {
-      const int32_t* own = weights + b * groups * kLanes;
-      int32x4_t sum[4] = {}, minus[4] = {};
-      for (int64_t i = 0; i < count; i++) {
-        const uint8x16_t x = vreinterpretq_u8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(row + 4 * list[i])));
-        for (int q = 0; q < 4; q++) {
-          const int8x16_t w = vreinterpretq_s8_s32(vld1q_s32(own + list[i] * kLanes + 4 * q));
-          sum[q] = vusdotq_s32(sum[q], x, w);
-          if (zero) minus[q] = vusdotq_s32(minus[q], zeros, w);
-        }
-      }
-      for (int q = 0; q < 4; q++) sum[q] = vsubq_s32(sum[q], minus[q]);
-      store_sums(sum, more, sums + b * kLanes);
-    });
+    sum_some<Matrix>(row, zero, weights, groups, blocks, sums);
   }
 };
 

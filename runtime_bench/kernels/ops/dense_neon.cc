@@ -8,10 +8,10 @@ namespace {
 
 struct Neon {
   static constexpr uint8_t kTurned = 0x80;
-  static constexpr int64_t kAll = 7, kFind = 6, kSome = 18;
+  static constexpr int64_t kAll = 8, kFind = 8, kSome = 11;
 
-  static int8x16_t codes(const uint8_t* at) {  // of a group, four times over
-    int8x16_t all = vreinterpretq_s8_u32(vld1q_dup_u32(reinterpret_cast<const uint32_t*>(at)));
+  static int8x16_t codes(const void* at) {  // of a group, four times over
+    int8x16_t all = vreinterpretq_s8_u32(vld1q_dup_u32(static_cast<const uint32_t*>(at)));
     asm("" : "+w"(all));  // as 16 bytes: of 8, Clang moves the weights' upper halves instead of SMULL2
     return all;
   }
@@ -93,25 +93,46 @@ struct Neon {
     }
   }
 
+  // Of two groups' products the second's is subtracted, of the codes turned over: ~x = -x - 1, and w0 * x0 - w1 * ~x1
+  // fits in 16 bits whatever they are. It has w1 too much; of both kinds of weights the sum is kept.
+  static void listed(const int32_t* list, const uint32_t* words, int64_t count, uint8_t zero, const int32_t* weights,
+                     bool more, int32_t* sums) {
+    int32x4_t part[4][2] = {};
+    int16x8_t even[4] = {}, odd[4] = {};
+    int64_t i = 0;
+    for (; i + 2 <= count; i += 2) {
+      const int8x16_t x = codes(words + i), y = vmvnq_s8(codes(words + i + 1));
+      const int32_t *one = weights + int64_t(list[i]) * kLanes, *other = weights + int64_t(list[i + 1]) * kLanes;
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; q++) {
+        const int8x16_t w = weights_of(one + 4 * q), v = weights_of(other + 4 * q);
+        const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
+        part[q][0] = vpadalq_s16(part[q][0], vmlsl_s8(low, vget_low_s8(v), vget_low_s8(y)));
+        part[q][1] = vpadalq_s16(part[q][1], vmlsl_high_s8(high, v, y));
+        even[q] = vpadalq_s8(even[q], w);
+        odd[q] = vpadalq_s8(odd[q], v);
+      }
+    }
+    if (i < count) {
+      const int8x16_t x = codes(words + i);
+      for (int q = 0; q < 4; q++) {
+        const int8x16_t w = weights_of(weights + int64_t(list[i]) * kLanes + 4 * q);
+        add(x, w, part[q]);
+        even[q] = vpadalq_s8(even[q], w);
+      }
+    }
+    int32x4_t sum[4];
+    for (int q = 0; q < 4; q++) {
+      sum[q] = vpaddq_s32(part[q][0], part[q][1]);
+      sum[q] = vmlsq_n_s32(sum[q], vpaddlq_s16(even[q]), int8_t(zero));
+      sum[q] = vmlsq_n_s32(sum[q], vpaddlq_s16(odd[q]), int8_t(zero) + 1);
+    }
+    store_sums(sum, more, sums);
+  }
+
   static void some(const uint8_t* row, uint8_t zero, const int32_t* weights, int64_t groups, int64_t blocks,
                    int32_t* sums) {
-    const int8x16_t zeros = vreinterpretq_s8_u8(vdupq_n_u8(zero));
-    by_block(row, zero, groups, blocks, [&](int64_t b, const int32_t* list, int64_t count, bool more) {
-      const int32_t* own = weights + b * groups * kLanes;
-      int32x4_t part[4][2] = {};
-      for (int64_t i = 0; i < count; i++) {
-        const int8x16_t x = codes(row + 4 * list[i]);
-        for (int q = 0; q < 4; q++) {  // |code - zero| <= 255, times 128 fits in 16 bits
-          const int8x16_t w = weights_of(own + list[i] * kLanes + 4 * q);
-          const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
-          part[q][0] = vpadalq_s16(part[q][0], vmlsl_s8(low, vget_low_s8(w), vget_low_s8(zeros)));
-          part[q][1] = vpadalq_s16(part[q][1], vmlsl_high_s8(high, w, zeros));
-        }
-      }
-      int32x4_t sum[4];
-      for (int q = 0; q < 4; q++) sum[q] = vpaddq_s32(part[q][0], part[q][1]);
-      store_sums(sum, more, sums + b * kLanes);
-    });
+    sum_some<Neon>(row, zero, weights, groups, blocks, sums);
   }
 };
 

@@ -133,6 +133,35 @@ BGNN_INLINE void each_block(int64_t width, int64_t size, const Block& block) {
   if (c < width) block(Tag<kBytes>(), Tag<1>(), width - step);
 }
 
+// Where a block of columns of bytes lies in a row. One of less than a vector is two halves of it, which may overlap: at the
+// row's start, and up to its end; what is left of the vector is 0.
+template <int kVector, int kHalfBytes = 0>
+struct Columns {
+  static constexpr int kBytes = kVector, kHalf = kHalfBytes;
+  int64_t first, second;  // of the halves
+
+  template <class V>
+  BGNN_INLINE_MEMBER V load(const char* row, int k) const {
+    V v = {};
+    if constexpr (kHalf == 0) {
+      memcpy(&v, row + k * kBytes, kBytes);
+    } else {
+      memcpy(&v, row, kHalf);
+      memcpy(reinterpret_cast<char*>(&v) + kHalf, row + second, kHalf);
+    }
+    return v;
+  }
+  template <class V>
+  BGNN_INLINE_MEMBER void store(const V& v, uint8_t* row, int k) const {
+    if constexpr (kHalf == 0) {
+      memcpy(row + k * kBytes, &v, kBytes);
+    } else {
+      memcpy(row, &v, kHalf);
+      memcpy(row + second, reinterpret_cast<const char*>(&v) + kHalf, kHalf);
+    }
+  }
+};
+
 // Columns of 4 bytes, [0, width), in parts that do not overlap: part(tag of bytes per vector, first column).
 template <int kBytes, class Part>
 BGNN_INLINE void each_part(int64_t first, int64_t width, const Part& part) {
@@ -182,7 +211,7 @@ BGNN_INLINE typename Vectors<kBytes>::U32 byte_of(typename Vectors<kBytes>::U32 
 }
 
 template <int kBytes>
-BGNN_INLINE void write_codes(const Sums<kBytes>& sums, int32_t correction, const Requantise& q, uint8_t* out) {
+BGNN_INLINE typename Vectors<kBytes>::U8 codes_of(const Sums<kBytes>& sums, int32_t correction, const Requantise& q) {
   typedef typename Vectors<kBytes>::U32 U32;
 #if defined(BGNN_GRAPH_NEON)
   if constexpr (kBytes == 16) {  // rounded, and then clamped by narrowing: the bounds are integers
@@ -194,13 +223,12 @@ BGNN_INLINE void write_codes(const Sums<kBytes>& sums, int32_t correction, const
     const int16x8_t first = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(rounded[0]), rounded[1]), zp);
     const int16x8_t second = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(rounded[2]), rounded[3]), zp);
     const uint8x16_t code = vqmovun_high_s16(vqmovun_s16(first), second);
-    vst1q_u8(out, vminq_u8(vmaxq_u8(code, vdupq_n_u8(uint8_t(q.low))), vdupq_n_u8(uint8_t(q.high))));
-    return;
+    return (Vectors<16>::U8)vminq_u8(vmaxq_u8(code, vdupq_n_u8(uint8_t(q.low))), vdupq_n_u8(uint8_t(q.high)));
   }
 #endif
   U32 packed = {};
   for (int j = 0; j < 4; j++) packed |= (U32)code<kBytes>(sums.column[j] - correction, q) << (8 * j);
-  memcpy(out, &packed, kBytes);
+  return (typename Vectors<kBytes>::U8)packed;
 }
 
 // ---------------------------------------------------------------------------------------------- q_aggregate
@@ -237,21 +265,21 @@ struct ByteSums {
     odd[k] += v >> 8;
   }
   // The row's codes by a line: where sums are apart.
-  template <bool kSteep>
-  BGNN_INLINE_MEMBER void by_line(const char* row, const MessageLine& line) {
+  template <bool kSteep, class At>
+  BGNN_INLINE_MEMBER void by_line(const At& at, const char* row, const MessageLine& line) {
     typedef typename Vectors<kBytes>::U32 U32;
     const U16 slope = (U16)(U32{} + line.slope), offset = (U16)(U32{} + line.offset);
     const U16 low = (U16)(U32{} + line.low), high = (U16)(U32{} + line.high), factor = (U16)(U32{} + line.factor);
     const auto code = [&](U16 x) BGNN_LAMBDA {
-      U16 at = high_product<kBytes>(x, slope);
+      U16 y = high_product<kBytes>(x, slope);
       if (kSteep) {
-        at = at > low ? at : low;
-        at = (at < high ? at : high) * factor;
+        y = y > low ? y : low;
+        y = (y < high ? y : high) * factor;
       }
-      return U16((at + offset) >> 8);
+      return U16((y + offset) >> 8);
     };
     for (int k = 0; k < kCount; k++) {
-      const U16 v = load<U16>(row + k * kBytes);
+      const U16 v = at.template load<U16>(row, k);
       even[k] += code(v << 8);
       odd[k] += code(v & 0xff00);
     }
@@ -291,10 +319,10 @@ struct ByteSums<kApart, 16, kCount> {
     high[k] = vaddw_high_u8(high[k], v);
   }
   BGNN_INLINE_MEMBER void bytes(int k, Vectors<16>::U16 v) { bytes(k, (uint8x16_t)v); }
-  template <bool kSteep>
-  BGNN_INLINE_MEMBER void by_line(const char* row, const MessageLine& line) {
+  template <bool kSteep, class At>
+  BGNN_INLINE_MEMBER void by_line(const At& at, const char* row, const MessageLine& line) {
     for (int k = 0; k < kCount; k++) {
-      const uint8x16_t v = vld1q_u8(reinterpret_cast<const uint8_t*>(row) + k * 16);
+      const auto v = at.template load<uint8x16_t>(row, k);
       low[k] = add_codes<kSteep>(low[k], vget_low_u8(v), line);
       high[k] = add_codes<kSteep>(high[k], vget_high_u8(v), line);
     }
@@ -312,21 +340,22 @@ struct ByteSums<kApart, 16, kCount> {
 #endif
 
 // add(p, its row's block, ByteSums): adds what entry p contributes, vector by vector.
-template <bool kApart, int kBytes, int kCount, class Add>
-BGNN_INLINE void sum_bytes(const Rows& rows, int64_t begin, int64_t end, int64_t c, Sums<kBytes>* sums, const Add& add) {
+template <bool kApart, int kCount, class At, int kBytes, class Add>
+BGNN_INLINE void sum_bytes(const Rows& rows, int64_t begin, int64_t end, const At& at, Sums<kBytes>* sums, const Add& add) {
   for (int64_t p = begin; p < end; p += kByteRows) {
     const int64_t stop = end - p < kByteRows ? end : p + kByteRows;
     ByteSums<kApart, kBytes, kCount> total;
-    each_row<kBytes * kCount>(rows, c, p, stop,
+    each_row<kBytes * kCount>(rows, at.first, p, stop,
                               [&](int64_t entry, const char* row) BGNN_LAMBDA { add(entry, row, total); });
     total.add_to(sums);
   }
 }
 
-template <int kBytes, int kCount>
-BGNN_INLINE void sum_rows(const Rows& rows, int64_t begin, int64_t end, int64_t c, Sums<kBytes>* sums) {
-  sum_bytes<false, kBytes, kCount>(rows, begin, end, c, sums, [](int64_t, const char* row, auto& add) BGNN_LAMBDA {
-    for (int k = 0; k < kCount; k++) add.bytes(k, load<typename Vectors<kBytes>::U16>(row + k * kBytes));
+template <int kCount, class At, int kBytes>
+BGNN_INLINE void sum_rows(const Rows& rows, int64_t begin, int64_t end, const At& at, Sums<kBytes>* sums) {
+  typedef typename Vectors<kBytes>::U16 U16;
+  sum_bytes<false, kCount>(rows, begin, end, at, sums, [&](int64_t, const char* row, auto& add) BGNN_LAMBDA {
+    for (int k = 0; k < kCount; k++) add.bytes(k, at.template load<U16>(row, k));
   });
 }
 
@@ -370,22 +399,22 @@ struct Weights {
 };
 
 // Sums of x * (w - w_zp); returns what they contain too much, x_zp times the sum of the weights.
-template <bool kPlaces, int kBytes, int kCount>
-BGNN_INLINE int32_t sum_products(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
+template <bool kPlaces, int kCount, class At, int kBytes>
+BGNN_INLINE int32_t sum_products(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, const At& at,
                                  Sums<kBytes>* sums) {
   typedef typename Vectors<kBytes>::U32 U32;
   typedef typename Vectors<kBytes>::I32 I32;
   const Weights<kPlaces> weights(a, rows);
   const int32_t w_zp = a.w_zp;
   int32_t total = 0;
-  each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
+  each_row<kBytes * kCount>(rows, at.first, begin, end, [&](int64_t p, const char* row) BGNN_LAMBDA {
     const int32_t weight = weights.code(p) - w_zp;
     total += weight;
 #if defined(BGNN_GRAPH_NEON)
     if constexpr (kBytes == 16) {
       const int16x8_t by = vdupq_n_s16(int16_t(weight));
       for (int k = 0; k < kCount; k++) {
-        const uint8x16_t v = vld1q_u8(reinterpret_cast<const uint8_t*>(row) + k * kBytes);
+        const auto v = at.template load<uint8x16_t>(row, k);
         const auto low = (int16x8_t)vmovl_u8(vget_low_u8(v)), high = (int16x8_t)vmovl_high_u8(v);
         I32* column = sums[k].column;
         column[0] = (I32)vmlal_s16((int32x4_t)column[0], vget_low_s16(low), vget_low_s16(by));
@@ -397,7 +426,7 @@ BGNN_INLINE int32_t sum_products(const QAggregate& a, const Rows& rows, int64_t 
     }
 #endif
     for (int k = 0; k < kCount; k++) {
-      const U32 v = load<U32>(row + k * kBytes);
+      const U32 v = at.template load<U32>(row, k);
       for (int j = 0; j < 4; j++) sums[k].column[j] += (I32)(byte_of<kBytes>(v, j) * uint32_t(weight));
     }
   });
@@ -405,8 +434,9 @@ BGNN_INLINE int32_t sum_products(const QAggregate& a, const Rows& rows, int64_t 
 }
 
 // A row's codes by a table, as vectors.
-template <int kBytes, int kCount, class Add>
-BGNN_INLINE void look_up_row(const uint8_t* table, const char* row, const Add& add) {
+template <int kCount, class At, class Add>
+BGNN_INLINE void look_up_row(const uint8_t* table, const At& at, const char* row, const Add& add) {
+  constexpr int kBytes = At::kBytes;
   typedef typename Vectors<kBytes>::U16 U16;
 #if defined(__AVX512VBMI__)
   if constexpr (kBytes == 64) {
@@ -416,71 +446,78 @@ BGNN_INLINE void look_up_row(const uint8_t* table, const char* row, const Add& a
   }
 #endif
   uint8_t codes[kBytes * kCount];
-  look_up(table, reinterpret_cast<const uint8_t*>(row), codes, sizeof codes);
+  if constexpr (At::kHalf == 0) {
+    look_up(table, reinterpret_cast<const uint8_t*>(row), codes, sizeof codes);
+  } else {
+    const U16 v = at.template load<U16>(row, 0);
+    memcpy(codes, &v, kBytes);
+    look_up(table, codes, codes, kBytes);
+  }
   for (int k = 0; k < kCount; k++) add(k, load<U16>(codes + k * kBytes));
 }
 
 // Sums of requantised messages by tables.
-template <bool kPlaces, int kBytes, int kCount>
-BGNN_INLINE void sum_by_tables(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
+template <bool kPlaces, int kCount, class At, int kBytes>
+BGNN_INLINE void sum_by_tables(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, const At& at,
                                Sums<kBytes>* sums) {
   typedef typename Vectors<kBytes>::U16 U16;
   const Weights<kPlaces> weights(a, rows);
   const MessageTables& messages = *a.messages;
-  sum_bytes<false, kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, auto& sum) BGNN_LAMBDA {
-    look_up_row<kBytes, kCount>(messages.code[weights.code(p)], row,
-                                [&](int k, U16 codes) BGNN_LAMBDA { sum.bytes(k, codes); });
+  sum_bytes<false, kCount>(rows, begin, end, at, sums, [&](int64_t p, const char* row, auto& sum) BGNN_LAMBDA {
+    look_up_row<kCount>(messages.code[weights.code(p)], at, row,
+                        [&](int k, U16 codes) BGNN_LAMBDA { sum.bytes(k, codes); });
   });
 }
 
 // The messages whose weights have no line. Not in the lines' loop: a call there costs it registers.
-template <bool kPlaces, int kBytes, int kCount>
+template <bool kPlaces, int kCount, class At, int kBytes>
 __attribute__((noinline)) void sum_without_line(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end,
-                                                int64_t c, Sums<kBytes>* sums) {
+                                                const At& at, Sums<kBytes>* sums) {
   typedef typename Vectors<kBytes>::U16 U16;
   const Weights<kPlaces> weights(a, rows);
   weights.each_flagged(a.messages->missing, begin, end, [&](int64_t p) {
     const uint8_t* table = a.messages->code[weights.code(p)];
     ByteSums<false, kBytes, kCount> codes;
-    look_up_row<kBytes, kCount>(table, rows.x + int64_t(rows.indices[p]) * rows.stride + c,
-                                [&](int k, U16 found) { codes.bytes(k, found); });
+    look_up_row<kCount>(table, at, rows.x + int64_t(rows.indices[p]) * rows.stride + at.first,
+                        [&](int k, U16 found) { codes.bytes(k, found); });
     codes.add_to(sums);
     return true;
   });
 }
 
 // The same by lines, and by tables where there are none.
-template <bool kSteep, bool kPlaces, int kBytes, int kCount>
-BGNN_INLINE void sum_by_lines(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c,
+template <bool kSteep, bool kPlaces, int kCount, class At, int kBytes>
+BGNN_INLINE void sum_by_lines(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, const At& at,
                               Sums<kBytes>* sums) {
   const Weights<kPlaces> weights(a, rows);
   const MessageLine* lines = a.messages->line;
-  sum_bytes<true, kBytes, kCount>(rows, begin, end, c, sums, [&](int64_t p, const char* row, auto& sum) BGNN_LAMBDA {
-    sum.template by_line<kSteep>(row, lines[weights.code(p)]);
+  sum_bytes<true, kCount>(rows, begin, end, at, sums, [&](int64_t p, const char* row, auto& sum) BGNN_LAMBDA {
+    sum.template by_line<kSteep>(at, row, lines[weights.code(p)]);
   });
   if (!a.messages->any_missing) return;
   if (weights.each_flagged(a.messages->missing, begin, end, [](int64_t) BGNN_LAMBDA { return false; })) return;
   Sums<kBytes> others[kCount] = {};
-  sum_without_line<kPlaces, kBytes, kCount>(a, rows, begin, end, c, others);
+  sum_without_line<kPlaces, kCount>(a, rows, begin, end, at, others);
   for (int k = 0; k < kCount; k++) {
     for (int j = 0; j < 4; j++) sums[k].column[j] += others[k].column[j];
   }
 }
 
 // The largest codes; the zero point without entries.
-template <int kBytes, int kCount>
-BGNN_INLINE void max_rows(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, int64_t c, uint8_t* out) {
+template <int kCount, class At>
+BGNN_INLINE void max_rows(const QAggregate& a, const Rows& rows, int64_t begin, int64_t end, const At& at, uint8_t* out) {
+  constexpr int kBytes = At::kBytes;
   typedef typename Vectors<kBytes>::U8 U8;
   const uint8_t least = uint8_t(begin == end ? a.x_zp : 0);
   U8 most[kCount];
   for (int k = 0; k < kCount; k++) most[k] = U8{} + least;
-  each_row<kBytes * kCount>(rows, c, begin, end, [&](int64_t, const char* row) BGNN_LAMBDA {
+  each_row<kBytes * kCount>(rows, at.first, begin, end, [&](int64_t, const char* row) BGNN_LAMBDA {
     for (int k = 0; k < kCount; k++) {
-      const U8 v = load<U8>(row + k * kBytes);
+      const U8 v = at.template load<U8>(row, k);
       most[k] = v > most[k] ? v : most[k];
     }
   });
-  for (int k = 0; k < kCount; k++) memcpy(out + k * kBytes, &most[k], kBytes);
+  for (int k = 0; k < kCount; k++) at.store(most[k], out, k);
 }
 
 BGNN_INLINE Requantise result_of(const QAggregate& a, int64_t entries) {
@@ -510,39 +547,44 @@ enum { kPlain, kProducts, kTables, kLines, kSteepLines, kLargest };
 
 // One block of columns of the nodes [first, last). A function of its own: in a larger one the compiler keeps sums in
 // memory instead of registers.
-template <int kWhat, bool kPlaces, int kBytes, int kCount>
-__attribute__((noinline)) void aggregate_block(const QAggregate& a, const Rows& rows, int64_t c, int64_t first,
+template <int kWhat, bool kPlaces, int kCount, class At>
+__attribute__((noinline)) void aggregate_block(const QAggregate& a, const Rows& rows, const At at, int64_t first,
                                                int64_t last) {
+  constexpr int kBytes = At::kBytes;
   for (int64_t node = first; node < last; node++) {
     const int64_t begin = a.csr.indptr[node], end = a.csr.indptr[node + 1];
-    uint8_t* out = a.out + node * a.width + c;
+    uint8_t* out = a.out + node * a.width + at.first;
     if constexpr (kWhat == kLargest) {
-      max_rows<kBytes, kCount>(a, rows, begin, end, c, out);
+      max_rows<kCount>(a, rows, begin, end, at, out);
     } else {
       Sums<kBytes> sums[kCount] = {};
       int32_t too_much;
       if constexpr (kWhat == kProducts) {
-        too_much = sum_products<kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
+        too_much = sum_products<kPlaces, kCount>(a, rows, begin, end, at, sums);
       } else if constexpr (kWhat == kTables) {
-        sum_by_tables<kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
+        sum_by_tables<kPlaces, kCount>(a, rows, begin, end, at, sums);
         too_much = int32_t(end - begin) * a.message.zp;
       } else if constexpr (kWhat == kLines || kWhat == kSteepLines) {
-        sum_by_lines<kWhat == kSteepLines, kPlaces, kBytes, kCount>(a, rows, begin, end, c, sums);
+        sum_by_lines<kWhat == kSteepLines, kPlaces, kCount>(a, rows, begin, end, at, sums);
         too_much = int32_t(end - begin) * a.message.zp;
       } else {
-        sum_rows<kBytes, kCount>(rows, begin, end, c, sums);
+        sum_rows<kCount>(rows, begin, end, at, sums);
         too_much = int32_t(end - begin) * a.x_zp;
       }
       const Requantise result = result_of(a, end - begin);
-      for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], too_much, result, out + k * kBytes);
+      for (int k = 0; k < kCount; k++) at.store(codes_of<kBytes>(sums[k], too_much, result), out, k);
     }
   }
 }
 
 template <int kWhat, bool kPlaces, int kMost>
 void aggregate_blocks(const QAggregate& a, const Rows& rows, int64_t first, int64_t last) {
+#if defined(BGNN_GRAPH_NEON)  // whose shorter vectors are the compiler's matter
+  if (a.width < 8) return aggregate_block<kWhat, kPlaces, 1>(a, rows, Columns<16, 4>{0, a.width - 4}, first, last);
+  if (a.width < 16) return aggregate_block<kWhat, kPlaces, 1>(a, rows, Columns<16, 8>{0, a.width - 8}, first, last);
+#endif
   each_block<kNative, kMost>(a.width, 1, [&](auto bytes, auto count, int64_t c) {
-    aggregate_block<kWhat, kPlaces, decltype(bytes)::value, decltype(count)::value>(a, rows, c, first, last);
+    aggregate_block<kWhat, kPlaces, decltype(count)::value>(a, rows, Columns<decltype(bytes)::value>{c, 0}, first, last);
   });
 }
 
@@ -839,7 +881,10 @@ BGNN_INLINE void attend_codes(const GatAggregate& a, const Rows& rows, int64_t n
       }
     }
   });
-  for (int k = 0; k < kCount; k++) write_codes<kBytes>(sums[k], 0, a.result, a.out_codes + node * width + c + k * kBytes);
+  for (int k = 0; k < kCount; k++) {
+    const auto codes = codes_of<kBytes>(sums[k], 0, a.result);
+    memcpy(a.out_codes + node * width + c + k * kBytes, &codes, kBytes);
+  }
 }
 
 // Codes of which four neighbours may belong to two heads, or that are fewer than four: rare.

@@ -147,13 +147,13 @@ void table(const GraphKernels& k, int times, int64_t tables) {
   call_graph(k.q_table, a, times);
 }
 
-// A dense layer from codes, or from real numbers of which one in `one_in` is not 0, to codes.
+// A dense layer to codes, from codes (`one_in` 0) or from real numbers of which one in `one_in` is not 0.
 void q_linear(const DenseKernels& k, int times, int64_t inputs, int64_t outputs, int64_t one_in) {
   const int64_t places = kLanes * dense_blocks(outputs);
   Dense a = {};
-  if (one_in > 1) {
+  if (one_in) {
     float* real = floats(kNodes * inputs);
-    for (int64_t i = 0; i < kNodes * inputs; i++) real[i] *= float(bits() % uint64_t(one_in) == 0);
+    for (int64_t i = 0; i < kNodes * inputs; i++) real[i] = bits() % uint64_t(one_in) ? 0 : real[i];
     a.real = real;
   } else {
     a.codes = codes(kNodes * inputs);
@@ -188,8 +188,9 @@ struct DenseCase {
 };
 
 const DenseCase kDenseCases[] = {
-    {"q_linear_64_64", [](const DenseKernels& k, int times) { q_linear(k, times, 64, 64, 1); }},
-    {"q_linear_200_10", [](const DenseKernels& k, int times) { q_linear(k, times, 200, 10, 1); }},
+    {"q_linear_64_64", [](const DenseKernels& k, int times) { q_linear(k, times, 64, 64, 0); }},
+    {"q_linear_200_10", [](const DenseKernels& k, int times) { q_linear(k, times, 200, 10, 0); }},
+    {"q_linear_real_1433_16", [](const DenseKernels& k, int times) { q_linear(k, times, 1433, 16, 1); }},
     {"q_linear_sparse_1433_16", [](const DenseKernels& k, int times) { q_linear(k, times, 1433, 16, 80); }},
 };
 

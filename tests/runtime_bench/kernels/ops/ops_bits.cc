@@ -135,9 +135,13 @@ void attention(int64_t heads, int64_t channels) {
   }
 }
 
-void dense(int64_t inputs, int64_t outputs) {
-  constexpr int64_t kMost = 224, kMostInputs = 4200;
-  static int32_t words[kMost * kMost], bias[kMost], whole_bias[kMost];
+// Of the sparse ones, one in `one_in` codes or numbers is not zero.
+void dense(int64_t inputs, int64_t outputs, uint32_t one_in = 32) {
+  constexpr int64_t kMost = 224, kMostInputs = 10500;
+  // Zeros, and what nearly is one.
+  const float nothing[] = {0, 0, 0, -0.0f, 1e-42f, -1e-39f, 3e-38f};
+  const float odd[] = {__builtin_nanf(""), __builtin_inff(), -__builtin_inff(), 0.02499f};
+  static int32_t words[kMostInputs * 8], bias[kMost], whole_bias[kMost];
   static float multiplier[kMost], shift[kMost], real[kNodes * kMostInputs];
   static uint8_t codes[kNodes * kMostInputs];
   alignas(64) static uint8_t memory[1 << 20];
@@ -157,13 +161,14 @@ void dense(int64_t inputs, int64_t outputs) {
       }
     }
     for (int64_t i = 0; i < kNodes * inputs; i++) {
-      const bool zero = sparse && bits() % 32 != 0;
+      const bool zero = sparse && bits() % one_in != 0;
       codes[i] = uint8_t((zero ? uint32_t(a.x_zero) : bits() % 3 == 0 ? bits() % 2 * 255 : bits()) ^ a.flip);
-      real[i] = zero ? 0 : number();
+      real[i] = zero ? nothing[bits() % 7] : bits() % 64 == 0 ? odd[bits() % 4] : number();
     }
     if (from_real) a.real = real, a.flip = 0;
     else a.codes = codes;
-    a.quantiser = {0.05f, a.x_zero, 0, 255}, a.weights = words, a.bias = bias, a.multiplier = multiplier;
+    const int32_t least = setting == 7 ? 110 : 0, most = setting == 13 ? 90 : 255;  // 0's code may not be x_zero
+    a.quantiser = {0.05f, a.x_zero, least, most}, a.weights = words, a.bias = bias, a.multiplier = multiplier;
     a.shift = setting % 3 ? shift : nullptr, a.whole_bias = whole_bias, a.inputs = inputs, a.outputs = outputs;
     a.result = {0, 30, 2, 250};
     if (to_real) a.out = out_floats;
@@ -222,7 +227,9 @@ int main(int argc, char** argv) {
   for (int64_t inputs : {1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 64, 65, 130, 200}) {
     for (int64_t outputs : {1, 7, 8, 16, 17, 33, 100}) dense(inputs, outputs);
   }
-  dense(4200, 17);  // more groups of inputs than NEON lists at once
+  dense(4200, 17);  // more groups of inputs than NEON lists at once, or even more of them that are not zeros
+  dense(10500, 17, 8);
+  for (uint32_t one_in : {2, 6, 9, 13, 1000}) dense(1433, 16, one_in);
   rest();
   return 0;
 }
