@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from bgnn.converter import sparse_matrices
 from bgnn.passes.user_code import is_library
@@ -38,12 +39,12 @@ class ExchangedCalls(TorchFunctionMode):
 
     Layers that binarise `input.data` and `weight.data` in forward (BinaryNet's) are traced so; what export makes of the
     assignment itself drops y. Where x is a view, PyTorch leaves the tensor that it views alone, and this does not.
-    `sparse`: whether a call has given a sparse tensor.
+    `sparse`: whether a call has given a sparse tensor; `masks`: whether one has picked rows by a mask.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.sparse = False
+        self.sparse = self.masks = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What the call gives."""
@@ -58,6 +59,10 @@ class ExchangedCalls(TorchFunctionMode):
         made = exchange(*args, **kwargs) if exchange is not None else None
         result = func(*args, **kwargs) if made is None else made
         self.sparse |= isinstance(result, Tensor) and result.layout is not torch.strided
+        if func is Tensor.__getitem__:
+            self.masks |= any(
+                isinstance(one, Tensor) and one.dtype == torch.bool for one in pytree.tree_leaves(args[1])
+            )
         return result
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.nn import GPSConv, TAGConv, aggr
+from torch_geometric.nn import FastRGCNConv, GPSConv, RGCNConv, TAGConv, aggr
 from torch_geometric.utils import dense_to_sparse, to_dense_adj, to_dense_batch, to_undirected
 
 from bgnn import convert
@@ -145,6 +145,27 @@ def test_rows_of_an_unknown_number_are_told_the_way_out(model: type[nn.Module]) 
     with pytest.raises(ConversionError, match="as many columns as the largest graph of a batch has nodes") as error:
         convert(model().eval(), (*graph(20, 70), torch.arange(20) // 7), target="onnx-x86")
     assert "the loop at" not in str(error.value)
+
+
+class Relations(nn.Module):
+    """Edges of several kinds, each with weights of its own; one-hot by hand, and the number that stands there."""
+
+    def __init__(self, layer: type[RGCNConv]) -> None:
+        super().__init__()
+        self.layer, self.lin = layer(6, 4, 3), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor, edge_index: Tensor, kind: Tensor) -> Tensor:
+        h = self.layer(x, edge_index, kind)
+        which = torch.zeros(kind.size(0), 3).scatter_(1, kind.unsqueeze(1), 1)
+        return self.lin(h.new_zeros(x.size(0), 7).index_add(0, edge_index[1], torch.cat([h[edge_index[0]], which], 1)))
+
+
+def test_edges_of_several_kinds() -> None:
+    """PyG's layer that picks each kind's edges is told of the one that does not, which converts."""
+    kinds = [torch.arange(count) % 3 for count in (70, 91)]
+    agrees(Relations(FastRGCNConv), (*graph(20, 70), kinds[0]), (*graph(33, 91), kinds[1]))
+    with pytest.raises(ConversionError, match="FastRGCNConv in place of RGCNConv"):
+        convert(Relations(RGCNConv).eval(), (*graph(20, 70), kinds[0]), target="onnx-x86")
 
 
 class Loop(ByHand):
