@@ -24,6 +24,7 @@ from bgnn.runtime_bench.runtime.delegate import runtime as tflite_runtime
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.onnx_ops import runtime as onnx_runtime
 from bgnn.runtime_bench.runtime.onnx_runner import has_own_operators, open_session
+from bgnn.runtime_bench.runtime.padded import padding_of
 from bgnn.runtime_bench.runtime.tflite_runner import LiteRTInterpreter
 
 
@@ -44,10 +45,14 @@ class _LiteRT:
     def __init__(self, content: bytes, threads: int, *, xnnpack: bool, delegate: bool) -> None:
         self._interpreter = LiteRTInterpreter(content, threads, xnnpack, delegate)
         self.arena_bytes = self._interpreter.arena_bytes
+        padding = padding_of(content)
+        self._resizes = padding is not None and padding.resizes
         self.outputs = self._interpreter.outputs
         self.run = self._interpreter.invoke
 
     def set(self, arrays: Sequence[np.ndarray]) -> None:
+        if self._resizes:
+            self._interpreter.resize(arrays)
         self._interpreter.set_inputs(*arrays)
 
 

@@ -64,7 +64,8 @@ def _tflite(content: bytes, given: dict[str, np.ndarray] | None, rng: np.random.
         with well_formed():
             arrays = given or _described(padding.inputs, padding.most, rng)
             arrays = padding.check(dict(zip(padding.input_names, in_order(arrays, padding.input_names), strict=True)))
-            return dict(zip(padding.input_names, padding.fill(arrays), strict=True)), _sizes(padding.inputs, arrays)
+            filled = padding.fill(arrays, padding.resizes)
+            return dict(zip(padding.input_names, filled, strict=True)), _sizes(padding.inputs, arrays)
     opened = open_file(content)
     shapes = dict(zip(opened.input_names, zip(opened.input_shapes, opened.input_dtypes, strict=True), strict=True))
     if given is None:

@@ -29,6 +29,8 @@ from bgnn.runtime_bench.runtime.errors import BgnnError
 from bgnn.runtime_bench.runtime.onnx_ops import register_ops
 from bgnn.runtime_bench.runtime.onnx_ops import runtime as onnx_runtime
 from bgnn.runtime_bench.runtime.onnx_runner import has_own_operators
+from bgnn.runtime_bench.runtime.padded import padding_of
+from bgnn.runtime_bench.runtime.tflite_model import resize
 
 # The candidates that tell where time goes.
 PROFILED = (DELEGATE, DELEGATE_PLAIN, ONNX, ONNX_OURS)
@@ -70,6 +72,9 @@ def profile_tflite(
 ) -> Profile:
     """The file on LiteRT with our delegate, which times. Raises BgnnError where the runtime refuses or fails."""
     interpreter = load_interpreter(content, threads, float_kernels="xnnpack" if xnnpack else "builtin")
+    padding = padding_of(content)
+    if padding is not None and padding.resizes:
+        resize(interpreter, dict(zip(padding.input_names, arrays, strict=True)))
     library = ctypes.CDLL(str(library_path()))
     try:
         (delegate,) = interpreter._delegates

@@ -12,7 +12,10 @@ import torch
 from onnx import helper
 
 from bgnn.converter.api import convert
+from bgnn.runtime_bench.bench.candidates import CANDIDATES, DELEGATE
 from bgnn.runtime_bench.bench.inputs import OPEN_SIZES, inputs_for, kind_of
+from bgnn.runtime_bench.bench.measure import Schedule
+from bgnn.runtime_bench.bench.profile import profile_tflite
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import open_session
 from bgnn.runtime_bench.runtime.padded import ABSENT
@@ -26,9 +29,9 @@ class PooledSums(torch.nn.Module):
         return torch.zeros(4, x.size(1)).index_add_(0, batch, x)
 
 
-def graph_file(target: str) -> bytes:
+def graph_file(target: str, kernels: str = "stock") -> bytes:
     example = torch.randn(12, 3), torch.randint(0, 12, (2, 40)), torch.arange(12) // 3
-    done = convert(PooledSums().eval(), example, target=target, name="sums")
+    done = convert(PooledSums().eval(), example, target=target, name="sums", kernels=kernels)
     assert done.model_bytes is not None
     return done.model_bytes
 
@@ -84,6 +87,20 @@ def test_a_smaller_graph_is_filled_up() -> None:
     assert (found.arrays["edge_index"][:, 2:] == ABSENT).all()
     with pytest.raises(UsageError, match="missing edge_index"):
         inputs_for(Path("sums.tflite"), graph_file("tflite-arm64"), {"x": x}, 0)
+
+
+def test_a_file_that_resizes_is_measured_at_the_graphs_own_size() -> None:
+    x, edges, batch = np.arange(9, dtype=np.float32).reshape(3, 3), np.array([[0, 1], [1, 2]]), np.zeros(3, np.int64)
+    content = graph_file("tflite-arm64", "bgnn")
+    found = inputs_for(Path("sums.tflite"), content, {"x": x, "edge_index": edges, "batch": batch}, 0)
+    assert [array.shape for array in found.arrays.values()] == [(3, 3), (2, 2), (3,)]
+    arrays = list(found.arrays.values())
+    opened = next(row for row in CANDIDATES if row.name == DELEGATE).open(content, 1, arrays)
+    opened.run()
+    assert opened.outputs()[0].tolist() == [[3, 5, 7], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    once = Schedule(rounds=1, seconds=0, warmup_seconds=0)
+    names = {one.kind for one in profile_tflite(content, 1, arrays, True, once).operators}
+    assert "BgnnAggregate" in names
 
 
 def test_other_peoples_files() -> None:
