@@ -97,7 +97,12 @@ def _instead(value: object) -> str:
     """The way out for an input that is no tensor."""
     if value is None:
         return "leave it out (an argument of forward with a default needs no input)"
-    if isinstance(value, (bool, int, float, str)):
+    if type(value) is int:
+        return (
+            f"give torch.tensor({value}), and it stays an input (a size, as in x[:n]), or fix it in a wrapper, "
+            f"def forward(self, x, ...): return self.net(x, ..., {value})"
+        )
+    if isinstance(value, (bool, float, str)):
         return f"fix it in a wrapper, def forward(self, x, ...): return self.net(x, ..., {value!r})"
     if isinstance(value, dict):
         return "wrap the model in one whose forward takes each of the dictionary's tensors and builds it"

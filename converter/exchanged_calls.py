@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from bgnn.converter import sparse_matrices
 from bgnn.passes.user_code import is_library
@@ -38,12 +39,12 @@ class ExchangedCalls(TorchFunctionMode):
 
     Layers that binarise `input.data` and `weight.data` in forward (BinaryNet's) are traced so; what export makes of the
     assignment itself drops y. Where x is a view, PyTorch leaves the tensor that it views alone, and this does not.
-    `sparse`: whether a call has given a sparse tensor.
+    `sparse`: whether a call has given a sparse tensor; `masks`: whether one has picked rows by a mask.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.sparse = False
+        self.sparse = self.masks = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What the call gives."""
@@ -58,6 +59,10 @@ class ExchangedCalls(TorchFunctionMode):
         made = exchange(*args, **kwargs) if exchange is not None else None
         result = func(*args, **kwargs) if made is None else made
         self.sparse |= isinstance(result, Tensor) and result.layout is not torch.strided
+        if func is Tensor.__getitem__:
+            self.masks |= any(
+                isinstance(one, Tensor) and one.dtype == torch.bool for one in pytree.tree_leaves(args[1])
+            )
         return result
 
 
@@ -179,6 +184,9 @@ _EXCHANGED: dict[Any, Callable[..., Any]] = {
 }
 
 
+_makers: set[str] = set()  # the functions that made whole numbers of tensors since `whole_numbers` began
+
+
 class _Int(type):
     """What stands for `int` in a module whose functions are exported."""
 
@@ -189,6 +197,8 @@ class _Int(type):
         return issubclass(kind, int)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], Tensor):
+            _makers.add(sys._getframe(1).f_code.co_name)
         if args and isinstance(args[0], Tensor) and args[0].numel() == 1:
             args = (args[0].item(), *args[1:])
         if args and isinstance(args[0], torch.SymInt | torch.SymFloat | torch.SymBool):
@@ -201,14 +211,16 @@ class _WholeNumber(metaclass=_Int):
 
 
 @contextmanager
-def whole_numbers() -> Iterator[None]:
+def whole_numbers() -> Iterator[set[str]]:
     """Within the block `int(x.max())`, in PyG and in what is no library, is the number of each run.
 
-    Python's own `int` gives a number of this run alone, which export does not know.
+    Python's own `int` gives a number of this run alone, which export does not know. Gives the names of the functions
+    that made such numbers.
     """
+    _makers.clear()
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None) or ""
             if name.startswith("torch_geometric.") or (file and "-packages" not in file and not is_library(file)):
                 stack.enter_context(mock.patch.object(module, "int", _WholeNumber, create=True))
-        yield
+        yield _makers

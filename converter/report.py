@@ -392,9 +392,12 @@ def _is_turned(node: fx.Node) -> bool:
     return is_call(node, bgnn.segment_max) and is_call(source, aten.neg) and ends
 
 
+EXTREMA = (bgnn.segment_max, aten.amax, aten.amin)  # numbers of their operand, so codes of codes
+
+
 def _kind(node: fx.Node, domains: dict[fx.Node, dm.Domain]) -> str:
     source = node
-    while is_call(source, *dm.MOVES, aten.relu) and isinstance(source.args[0], fx.Node):
+    while is_call(source, *dm.MOVES, aten.relu, *EXTREMA) and isinstance(source.args[0], fx.Node):
         source = source.args[0]
     if not is_call(source, bgnn.fake_quant, bgnn.fake_quant_channel):
         return domains[node].kind
@@ -445,10 +448,10 @@ def _reason(
     integer = any(is_call(n, *KINDS["INT8"]) for n in parts)
     if is_call(node, *SUMS):
         kind = domains[cast(fx.Node, node.args[0])].kind
-        of = {"binary": "signs, and their sums float", "integer": "whole numbers, and their sums float"}.get(
-            kind, "real"
-        )
-        return "its messages are quantised" if integer else f"its messages are {of}"
+        of = {"binary": "signs", "integer": "whole numbers"}.get(kind, "real")
+        made = "maxima" if is_call(node, *EXTREMA) else "sums"
+        also = f", and their {made} float" if of != "real" else ""
+        return "its messages are quantised" if integer else f"its messages are {of}{also}"
     x, weight = (domains[cast(fx.Node, a)] for a in node.args[:2])
     if x.kind == weight.kind == "binary":
         return "inputs and weights are signs"

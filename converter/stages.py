@@ -28,7 +28,7 @@ from bgnn.converter.sparse_matrices import WITHOUT_SPARSE
 from bgnn.converter.targets import STAGES, TARGETS, names_with
 from bgnn.converter.tflite.bgnn_ops import by_segment
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
-from bgnn.converter.trace import refuse_open
+from bgnn.converter.trace import DENSE_BATCH, refuse_open
 from bgnn.passes import (
     cancel_opposites,
     canonicalise,
@@ -322,6 +322,8 @@ def way_out(node: fx.Node, target: str) -> str:
             "it puts any number of rows in order (TopKPooling and SAGPooling do): keep all nodes, multiply them by "
             "their scores, and pool them by the batch vector (global_mean_pool)"
         )
+    if "in to_dense_batch" in user_code.called(node):
+        return DENSE_BATCH
     masks = [
         n for n in node.all_input_nodes if isinstance(value := n.meta.get("val"), Tensor) and value.dtype == torch.bool
     ]

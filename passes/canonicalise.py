@@ -89,7 +89,12 @@ def reshape(before: fx.Node, x: fx.Node, shape: tuple[int, ...], like: fx.Node |
 
 def can_reshape(x: fx.Node, shape: Sequence[Any]) -> bool:
     """Whether a shape can be told of `x`: at most one of its open sizes is not one of `x` itself."""
-    own = [str(size) for size in shape_of(x)]
+    return can_tell(shape_of(x), shape)
+
+
+def can_tell(before: Sequence[Any], shape: Sequence[Any]) -> bool:
+    """`can_reshape`, of a tensor of the shape `before`."""
+    own = [str(size) for size in before]
     new = [size for size in shape if not isinstance(size, int) and str(size) not in own]
     return literal(shape) is not None or len(new) <= 1
 
@@ -253,6 +258,7 @@ def _batch_norm(node: fx.Node) -> fx.Node | None:
     return call(node, aten.batch_norm.default, x, weight, bias, mean, var, False, 0.1, eps, False, like=source[0])
 
 
+MOST_PICKED = 64  # numbers of which one is picked by looking at each
 MOST_PLACES = 1 << 22  # of a tensor whose elements are taken one by one
 REDUCTIONS = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
 
@@ -705,6 +711,45 @@ def _one_hot(node: fx.Node) -> fx.Node | None:
     return call(node, aten._to_copy.default, same, dtype=torch.int64, like=node)
 
 
+def _written_columns(node: fx.Node) -> fx.Node | None:
+    """`x.scatter(-1, columns, number)` is a choice: in each row the columns that are named, as one-hot by hand has."""
+    base, index = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[2])
+    number, shape, rows = node.args[3], shape_of(base), shape_of(index)
+    last = len(shape) - 1
+    if (
+        not is_call(node, aten.scatter.value)
+        or base.meta["val"].dtype != torch.float32
+        or cast(int, node.args[1]) % len(shape) != last
+    ):
+        return None
+    classes, named = shape[-1], rows[-1]
+    if not isinstance(classes, int) or not isinstance(named, int) or rows[:-1] != shape[:-1] or literal(rows) is None:
+        return None
+    every = constant(node, torch.arange(classes), "classes")
+    if named == 1:
+        same = call(node, aten.eq.Tensor, index, every, like=node)
+    else:
+        equal = call(node, aten.eq.Tensor, reshape(node, index, (*rows, 1), like=node), every, like=node)
+        counted = call(node, aten._to_copy.default, equal, dtype=torch.float32, like=node)
+        most = call(node, aten.amax.default, counted, [last], False, like=node)
+        same = call(node, aten.gt.Scalar, most, 0.5, like=node)
+    written = constant(node, torch.tensor(float(cast(float, number))), "number")
+    return call(node, aten.where.self, same, written, base, like=node)
+
+
+def _picked_column(node: fx.Node) -> fx.Node | None:
+    """`x.gather(-1, column)`, one of each row's few numbers: the sum of those whose place is named."""
+    x, index = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[2])
+    shape, last = shape_of(x), len(shape_of(x)) - 1
+    if not isinstance(shape[-1], int) or shape[-1] > MOST_PICKED or x.meta["val"].dtype != torch.float32:
+        return None
+    if cast(int, node.args[1]) % len(shape) != last or shape_of(index) != (*shape[:-1], 1):
+        return None
+    same = call(node, aten.eq.Tensor, index, constant(node, torch.arange(shape[-1]), "places"), like=node)
+    picked = call(node, aten.where.self, same, x, constant(node, torch.tensor(0.0), "others"), like=node)
+    return call(node, aten.sum.dim_IntList, picked, [last], True, like=node)
+
+
 def _reduce_all(node: fx.Node) -> fx.Node | None:
     x = cast(fx.Node, node.args[0])
     table = {
@@ -855,6 +900,8 @@ RULES: list[tuple[Sequence[Any], Rule]] = [
     ([aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full,
       aten.zeros, aten.ones, aten.full], _ones),
     ([aten.one_hot], _one_hot),
+    ([aten.scatter], _written_columns),
+    ([aten.gather], _picked_column),
     ([aten.index_select], _repeat_rows),
     ([aten.index, aten.embedding], _index),
     ([aten.mean.default, aten.sum.default], _reduce_all),

@@ -21,6 +21,7 @@
     addmm(b, x, w)                          beta * b + alpha * (x @ w)
     x[1:] = y, x[:, ::2] = y, x[0] = y      cat of y and what is left of x, in the order of the places
     diagonal(x), and what is written to it  rows of x as a column of numbers, of known sizes
+    flip(x), roll(x) of real numbers        x by the other order of each axis, of known size
     conv(x, w) of wider windows             the window's shifted slices of x side by side, then window 1
     conv(x, w, groups=g)                    g convolutions side by side; x * w if each has 1 channel, window 1
 
@@ -102,6 +103,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.addmm], _addmm),
         ([aten.slice_scatter, aten.select_scatter], _written_slice),
         ([aten.diagonal, aten.as_strided], _strided),
+        ([aten.flip, aten.roll], _reordered),
         ([aten.diagonal_scatter, aten.as_strided_scatter], _written_strided),
         ([aten.conv1d, aten.conv2d], _grouped),
         ([aten.conv1d, aten.conv2d], _window),
@@ -417,6 +419,21 @@ def _numbered(x: fx.Node) -> Tensor | None:
     """The number of each place of `x`, in its shape."""
     size = math.prod(shape_of(x)) if is_static(x) else 0
     return torch.arange(size).reshape(shape_of(x)) if 0 < size <= MOST_PLACES else None
+
+
+def _reordered(node: fx.Node) -> fx.Node | None:
+    """Lists of edges stay: which of their rows is which, is found by what is done with them (unpack_edges)."""
+    made = cast(fx.Node, node.args[0])
+    shape, rolled = shape_of(made), is_call(node, aten.roll)
+    axes = [axis % len(shape) for axis in cast(list[int], arg(node, 2 if rolled else 1, "dims", []))]
+    sizes = [shape[axis] for axis in axes]
+    if not axes or not node.meta["val"].is_floating_point() or not all(isinstance(size, int) for size in sizes):
+        return None
+    shifts = cast(list[int], node.args[1]) if rolled else [0] * len(axes)
+    for axis, size, shift in zip(axes, sizes, shifts, strict=True):
+        order = torch.arange(size).roll(shift) if rolled else torch.arange(size).flip(0)
+        made = _op(node, aten.index_select.default, made, axis, constant(node, order, "order"))
+    return made
 
 
 def _column(node: fx.Node, x: fx.Node) -> fx.Node:

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import fx
 
-from bgnn.passes.canonicalise import expand, reshape
+from bgnn.passes.canonicalise import can_tell, expand, reshape
 from bgnn.passes.channels_last import BINARY, REDUCE, UNARY
 from bgnn.passes.graph import (
     PassResult,
@@ -82,10 +82,11 @@ def _past_row_op(node: fx.Node) -> fx.Node | None:
     if any(shape_of(o)[:-1] != shape_of(node)[:-1] for o in operands):
         return None  # broadcast against each other: the leading axes matter
     lead = max((shape_of(cast(fx.Node, s))[:-1] for s in sources), key=len)
-    bases = [
-        reshape(node, cast(fx.Node, s), (*lead, shape_of(o)[-1]), like=node)
-        for s, o in zip(sources, operands, strict=True)
-    ]
+    rows = [(*lead, shape_of(o)[-1]) for o in operands]
+    told = zip(map(shape_of, cast(list[fx.Node], sources)), rows, strict=True)
+    if not all(can_tell(*pair) for pair in told) or not can_tell(lead, shape_of(node)[:-1]):
+        return None
+    bases = [reshape(node, cast(fx.Node, s), shape, like=node) for s, shape in zip(sources, rows, strict=True)]
     by_operand = dict(zip(operands, bases, strict=True))
     if is_call(node, aten.cat):
         new = call(node, node.target, bases, len(lead), like=node)
@@ -106,6 +107,8 @@ def _past_reduction(node: fx.Node) -> fx.Node | None:
     dims = [d - len(old) for d in reduced_axes(node)]
     depth = -min(dims)
     if depth > len(new_shape) or old[-depth:] != new_shape[-depth:] or len(new_shape) <= len(old):
+        return None
+    if not can_tell(new_shape, shape_of(node)):
         return None
     reduced = call(node, node.target, x, dims, arg(node, 2, "keepdim", False), like=node)
     return reshape(node, reduced, shape_of(node), like=node)

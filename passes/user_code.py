@@ -87,7 +87,7 @@ def describe(func: Any) -> tuple[str, str]:
         tracing = type(module).__module__.startswith(("torch.export", "torch._"))  # what it wraps models in
         if isinstance(module, nn.Module) and not tracing and not isinstance(module, (nn.Sequential, nn.ModuleList)):
             layer = type(module).__name__
-        elif "/torch_" in frame.f_code.co_filename:
+        elif "/torch_" in frame.f_code.co_filename and frame.f_code.co_name != "wrapper":  # a decorator
             function = frame.f_code.co_name
         frame = frame.f_back
     made_by = layer or function

@@ -126,7 +126,7 @@ def test_both_ways_of_export_say_why(holder: Any) -> None:
     [
         (Data(x=EDGES[0], edge_index=EDGES[1]), "self.net(Data(x=x"),
         (None, "leave it out"),
-        (10, "fix it in a wrapper"),
+        (10, "give torch.tensor(10), and it stays an input"),
         ({"a": EDGES[0]}, "each of the dictionary's tensors"),
         (EDGES[0].double(), ".float()"),
         (EDGES[0].bfloat16(), ".float()"),

@@ -212,14 +212,15 @@ def test_sums_over_edges_say_what_they_sum() -> None:
     def forward(m: Any, x: Tensor, edge_index: Tensor) -> Tensor:
         row, col = edge_index
         least = x.new_zeros(x.shape).scatter_reduce(0, col[:, None].expand(-1, 8), x[row], "amin", include_self=False)
-        most = x.new_zeros(x.shape).scatter_reduce(0, col[:, None].expand(-1, 8), x[row], "amax", include_self=False)
-        votes = torch.zeros_like(x).index_add(0, col, torch.where(x > 0, 1.0, -1.0)[row])
+        signs = torch.where(x > 0, 1.0, -1.0)[row]
+        most = x.new_zeros(x.shape).scatter_reduce(0, col[:, None].expand(-1, 8), signs, "amax", include_self=False)
+        votes = torch.zeros_like(x).index_add(0, col, signs)
         return least + 2 * most + votes
 
     edges = torch.randint(0, 20, (2, 60), generator=torch.Generator().manual_seed(0))
     layers = api.convert(Wrapped(forward, {}), (randn(20, 8), edges), target="onnx-int8-x86").report.layers
     assert sorted((layer.was.split(",")[0], layer.why) for layer in layers) == [
-        ("maximum over edges", "its messages are real"),
+        ("maximum over edges", "its messages are signs, and their maxima float"),
         ("minimum over edges", "its messages are real"),
         ("sum over edges", "its messages are signs, and their sums float"),
     ]
@@ -227,12 +228,14 @@ def test_sums_over_edges_say_what_they_sum() -> None:
 
 def test_8_bit_inputs_and_weights_of_signs() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
-        return F.linear((x / 0.03).round().clamp(-128, 127) * 0.03, torch.sign(m.w) * m.w.abs().mean())
+        codes = (x / 0.03).round().clamp(-128, 127) * 0.03
+        return F.linear(codes.amax(1), torch.sign(m.w) * m.w.abs().mean())
 
-    found = api.convert(Wrapped(forward, {"w": randn(5, 12)}), (randn(7, 12),), target="onnx-int8-x86").report
+    found = api.convert(Wrapped(forward, {"w": randn(5, 12)}), (randn(7, 3, 12),), target="onnx-int8-x86").report
     assert [(layer.became, layer.why) for layer in found.layers] == [
         ("INT8, float out", "inputs are quantised and weights are signs")
     ]
+    assert found.layers[0].was.startswith("8-bit 7x12 x ")
     assert found.macs["float"] == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.nn import GPSConv, TAGConv, aggr
+from torch_geometric.nn import FastRGCNConv, GPSConv, RGCNConv, TAGConv, aggr
 from torch_geometric.utils import dense_to_sparse, to_dense_adj, to_dense_batch, to_undirected
 
 from bgnn import convert
@@ -105,7 +105,7 @@ class Padded(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lin = nn.Linear(6, 4)
+        self.lin, self.last = nn.Linear(6, 4), nn.Linear(4, 2)
 
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
         h = self.lin(x).index_add(0, edge_index[1], self.lin(x[edge_index[0]]))
@@ -119,22 +119,53 @@ def test_graphs_as_rows_of_a_stated_number() -> None:
 
 
 class Transformer(nn.Module):
-    """Attention among each graph's nodes, as many as the largest graph has."""
+    """Attention among each graph's nodes, as many as the largest graph has; a norm that counts the graphs first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([GPSConv(6, None, heads=2)])
+        self.layers = nn.ModuleList([GPSConv(6, None, heads=2, norm="layer_norm")])
 
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
-        for layer in self.layers: x = layer(x, edge_index, batch)  # fmt: skip  # noqa: E701
+        for layer in self.layers: x = layer(x + layer.norm1(x, batch), edge_index, batch)  # fmt: skip  # noqa: E701
         return x
 
 
-def test_rows_of_an_unknown_number_are_told_the_way_out() -> None:
+class Rows(Padded):
+    """The same rows, of as many columns as they come to."""
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        h, mask = to_dense_batch(self.lin(x), batch)
+        shares = (h @ h.transpose(1, 2)).masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+        return self.last((shares @ h).flatten(0, 1).view_as(h) * 2 + h).sum(1)
+
+
+@pytest.mark.parametrize("model", [Transformer, Rows])
+def test_rows_of_an_unknown_number_are_told_the_way_out(model: type[nn.Module]) -> None:
     """The loop in the user's line is over layers, and not the reason."""
     with pytest.raises(ConversionError, match="as many columns as the largest graph of a batch has nodes") as error:
-        convert(Transformer().eval(), (*graph(20, 70), torch.arange(20) // 7), target="onnx-x86")
+        convert(model().eval(), (*graph(20, 70), torch.arange(20) // 7), target="onnx-x86")
     assert "the loop at" not in str(error.value)
+
+
+class Relations(nn.Module):
+    """Edges of several kinds, each with weights of its own; one-hot by hand, and the number that stands there."""
+
+    def __init__(self, layer: type[RGCNConv]) -> None:
+        super().__init__()
+        self.layer, self.lin = layer(6, 4, 3), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor, edge_index: Tensor, kind: Tensor) -> Tensor:
+        h = self.layer(x, edge_index, kind)
+        which = torch.zeros(kind.size(0), 3).scatter_(1, kind.unsqueeze(1), 1)
+        return self.lin(h.new_zeros(x.size(0), 7).index_add(0, edge_index[1], torch.cat([h[edge_index[0]], which], 1)))
+
+
+def test_edges_of_several_kinds() -> None:
+    """PyG's layer that picks each kind's edges is told of the one that does not, which converts."""
+    kinds = [torch.arange(count) % 3 for count in (70, 91)]
+    agrees(Relations(FastRGCNConv), (*graph(20, 70), kinds[0]), (*graph(33, 91), kinds[1]))
+    with pytest.raises(ConversionError, match="FastRGCNConv in place of RGCNConv"):
+        convert(Relations(RGCNConv).eval(), (*graph(20, 70), kinds[0]), target="onnx-x86")
 
 
 class Loop(ByHand):
@@ -151,24 +182,6 @@ class Sorted(ByHand):
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         h = torch.zeros(x.size(0), 8).index_add(0, edge_index[1], self.lin(x)[edge_index[0]])
         return torch.sort(h, 0)[0]
-
-
-class Sparse(ByHand):
-    """A sparse matrix made of the edges."""
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        adjacency = torch.sparse_coo_tensor(edge_index, torch.ones(edge_index.size(1)), (x.size(0), x.size(0)))
-        return torch.sparse.mm(adjacency, self.lin(x))
-
-
-class Joined(Sparse):
-    """Edges that are there twice, joined by such a matrix."""
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        adjacency = torch.sparse_coo_tensor(edge_index, torch.ones(edge_index.size(1)), (x.size(0), x.size(0)))
-        joined = adjacency.coalesce()
-        rows, columns = joined.indices()
-        return torch.zeros_like(x).index_add(0, rows, x[columns] * joined.values()[:, None])
 
 
 class Picked(ByHand):
@@ -203,14 +216,6 @@ def test_what_needs_the_number_of_nodes_is_refused_at_its_line(model: type[nn.Mo
 
     with pytest.raises(ConversionError, match=words):
         walked()
-
-
-def test_sparse_matrices_are_told_the_sum_over_edges() -> None:
-    words = r"torch\.sparse_coo_tensor is not supported .*test_graph_habits\.py:\d+: adj.*: sum over edges instead"
-    with pytest.raises(ConversionError, match=words):
-        convert(Sparse(), graph(20, 70), target="onnx-x86")
-    with pytest.raises(ConversionError, match=r"test_graph_habits\.py:\d+: .*: sum over edges instead, as in"):
-        convert(Joined(), graph(20, 70), target="onnx-x86")
 
 
 class Skeleton(nn.Module):

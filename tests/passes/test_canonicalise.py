@@ -358,3 +358,17 @@ def test_a_tensor_of_one_number_that_gives_the_size_stays() -> None:
     )  # fmt: skip
     canonicalise.run(gm)
     assert count(gm, aten.full) == 1
+
+
+def test_columns_that_are_written_and_picked() -> None:
+    """One-hot by hand, a mask of the largest, the score of a class; what is written from a tensor stays."""
+    x, columns = randn(5, 4), torch.tensor([[0, 3], [2, 2], [1, 0], [3, 1], [0, 1]])
+
+    def choices(m: Any, x: Tensor, i: Tensor) -> Tensor:
+        hot, several = torch.zeros(5, 4).scatter(1, i[:, :1], 1), x.scatter(-1, i, -2.5)
+        return hot + several + x.gather(1, i[:, 1:])
+
+    made = canonical(choices, x, columns)
+    assert not [target for target in made if "scatter" in str(target) or "gather" in str(target)]
+    other = canonical(lambda m, x, i: x.scatter(1, i, x.exp()) + x.gather(0, i[:1, :1]), x, columns)
+    assert {"aten.scatter.src", "aten.gather.default"} <= {str(target) for target in other}

@@ -17,7 +17,7 @@ from bgnn.passes import canonicalise, decompose, merge_equal_nodes
 TARGETS = [aten.layer_norm, aten.std, aten.var, aten.addmm, aten.log1p, aten.bitwise_and]
 TARGETS += [aten.log2, aten.log10, aten.exp2, aten.ldexp, aten.bitwise_xor, aten.__xor__]
 TARGETS += [aten.remainder, aten.fmod, aten.frac, aten.trunc, aten.fix, aten.floor_divide, aten.div.Tensor_mode]
-TARGETS += [aten.any, aten.all, aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
+TARGETS += [aten.flip, aten.roll, aten.any, aten.all, aten.__and__, aten.bitwise_or, aten.__or__, aten.bitwise_not]
 X = randn(7, 4, 6) * 3 + 1
 CASES: dict[str, Callable[..., Any]] = {
     "log1p": lambda m, x: torch.log1p(x.abs()),
@@ -54,6 +54,8 @@ CASES: dict[str, Callable[..., Any]] = {
     "any of all": lambda m, x: (x > 90).any(),
     "all of numbers": lambda m, x: x.round().all(2),
     "all of all": lambda m, x: (x > -90).all(),
+    "flip": lambda m, x: x.flip(-1, 1),
+    "roll": lambda m, x: x.roll((2, -1), (1, 2)),
     "addmm": lambda m, x: torch.addmm(m.b, x[:, 0], m.a, beta=0.5, alpha=2.0),
     "addmm of tensors": lambda m, x: torch.addmm(x[:, 0], x[:, 1], x[:, 2].t() @ x[:, 3]),
 }
