@@ -186,6 +186,8 @@ def _apart(node: fx.Node, opened: Sequence[fx.Node]) -> bool:
         return bool(dims) and axis not in [dim % rank for dim in dims]
     if is_call(node, *ops.having("summed")):
         return axis != node.args[3]
+    if is_call(node, aten.index_select) and is_call(node.args[2], bgnn.edge_places):
+        return True
     if is_call(node, aten.index_select, aten.select, aten.slice):
         along = cast(int, node.args[1]) % rank
         if is_call(node, aten.index_select) and isinstance(node.args[2], fx.Node) and _open(node.args[2]):

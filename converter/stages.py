@@ -26,7 +26,6 @@ from bgnn.converter.onnx.emit import supported_ops as onnx_ops
 from bgnn.converter.sizes import check_open, host_size
 from bgnn.converter.sparse_matrices import WITHOUT_SPARSE
 from bgnn.converter.targets import STAGES, TARGETS, names_with
-from bgnn.converter.tflite.bgnn_ops import by_segment
 from bgnn.converter.tflite.emit import supported_ops as tflite_ops
 from bgnn.converter.trace import DENSE_BATCH, refuse_open
 from bgnn.passes import (
@@ -148,10 +147,8 @@ def passes_to(stage: str, plan: Plan) -> list[Step]:
     if own:
         steps += _steps(fuse_aggregation)
     steps += _steps(legalise, fold_constants, canonicalise, merge_equal_nodes)
-    if target.format == "onnx" and own:
+    if own:
         steps += _steps(sort_edges)
-    elif own:
-        steps.append(("sort_edges", lambda gm: sort_edges.name_order(gm, by_segment)))
     elif target.format == "onnx" and not naive:
         steps.append(("neighbour_tables", lambda gm: neighbour_tables.run(gm, host_size)))
     return steps

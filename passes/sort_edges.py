@@ -11,7 +11,6 @@ an aggregation reads them. Exact: the sort keeps the order of a node's edges.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -42,30 +41,6 @@ def run(gm: fx.GraphModule) -> PassResult:
     return result
 
 
-def name_order(gm: fx.GraphModule, by_segment: Callable[[fx.Node], bool]) -> PassResult:
-    """Names the sorted edges, and which elements each segment has, where operators read rows and weights as they are.
-
-    `by_segment`: whether the emitter writes a segment op by its elements' order.
-    """
-    result, sort = PassResult(), _Sort()
-    for node in calls(gm.graph, *ops.having("segment")):
-        if is_call(node, *ops.having("fused")):
-            edges, size = (node.args[_place(node, name)] for name in ("edge_index", "n"))
-            node.replace_input_with(cast(fx.Node, edges), sort.once(node, bgnn.edge_csr.default, edges, size))
-        elif by_segment(node):
-            _grouped(node, sort.once(node, bgnn.neighbour_table.default, *operands(node)[1:], 1, False), sort)
-        else:
-            continue
-        result.rewrites += 1
-    remove_dead_code(gm)
-    return result
-
-
-def _place(node: fx.Node, name: str) -> int:
-    """Where an op's schema has an argument."""
-    return next(i for i, one in enumerate(cast(Any, node.target)._schema.arguments) if one.name == name)
-
-
 def _segment(node: fx.Node, sort: _Sort) -> None:
     values, index, size = operands(node)
     found = index_of(index)
@@ -77,12 +52,6 @@ def _segment(node: fx.Node, sort: _Sort) -> None:
         if (rows := _sources(values, found.source)) is not None:
             ends = sort.once(node, aten.select.int, csr, 0, 0)
             node.replace_input_with(values, sort.once(node, aten.index_select.default, rows, 0, ends))
-    _grouped(node, grouped, sort)
-
-
-def _grouped(node: fx.Node, grouped: fx.Node, sort: _Sort) -> None:
-    """A segment op on its elements' order; of one number for all elements it is their count."""
-    values, index, size = operands(node)
     number = number_on_edges(values) if is_call(node, bgnn.segment_sum) else None
     if number is None:
         node.replace_input_with(index, grouped)

@@ -13,12 +13,14 @@ import torch
 from torch import fx
 
 from bgnn.converter.code_operands import packed_weights, requantised
-from bgnn.converter.tflite import graph_ops, int8_ops
+from bgnn.converter.tflite import builtin_ops, graph_ops, int8_ops
 from bgnn.converter.tflite.builder import Codes, Value
 from bgnn.converter.tflite.lce_ops import flexbuffer
 from bgnn.converter.tflite.walk import FLOAT, INT, INT8, SHIFT, Walk
-from bgnn.passes import ops
-from bgnn.passes.graph import arg, is_call, shape_of
+from bgnn.passes.graph import arg, is_call
+
+aten = torch.ops.aten
+bgnn = torch.ops.bgnn
 
 
 def _custom(
@@ -90,15 +92,21 @@ def _own(
     return out
 
 
-def edge_csr(walk: Walk, node: fx.Node, edges: fx.Node, nodes: int) -> tuple[Value, Value, Value]:
-    """BgnnCooToCsr: the rows' bounds, the sources, and each entry's place in the list.
+def edge_csr(walk: Walk, node: fx.Node, edges: fx.Node, *_: Any) -> Value:
+    """The list itself, for what reads it as such; the operators below find it sorted by `_csr`."""
+    return walk.value(edges)
+
+
+def _csr(walk: Walk, csr: fx.Node) -> tuple[Value, Value, Value]:
+    """A list of edges sorted by target: the rows' bounds, the sources, and each entry's place in the list.
 
     The last two have room for all edges that there could be.
     """
-    size = node.args[1]
+    edges, size = cast(fx.Node, csr.args[0]), csr.args[1]
+    nodes = walk.known(size)
     key = ("csr", edges, nodes)
     if key not in walk.shared:
-        looped = is_call(edges, torch.ops.bgnn.with_self_loops) and arg(edges, 2, "loops", "one") == "one"
+        looped = is_call(edges, bgnn.with_self_loops) and arg(edges, 2, "loops", "one") == "one"
         one_each = looped and str(edges.args[1]) == str(size)
         listed = walk.value(cast(fx.Node, edges.args[0]) if one_each else edges)
         entries = listed.shape[1] + (nodes if one_each else 0)
@@ -109,8 +117,16 @@ def edge_csr(walk: Walk, node: fx.Node, edges: fx.Node, nodes: int) -> tuple[Val
     return cast(tuple[Value, Value, Value], walk.shared[key])
 
 
-def neighbour_table(walk: Walk, node: fx.Node, index: fx.Node, size: int, *_: Any) -> tuple[Value, Value]:
-    """BgnnIndexToCsr: the segments' bounds, and each entry's place among the elements."""
+def neighbour_table(walk: Walk, node: fx.Node, index: fx.Node, *_: Any) -> Value:
+    """The index itself, which `_grouped` sorts."""
+    return walk.value(index)
+
+
+def _grouped(walk: Walk, index: fx.Node, size: int) -> tuple[Value, Value]:
+    """The elements sorted by segment: the segments' bounds, and each entry's place among the elements."""
+    if is_call(index, aten.select) and is_call(index.args[0], bgnn.edge_csr):
+        bounds, _, places = _csr(walk, cast(fx.Node, index.args[0]))
+        return bounds, places
     key = ("grouped", index, size)
     if key not in walk.shared:
         value = walk.value(index)
@@ -120,28 +136,52 @@ def neighbour_table(walk: Walk, node: fx.Node, index: fx.Node, size: int, *_: An
     return cast(tuple[Value, Value], walk.shared[key])
 
 
-def _order(walk: Walk, sorted_by: fx.Node) -> tuple[Value, ...]:
-    """What an `edge_csr` or a `neighbour_table` is in the file."""
-    return cast(tuple[Value, ...], walk.values[sorted_by])
-
-
-def by_segment(node: fx.Node) -> bool:
-    """Whether an op on segments reads which elements each has: all but what goes by TFLite's own operators."""
-    if is_call(node, *ops.having("codes")):
-        return not is_call(node, torch.ops.bgnn.q_segment_sum_float)
-    return node.meta["val"].dtype == torch.float32 and len(shape_of(node)) <= _MOST_AXES
+def _rows_and_graph(walk: Walk, values: fx.Node, index: fx.Node, size: int) -> list[Value]:
+    """What an aggregation reads: rows of nodes through the sources where edges only repeat them, else of edges."""
+    if is_call(values, aten.index_select) and is_call(index, aten.select):
+        ends, csr = cast(fx.Node, values.args[2]), cast(fx.Node, index.args[0])
+        if is_call(csr, bgnn.edge_csr) and is_call(ends, aten.select) and ends.args[:3] == (csr, 0, 0):
+            bounds, sources, _ = _csr(walk, csr)
+            return [walk.value(cast(fx.Node, values.args[0])), bounds, sources]
+    return [walk.value(values), *_grouped(walk, index, size)]
 
 
 def degrees(walk: Walk, node: fx.Node, index: fx.Node, size: int) -> Value:
     """BgnnDegree."""
-    return _own(walk, "Degree", _order(walk, index)[:1], (size,), FLOAT)
+    return _own(walk, "Degree", _grouped(walk, index, size)[:1], (size,), FLOAT)
+
+
+def edge_product(walk: Walk, node: fx.Node, a: fx.Node, edges: fx.Node, b: fx.Node) -> Value:
+    """BgnnEdgeProduct."""
+    bounds, sources, _ = _csr(walk, edges)
+    return _own(walk, "EdgeProduct", [walk.value(a), bounds, sources, walk.value(b)], sources.shape, FLOAT)
+
+
+def edge_places(walk: Walk, node: fx.Node, table: fx.Node) -> None:
+    """Nothing: what is read through them stays in the order that aggregations want (`_weight`)."""
+
+
+def index_select(walk: Walk, node: fx.Node, x: fx.Node, dim: int, index: fx.Node) -> Any:
+    """The builtin's, but for what is in the edges' sorted order."""
+    if is_call(index, bgnn.edge_places):
+        return None
+    return builtin_ops.LOWERINGS["aten.index_select.default"](walk, node, x, dim, index)
+
+
+def _weight(walk: Walk, weight: fx.Node | None, edges: fx.Node) -> list[Value | None]:
+    """The edges' weights as an aggregation reads them: in the order of its entries, or with their places."""
+    if weight is None:
+        return [None, None]
+    if is_call(weight, aten.index_select) and is_call(weight.args[2], bgnn.edge_places):
+        return [walk.value(cast(fx.Node, weight.args[0])), None]
+    return [walk.value(weight), _csr(walk, edges)[2]]
 
 
 def _segment(reduce: str, stock: Callable[..., Value]) -> Callable[..., Value]:
     def lower(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int) -> Value:
-        if not by_segment(node):
+        if walk.dtype(node) != FLOAT or len(walk.shape(values)) > _MOST_AXES:
             return stock(walk, node, values, index, size)
-        inputs = [walk.value(values), *_order(walk, index)]
+        inputs = _rows_and_graph(walk, values, index, size)
         return _own(walk, "Aggregate", inputs, walk.shape(node), FLOAT, reduce=reduce)
 
     return lower
@@ -153,7 +193,7 @@ def _q_segment(reduce: str) -> Callable[..., Value]:
         y_scale: float, y_zero: int, low: int, high: int,
     ) -> Value:  # fmt: skip
         return _own(
-            walk, "QAggregate", [walk.value(m), *_order(walk, index)], walk.shape(node), INT8,
+            walk, "QAggregate", _rows_and_graph(walk, m, index, size), walk.shape(node), INT8,
             Codes((float(np.float32(y_scale)),), y_zero - SHIFT), reduce=reduce, x_scale=float(m_scale), x_zero=m_zero,
             y_scale=float(y_scale), y_zero=y_zero, low=low, high=high, **_NO_WEIGHT, **_NO_MESSAGE,
         )  # fmt: skip
@@ -169,16 +209,15 @@ def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.
 
 def segment_softmax(walk: Walk, node: fx.Node, values: fx.Node, index: fx.Node, size: int) -> Value:
     """BgnnSegmentSoftmax."""
-    return _own(walk, "SegmentSoftmax", [walk.value(values), *_order(walk, index)], walk.shape(node), FLOAT)
+    return _own(walk, "SegmentSoftmax", [walk.value(values), *_grouped(walk, index, size)], walk.shape(node), FLOAT)
 
 
 def aggregate(
     walk: Walk, node: fx.Node, x: fx.Node, edges: fx.Node, weight: fx.Node | None, size: Any, reduce: str
 ) -> Value:
     """BgnnAggregate: float rows of nodes, and a weight for each edge."""
-    bounds, sources, places = _order(walk, edges)
-    weights = [] if weight is None else [walk.value(weight), places]
-    inputs = [walk.value(x), bounds, sources, *weights]
+    bounds, sources, _ = _csr(walk, edges)
+    inputs = [walk.value(x), bounds, sources, *_weight(walk, weight, edges)]
     return _own(walk, "Aggregate", inputs, walk.shape(node), FLOAT, reduce=reduce)
 
 
@@ -188,8 +227,8 @@ def q_aggregate(
     y_scale: float, y_zero: int, low: int, high: int, size: Any, table: fx.Node | None,
 ) -> Value:  # fmt: skip
     """BgnnQAggregate: codes, weights' codes, messages requantised, a table of the results'."""
-    bounds, sources, places = _order(walk, edges)
-    weights = [None, None] if weight is None else [walk.value(weight), places]
+    bounds, sources, _ = _csr(walk, edges)
+    weights = _weight(walk, weight, edges)
     tables = None if table is None else walk.constant(walk.arrays[table])
     codes = Codes((float(np.float32(y_scale)),), y_zero - SHIFT) if table is None else Codes((1.0,))
     return _own(
@@ -223,7 +262,7 @@ def requantize(
 
 # --- dense layers ---
 
-_LAYERS = (torch.ops.bgnn.q_linear, torch.ops.bgnn.q_linear_float)
+_LAYERS = (bgnn.q_linear, bgnn.q_linear_float)
 
 
 def quantize(walk: Walk, node: fx.Node, x: fx.Node, scale: float, zero: int, low: int, high: int) -> Value:
@@ -288,7 +327,7 @@ def gat_aggregate(
     negative_slope: float,
 ) -> Value:  # fmt: skip
     """BgnnGatAggregate."""
-    bounds, sources, _ = _order(walk, edges)
+    bounds, sources, _ = _csr(walk, edges)
     inputs = [walk.value(x), bounds, sources, walk.value(source_score), walk.value(target_score)]
     return _own(walk, "GatAggregate", inputs, walk.shape(node), FLOAT, negative_slope=float(negative_slope))
 
@@ -300,7 +339,7 @@ def q_gat_aggregate(
     y_scale: float, y_zero: int, low: int, high: int, size: Any,
 ) -> Value:  # fmt: skip
     """BgnnQGatAggregate."""
-    bounds, sources, _ = _order(walk, edges)
+    bounds, sources, _ = _csr(walk, edges)
     inputs = [walk.value(x), bounds, sources, walk.value(source_score), walk.value(target_score)]
     return _own(
         walk, "QGatAggregate", inputs, walk.shape(node), INT8, Codes((float(np.float32(y_scale)),), y_zero - SHIFT),
@@ -312,13 +351,16 @@ def q_gat_aggregate(
 
 
 LOWERINGS: dict[str, Callable[..., Any]] = {
-    "bgnn.edge_csr.default": edge_csr,
-    "bgnn.neighbour_table.default": neighbour_table,
-    "bgnn.degrees.default": degrees,
     "bgnn.segment_sum.default": _segment("sum", graph_ops.segment_sum),
     "bgnn.segment_mean.default": _segment("mean", graph_ops.segment_mean),
     "bgnn.segment_max.default": _segment("max", graph_ops.segment_max),
     "bgnn.segment_softmax.default": segment_softmax,
+    "bgnn.edge_csr.default": edge_csr,
+    "bgnn.edge_places.default": edge_places,
+    "bgnn.edge_product.default": edge_product,
+    "bgnn.neighbour_table.default": neighbour_table,
+    "bgnn.degrees.default": degrees,
+    "aten.index_select.default": index_select,
     "bgnn.q_segment_sum.default": _q_segment("sum"),
     "bgnn.q_segment_mean.default": _q_segment("mean"),
     "bgnn.q_segment_max.default": q_segment_max,

@@ -77,26 +77,3 @@ def test_other_indices_are_grouped_and_degrees_counted() -> None:
     assert rewrites == 2
     assert count(gm, bgnn.neighbour_table) == count(gm, bgnn.degrees) == count(gm, bgnn.edge_csr) == 1
     assert count(gm, aten.full) == 0
-
-
-def test_where_operators_read_rows_as_they_are_only_the_order_gets_a_name() -> None:
-    """TFLite's: sorted edges for a fused sum, each segment's elements for others, counted where they are one number."""
-
-    def layer(m, x, edges):
-        target, nodes = edges.select(0, 1), x.shape[0]
-        hidden = bgnn.aggregate(x, edges, gather(x, edges, 0).sum(1), nodes, "sum")
-        degree = bgnn.segment_sum(torch.full([edges.shape[1]], 2.0), target, nodes)
-        stays = bgnn.segment_mean(gather(x, edges, 0), edges.select(0, 0), nodes)
-        return bgnn.segment_max(gather(hidden, edges, 0), target, nodes) + degree[:, None] + stays
-
-    x = randn(5, 3)
-    gm = open_graph(layer, x, EDGES)
-    before = outputs(gm, x, EDGES)[0]
-    assert sort_edges.name_order(gm, lambda node: node.target is not bgnn.segment_mean.default).rewrites == 3
-    assert torch.equal(outputs(gm, x, EDGES)[0], before)
-    csr, table = only(gm, bgnn.edge_csr), only(gm, bgnn.neighbour_table)
-    assert only(gm, bgnn.aggregate).args[1] is csr
-    assert only(gm, bgnn.segment_max).args[1] is only(gm, bgnn.degrees).args[0] is table
-    assert count(gm, bgnn.segment_sum, bgnn.edge_product) == 0
-    assert only(gm, bgnn.segment_mean).args[1].op == "call_function"
-    assert not any(node is table for node in only(gm, bgnn.segment_mean).all_input_nodes)
