@@ -19,13 +19,13 @@ from bgnn.converter import stages
 from bgnn.converter.ahead import refuse_ahead
 from bgnn.converter.axes import told_most, trace_sized
 from bgnn.converter.calibrate import Calibration, CalibrationReport, check_float, compare_file, quantise
-from bgnn.converter.decisions import completed, exact_decisions, holds_codes, run_with_taps, told
+from bgnn.converter.comparison import check_file, check_flushed, check_stage, check_zeros, summary
 from bgnn.converter.dump import dump_stage
 from bgnn.converter.eager import EagerModel, kinds
-from bgnn.converter.emitted_file import io_names, run_with_probes
+from bgnn.converter.emitted_file import io_names
 from bgnn.converter.errors import BgnnError, ConversionError, UsageError
 from bgnn.converter.example_inputs import check_example, input_names, refuse_nan
-from bgnn.converter.examples import Example, examples_of
+from bgnn.converter.examples import examples_of
 from bgnn.converter.file_inputs import index_rows
 from bgnn.converter.onnx.emit import emit as emit_onnx
 from bgnn.converter.onnx.emit import run_file as run_onnx
@@ -38,11 +38,10 @@ from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.tflite.walk import SHIFT
 from bgnn.converter.trace import refuse_numbers, uncached
 from bgnn.converter.verify import Check, Reference, check_sums
-from bgnn.converter.verify_layers import prove_layers, prove_on_runtime, prove_tables
+from bgnn.converter.verify_layers import prove_on_runtime
 from bgnn.passes import accumulators, user_code
-from bgnn.passes.graph import PassResult, Tap, all_taps, aten, calls, is_constant, shape_of, snapshot, value_of
+from bgnn.passes.graph import PassResult, aten, calls, shape_of, snapshot
 from bgnn.passes.index_limits import edge_inputs
-from bgnn.passes.insert_fake_quant import is_edge_tensor
 from bgnn.passes.join_edges import most_copies
 from bgnn.runtime_bench.runtime.graph_inputs import check_rows
 from bgnn.runtime_bench.runtime.outputs import write_files
@@ -105,13 +104,13 @@ def convert(
     """Converts a trained PyTorch model into a file that a stock runtime runs.
 
     `example_inputs`: the model's arguments, with the shapes and dtypes of the file; verification runs on them, so real
-    samples are best. `target`: "lce-arm64" (TFLite with Larq Compute Engine ops) or "tflite-arm64" (builtins only).
+    samples are best. `target`: a row of `targets.TARGETS`, as "lce-arm64" (TFLite with Larq Compute Engine ops).
     `optimize`: 1 runs all passes, 0 only makes the graph legal. `kernels`: "stock" for files that any LCE runtime
     runs, "bgnn" for this project's fused operators, which its delegate brings to LiteRT. `keep_outputs`: which of
     the model's outputs the file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples
     reach a `torch.sign(0)`. `open_axes` ("NAME" or "NAME=AXIS") and `fixed_sizes` ("NAME=SIZE"): what the user says of
-    the inputs' sizes (axes.py). `calibration`: sample graphs for the post-training quantisation of a float graph
-    network, with "onnx-int8-x86".
+    the inputs' sizes (axes.py). `calibration`: samples for the post-training quantisation of a float network, for
+    targets with codes.
     `stop_after`: a stage's name, to stop there without a file; `dump`: a folder for each stage as Python.
 
     Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file
@@ -202,13 +201,13 @@ def convert(
             with example.timed():
                 if example.reference is None:
                     example.reference = Reference(gm, example.inputs)
-                    _check_zeros(example, examples[0], gm, sign_zero, warn)
+                    check_zeros(example, examples[0], gm, sign_zero, warn)
                     if TARGETS[target].format == "tflite":
-                        _check_flushed(example.reference)
+                        check_flushed(example.reference)
                     if calibration is None:
                         checks.append(example.compare_traced(f"stage {stage}", gm, ops))
                 elif example is examples[0] or stage == "target":
-                    checks.append(_check_stage(example, f"stage {stage}", gm, before if stage == "target" else gm))
+                    checks.append(check_stage(example, f"stage {stage}", gm, before if stage == "target" else gm))
         if stage == "traced":
             quantised = any(calls(gm.graph, bgnn.binarize, bgnn.fake_quant, bgnn.fake_quant_channel))
         if stage == "semantic":
@@ -242,7 +241,7 @@ def convert(
             # The second graph has a file of its own, as it may be too large for this one, with rows to spare.
             write = functools.partial(emit, most=room) if room else emit
             with example.timed():
-                found.append(_check_file(gm, before, write, _run_in_two_ways if room else run, plan, example))
+                found.append(check_file(gm, before, write, _run_in_two_ways if room else run, plan, example))
             if room:
                 said = ", ".join(f"{number} {word}" for word, number in room.items())
                 found[-1].note = f"in a file of {said}"
@@ -252,7 +251,7 @@ def convert(
         found[0].proof = prove_on_runtime(gm, lambda alone: _writer_and_runtime(alone, plan, name, {}, {})[0](), run)
         checks += found[::-1]
         than = "the quantised network's" if calibration is not None else "the model's"
-        metadata["verification"] = "; on a second graph: ".join(_summary(check, than) for check in found)
+        metadata["verification"] = "; on a second graph: ".join(summary(check, than) for check in found)
     else:
         metadata["verification"] = "not verified (--no-verify)"
     counts = is_graph and examples and TARGETS[target].open
@@ -311,45 +310,6 @@ def _check_indices(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
         check_rows(arrays, **one)
 
 
-def _check_zeros(
-    example: Example, first: Example, gm: fx.GraphModule, sign_zero: str, warn: Callable[[str], None]
-) -> None:
-    """Refuses exact zeros that torch.sign meets, or warns of those that only the second graph has."""
-    met = _zeros_met(example, gm)
-    if met and sign_zero == "error":
-        raise ConversionError(
-            f"{met}, where it gives 0 and the file +1: accept that with --sign-zero plus, or write the model's sign as "
-            "where(x >= 0, 1, -1)"
-        )
-    if met and not _zeros_met(first, gm):
-        warn(f"{met}, where it gives 0 and the file +1: for such graphs the file is not the model")
-
-
-def _zeros_met(example: Example, gm: fx.GraphModule) -> str:
-    """How many exact zeros torch.sign meets, where first, and on which graph, in words; empty if none.
-
-    `gm`: the graph that the example's reference was made of.
-    """
-    assert example.reference is not None
-    count = sum(example.reference.zeros.values())
-    if not count:
-        return ""
-    first = next(name for name, zeros in example.reference.zeros.items() if zeros)
-    place = next((user_code.place(node) for node in gm.graph.nodes if node.name == first), "") or first
-    graph = f" on a graph that is not the example ({example.second})" if example.second else ""
-    return f"torch.sign meets {count} exact zeros (first at {place}){graph}"
-
-
-def _check_flushed(reference: Reference) -> None:
-    count = sum(reference.flushed.values())
-    if count:
-        name = next(n for n, signs in reference.flushed.items() if signs)
-        raise ConversionError(
-            f"{count} signs (first at {name!r}) are of numbers nearer to 0 than 1.2e-38, which LiteRT takes for 0: "
-            "compare with a small number instead, as in x > 1e-30, or convert to onnx-x86"
-        )
-
-
 def _writer_and_runtime(
     gm: fx.GraphModule, plan: stages.Plan, name: str, metadata: Mapping[str, str], most: Mapping[str, int]
 ) -> tuple[Callable[..., bytes], Callable[[bytes, Sequence[np.ndarray]], list[np.ndarray]]]:
@@ -375,86 +335,6 @@ def _run_in_two_ways(data: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarr
     if any(one.tobytes() != other.tobytes() for one, other in zip(found, filled, strict=True)):
         raise ConversionError("with resized inputs the file gives other bits than filled up: please report this model")
     return found
-
-
-def _check_stage(example: Example, what: str, gm: fx.GraphModule, before: fx.GraphModule) -> Check:
-    """A stage's graph, run by PyTorch, against the reference; `before`: a graph that makes every code."""
-    reference = example.reference
-    assert reference is not None
-    taps, outputs = run_with_taps(gm, example.inputs, reference.shapes)
-    every = completed(before, example.inputs, reference.shapes, taps)
-    check = reference.compare(example.named(what), every, outputs, exact_decisions(gm))
-    check.inside = reference.codes(set(every) - set(taps))
-    if not example.second:
-        check.proof = prove_layers(reference.gm, gm, what)
-        if before is not gm:
-            check.proof += prove_tables(reference.gm, gm, before, what)
-    return check
-
-
-def _check_file(
-    gm: fx.GraphModule, before: fx.GraphModule, emit: Callable[..., bytes],
-    run: Callable[[bytes, Sequence[np.ndarray]], list[np.ndarray]], plan: stages.Plan, example: Example,
-) -> Check:  # fmt: skip
-    """Runs the file, with its decisions as extra outputs, and once more as it is; both on the real runtime."""
-    reference = example.reference
-    assert reference is not None
-    tapped = list({tap.name: (node, tap) for node, tap in all_taps(gm)}.values())
-    on_edges: list[tuple[fx.Node, Tap]] = []
-    if TARGETS[plan.target].open and plan.optimize == 1 and plan.kernels == "stock":
-        # On neighbour tables there are no tensors of edges in the file: their codes follow from the others.
-        on_edges = [(node, tap) for node, tap in tapped if is_edge_tensor(node)]
-        tapped = [pair for pair in tapped if pair not in on_edges]
-
-    def read(file: Callable[..., bytes], pairs: Sequence[tuple[fx.Node, Tap]]) -> tuple[list[Tensor], dict[str, Any]]:
-        sources = dict.fromkeys(source for node, tap in pairs for source in tap.sources(node))
-        probes = [node for node in sources if node.op == "call_function"]
-        outputs, known = run_with_probes(file, run, probes, example.inputs)
-        known |= {node: value_of(node) for node in sources if is_constant(node)}
-        known |= dict(zip((n for n in gm.graph.nodes if n.op == "placeholder"), example.inputs, strict=True))
-        return outputs, {
-            tap.name: told(tap, node, [known[source] for source in tap.sources(node)], reference.shapes)
-            for node, tap in pairs
-        }
-
-    def compare(taps: Mapping[str, Any]) -> Check:
-        every = completed(before, example.inputs, reference.shapes, taps)
-        check = reference.compare(example.named("emitted file"), every, outputs, exact_decisions(gm))
-        check.inside = reference.codes(set(every) - set(taps))
-        return check
-
-    outputs, taps = read(emit, tapped)
-    try:
-        if not on_edges or any(holds_codes(node) for node, _ in tapped):
-            return compare(taps)
-    except ConversionError:
-        if not on_edges:
-            raise
-    # All codes are of edges, or a decision on an edge lies at a tie, which the runtime rounds the other way: the same
-    # operators tell them where edges are tensors.
-    check = compare({**read(functools.partial(emit, optimize=0), on_edges)[1], **taps})
-    check.note = (
-        "this file has no tensors of edges: their signs and codes are those that the same operators make with -O0"
-    )
-    return check
-
-
-def _summary(check: Check, than: str) -> str:
-    """One line for the file's properties; `than`: whose outputs the file's are compared with."""
-    parts = [
-        f"outputs compared with {than}, largest difference {check.output_error:.3g}, {check.column_error:.2g} of its "
-        "column"
-    ]
-    if check.signs or check.neighbours:
-        parts.append(
-            f"{check.signs} signs and {check.neighbours} neighbours compared, {check.exact} of them exact; turned by "
-            f"rounding: {check.turned_signs} signs, {check.turned_rows} rows of neighbours"
-        )
-    if check.codes:
-        parts.append(f"{check.codes} codes compared, {check.stepped} of them one beside the model's at a tie")
-    if check.rows:
-        parts.append(f"another class than {than} in {check.changed_rows} of {check.rows} rows")
-    return "; ".join(parts)
 
 
 def _version() -> str:

@@ -141,6 +141,15 @@ def _values_in(holds: Sequence[Sequence[int]]) -> float:
     return max(sizes.values())
 
 
+def _parts(name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The indices and values of a sparse matrix; raises UsageError unless each value has a place in it."""
+    indices, values = matrix._indices(), matrix._values()
+    size = torch.tensor(matrix.shape)[:, None]
+    if matrix.device.type == "cpu" and (values.dim() != 1 or ((indices < 0) | (indices >= size)).any()):
+        raise UsageError(f"{name!r} is a sparse matrix with values that have no place in it")
+    return indices, values
+
+
 def _check_tensors(content: Any) -> None:
     """Raises UsageError unless all tensors in `content` are plain ones of real numbers, within the budget together."""
     total, seen = 0, set()
@@ -154,6 +163,8 @@ def _check_tensors(content: Any) -> None:
             todo.extend((str(key)[:100] if isinstance(key, (str, int)) else name, one) for key, one in value.items())
         elif isinstance(value, (list, tuple)):
             todo.extend((name, one) for one in value)
+        elif isinstance(value, Tensor) and value.layout is torch.sparse_coo and value.dim() == 2:
+            todo.extend((name, one) for one in _parts(name, value))
         elif isinstance(value, Tensor):
             if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided or value.is_quantized:
                 raise UsageError(f"{name!r} is no plain tensor (it is sparse, quantised or of a class of its own)")

@@ -127,6 +127,17 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
 
 
+def size_of(size: Any) -> Any:
+    """A size, which is a number, or a node that gives an open one."""
+    return size.meta["val"] if isinstance(size, fx.Node) else size
+
+
+def is_real(node: fx.Node) -> bool:
+    """Whether a node's value is a tensor of real numbers."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def as_meta(value: Any) -> Any:
     """Shapes and dtypes of a value, without its data."""
     if isinstance(value, Tensor):

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from bgnn.passes import ops
 from bgnn.passes.expressions import Tried, attempt
-from bgnn.passes.graph import arg, aten, is_call
+from bgnn.passes.graph import arg, aten, is_call, size_of
 
 bgnn = torch.ops.bgnn
 
@@ -150,11 +150,11 @@ def _uses(graph: fx.Graph) -> Iterator[tuple[fx.Node, int | None, Any, fx.Node |
                 if isinstance(index, fx.Node) and index.meta["val"].dtype == torch.int64:
                     yield index, None, x.meta["val"].shape[axis], x if is_call(node, aten.index) else None
         elif is_call(node, *_SEGMENTS):
-            yield cast(fx.Node, _named(node, "index")), None, _size(_named(node, "n")), None
+            yield cast(fx.Node, _named(node, "index")), None, size_of(_named(node, "n")), None
         elif is_call(node, *_FUSED):
             edges, x = cast(fx.Node, _named(node, "edge_index")), cast(fx.Node, _named(node, "x"))
             yield edges, 0, x.meta["val"].shape[0], x
-            yield edges, 1, _size(_named(node, "n")), None
+            yield edges, 1, size_of(_named(node, "n")), None
 
 
 def _named(node: fx.Node, name: str) -> Any:
@@ -162,10 +162,6 @@ def _named(node: fx.Node, name: str) -> Any:
     given = cast(Any, node.target)._schema.arguments
     position = next(i for i, one in enumerate(given) if one.name == name)
     return arg(node, position, name, given[position].default_value)
-
-
-def _size(size: Any) -> Any:
-    return size.meta["val"] if isinstance(size, fx.Node) else size
 
 
 def _origins(index: fx.Node, row: int | None) -> list[Origin]:

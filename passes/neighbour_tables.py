@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes import ops
-from bgnn.passes.graph import PassResult, arg, call, is_call, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import PassResult, arg, call, is_call, remove_dead_code, replace, shape_of, size_of
 
 NEEDS = ("segment_sum", "segment_mean", "segment_max", "q_segment_sum", "q_segment_sum_float", "q_segment_mean",
          "q_segment_max", "with_self_loops", "join_edges", "drop_loops")  # fmt: skip
@@ -239,7 +239,7 @@ class Edges:
         if not all(isinstance(dim, int) for dim in shape[1:]):
             return False
         if is_call(node, bgnn.segment_softmax):  # over a row of the table
-            return index_of(cast(fx.Node, node.args[1])) == index and str(_size(node.args[2])) == str(_size(size))
+            return index_of(cast(fx.Node, node.args[1])) == index and str(size_of(node.args[2])) == str(size_of(size))
         if is_listed(node) or is_call(node, *EDGEWISE, *FILLED, *QUANTISED, aten.index_select):
             return True
         rank = len(shape_of(node.args[0])) if isinstance(node.args[0], fx.Node) else len(shape)
@@ -316,10 +316,6 @@ def copied(node: fx.Node, operands: dict[fx.Node, fx.Node], before: fx.Node) -> 
         new = before.graph.node_copy(node, lambda one: operands[one])
     new.meta = dict(node.meta)
     return new
-
-
-def _size(size: Any) -> Any:
-    return size.meta["val"] if isinstance(size, fx.Node) else size
 
 
 def _has_rows(node: fx.Node) -> bool:

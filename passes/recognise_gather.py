@@ -24,6 +24,7 @@ from bgnn.passes.graph import (
     getitem,
     is_call,
     is_constant,
+    is_real,
     is_static,
     remove_dead_code,
     replace,
@@ -45,7 +46,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     result = PassResult()
     for chosen in (False, True):  # first all that is made of whole index tensors
         for node in list(gm.graph.nodes):
-            if node._erased or not is_call(node, *MOVES) or not _is_value(node):
+            if node._erased or not is_call(node, *MOVES) or not is_real(node):
                 continue
             for nearest in (False, True):
                 found = _sources(node, nearest, chosen)
@@ -56,11 +57,6 @@ def run(gm: fx.GraphModule) -> PassResult:
                     break
         remove_dead_code(gm)
     return result
-
-
-def _is_value(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _sources(node: fx.Node, nearest: bool, chosen: bool) -> tuple[fx.Node, fx.Node] | None:
@@ -81,7 +77,7 @@ def _sources(node: fx.Node, nearest: bool, chosen: bool) -> tuple[fx.Node, fx.No
         seen.add(current)
         if len(seen) > LARGEST:
             return None
-        if _is_value(current):
+        if is_real(current):
             looked_up = looked_up or is_call(current, *LOOKUPS)
             moved = is_call(current, *MOVES) and not (nearest and current in looked_at)
             if is_call(current, *LOOKUPS):
@@ -91,7 +87,7 @@ def _sources(node: fx.Node, nearest: bool, chosen: bool) -> tuple[fx.Node, fx.No
         if moved:
             stack.extend(current.all_input_nodes)
         else:
-            (features if _is_value(current) else indices).add(current)
+            (features if is_real(current) else indices).add(current)
     if not looked_up or len(features) != 1 or len(indices) != 1:
         return None
     return features.pop(), indices.pop()

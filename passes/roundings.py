@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from bgnn.passes.graph import aten, is_call
+from bgnn.passes.graph import aten, is_call, is_real
 
 ROUNDINGS = [
     aten.round, aten.floor, aten.ceil, aten.trunc, aten.fix, aten.frac, aten.floor_divide, aten.remainder, aten.fmod,
@@ -29,7 +29,7 @@ def first(gm: fx.GraphModule) -> fx.Node | None:
 
 
 def _rounds(node: fx.Node) -> bool:
-    if node.op != "call_function" or not any(_is_real(source) for source in node.all_input_nodes):
+    if node.op != "call_function" or not any(is_real(source) for source in node.all_input_nodes):
         return False
     if any(word in str(node.target) for word in LIBRARIES):
         return True
@@ -41,17 +41,12 @@ def _is_value(node: fx.Node) -> bool:
     if not isinstance(node.meta.get("val"), Tensor):
         return True  # one of torch.ao's, with the mask of its gradient
     for user in node.users:
-        if user.op == "output" or (_is_real(user) and (_is_real(node) or is_call(user, *ARITHMETIC))):
+        if user.op == "output" or (is_real(user) and (is_real(node) or is_call(user, *ARITHMETIC))):
             return True
         follows = _is_whole(user) and (is_call(user, *ARITHMETIC) or user.args[0] is node)
         if follows and _is_value(user):
             return True
     return False
-
-
-def _is_real(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _is_whole(node: fx.Node) -> bool:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bgnn.converter import api, stages
+from bgnn.converter import api, comparison, stages
 from bgnn.converter.api import Conversion, convert
 from bgnn.converter.eager import EagerModel
 from bgnn.converter.examples import Example
@@ -211,7 +211,7 @@ def check_unseen(conversion: Conversion, model: nn.Module, x: Tensor) -> None:
     plan = stages.Plan(report.target, report.optimize, report.kernels)
     emit, run = api._writer_and_runtime(conversion.graph, plan, "unseen", {}, {})
     example = Example(EagerModel(model, [0]), (x,), [], reference=reference)
-    check = api._check_file(conversion.graph, conversion.graph, emit, run, plan, example)
+    check = comparison.check_file(conversion.graph, conversion.graph, emit, run, plan, example)
     assert check.signs + check.neighbours > 0
     assert conversion.model_bytes is not None
     (found,) = run(conversion.model_bytes, [x.numpy()])

@@ -494,7 +494,10 @@ def test_a_tensor_twice(refused: Check) -> None:
     assert f"has unknown 'module.{key}'" in message
 
 
-@pytest.mark.parametrize("tensor", [torch.ones(4).to_sparse(), torch.ones(4, device="meta")])
+OUTSIDE = torch.sparse_coo_tensor([[0, 9], [1, 1]], torch.ones(2), (3, 3), check_invariants=False)
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(4).to_sparse(), torch.ones(4, device="meta"), OUTSIDE])
 def test_tensors_without_plain_values(refused: Check, tensor: torch.Tensor) -> None:
     torch.save({"a": tensor}, "odd.pt")
     assert "'a'" in refused("odd.pt", *TARGET, "--arch", "bf2", "--set", *STATED, code=2)

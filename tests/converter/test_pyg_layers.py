@@ -159,6 +159,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     ),
     "the first node": lambda: Net(lambda m, x, e: m.a(x, e)[0] - x[-1, :4], a=pyg.GCNConv(6, 4)),
     # networks, norms, odds and ends
+    "EdgeCNN": lambda: layer(pyg.EdgeCNN(6, 8, 2, 4)),
     "GIN for graphs": Graphs,
     "Sequential with dropout": sequential,
     "JumpingKnowledge(cat)": lambda: with_jumps("cat"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch_geometric.nn import SimpleConv
 from bgnn.converter.api import convert
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.trace import trace
+from bgnn.converter.untrusted import read_torch
 
 Given = tuple[Tensor, Tensor, Tensor]
 
@@ -106,10 +108,12 @@ class Holds(nn.Module):
         return h + torch.sparse.mm(self.learnt.coalesce(), x)
 
 
-def test_matrices_that_the_model_holds() -> None:
+def test_matrices_that_the_model_holds(tmp_path: Path) -> None:
     x, index, w = given(9, 20, 0)
     model = Holds(square(x, index, w).coalesce())
     held, kind = dict(model.state_dict()), type(model)
+    torch.save({"adj": model.adj}, tmp_path / "weights.pt")
+    assert torch.equal(read_torch(tmp_path / "weights.pt")["adj"].to_dense(), model.adj.to_dense())
     convert(model, (x,), target="onnx-x86")
     assert model.state_dict().keys() == held.keys()
     assert type(model) is kind
