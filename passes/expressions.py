@@ -89,7 +89,7 @@ def evaluate(
 ) -> Tensor:
     """The value of `node` when some tensors before it are given; `instead`: what takes the place of some ops."""
     env: dict[fx.Node, Any] = dict(known)
-    order: list[fx.Node] = []
+    order: dict[fx.Node, None] = {}
     stack = [node]
     while stack:  # depth first without recursion: expressions can be long
         current = stack[-1]
@@ -103,7 +103,7 @@ def evaluate(
         if current.op == "get_attr":
             env[current] = value_of(current)
         elif current.op == "call_function":
-            order.append(current)
+            order[current] = None
         else:
             raise ValueError(f"{current.name} is not given")
         stack.pop()

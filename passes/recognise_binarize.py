@@ -189,16 +189,14 @@ def _step(at: Callable[..., Tensor], points: Tensor, shape: torch.Size) -> Step 
     if bool((below == above).any()) or not bool((torch.isfinite(below) & torch.isfinite(above)).all()):
         return None
 
-    def turn(reached: Callable[[Tensor], Tensor]) -> Tensor:
-        """The order of the first number at which a condition holds that holds from there on."""
-        low, high = lowest, highest
-        while bool((high - low > 1).any()):
-            middle = (low + high) // 2
-            there = reached(at(number(middle)[None])[0])
-            low, high = torch.where(there, low, middle), torch.where(there, middle, high)
-        return high
-
-    first, last = turn(lambda value: value != below), turn(lambda value: value == above)
+    # The orders of the first numbers from which on the value is not `below`, and is `above`, searched for side by side.
+    low, high = torch.stack([lowest, lowest]), torch.stack([highest, highest])
+    while bool((high - low > 1).any()):
+        middle = (low + high) // 2
+        values = at(number(middle))
+        there = torch.stack([values[0] != below, values[1] == above])
+        low, high = torch.where(there, low, middle), torch.where(there, middle, high)
+    first, last = high
     # 0 comes in two forms of the same order
     steps = torch.stack([number(first + d) for d in (-2, -1, 0, 1, 2)] + [number(last + d) for d in (-2, -1, 0, 1, 2)])
     points = torch.cat([points, steps])
