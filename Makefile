@@ -67,8 +67,8 @@ demo: $(VENV)/.installed kernels ## convert the paper's models, run the files, p
 	@$(VENV)/bin/python -m bgnn.converter.demo
 
 test: setup kernels ## run the tests: the fast ones, then the slow ones
-	@$(VENV)/bin/python -m pytest -q -n 2 -m "not slow"
-	@$(VENV)/bin/python -m pytest -q -n 2 -m slow
+	@$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	@$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.installed ## style (ruff) and types (mypy)
 	@$(VENV)/bin/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -9,3 +10,4 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # `from graphs import ...`: the tests are no package
 torch.set_num_threads(1)
+gc.set_threshold(20_000, 20, 20)  # a conversion makes and drops millions of objects: a twentieth of the tests' time

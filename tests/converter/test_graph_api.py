@@ -32,12 +32,15 @@ def ran(data: bytes, *inputs: Tensor) -> np.ndarray:
     return next(iter(model.run(**dict(zip(model.input_names, (t.numpy() for t in inputs), strict=True))).values()))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    "model", [GCN(OfficialQuantizer), GCN(TorchQuantizer), LoopedGCN()], ids=["official", "torch", "looped"]
+QUANTISED = {"official": GCN(OfficialQuantizer), "torch": GCN(TorchQuantizer), "looped": LoopedGCN()}
+
+
+@pytest.mark.parametrize(  # one in each form, the others in turn
+    ("name", "form"), [*(("official", form) for form in FORMS), ("torch", FORMS[0]), ("looped", FORMS[1])]
 )
-def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(model: Any, form: Form) -> None:
-    model, graph = model.eval(), random_graph(40, 160)
+def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(name: str, form: Form) -> None:
+    model: Any = QUANTISED[name].eval()
+    graph = random_graph(40, 160)
     done = convert(model, graph, target="onnx-int8-x86", optimize=form[0], kernels=form[1])
     check: Any = done.report.checks[-1]
     assert check.what == "emitted file"
@@ -169,8 +172,7 @@ def degree_quant(conv: str, **settings: Any) -> tuple[nn.Module, tuple[Tensor, T
     return model.eval(), (graph[0].abs(), graph[1])
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("conv", ["gcn", "gat", "gin", "sage"])
+@pytest.mark.parametrize(("conv", "bits"), [("gcn", 8), ("gcn", 4), ("gat", 8), ("gin", 4), ("sage", 8)])
 def test_degree_quant(conv: str, bits: int) -> None:
     model, graph = degree_quant(conv, bits=bits)
     done = convert(model, graph, target="onnx-int8-x86")
