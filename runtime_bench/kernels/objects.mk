@@ -9,5 +9,5 @@ endif
 # The three checks left out are a third of the rest; a pointer that they would find ends at AddressSanitizer when it is used.
 OPTIMISE := $(if $(SANITIZE),-O1,-O3)
 CHECKS := $(if $(SANITIZE),-g1 -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
-  -fno-sanitize=null,object-size,pointer-overflow \
+  -fno-sanitize=null$(,)object-size$(,)pointer-overflow \
   --param asan-instrumentation-with-call-threshold=0)

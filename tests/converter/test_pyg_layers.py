@@ -164,6 +164,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "Sequential with dropout": sequential,
     "JumpingKnowledge(cat)": lambda: with_jumps("cat"),
     "JumpingKnowledge(max)": lambda: with_jumps("max"),
+    "JumpingKnowledge(lstm)": lambda: with_jumps("lstm"),
     "residual": lambda: Net(lambda m, x, e: x + m.a(x, e).relu(), a=pyg.GCNConv(6, 6)),
     "torch's LayerNorm": lambda: after_gcn(nn.LayerNorm(6)),
     "LayerNorm": lambda: after_gcn(pyg.LayerNorm(6)),
@@ -185,7 +186,6 @@ REFUSED: dict[str, tuple[str, Callable[[], nn.Module]]] = {
         lambda: layer(pyg.ClusterGCNConv(6, 4)),
     ),
     "MFConv": (r"is not supported", lambda: layer(pyg.MFConv(6, 4))),
-    "JumpingKnowledge(lstm)": (r"lstm.* is not supported", lambda: with_jumps("lstm")),
     "TopKPooling": (
         r"torch\.sort in TopKPooling is not supported by onnx-x86",  # of all nodes, which is an open number
         lambda: Batched(lambda m, x, e, b: m.a(x, e, None, b)[0], a=pyg.TopKPooling(6)),
