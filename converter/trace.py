@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from typing import Any, cast
 from unittest import mock
@@ -103,17 +103,21 @@ def _export(
             return _export_functional(model, inputs, dynamic)
         except ConversionError:  # of what forward does with sparse matrices
             raise
-        except Exception as first:  # export raises whatever the model's forward raises
+        except Exception as error:  # export raises whatever the model's forward raises
+            first, makers = error, set[str]()
             _run_eagerly(model, inputs)
             if "Could not extract specialized integer" in str(first):
-                with suppress(Exception), whole_numbers():
-                    return _export_functional(model, inputs, dynamic)
+                try:
+                    with whole_numbers() as makers:
+                        return _export_functional(model, inputs, dynamic)
+                except Exception as further:  # it went past that number: what stops it there is the reason
+                    first = further
             if _loop(fixed):  # Dynamo would run through it again, and slower, to fix the same size
-                raise ConversionError(_not_exported(first, first, fixed, calls.sparse)) from first
+                raise ConversionError(_not_exported(first, first, fixed, calls, makers)) from first
             try:
                 program = torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=True)
             except Exception as second:
-                raise ConversionError(_not_exported(first, second, fixed, calls.sparse)) from first
+                raise ConversionError(_not_exported(first, second, fixed, calls, makers)) from first
     return _functionalise(program)
 
 
@@ -197,10 +201,19 @@ DENSE_BATCH = (
 )
 
 
-def _not_exported(first: Exception, second: Exception, fixed: Sequence[str], sparse: bool) -> str:
+WITHOUT_MASKS = (
+    "forward picks rows by a mask, x[mask], as many as the values say: keep all, and multiply those edges' messages by "
+    "0 that do not count, as in h[edge_index[0]] * (edge_type == r)[:, None] (FastRGCNConv in place of RGCNConv)"
+)
+
+
+def _not_exported(
+    first: Exception, second: Exception, fixed: Sequence[str], calls: ExchangedCalls, makers: Collection[str]
+) -> str:
     """Why neither way of torch.export went through, each with the user's line; `first` is the one without Dynamo.
 
-    `fixed`: lines that made numbers of open sizes; `sparse`: whether forward made a sparse tensor.
+    `fixed`: lines that made numbers of open sizes; `calls`: what forward was seen to call; `makers`: functions that
+    made numbers of values, and were passed.
     """
     at, also = user_code.raised_at(first, others=False), user_code.raised_at(second, others=False)
     text = f"torch.export cannot trace the model{f', at {at}' if at else ''}: {user_code.reason(first)}"
@@ -219,12 +232,14 @@ def _not_exported(first: Exception, second: Exception, fixed: Sequence[str], spa
     if user_code.reason(second) != user_code.reason(first):
         text += f"; nor with Dynamo{f', at {also}' if also and also != at else ''}: {user_code.reason(second)}"
     loop = _loop(fixed)
-    if sparse or "sparse" in f"{first}{second}".lower():
+    if calls.sparse or "sparse" in f"{first}{second}".lower():
         way_out = WITHOUT_SPARSE
-    elif "to_dense_batch" in user_code.functions_of(first):
+    elif "to_dense_batch" in {*makers, *user_code.functions_of(first)}:
         way_out = DENSE_BATCH
     elif loop:
         way_out = f"the loop at {loop} is one step for each node or edge, of which graphs have any number: {AT_ONCE}"
+    elif calls.masks and "data-dependent" in str(first).lower():
+        way_out = WITHOUT_MASKS
     elif "data-dependent" in str(first).lower() or "DataDependent" in type(first).__name__:
         way_out = (
             "a number or a condition is made there of a tensor's values: use torch.where for a condition, and give "

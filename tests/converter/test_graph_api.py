@@ -35,8 +35,12 @@ def ran(data: bytes, *inputs: Tensor) -> np.ndarray:
 QUANTISED = {"official": GCN(OfficialQuantizer), "torch": GCN(TorchQuantizer), "looped": LoopedGCN()}
 
 
-@pytest.mark.parametrize(  # one in each form, the others in turn
-    ("name", "form"), [*(("official", form) for form in FORMS), ("torch", FORMS[0]), ("looped", FORMS[1])]
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [  # one in each form, the others in turn
+        pytest.param(name, *form.values, id=f"{name}-{form.id}", marks=form.marks)
+        for name, form in [*(("official", form) for form in FORMS), ("torch", FORMS[0]), ("looped", FORMS[1])]
+    ],
 )
 def test_a_quantised_gcn_and_graphs_it_was_not_converted_with(name: str, form: Form) -> None:
     model: Any = QUANTISED[name].eval()
