@@ -140,7 +140,7 @@ def test_an_old_file_is_replaced_as_a_whole_or_not_at_all(folder: Path, monkeypa
         raise ConversionError("emitted file: sign 3 differs")
 
     with monkeypatch.context() as patched:
-        patched.setattr(api, "_check_file", fail)
+        patched.setattr(api, "check_file", fail)
         assert cli.main(["small.pt", "--target", "lce-arm64"]) == 1
     assert Path("small.tflite").read_bytes() == b"old"
     assert files(folder) == {"small.pt", "small.tflite"}
