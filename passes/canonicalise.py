@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from bgnn.passes import ops
 from bgnn.passes.graph import (
     PassResult,
+    Rule,
     arg,
     aten,
     call,
@@ -27,10 +28,10 @@ from bgnn.passes.graph import (
     getitem,
     is_call,
     is_constant,
+    is_list,
     is_static,
     literal,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
     value_of,
 )
@@ -51,23 +52,7 @@ MADE = ops.having("filling")
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Rewrites every node that has another spelling; runs until nothing changes."""
-    result = PassResult()
-    while True:
-        count = 0
-        for node in list(gm.graph.nodes):
-            if node.op != "call_function" or node._erased:
-                continue
-            for targets, rule in RULES:
-                if is_call(node, *targets):
-                    new = rule(node)
-                    if new is not None:
-                        replace(node, new)
-                        count += 1
-                    break
-        remove_dead_code(gm)
-        result.rewrites += count
-        if count == 0:
-            return result
+    return rewrite(gm, RULES, again=True)
 
 
 def reshape(before: fx.Node, x: fx.Node, shape: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
@@ -382,9 +367,8 @@ def _slice(node: fx.Node) -> fx.Node | None:
 
 def _is_list(x: fx.Node) -> bool:
     """Whether a tensor has the form of a list of edges, whole numbers `[2, E]`, whose rows are not known one by one."""
-    value, joined = x.meta["val"], is_call(x, aten.stack) or (is_call(x, aten.cat) and arg(x, 1, "dim", 0) in (0, -2))
-    whole = not value.is_floating_point() and value.dim() == 2 and value.shape[0] == 2
-    return whole and not joined and not is_constant(x)
+    joined = is_call(x, aten.stack) or (is_call(x, aten.cat) and arg(x, 1, "dim", 0) in (0, -2))
+    return is_list(x.meta["val"]) and not joined and not is_constant(x)
 
 
 def _select(node: fx.Node) -> fx.Node | None:
@@ -869,7 +853,6 @@ def _mean(node: fx.Node) -> fx.Node | None:
     return None
 
 
-Rule = Callable[[fx.Node], "fx.Node | None"]
 RULES: list[tuple[Sequence[Any], Rule]] = [
     (VIEWS, _view),
     (PERMUTES, _permute),

@@ -17,7 +17,6 @@ from torch import Tensor, fx
 from bgnn.passes import ops
 from bgnn.passes.canonicalise import permute, reshape
 from bgnn.passes.graph import (
-    OF_WEIGHTS,
     PassResult,
     Tap,
     arg,
@@ -237,8 +236,8 @@ def _convolution(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -
     order = _channel_second(len(shape_of(x)))
     base = _in_order(laid, x, order, node)
     values = weight if is_constant(weight) else cast(fx.Node, weight.args[0])
-    matrix = constant(node, value_of(values).reshape(shape_of(weight)[:2]), cast(str, values.target))
-    matrix.meta.update({"source": values.target} | {key: values.meta[key] for key in OF_WEIGHTS if key in values.meta})
+    matrix = constant(node, value_of(values).reshape(shape_of(weight)[:2]), values)
+    matrix.meta.setdefault("source", values.target)
     if values is not weight:
         matrix = call(node, weight.target, matrix, *weight.args[1:], like=weight)
     result.rewrites += 1

@@ -34,7 +34,6 @@ import itertools
 import math
 import operator
 import sys
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -43,26 +42,23 @@ from torch import Tensor, fx
 from bgnn.passes.canonicalise import MOST_PLACES, reshape
 from bgnn.passes.graph import (
     PassResult,
+    Rule,
     arg,
     aten,
     call,
-    calls,
     constant,
     getitem,
     is_call,
     is_static,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
 )
 
-Rule = Callable[[fx.Node], "fx.Node | None"]
 CONVOLUTION = [(3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)]
 
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Takes apart what it knows; what it cannot stays, and is refused by name later."""
-    result = PassResult()
     rules: list[tuple[list[Any], Rule]] = [
         ([aten.layer_norm], _layer_norm),
         ([aten.group_norm], _group_norm),
@@ -108,14 +104,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.conv1d, aten.conv2d], _grouped),
         ([aten.conv1d, aten.conv2d], _window),
     ]
-    for targets, rule in rules:
-        for node in calls(gm.graph, *targets):
-            new = rule(node)
-            if new is not None:
-                replace(node, new)
-                result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+    return rewrite(gm, rules, again=True)
 
 
 def _op(node: fx.Node, target: Any, *args: Any) -> fx.Node:

@@ -24,6 +24,7 @@ from bgnn.passes.graph import (
     constant,
     is_call,
     is_constant,
+    number_of,
     remove_dead_code,
     shape_of,
     value_of,
@@ -281,8 +282,7 @@ def _origin(node: fx.Node) -> fx.Node:
 
 def _scaled(node: fx.Node) -> fx.Node | None:
     for data, factor in (node.args[:2], tuple(reversed(node.args[:2]))):
-        if is_constant(factor) and value_of(cast(fx.Node, factor)).numel() == 1:
-            factor = float(value_of(cast(fx.Node, factor)))
-        if isinstance(factor, (int, float)) and factor > 0 and isinstance(data, fx.Node):
+        number = number_of(factor)
+        if number is not None and number > 0 and isinstance(data, fx.Node):
             return data
     return None

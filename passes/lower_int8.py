@@ -33,6 +33,8 @@ from torch import Tensor, fx
 from bgnn.passes import accumulators, ops
 from bgnn.passes.graph import (
     PassResult,
+    Rule,
+    above,
     arg,
     aten,
     call,
@@ -40,10 +42,12 @@ from bgnn.passes.graph import (
     constant,
     is_call,
     is_constant,
+    number_of,
     only_user,
     reduced_axes,
     remove_dead_code,
     replace,
+    rewrite,
     shape_of,
     value_of,
 )
@@ -79,8 +83,6 @@ BIAS_SLACK = 1 / 64  # of a code
 EXACT_FLOATS = 1 << 24  # whole numbers up to here are float32
 # In a layer of few channels the bias is added in float: it costs little there, and no code turns.
 NARROW, EXACT = 64, 1e-6  # channels; of a code
-
-Rule = Callable[[fx.Node], "fx.Node | None"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +122,7 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
             ([aten.linear], _linear),
             ([bgnn.quantize], quantised),
         ]
-        while _apply(gm, result, rules):
-            remove_dead_code(gm)
+        rewrite(gm, rules, result, again=True)
         for layer in calls(gm.graph, aten.linear):
             reason = _why_float(layer)
             if reason is not None:
@@ -220,22 +221,6 @@ def _exactly(node: fx.Node) -> fx.Node | None:
     return call(node, bgnn.quantize.default, codes, unit, origin - low, 0, high - low, like=node)
 
 
-def _apply(gm: fx.GraphModule, result: PassResult, rules: Sequence[tuple[Sequence[Any], Rule]]) -> bool:
-    changed = False
-    for node in list(gm.graph.nodes):
-        if node.op != "call_function" or node._erased:
-            continue
-        for targets, rule in rules:
-            if is_call(node, *targets):
-                new = rule(node)
-                if new is not None:
-                    replace(node, new)
-                    result.rewrites += 1
-                    changed = True
-                    break
-    return changed
-
-
 def _move(node: fx.Node) -> fx.Node | None:
     codes = codes_of(node.args[0])
     if codes is None:
@@ -317,18 +302,10 @@ def _scaled(node: fx.Node) -> fx.Node | None:
     """`dequantize(q) * c` for one number c > 0."""
     for data, factor in (node.args[:2], tuple(reversed(node.args[:2]))):
         codes = codes_of(data)
-        number = _number(factor)
+        number = number_of(factor)
         if codes is not None and number is not None and number > 0:
             scale = float(torch.tensor(codes.scale) * torch.tensor(number))
             return call(node, bgnn.dequantize.default, codes.node, scale, codes.zero, like=node)
-    return None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, (int, float)):
-        return float(value)
-    if is_constant(value) and value_of(value).numel() == 1:
-        return float(value_of(value))
     return None
 
 
@@ -486,10 +463,7 @@ def _linear(node: fx.Node) -> fx.Node | None:
         moved = real @ shift.double().expand(real.shape[1]) + (0 if bias is None else value_of(bias).double())
         bias = constant(node, moved.float(), f"{weight.name}_bias")
     source = cast(fx.Node, weight.args[0]) if is_weight(weight) else weight
-    name = str(source.target)
-    operands = [constant(node, values, f"{name}_codes"), constant(node, scales, f"{name}_scale")]
-    if "source" in source.meta:
-        operands[0].meta["source"] = source.meta["source"]
+    operands = [constant(node, values, source), constant(node, scales, f"{source.target}_scale")]
     return call(node, bgnn.q_linear_float.default, *_triple(codes), *operands, zero, bias, like=node)
 
 
@@ -594,10 +568,7 @@ def _why_float(layer: fx.Node) -> str | None:
 
 def _why_real(node: fx.Node) -> str:
     """Why a tensor is no codes: arithmetic, moves and sums over edges made it of codes, or of what rounds otherwise."""
-    seen: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        current = stack.pop()
+    for current in above(node, through=lambda n: not is_call(n, aten.linear, bgnn.q_linear_float)):
         if is_call(current, bgnn.dequantize):
             return (
                 "its input is computed from codes with real arithmetic, and not quantised again: a fake-quantiser in "
@@ -605,9 +576,6 @@ def _why_real(node: fx.Node) -> str:
             )
         if "stays_float" in current.meta:
             return f"its input is rounded, but {current.meta['stays_float']}"
-        if current not in seen and not is_call(current, aten.linear, bgnn.q_linear_float):
-            seen.add(current)
-            stack += current.all_input_nodes
     return "its input is not quantised"
 
 
@@ -616,6 +584,4 @@ def _fold_weights(gm: fx.GraphModule) -> None:
     for node in calls(gm.graph, *FAKE):
         if is_weight(node):
             source = cast(fx.Node, node.args[0])
-            folded = constant(node, _faked_weight(node), str(source.target))
-            folded.meta.update({k: v for k, v in source.meta.items() if k == "source"})
-            replace(node, folded)
+            replace(node, constant(node, _faked_weight(node), source))

@@ -21,12 +21,10 @@ from bgnn.passes.graph import (
     arg,
     aten,
     call,
-    calls,
     constant,
     is_call,
     is_constant,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
 )
 
@@ -38,22 +36,19 @@ bgnn = torch.ops.bgnn
 
 def run(gm: fx.GraphModule, naive: bool = False, popcount: bool = False) -> PassResult:
     """Replaces every `bgnn::knn`."""
-    result = PassResult()
-    for node in calls(gm.graph, bgnn.knn):
+
+    def lowered(node: fx.Node) -> fx.Node:
         x, k, metric = cast(tuple[fx.Node, int, str], node.args[:3])
         group = cast("fx.Node | None", arg(node, 3, "group"))
         if popcount and group is None:
-            replace(node, _counted(node, x, k, metric))
-            result.rewrites += 1
-            continue
+            return _counted(node, x, k, metric)
         score = _naive_score(node, x, metric) if naive else _score(node, x, metric)
         if group is not None:
             score = _within(node, score, group)
         top = call(node, bgnn.topk_lowest.default, score, k, 2, True, like=node)
-        replace(node, call(node, operator.getitem, top, 1, like=node))
-        result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+        return call(node, operator.getitem, top, 1, like=node)
+
+    return rewrite(gm, [([bgnn.knn], lowered)])
 
 
 def _counted(node: fx.Node, x: fx.Node, k: int, metric: str) -> fx.Node:

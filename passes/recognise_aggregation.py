@@ -25,16 +25,16 @@ from bgnn.passes.canonicalise import reshape
 from bgnn.passes.expressions import Tried, attempt
 from bgnn.passes.graph import (
     PassResult,
+    Rule,
+    above,
     arg,
     aten,
     call,
-    calls,
     constant,
     is_call,
     is_constant,
     literal,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
     value_of,
 )
@@ -52,24 +52,8 @@ ONES = [aten.new_ones, aten.ones, aten.ones_like, aten.full, aten.new_full, aten
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Replaces every aggregation and softmax over neighbours."""
-    result = PassResult()
-    for targets, rule in (
-        (SCATTERS, _segment),
-        ([aten.gather], _rows_gathered),
-        ([aten.mul], _times_one),
-        ([aten.div], _mean),
-        ([aten.div], _softmax),
-        ([bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max], _each_row),
-    ):
-        for node in calls(gm.graph, *targets):
-            new = rule(node)
-            if new is not None:
-                replace(node, new)
-                result.rewrites += 1
-    for node in gm.graph.nodes:
-        node.meta.pop("total", None)
-    remove_dead_code(gm)
-    return result
+    result = rewrite(gm, [([aten.div], _fixed_mean)])
+    return rewrite(gm, RULES, result, again=True)
 
 
 def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
@@ -121,8 +105,14 @@ def _one_index(index: fx.Node, dim: int, before: fx.Node) -> fx.Node | Tensor | 
     return index if len(shape_of(index)) == 1 and shape_of(index)[0] == edges else None
 
 
-def _segment(node: fx.Node) -> fx.Node | None:
-    """A reduction of rows by an index, onto a tensor that may hold values itself."""
+def _fixed_mean(node: fx.Node) -> fx.Node | None:
+    """A sum over edges that the model holds by the number of each node's edges, at least 1."""
+    total, count = node.args[:2]
+    return _segment(total, node) if is_call(total, *SCATTERS) and is_constant(count) else None
+
+
+def _segment(node: Any, divided: fx.Node | None = None) -> fx.Node | None:
+    """A reduction of rows by an index, onto a tensor that may hold values itself; `divided`: the mean to be made."""
     if is_call(node, aten.index_put):
         base, indices, values = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
         if not arg(node, 3, "accumulate", False) or len(indices) != 1 or indices[0] is None:
@@ -141,15 +131,19 @@ def _segment(node: fx.Node) -> fx.Node | None:
     if len(shape_of(index)) > 1 and _but(shape_of(index), dim) != _but(shape_of(values), dim):
         return None  # not all columns
     n = _size_of(base, dim, node)
+    if divided is not None and not isinstance(one, Tensor):
+        return None
     if isinstance(one, Tensor):
         if not isinstance(n, int) or literal(shape_of(values)) is None or one.numel() != shape_of(values)[dim]:
             return None
         count = torch.bincount(one, minlength=n).float().reshape(-1, *[1] * (len(shape_of(values)) - dim - 1))
         reduce = partial(fixed_edges.reduced, node, dim, one, n)
-        made = _reduced(node, base, values, how, alone, reduce, lambda: constant(node, count, "degrees"))
-        if made is not None and how == "sum" and is_filled(base, 0, ZEROS) and node.kwargs.get("alpha", 1) == 1:
-            made.meta["total"] = count, partial(fixed_edges.reduced, dim=dim, index=one, size=n, values=values)
-        return made
+        if divided is None:
+            return _reduced(node, base, values, how, alone, reduce, lambda: constant(node, count, "degrees"))
+        shape, given = shape_of(divided), value_of(cast(fx.Node, divided.args[1]))
+        plain = how == "sum" and is_filled(base, 0, ZEROS) and node.kwargs.get("alpha", 1) == 1
+        fits = given.dim() <= len(shape) and torch.equal(given.expand(shape), count.clamp(min=1).expand(shape))
+        return reduce(values, "mean") if plain and fits else None
     if dim:  # the same with the nodes' axis as the first
         order = [dim, *(axis for axis in range(len(shape_of(values))) if axis != dim)]
         base, values = (call(node, aten.permute.default, x, order, like=node) for x in (base, values))
@@ -290,14 +284,6 @@ def _times_one(node: fx.Node) -> fx.Node | None:
 
 def _mean(node: fx.Node) -> fx.Node | None:
     total, count = node.args[:2]
-    if isinstance(total, fx.Node) and "total" in total.meta and is_constant(count):
-        degrees, reduced = total.meta["total"]
-        given = value_of(cast(fx.Node, count))
-        if given.dim() <= len(shape_of(node)) and torch.equal(
-            given.expand(shape_of(node)), degrees.clamp(min=1).expand(shape_of(node))
-        ):
-            return cast(fx.Node, reduced(node, how="mean"))
-        return None
     while is_call(count, aten.reshape, aten.expand):
         count = cast(fx.Node, count).args[0]
     if not is_call(total, bgnn.segment_sum) or not is_call(count, aten.clamp, aten.clamp_min):
@@ -320,7 +306,8 @@ def _softmax(node: fx.Node) -> fx.Node | None:
     if not is_call(difference, aten.sub):
         return None
     values = cast(fx.Node, cast(fx.Node, difference).args[0])
-    found = next((n for n in _above(node, values) if is_call(n, bgnn.segment_sum)), None)
+    below = above(node, through=lambda n: n is not values)
+    found = next((n for n in below if n is not values and is_call(n, bgnn.segment_sum)), None)
     if found is None:
         return None
     index, n = cast(tuple[fx.Node, Any], found.args[1:])
@@ -336,13 +323,11 @@ def _softmax(node: fx.Node) -> fx.Node | None:
     return call(node, bgnn.segment_softmax.default, values, index, n, like=node)
 
 
-def _above(node: fx.Node, stop: fx.Node) -> list[fx.Node]:
-    """What `node` is computed from, down to `stop`."""
-    seen: dict[fx.Node, None] = {}
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current not in seen and current is not stop and current.op == "call_function":
-            seen[current] = None
-            stack += current.all_input_nodes
-    return list(seen)
+RULES: list[tuple[Sequence[Any], Rule]] = [
+    (SCATTERS, _segment),
+    ([aten.gather], _rows_gathered),
+    ([aten.mul], _times_one),
+    ([aten.div], _mean),
+    ([aten.div], _softmax),
+    ([bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max], _each_row),
+]

@@ -31,6 +31,7 @@ from bgnn.passes import ops
 from bgnn.passes.expressions import attempt, expressions
 from bgnn.passes.graph import (
     PassResult,
+    above,
     aten,
     call,
     calls,
@@ -214,14 +215,7 @@ def _part_of_a_larger(source: fx.Node, last: fx.Node) -> str | None:
 
 def _scales(nodes: list[fx.Node]) -> set[fx.Node]:
     """Nodes, and what they are made of by arithmetic with numbers, up to reductions."""
-    seen: set[fx.Node] = set()
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack += node.all_input_nodes if is_call(node, *ELEMENTWISE, aten.reshape, aten.expand, aten.pow) else []
-    return seen
+    return set(above(*nodes, through=lambda n: is_call(n, *ELEMENTWISE, aten.reshape, aten.expand, aten.pow)))
 
 
 def _differs(node: fx.Node) -> bool:

@@ -22,8 +22,7 @@ from bgnn.passes.graph import (
     is_call,
     is_constant,
     reduced_axes,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
 )
 
@@ -33,23 +32,7 @@ PER_ROW = [*UNARY, *BINARY, aten.linear, aten.cat, bgnn.batch_norm, bgnn.prelu]
 
 def run(gm: fx.GraphModule) -> PassResult:
     """One walk in order: a reshape that moved past one op is seen again by the next."""
-    result = PassResult()
-    for node in list(gm.graph.nodes):
-        if node._erased or node.op != "call_function":
-            continue
-        if is_call(node, *PER_ROW):
-            new = _past_row_op(node)
-        elif is_call(node, *REDUCE):
-            new = _past_reduction(node)
-        elif is_call(node, aten.reshape):
-            new = _of_expand(node)
-        else:
-            continue
-        if new is not None:
-            replace(node, new)
-            result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+    return rewrite(gm, [(PER_ROW, _past_row_op), (REDUCE, _past_reduction), ([aten.reshape], _of_expand)])
 
 
 def _source(node: fx.Node) -> fx.Node | None:

@@ -62,10 +62,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         if not rows:
             inner, outer = torch.zeros_like(inner), inner + outer
         name = str(given.target)
-        matrix = constant(layer, signed, name)
-        if "source" in given.meta:
-            matrix.meta["source"] = given.meta["source"]
-        new = call(layer, aten.linear.default, signs, matrix, like=layer)
+        new = call(layer, aten.linear.default, signs, constant(layer, signed, given), like=layer)
         new.meta["rescaled"] = True
         if uniform and scale[0] != 1:
             new = call(layer, aten.mul.Tensor, new, float(scale[0]), like=layer)

@@ -108,14 +108,11 @@ def _merged(terms: list[Term]) -> list[Term]:
 
 def _split(layer: fx.Node, terms: list[Term]) -> None:
     source = cast(fx.Node, layer.args[1])
-    name = str(source.target)
     bias = layer.args[2] if len(layer.args) > 2 else None
     parts: list[fx.Node] = []
     # The smallest product carries the bias, and additions go from small to large tensors.
     for term in sorted(terms, key=lambda t: (t.index is not None, t.base.meta["val"].numel())):
-        weight = constant(layer, term.weight, f"{name}_part")
-        weight.meta.update({key: value for key, value in source.meta.items() if key == "source"})
-        product = call(layer, aten.linear.default, term.base, weight, bias, like=layer)
+        product = call(layer, aten.linear.default, term.base, constant(layer, term.weight, source), bias, like=layer)
         bias = None
         if term.index is not None:
             product = call(layer, bgnn.gather_nodes.default, product, term.index, like=layer)

@@ -18,13 +18,11 @@ from bgnn.passes.graph import (
     arg,
     aten,
     call,
-    calls,
     constant,
     is_call,
     is_constant,
     reduced_axes,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
     value_of,
 )
@@ -35,14 +33,7 @@ bgnn = torch.ops.bgnn
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Rewrites every score."""
-    result = PassResult()
-    for node in calls(gm.graph, aten.sum):
-        new = _score(node)
-        if new is not None:
-            replace(node, new)
-            result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+    return rewrite(gm, [([aten.sum], _score)])
 
 
 def _score(node: fx.Node) -> fx.Node | None:
