@@ -112,13 +112,13 @@ def run(gm: fx.GraphModule) -> PassResult:
             while isinstance(value, fx.Node) and value._erased:
                 value = value.meta["became"]
             if new is None:
-                new = value if term.sign > 0 else call(root, aten.neg.default, value, like=root)
+                new = value if term.sign > 0 else call(root, aten.neg.default, value)
             else:
-                new = call(root, aten.add.Tensor if term.sign > 0 else aten.sub.Tensor, new, value, like=root)
+                new = call(root, aten.add.Tensor if term.sign > 0 else aten.sub.Tensor, new, value)
         if new.meta["val"].dtype != root.meta["val"].dtype:
-            new = call(root, aten._to_copy.default, new, dtype=root.meta["val"].dtype, like=root)
+            new = call(root, aten._to_copy.default, new, dtype=root.meta["val"].dtype)
         if shape_of(new) != shape_of(root):
-            new = expand(root, new, shape_of(root), like=root)
+            new = expand(root, new, shape_of(root))
         replace(root, new)
         root.meta["became"] = new
         result.rewrites += 1

@@ -51,10 +51,10 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         gathered, node = halves
         x, index = cast(tuple[fx.Node, fx.Node], gathered.args)
-        own = reshape(top, node, (*shape_of(total)[:2], shape_of(total)[3]), like=top)
+        own = reshape(top, node, (*shape_of(total)[:2], shape_of(total)[3]))
         scales = [constant(top, factors[name], f"edge_{name}") for name in ("beta", "gamma")]
-        new = call(top, bgnn.edge_max.default, x, own, index, *scales, like=top)
-        replace(top, reshape(top, new, shape_of(top), like=top))
+        new = call(top, bgnn.edge_max.default, x, own, index, *scales)
+        replace(top, reshape(top, new, shape_of(top)))
         result.rewrites += 1
     remove_dead_code(gm)
     return result

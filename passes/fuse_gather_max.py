@@ -32,8 +32,8 @@ def _fused(top: fx.Node) -> fx.Node | None:
         return None
     x, index = cast(tuple[fx.Node, fx.Node], gathered.args)
     if is_call(top, aten.amin):
-        x = call(top, aten.neg.default, x, like=top)
-    new = call(top, bgnn.gather_max.default, x, index, like=top)
+        x = call(top, aten.neg.default, x)
+    new = call(top, bgnn.gather_max.default, x, index)
     if is_call(top, aten.amin):
-        new = call(top, aten.neg.default, new, like=top)
-    return reshape(top, new, shape_of(top), like=top)
+        new = call(top, aten.neg.default, new)
+    return reshape(top, new, shape_of(top))

@@ -101,4 +101,4 @@ def _sign(before: fx.Node, x: fx.Node, chain: list[fx.Node], part: slice, channe
             else:
                 args.append(value)
         current = call(before, op.target, *args, like=op, **op.kwargs)
-    return call(before, bgnn.binarize.default, current, like=before)
+    return call(before, bgnn.binarize.default, current)

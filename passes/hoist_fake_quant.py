@@ -33,7 +33,7 @@ def _hoisted(node: fx.Node) -> fx.Node | None:
     move = cast(fx.Node, node.args[0])
     if not is_call(move, *MOVES) or is_constant(move.args[0]):
         return None
-    inner = call(node, node.target, move.args[0], *node.args[1:], like=node)
+    inner = call(node, node.target, move.args[0], *node.args[1:])
     inner.meta.update({key: node.meta[key] for key in ("as_written", "stays_float") if key in node.meta})
     return call(node, move.target, inner, *move.args[1:], like=move)
 

@@ -210,9 +210,7 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
             for factor in [a for a in node.all_input_nodes if is_constant(a) and any(s != 1 for s in shape_of(a)[:-1])]:
                 value = value_of(factor)
                 codes = scale_and_zero(float(value.min()), float(value.max()))
-                node.replace_input_with(
-                    factor, call(node, bgnn.fake_quant.default, factor, *codes, 0, CODES, like=node)
-                )
+                node.replace_input_with(factor, call(node, bgnn.fake_quant.default, factor, *codes, 0, CODES))
                 count += 1
     for node in list(gm.graph.nodes):
         if not is_layer(node) or is_kept(node, keep_float):
@@ -222,7 +220,7 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
         scales = constant(node, largest / WEIGHT_CODES, f"{weight.target}_scales")
         zeros = constant(node, torch.zeros(len(largest)), f"{weight.target}_zeros")
         new = call(
-            node, bgnn.fake_quant_channel.default, weight, scales, zeros, 0, -WEIGHT_CODES, WEIGHT_CODES, like=node
+            node, bgnn.fake_quant_channel.default, weight, scales, zeros, 0, -WEIGHT_CODES, WEIGHT_CODES
         )  # fmt: skip
         node.replace_input_with(weight, new)
         count += 1

@@ -42,9 +42,9 @@ def _as_choice(node: fx.Node) -> fx.Node | None:
         if str(shape_of(values)) != str(shape_of(base)):
             return None
         for step in reversed(steps):
-            values = call(node, step.target, values, *step.args[1:], like=node, **step.kwargs)
+            values = call(node, step.target, values, *step.args[1:], **step.kwargs)
     elif len(shape_of(values)) > rest:  # one for each place, in order
         return None
     for _ in range(rest):
-        mask = call(node, aten.unsqueeze.default, mask, -1, like=node)
-    return call(node, aten.where.self, mask, values, base, like=node)
+        mask = call(node, aten.unsqueeze.default, mask, -1)
+    return call(node, aten.where.self, mask, values, base)

@@ -98,11 +98,11 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         arguments = (found.zero, -128, 127)
         if found.axis is None:
-            new = call(node, bgnn.fake_quant.default, made, float(found.steps), *arguments, like=node)
+            new = call(node, bgnn.fake_quant.default, made, float(found.steps), *arguments)
         else:
             steps = constant(node, found.steps, f"{made.target}_steps")
             zeros = constant(node, torch.full_like(found.steps, found.zero), f"{made.target}_zeros")
-            new = call(node, bgnn.fake_quant_channel.default, made, steps, zeros, found.axis, *arguments[1:], like=node)
+            new = call(node, bgnn.fake_quant_channel.default, made, steps, zeros, found.axis, *arguments[1:])
         for layer in list(node.users) if found.is_beside else []:
             _add_sums(layer, values, found.beside, made.meta.get("source"))
         replace(node, new)
@@ -120,10 +120,10 @@ def _add_sums(layer: fx.Node, values: Tensor, beside: Tensor, source: str | None
     unit = float(beside) if beside.dim() == 0 else 1.0
     row = constant(layer, torch.full_like(values[:1], unit), "beside")
     row.meta.update({"source": f"{source}, sums"} if source else {})
-    codes = call(layer, bgnn.fake_quant.default, row, unit, 0, -128, 127, like=layer)
+    codes = call(layer, bgnn.fake_quant.default, row, unit, 0, -128, 127)
     rest = [None, *layer.args[3:]] if len(layer.args) > 3 else []
     users = list(layer.users)
-    sums = call(layer, layer.target, layer.args[0], codes, *rest, like=layer)
+    sums = call(layer, layer.target, layer.args[0], codes, *rest)
     layer.append(sums)  # behind the layer, with what it is added to
     if beside.dim():
         each = beside.flatten() if is_call(layer, aten.linear) else beside[:, 0]  # [O], or [O, 1] of channels first

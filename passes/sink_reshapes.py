@@ -69,16 +69,16 @@ def _past_row_op(node: fx.Node) -> fx.Node | None:
     told = zip(map(shape_of, cast(list[fx.Node], sources)), rows, strict=True)
     if not all(can_tell(*pair) for pair in told) or not can_tell(lead, shape_of(node)[:-1]):
         return None
-    bases = [reshape(node, cast(fx.Node, s), shape, like=node) for s, shape in zip(sources, rows, strict=True)]
+    bases = [reshape(node, cast(fx.Node, s), shape) for s, shape in zip(sources, rows, strict=True)]
     by_operand = dict(zip(operands, bases, strict=True))
     if is_call(node, aten.cat):
-        new = call(node, node.target, bases, len(lead), like=node)
+        new = call(node, node.target, bases, len(lead))
     else:
         args = [by_operand.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
-        new = call(node, node.target, *args, like=node, **node.kwargs)
+        new = call(node, node.target, *args, **node.kwargs)
     if "tap" in node.meta:
         new.meta["tap"] = node.meta["tap"]  # a tap reshapes by itself
-    return reshape(node, new, shape_of(node), like=node)
+    return reshape(node, new, shape_of(node))
 
 
 def _past_reduction(node: fx.Node) -> fx.Node | None:
@@ -93,8 +93,8 @@ def _past_reduction(node: fx.Node) -> fx.Node | None:
         return None
     if not can_tell(new_shape, shape_of(node)):
         return None
-    reduced = call(node, node.target, x, dims, arg(node, 2, "keepdim", False), like=node)
-    return reshape(node, reduced, shape_of(node), like=node)
+    reduced = call(node, node.target, x, dims, arg(node, 2, "keepdim", False))
+    return reshape(node, reduced, shape_of(node))
 
 
 def _of_expand(node: fx.Node) -> fx.Node | None:
@@ -124,4 +124,4 @@ def _of_expand(node: fx.Node) -> fx.Node | None:
         i, j = ni, nj
     if len(small) != len(after):
         return None
-    return expand(node, reshape(node, x, tuple(small), like=node), after, like=node)
+    return expand(node, reshape(node, x, tuple(small)), after)

@@ -57,9 +57,9 @@ def _score(node: fx.Node) -> fx.Node | None:
     if value_of(inner).numel() != heads * channels:
         return None
     matrix = constant(node, _diagonal(value_of(inner).reshape(heads, channels)), inner)
-    weight = call(node, vector.target, matrix, *vector.args[1:], like=node) if is_weight(vector) else matrix
-    flat = call(node, aten.reshape.default, x, [-1, heads * channels], like=node)
-    return call(node, aten.linear.default, flat, weight, like=node)
+    weight = call(node, vector.target, matrix, *vector.args[1:]) if is_weight(vector) else matrix
+    flat = call(node, aten.reshape.default, x, [-1, heads * channels])
+    return call(node, aten.linear.default, flat, weight)
 
 
 def _diagonal(vectors: Tensor) -> Tensor:
