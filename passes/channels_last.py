@@ -141,7 +141,7 @@ def _move(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -> Laid 
         return Laid(known.base, tuple(known.order[d] for d in cast(list[int], node.args[1])))
     if is_call(node, *UNARY):
         known = laid[x]
-        return Laid(call(node, node.target, known.base, *node.args[1:], **node.kwargs), known.order)
+        return Laid(call(node, node.target, known.base, *node.args[1:], like=node, **node.kwargs), known.order)
     if is_call(node, aten.conv1d, aten.conv2d):
         return _convolution(node, laid, result)
     if is_call(node, aten.batch_norm):
@@ -209,7 +209,7 @@ def _elementwise(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
             sides.append(_in_order(laid, side, order, node))
         else:
             sides.append(side)
-    return Laid(call(node, node.target, *sides, **node.kwargs), order)
+    return Laid(call(node, node.target, *sides, like=node, **node.kwargs), order)
 
 
 def _drop_ones(value: Tensor) -> Tensor:

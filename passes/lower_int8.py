@@ -225,7 +225,7 @@ def _move(node: fx.Node) -> fx.Node | None:
     codes = codes_of(node.args[0])
     if codes is None:
         return None
-    moved = call(node, node.target, codes.node, *node.args[1:], **node.kwargs)
+    moved = call(node, node.target, codes.node, *node.args[1:], like=node, **node.kwargs)
     return call(node, bgnn.dequantize.default, moved, codes.scale, codes.zero)
 
 

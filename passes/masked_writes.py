@@ -42,7 +42,7 @@ def _as_choice(node: fx.Node) -> fx.Node | None:
         if str(shape_of(values)) != str(shape_of(base)):
             return None
         for step in reversed(steps):
-            values = call(node, step.target, values, *step.args[1:], **step.kwargs)
+            values = call(node, step.target, values, *step.args[1:], like=node, **step.kwargs)
     elif len(shape_of(values)) > rest:  # one for each place, in order
         return None
     for _ in range(rest):

@@ -75,7 +75,7 @@ def _past_row_op(node: fx.Node) -> fx.Node | None:
         new = call(node, node.target, bases, len(lead))
     else:
         args = [by_operand.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
-        new = call(node, node.target, *args, **node.kwargs)
+        new = call(node, node.target, *args, like=node, **node.kwargs)
     if "tap" in node.meta:
         new.meta["tap"] = node.meta["tap"]  # a tap reshapes by itself
     return reshape(node, new, shape_of(node))
