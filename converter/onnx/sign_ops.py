@@ -70,7 +70,7 @@ def bconv(
     total = walk.cast(walk.op("MatMulInteger", [walk.value(x), filters], I32), FLOAT)
     differing = walk.op("Div", [total, walk.constant(np.float32(_ONE))], FLOAT)
     product = walk.op("Mul", [differing, walk.constant(np.float32(-2) * factor)], FLOAT)
-    rest = shift + (channels_in - 2 * ones.sum(1)).astype(np.float32) * factor
+    rest = shift.astype(np.float64) + (channels_in - 2 * ones.sum(1)) * factor.astype(np.float64)
     return walk.op("Add", [product, walk.constant(rest.astype(np.float32))], FLOAT)
 
 

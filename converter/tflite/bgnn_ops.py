@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
 from bgnn.converter.code_operands import packed_weights, requantised
@@ -201,6 +202,21 @@ def _q_segment(reduce: str) -> Callable[..., Value]:
     return lower
 
 
+def q_segment_sum_float(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int
+) -> Value:
+    """BgnnAggregateInt32, and its sums times m_scale."""
+    if len(walk.shape(m)) > _MOST_AXES:
+        return int8_ops.q_segment_sum_float(walk, node, m, m_scale, m_zero, index, size)
+    rows, *graph = _rows_and_graph(walk, m, index, size)
+    codes = walk.cast(walk.recoded(rows, Codes((1.0,))), INT)
+    if m_zero != SHIFT:
+        inputs = [codes, walk.constant(np.array(m_zero - SHIFT, INT))]
+        codes = walk.op("SUB", inputs, codes.shape, INT, schema.SubOptionsT())
+    total = walk.cast(_own(walk, "AggregateInt32", [codes, *graph], walk.shape(node), INT), FLOAT)
+    return walk.op("MUL", [total, walk.constant(np.float32(m_scale))], total.shape, FLOAT, schema.MulOptionsT())
+
+
 def q_segment_max(walk: Walk, node: fx.Node, m: fx.Node, m_zero: int, index: fx.Node, size: int) -> Value:
     """BgnnQAggregate by maximum, which leaves codes as they are."""
     value = _q_segment("max")(walk, node, m, 1.0, m_zero, index, size, 1.0, m_zero, 0, 255)
@@ -362,6 +378,7 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.degrees.default": degrees,
     "aten.index_select.default": index_select,
     "bgnn.q_segment_sum.default": _q_segment("sum"),
+    "bgnn.q_segment_sum_float.default": q_segment_sum_float,
     "bgnn.q_segment_mean.default": _q_segment("mean"),
     "bgnn.q_segment_max.default": q_segment_max,
     "bgnn.aggregate.default": aggregate,
