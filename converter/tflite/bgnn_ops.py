@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from torch import fx
 
 from bgnn.converter.code_operands import packed_weights
@@ -116,6 +117,21 @@ def index_select(walk: Walk, node: fx.Node, x: fx.Node, dim: int, index: fx.Node
     return builtin_ops.LOWERINGS["aten.index_select.default"](walk, node, x, dim, index)
 
 
+def q_segment_sum_float(
+    walk: Walk, node: fx.Node, m: fx.Node, m_scale: float, m_zero: int, index: fx.Node, size: int
+) -> Value:
+    """BgnnAggregateInt32, and its sums times m_scale."""
+    if len(walk.shape(m)) > MOST_AXES:
+        return int8_ops.q_segment_sum_float(walk, node, m, m_scale, m_zero, index, size)
+    rows, *graph = _OWN.rows_and_graph(walk, m, index, size)
+    codes = walk.cast(walk.recoded(rows, Codes((1.0,))), INT)
+    if m_zero != SHIFT:
+        inputs = [codes, walk.constant(np.array(m_zero - SHIFT, INT))]
+        codes = walk.op("SUB", inputs, codes.shape, INT, schema.SubOptionsT())
+    total = walk.cast(_own(walk, "AggregateInt32", [codes, *graph], walk.shape(node), INT), FLOAT)
+    return walk.op("MUL", [total, walk.constant(np.float32(m_scale))], total.shape, FLOAT, schema.MulOptionsT())
+
+
 # --- dense layers ---
 
 _LAYERS = (bgnn.q_linear, bgnn.q_linear_float)
@@ -178,6 +194,7 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "bgnn.edge_product.default": edge_product,
     "bgnn.neighbour_table.default": neighbour_table,
     "aten.index_select.default": index_select,
+    "bgnn.q_segment_sum_float.default": q_segment_sum_float,
     "bgnn.quantize.default": quantize,
     "bgnn.q_linear.default": q_linear,
     "bgnn.q_linear_float.default": q_linear_float,

@@ -30,7 +30,7 @@ from bgnn.runtime_bench.bench.profile import (
 )
 from bgnn.runtime_bench.bench.records import Record
 from bgnn.runtime_bench.bench.running import run_file
-from bgnn.runtime_bench.bench.tables import TABLES, Plan, check_names, measured, sheets
+from bgnn.runtime_bench.bench.tables import LONGEST, ROUNDS, TABLES, Plan, check_names, measured, sheets
 from bgnn.runtime_bench.runtime import limits, streams
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.outputs import Stopped, check_output, stops_as_errors, write_files
@@ -84,7 +84,10 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("names", nargs="+", metavar="NAME", help=f"of {', '.join(TABLES)}")
     for name, default in asdict(Sizes()).items():
         table.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}, the paper's")
-    table.add_argument("--rounds", type=int, default=9, help="default: 9")
+    table.add_argument(
+        "--rounds", type=int,
+        help=f"exactly so many (default: up to {ROUNDS}, 3 at least, in {LONGEST:g} seconds for each candidate)",
+    )  # fmt: skip
     table.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
     table.add_argument("--files", type=Path, default=Path("out/bench"), metavar="DIR", help="for the converted files")
     table.add_argument("--data", type=Path, metavar="DIR", help="raw files of Cora and Citeseer (default: like graphs)")
@@ -230,7 +233,8 @@ def _profile(given: argparse.Namespace) -> None:
 def _table(given: argparse.Namespace) -> None:
     check_names(given.names)
     sizes = Sizes(given.batch, given.points, given.k, given.classes)
-    if given.rounds < 1 or min(asdict(sizes).values()) < 1:
+    rounds = [] if given.rounds is None else [given.rounds]
+    if min(*rounds, *asdict(sizes).values()) < 1:
         raise UsageError("--rounds, --batch, --points, --k and --classes are 1 or more")
     limits.check_threads("--threads", given.threads)
     _check_outputs([given.json, given.markdown], {})

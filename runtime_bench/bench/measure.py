@@ -67,9 +67,9 @@ class Schedule:
     """How long to warm up and to measure; the defaults are those of TFLite's benchmark_model.
 
     A candidate warms up for `warmup` runs and `warmup_seconds` at least. Rounds go on until there are `rounds` of them
-    and `seconds` have passed for each candidate, but no longer than `longest` seconds for each. Where a run is shorter
-    than `burst_ms`, a round takes the mean of as many runs in a row as fill it: a clock's step, and caches that the
-    candidate before has left, would otherwise be what is measured.
+    and `seconds` have passed for each candidate, but no longer than `longest` seconds for each once there are `least`
+    rounds. Where a run is shorter than `burst_ms`, a round takes the mean of as many runs in a row as fill it: a
+    clock's step, and caches that the candidate before has left, would otherwise be what is measured.
     """
 
     rounds: int = 50
@@ -78,6 +78,7 @@ class Schedule:
     warmup: int = 1
     warmup_seconds: float = 0.5
     burst_ms: float = 1.0
+    least: int = 1
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.warmup < 0:
@@ -94,7 +95,8 @@ class Schedule:
 
     def goes_on(self, rounds: int, seconds: float) -> bool:
         """Whether there is another round after so many, which took so long for each candidate."""
-        return (rounds < self.rounds and seconds < self.longest) or seconds < self.seconds
+        in_time = seconds < self.longest or rounds < self.least
+        return (rounds < self.rounds and in_time) or seconds < self.seconds
 
 
 @dataclass(frozen=True)

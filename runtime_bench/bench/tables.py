@@ -27,21 +27,23 @@ from bgnn.runtime_bench.runtime.errors import UsageError
 Say = Callable[[str], None]
 BASE = f"DGCNN {PAPERS_ROUTE}"
 CLOUDS = "random clouds, seed 0"
+ROUNDS, LONGEST = 9, 4.0  # 3 rounds at least: a median has quartiles
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the tables' reader asked for. `data`: where raw files of the citation graphs are, if anywhere."""
+    """What the tables' reader asked for. `rounds`: exactly so many, else up to `ROUNDS` in `LONGEST` seconds for each
+    candidate. `data`: where raw files of the citation graphs are, if anywhere."""
 
     sizes: Sizes = field(default_factory=Sizes)
-    rounds: int = 9
+    rounds: int | None = None
     threads: int = 1
     folder: Path = Path("out/bench")
     data: Path | None = None
 
-    def schedule(self, most: int = 1000) -> Schedule:
-        """So many rounds, but no more than `most`."""
-        return Schedule(min(self.rounds, most), seconds=0, longest=float("inf"), warmup_seconds=0)
+    def schedule(self) -> Schedule:
+        longest = LONGEST if self.rounds is None else float("inf")
+        return Schedule(self.rounds or ROUNDS, seconds=0, longest=longest, least=3, warmup_seconds=0)
 
 
 @dataclass(frozen=True)
@@ -492,16 +494,15 @@ def _profiles(plan: Plan, say: Say) -> list[Record]:
     return found
 
 
-def _layers(name: str, most: int) -> Callable[[Plan, Say], list[Record]]:
+def _layers(name: str) -> Callable[[Plan, Say], list[Record]]:
     def measured_layers(plan: Plan, say: Say) -> list[Record]:
         from bgnn.runtime_bench.bench import graph_cases
 
         graph = graphs.graph(name, plan.data)
         found = []
         for kind in graph_cases.LAYERS:
-            schedule = plan.schedule(most)
-            rows = graph_cases.layer_subjects(graph, kind, plan.threads, schedule, plan.folder, say)
-            found += measure_together(rows, graph.what, plan.threads, schedule, say)
+            rows = graph_cases.layer_subjects(graph, kind, plan.threads, plan.schedule(), plan.folder, say)
+            found += measure_together(rows, graph.what, plan.threads, plan.schedule(), say)
         return found
 
     return measured_layers
@@ -591,7 +592,7 @@ def _clouds(plan: Plan, say: Say) -> list[tuple[list[Subject], str]]:
 SOURCES: dict[str, Callable[[Plan, Say], list[Record]]] = {
     "times": _times, "profiles": _profiles, "knn": _knn, "kernels": _runs(_kernels), "aggregate": _runs(_aggregate),
     "segments": _runs(_segments), "networks": _networks, "accuracy": _accuracy, "clouds": _runs(_clouds),
-    **{name: _layers(name, 3 if name == "reddit" else 1000) for name in paper.DQ_LATENCY},
+    **{name: _layers(name) for name in paper.DQ_LATENCY},
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -151,6 +152,7 @@ def test_a_schedule_fills_its_time_and_short_runs_come_in_bursts(clocks: Clocks)
     assert result.timings["fast"].wall_ms == [1] * 5
     short = module.Schedule(rounds=9, seconds=0, longest=0.05, warmup_seconds=0, burst_ms=0)
     assert measure(candidates, schedule=short).rounds == 3, "no round begins beyond the longest time"
+    assert measure(candidates, schedule=replace(short, least=5)).rounds == 5, "but so many there are"
 
 
 def test_noise_is_told() -> None:
