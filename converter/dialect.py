@@ -131,10 +131,11 @@ def bconv(x: Tensor, weight: Tensor, channels_in: int, multiplier: Tensor, bias:
     """Binary dense layer with real output (LceBconv2d, 1x1): `dot * multiplier + bias`, f32 `[..., O]`.
 
     `x` packed `[..., W]`, `weight` packed `[O, W]`, `multiplier` and `bias` f32 `[O]`. Written as LCE computes it,
-    from p = popcount(x xor w), so that it rounds alike: `p * (-2 multiplier) + (bias + K multiplier)`.
+    from p = popcount(x xor w), so that it rounds alike: `p * (-2 multiplier) + (bias + K multiplier)`, in which the
+    last sum is rounded once.
     """
     differing = (channels_in - binary_dot(x, weight, channels_in)) / 2
-    return differing * (-2 * multiplier) + (bias + channels_in * multiplier)
+    return differing * (-2 * multiplier) + (bias.double() + channels_in * multiplier.double()).to(bias.dtype)
 
 
 def bconv_bits(x: Tensor, weight: Tensor, channels_in: int, threshold: Tensor) -> Tensor:

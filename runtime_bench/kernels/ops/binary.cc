@@ -1,92 +1,26 @@
 #include "binary.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-#include "../kernels.h"
-
-/* As the delegate's: below these, no product in the kernels overflows. */
-static const int64_t kMostBytes = INT32_MAX, kMostChannels = 1 << 29, kMostHammingChannels = 65535;
-static const int64_t kExactFloat = 1 << 24;
-
-/* ---- running a kernel ---- */
-
-/* Threads are the runtime's, and how many there are it does not say: each task borrows one of the scratch buffers,
- * which are made when first wanted. */
-static const int kBuffers = 64;
-
-struct KernelRun {
-  const BgnnKernel* kernel;
-  const void* args;
-  void* shared;
-  int64_t scratch_bytes, items, tasks;
-  void* scratch[kBuffers];
-  int taken[kBuffers];
-  int no_memory;
-  /* After each task, on its items; NULL: nothing. */
-  void (*after)(const void* after_args, int64_t first, int64_t last);
-  const void* after_args;
-};
-
-static int take_buffer(KernelRun* run) {
-  for (int i = 0;; i = (i + 1) % kBuffers) {
-    if (__atomic_exchange_n(&run->taken[i], 1, __ATOMIC_ACQUIRE) == 0) return i;
-  }
-}
-
-static void run_items(void* data, size_t task) {
-  KernelRun* run = (KernelRun*)data;
-  const int64_t first = run->items * (int64_t)task / run->tasks, last = run->items * ((int64_t)task + 1) / run->tasks;
-  const int buffer = take_buffer(run);
-  void** scratch = &run->scratch[buffer];
-  const size_t bytes = run->scratch_bytes > 0 ? (size_t)run->scratch_bytes : 1;
-  if (!*scratch && posix_memalign(scratch, 64, bytes) != 0) *scratch = NULL;
-  if (*scratch) {
-    run->kernel->run(run->args, run->shared, *scratch, first, last);
-    if (run->after) run->after(run->after_args, first, last);
-  } else {
-    __atomic_store_n(&run->no_memory, 1, __ATOMIC_RELAXED);
-  }
-  __atomic_store_n(&run->taken[buffer], 0, __ATOMIC_RELEASE);
-}
-
-static bool run_kernel(Call* call, const BgnnKernel* kernel, const void* args,
-                       void (*after)(const void*, int64_t, int64_t) = NULL, const void* after_args = NULL) {
-  KernelRun run;
-  memset(&run, 0, sizeof run);
-  run.kernel = kernel;
-  run.args = args;
-  run.after = after;
-  run.after_args = after_args;
-  run.scratch_bytes = kernel->scratch_bytes(args);
-  if (!(run.shared = allocate(call, kernel->shared_bytes(args)))) return false;
-  run.items = kernel->begin(args, run.shared);
-  bool done = true;
-  if (run.items < 0) {
-    done = fail(call, "a neighbour's index is not one of the graph's nodes");
-  } else {
-    run.tasks = run.items < kBuffers ? run.items : kBuffers;
-    done = parallel(call, run.tasks, run_items, &run);
-    if (done && run.no_memory) done = fail(call, "no memory for %lld bytes of work space", (long long)run.scratch_bytes);
-  }
-  for (int i = 0; i < kBuffers; ++i) free(run.scratch[i]);
-  release(call, run.shared);
-  return done;
-}
+/* Below these, no product in the kernels overflows. */
+static const int64_t kMostChannels = 1 << 29, kMostHammingChannels = 65535;
 
 /* ---- checks ---- */
-
-static int64_t words_of(int64_t channels) { return (channels + 31) / 32; }
 
 const char* check_channels(Kernel* kernel) {
   const int64_t channels = kernel->attribute[0].i;
   return channels >= 1 && channels <= kMostChannels ? NULL : "channels is outside of [1, 2^29]";
 }
 
+const char* check_hamming_knn(Kernel* kernel) {
+  const int64_t channels = kernel->attribute[0].i, largest = kernel->attribute[2].i;
+  if (channels < 1 || channels > kMostHammingChannels) return "channels is outside of [1, 65535]";
+  return largest == 0 || largest == 1 ? NULL : "largest is neither 0 nor 1";
+}
+
 static int64_t channels_of(const Call* call) { return call->kernel->attribute[0].i; }
 
-/* Input's dimension must equal `expected`, which `why` names. */
-static bool dimension(Call* call, int input, int axis, int64_t expected, const char* why) {
+bool dimension(Call* call, int input, int axis, int64_t expected, const char* why) {
   const int64_t size = call->in[input].dim[axis];
   REQUIRE(size == expected, "dimension %d of %s is %lld, but %s is %lld", axis, call->kernel->kind->inputs[input].name,
           (long long)size, why, (long long)expected);
@@ -97,9 +31,8 @@ static bool one_or(Call* call, int input, int64_t count, const char* why) {
   return call->in[input].dim[0] == 1 || dimension(call, input, 0, count, why);
 }
 
-/* The last axis of input 0 holds the words of `channels` channels. */
-static bool is_packed(Call* call) {
-  return dimension(call, 0, call->in[0].rank - 1, words_of(channels_of(call)), "channels / 32, rounded up,");
+bool is_packed(Call* call, int64_t channels) {
+  return dimension(call, 0, call->in[0].rank - 1, words_of(channels), "channels / 32, rounded up,");
 }
 
 /* neighbours [graphs, nodes, k] of input 0, with k >= 1; a row for each node where `each_node`. */
@@ -108,24 +41,47 @@ static bool neighbours_of(Call* call, int input, bool each_node) {
          (!each_node || dimension(call, input, 1, call->in[0].dim[1], "the number of nodes"));
 }
 
-/* No empty inputs, and nothing beyond 2 GiB (all elements have 4 bytes). */
-static bool sizes_fit(Call* call) {
+bool not_empty(Call* call) {
   const InputSpec* specs = call->kernel->kind->inputs;
   for (int i = 0; specs[i].name; ++i) {
-    REQUIRE(call->in[i].count >= 1, "%s is empty", specs[i].name);
-    REQUIRE(call->in[i].count <= kMostBytes / 4, "%s is larger than 2 GiB", specs[i].name);
+    REQUIRE(call->in[i].count >= 1 || (specs[i].optional && call->in[i].rank == 0), "%s is empty", specs[i].name);
   }
   return true;
 }
 
-/* Output 0 of 4-byte elements. */
-static bool make(Call* call, int rank, int64_t d0, int64_t d1, int64_t d2, void** out) {
-  const int64_t dims[3] = {d0, d1, d2};
-  int64_t bytes = 4;
-  for (int i = 0; i < rank; ++i) {
-    REQUIRE(!__builtin_mul_overflow(bytes, dims[i], &bytes) && bytes <= kMostBytes, "the output is larger than 2 GiB");
+/* No empty inputs, and nothing beyond 2 GiB (all elements have 4 bytes). */
+static bool sizes_fit(Call* call) {
+  const InputSpec* specs = call->kernel->kind->inputs;
+  for (int i = 0; specs[i].name; ++i) {
+    REQUIRE(call->in[i].count <= kMostBytes / 4, "%s is larger than 2 GiB", specs[i].name);
   }
-  return make_output(call, 0, rank, dims, out);
+  return not_empty(call);
+}
+
+bool set_output(Call* call, Plan* plan, void* field, int rank, const int64_t* dims) {
+  int64_t count = 1;
+  for (int i = 0; i < rank; ++i) {
+    REQUIRE(!__builtin_mul_overflow(count, dims[i], &count) && count <= kMostBytes / 4,
+            "its output has 2^29 elements or more");
+    plan->shape.dim[i] = dims[i];
+  }
+  plan->shape.rank = rank;
+  plan->out = field;
+  return true;
+}
+
+static bool set_output(Call* call, Plan* plan, void* field, int64_t d0, int64_t d1, int64_t d2) {
+  const int64_t dims[] = {d0, d1, d2};
+  return set_output(call, plan, field, 3, dims);
+}
+
+/* Input 0's shape but for the last axis. */
+static bool set_last(Call* call, Plan* plan, void* field, int64_t last) {
+  int64_t dims[kMaxRank];
+  const Input* x = &call->in[0];
+  memcpy(dims, x->dim, sizeof dims);
+  dims[x->rank - 1] = last;
+  return set_output(call, plan, field, x->rank, dims);
 }
 
 #define KERNELS (call->kernel->binary)
@@ -134,55 +90,60 @@ static bool make(Call* call, int rank, int64_t d0, int64_t d1, int64_t d2, void*
 
 /* ---- neighbours ---- */
 
-bool hamming_knn(Call* call) {
-  const int64_t *x = call->in[0].dim, k = call->kernel->attribute[1].i;
-  if (!sizes_fit(call) || !is_packed(call)) return false;
-  REQUIRE(channels_of(call) <= kMostHammingChannels, "more than 65535 channels");
-  REQUIRE(k >= 1 && k <= x[1], "k = %lld is outside of [1, %lld nodes]", (long long)k, (long long)x[1]);
-  void* out;
-  if (!make(call, 3, x[0], x[1], k, &out)) return false;
-  const BgnnHammingKnn args = {WORDS(0), (int32_t*)out, x[0], x[1], x[2], k};
-  return run_kernel(call, &KERNELS->hamming_knn, &args);
+static bool check_k(Call* call, int64_t k) {
+  const int64_t nodes = call->in[0].dim[1];
+  REQUIRE(k >= 1 && k <= nodes, "k = %lld is outside of [1, %lld nodes]", (long long)k, (long long)nodes);
+  return true;
 }
 
-bool knn(Call* call) {
+bool hamming_knn(Call* call, Plan* plan) {
+  const int64_t *x = call->in[0].dim, k = call->kernel->attribute[1].i;
+  if (!sizes_fit(call) || !is_packed(call, channels_of(call)) || !check_k(call, k)) return false;
+  if (call->kernel->attribute[2].i) {
+    plan->kernel = &KERNELS->hamming_far;
+    plan->args.hamming_far = {WORDS(0), NULL, x[0], x[1], x[2], k};
+    return set_output(call, plan, &plan->args.hamming_far.neighbours, x[0], x[1], k);
+  }
+  plan->kernel = &KERNELS->hamming_knn;
+  plan->args.hamming_knn = {WORDS(0), NULL, x[0], x[1], x[2], k};
+  return set_output(call, plan, &plan->args.hamming_knn.neighbours, x[0], x[1], k);
+}
+
+bool knn(Call* call, Plan* plan) {
   const int64_t *x = call->in[0].dim, k = call->kernel->attribute[0].i;
-  if (!sizes_fit(call)) return false;
-  REQUIRE(k >= 1 && k <= x[1], "k = %lld is outside of [1, %lld nodes]", (long long)k, (long long)x[1]);
-  void* out;
-  if (!make(call, 3, x[0], x[1], k, &out)) return false;
-  const BgnnKnn args = {FLOATS(0), (int32_t*)out, x[0], x[1], x[2], k};
-  return run_kernel(call, &KERNELS->knn, &args);
+  if (!sizes_fit(call) || !check_k(call, k)) return false;
+  plan->kernel = &KERNELS->knn;
+  plan->args.knn = {FLOATS(0), NULL, x[0], x[1], x[2], k};
+  return set_output(call, plan, &plan->args.knn.neighbours, x[0], x[1], k);
 }
 
 /* ---- edges ---- */
 
-bool xor_edge_conv(Call* call) {
+bool xor_edge_conv(Call* call, Plan* plan) {
   const int64_t *x = call->in[0].dim, *neighbours = call->in[1].dim, *weights = call->in[2].dim;
-  if (!sizes_fit(call) || !is_packed(call) || !neighbours_of(call, 1, true) ||
+  if (!sizes_fit(call) || !is_packed(call, channels_of(call)) || !neighbours_of(call, 1, true) ||
       !dimension(call, 2, 1, 2 * x[2], "twice the words of a node") ||
       !dimension(call, 3, 1, weights[0], "the number of output channels")) {
     return false;
   }
-  void* out;
-  if (!make(call, 3, x[0], x[1], words_of(weights[0]), &out)) return false;
-  const BgnnXorEdgeConv args = {WORDS(0), WORDS(1),      WORDS(2),   WORDS(3),           (int32_t*)out, x[0], x[1],
-                                x[2],     neighbours[2], weights[0], call->in[3].dim[0]};
-  return run_kernel(call, &KERNELS->xor_edge_conv, &args);
+  plan->kernel = &KERNELS->xor_edge_conv;
+  plan->args.xor_edge_conv = {WORDS(0), WORDS(1),      WORDS(2),   WORDS(3),           NULL, x[0], x[1],
+                              x[2],     neighbours[2], weights[0], call->in[3].dim[0]};
+  return set_output(call, plan, &plan->args.xor_edge_conv.out, x[0], x[1], words_of(weights[0]));
 }
 
-bool gather_max(Call* call) {
+bool gather_max(Call* call, Plan* plan) {
   const int64_t *x = call->in[0].dim, *neighbours = call->in[1].dim;
-  void* out;
-  if (!sizes_fit(call) || !neighbours_of(call, 1, false) || !make(call, 3, x[0], neighbours[1], x[2], &out)) return false;
-  const BgnnGatherMax args = {FLOATS(0), WORDS(1), (float*)out, x[0], x[1], neighbours[1], x[2], neighbours[2]};
-  return run_kernel(call, &KERNELS->gather_max, &args);
+  if (!sizes_fit(call) || !neighbours_of(call, 1, false)) return false;
+  plan->kernel = &KERNELS->gather_max;
+  plan->args.gather_max = {FLOATS(0), WORDS(1), NULL, x[0], x[1], neighbours[1], x[2], neighbours[2]};
+  return set_output(call, plan, &plan->args.gather_max.out, x[0], neighbours[1], x[2]);
 }
 
-bool bin_edge_conv(Call* call) {
+bool bin_edge_conv(Call* call, Plan* plan) {
   const int64_t *bits = call->in[0].dim, *neighbours = call->in[2].dim, *weights = call->in[5].dim;
   const int64_t channels = channels_of(call);
-  if (!sizes_fit(call) || !is_packed(call) || !dimension(call, 1, 0, bits[0], "the number of graphs") ||
+  if (!sizes_fit(call) || !is_packed(call, channels) || !dimension(call, 1, 0, bits[0], "the number of graphs") ||
       !dimension(call, 1, 1, bits[1], "the number of nodes") || !dimension(call, 1, 2, channels, "channels") ||
       !neighbours_of(call, 2, true) || !dimension(call, 3, 0, channels, "channels") ||
       !dimension(call, 4, 0, channels, "channels") || !dimension(call, 5, 1, 2 * bits[2], "twice the words of a node") ||
@@ -191,16 +152,15 @@ bool bin_edge_conv(Call* call) {
       !one_or(call, 9, weights[0], "the number of output channels")) {
     return false;
   }
-  void* out;
-  if (!make(call, 3, bits[0], bits[1], weights[0], &out)) return false;
-  const BgnnBinEdgeConv args = {WORDS(0),   FLOATS(1), WORDS(2),  FLOATS(3), FLOATS(4), WORDS(5), FLOATS(6),
-                                FLOATS(7),  FLOATS(8), FLOATS(9), (float*)out, bits[0], bits[1], channels,
-                                bits[2],    neighbours[2], weights[0], call->in[7].dim[0], call->in[8].dim[0],
-                                call->in[9].dim[0]};
-  return run_kernel(call, &KERNELS->bin_edge_conv, &args);
+  plan->kernel = &KERNELS->bin_edge_conv;
+  plan->args.bin_edge_conv = {WORDS(0),  FLOATS(1), WORDS(2),  FLOATS(3), FLOATS(4),     WORDS(5),   FLOATS(6),
+                              FLOATS(7), FLOATS(8), FLOATS(9), NULL,      bits[0],       bits[1],    channels,
+                              bits[2],   neighbours[2], weights[0], call->in[7].dim[0], call->in[8].dim[0],
+                              call->in[9].dim[0]};
+  return set_output(call, plan, &plan->args.bin_edge_conv.out, bits[0], bits[1], weights[0]);
 }
 
-bool edge_max(Call* call) {
+bool edge_max(Call* call, Plan* plan) {
   const int64_t *x = call->in[0].dim, *neighbours = call->in[2].dim;
   if (!sizes_fit(call) || !dimension(call, 1, 0, x[0], "the number of graphs") ||
       !dimension(call, 1, 1, x[1], "the number of nodes") || !dimension(call, 1, 2, x[2], "channels") ||
@@ -208,62 +168,46 @@ bool edge_max(Call* call) {
       !one_or(call, 4, neighbours[2], "the number of neighbours")) {
     return false;
   }
-  void* out;
-  if (!make(call, 3, x[0], x[1], x[2], &out)) return false;
-  const BgnnEdgeMax args = {FLOATS(0), FLOATS(1), WORDS(2), FLOATS(3),     FLOATS(4),           (float*)out,
-                            x[0],      x[1],      x[2],     neighbours[2], call->in[3].dim[0], call->in[4].dim[0]};
-  return run_kernel(call, &KERNELS->edge_max, &args);
+  plan->kernel = &KERNELS->edge_max;
+  plan->args.edge_max = {FLOATS(0), FLOATS(1), WORDS(2), FLOATS(3),     FLOATS(4),          NULL,
+                         x[0],      x[1],      x[2],     neighbours[2], call->in[3].dim[0], call->in[4].dim[0]};
+  return set_output(call, plan, &plan->args.edge_max.out, x[0], x[1], x[2]);
 }
 
 /* ---- dense layers ---- */
 
-bool dense_pool(Call* call) {
+bool dense_pool(Call* call, Plan* plan) {
   const int64_t *x = call->in[0].dim, *weights = call->in[1].dim, channels = channels_of(call);
-  if (!sizes_fit(call) || !is_packed(call) || !dimension(call, 1, 1, x[2], "the words of a node")) return false;
-  REQUIRE(channels <= kExactFloat / x[1], "%lld nodes with %lld channels: the sums would not be exact beyond 2^24",
+  if (!sizes_fit(call) || !is_packed(call, channels) || !dimension(call, 1, 1, x[2], "the words of a node")) return false;
+  REQUIRE(channels <= kMostExactFloat / x[1], "%lld nodes with %lld channels: the sums would not be exact beyond 2^24",
           (long long)x[1], (long long)channels);
-  void* out;
-  if (!make(call, 3, x[0], 4, weights[0], &out)) return false;
-  const BgnnDensePool args = {WORDS(0), WORDS(1), (float*)out, x[0], x[1], x[2], channels, weights[0]};
-  return run_kernel(call, &KERNELS->dense_pool, &args);
+  plan->kernel = &KERNELS->dense_pool;
+  plan->args.dense_pool = {WORDS(0), WORDS(1), NULL, x[0], x[1], x[2], channels, weights[0]};
+  return set_output(call, plan, &plan->args.dense_pool.out, x[0], 4, weights[0]);
 }
 
-bool scaled_pool(Call* call) {
-  const int64_t *x = call->in[0].dim, *weights = call->in[1].dim;
-  if (!sizes_fit(call) || !is_packed(call) || !dimension(call, 1, 1, x[2], "the words of a node") ||
+bool scaled_pool(Call* call, Plan* plan) {
+  const int64_t *x = call->in[0].dim, *weights = call->in[1].dim, channels = channels_of(call);
+  if (!sizes_fit(call) || !is_packed(call, channels) || !dimension(call, 1, 1, x[2], "the words of a node") ||
       !one_or(call, 2, x[1], "the number of nodes")) {
     return false;
   }
-  void* out;
-  if (!make(call, 3, x[0], 4, weights[0], &out)) return false;
-  const BgnnScaledPool args = {WORDS(0), WORDS(1), FLOATS(2),         (float*)out, x[0],
-                               x[1],     x[2],     channels_of(call), weights[0],  call->in[2].dim[0]};
-  return run_kernel(call, &KERNELS->scaled_pool, &args);
+  plan->kernel = &KERNELS->scaled_pool;
+  plan->args.scaled_pool = {WORDS(0), WORDS(1), FLOATS(2), NULL, x[0], x[1], x[2], channels, weights[0],
+                            call->in[2].dim[0]};
+  return set_output(call, plan, &plan->args.scaled_pool.out, x[0], 4, weights[0]);
 }
-
-/* Output 0 of input 0's shape but for the last axis. */
-static bool make_last(Call* call, int64_t last, void** out) {
-  int64_t dims[kMaxRank], bytes = 4;
-  const Input* x = &call->in[0];
-  memcpy(dims, x->dim, sizeof dims);
-  dims[x->rank - 1] = last;
-  for (int i = 0; i < x->rank; ++i) {
-    REQUIRE(!__builtin_mul_overflow(bytes, dims[i], &bytes) && bytes <= kMostBytes, "the output is larger than 2 GiB");
-  }
-  return make_output(call, 0, x->rank, dims, out);
-}
-
-static int64_t rows_of(const Input* x) { return x->count / x->dim[x->rank - 1]; }
 
 /* A 1 x 1 convolution over rows. */
-static bool dense_args(Call* call, BgnnBconv2d* args) {
+static bool plan_dense(Call* call, Plan* plan) {
   const Input* x = &call->in[0];
   const int64_t channels = channels_of(call), outputs = call->in[1].dim[0];
-  if (!sizes_fit(call) || !is_packed(call) ||
-      !dimension(call, 1, 1, x->dim[x->rank - 1], "the words of a row")) {
+  if (!sizes_fit(call) || !is_packed(call, channels) ||
+      !dimension(call, 1, 1, x->dim[x->rank - 1], "the words of a row") ||
+      !dimension(call, 2, 0, outputs, "the number of output channels")) {
     return false;
   }
-  memset(args, 0, sizeof *args);
+  BgnnBconv2d* args = &plan->args.bconv2d;
   args->x = WORDS(0);
   args->weights = WORDS(1);
   args->batch = rows_of(x);
@@ -275,93 +219,112 @@ static bool dense_args(Call* call, BgnnBconv2d* args) {
   args->dilation_height = args->dilation_width = args->pad_one = 1;
   args->clamp_min = -channels;
   args->clamp_max = channels;
+  plan->kernel = &KERNELS->bconv2d;
   return true;
 }
 
-struct DenseResult {
-  float* out;
-  int64_t outputs;
-  const float *factor, *bias; /* [outputs]: -2 multiplier, bias + channels multiplier */
-  float channels;
-};
+/* What the temporary memory starts with, [out_channels] floats each: ones and zeroes for the kernel, which so gives the
+ * dot products themselves, and the multiplier and bias of p = (length - dot). The floats of an output in 8 bits follow. */
+enum { kOnes, kZeroes, kMultiplier, kBias, kFactors };
 
-/* From dot products to p * (-2 multiplier) + (bias + channels multiplier), plain: LCE's order of rounding. */
-static void finish_dense(const void* args, int64_t first, int64_t last) {
-  const DenseResult* r = (const DenseResult*)args;
-  for (int64_t row = first; row < last; ++row) {
-    float* out = r->out + row * r->outputs;
-    for (int64_t o = 0; o < r->outputs; ++o) {
-      const float differing = (r->channels - out[o]) * 0.5f;
-      const float scaled = differing * r->factor[o];
-      out[o] = scaled + r->bias[o];
+/* A piece of the output that is finished at once: it fits the first or second level cache. */
+static const int64_t kPieceFloats = 8192;
+
+static int64_t length_of(const BgnnBconv2d* args) { return args->filter_height * args->filter_width * args->channels; }
+
+/* Multiplier, bias and an output's scale are folded in double precision and rounded once: LCE's order, and so a part of
+ * its results. */
+static void fold_multiplier(const Call*, Plan* plan, void* temporary) {
+  BgnnBconv2d* args = &plan->args.bconv2d;
+  const int64_t count = args->out_channels;
+  float* factors = (float*)temporary;
+  const double scale = plan->scale ? plan->scale : 1.0, length = (double)length_of(args);
+  for (int64_t i = 0; i < count; ++i) {
+    const double multiplier = args->multiplier[i], bias = args->bias[i];
+    factors[kOnes * count + i] = 1;
+    factors[kZeroes * count + i] = 0;
+    factors[kMultiplier * count + i] = (float)(-1 * multiplier / scale);
+    factors[kBias * count + i] = (float)((bias + length * multiplier) / scale + plan->zero);
+  }
+  args->multiplier = factors + kOnes * count;
+  args->bias = factors + kZeroes * count;
+  if (plan->scale) args->out = factors + kFactors * count;
+}
+
+int8_t to_int8(double value) {
+  if (!(value > -128)) return -128;
+  if (value > 127) return 127;
+  return (int8_t)(value + (value < 0 ? -0.5 : 0.5));
+}
+
+/* From dot products to the output, for the pixels [first, last). */
+static void multiply(const Call*, const Plan* plan, const void* temporary, int64_t first, int64_t last) {
+  const BgnnBconv2d* args = &plan->args.bconv2d;
+  const int64_t count = args->out_channels;
+  const float *multiplier = (const float*)temporary + kMultiplier * count, *bias = multiplier + count;
+  const float length = (float)length_of(args);
+  for (int64_t pixel = first; pixel < last; ++pixel) {
+    float* __restrict out = args->out + pixel * count;
+    for (int64_t i = 0; i < count; ++i) {
+      const float scaled = (length - out[i]) * multiplier[i];
+      out[i] = scaled + bias[i];
     }
+    if (plan->scale == 0) continue;
+    for (int64_t i = 0; i < count; ++i) ((int8_t*)plan->result)[pixel * count + i] = to_int8(out[i]);
   }
 }
 
-bool binary_dense(Call* call) {
-  BgnnBconv2d args;
-  if (!dense_args(call, &args)) return false;
-  const int64_t outputs = args.out_channels, channels = args.channels;
-  REQUIRE(channels <= kExactFloat, "dot products of more than 2^24 channels are not exact in float32");
-  if (!dimension(call, 2, 0, outputs, "the number of output channels") ||
-      !dimension(call, 3, 0, outputs, "the number of output channels")) {
-    return false;
-  }
-  void* out;
-  if (!make_last(call, outputs, &out)) return false;
-  float* work = (float*)allocate(call, 4 * 4 * outputs);
-  if (!work) return false;
-  float *ones = work, *zeroes = ones + outputs, *factor = zeroes + outputs, *bias = factor + outputs;
-  for (int64_t o = 0; o < outputs; ++o) {
-    ones[o] = 1;
-    zeroes[o] = 0;
-    factor[o] = -2 * FLOATS(2)[o];
-    const float product = (float)channels * FLOATS(2)[o];
-    bias[o] = FLOATS(3)[o] + product;
-  }
-  args.out = (float*)out;
-  args.multiplier = ones;
-  args.bias = zeroes;
-  const DenseResult result = {args.out, outputs, factor, bias, (float)channels};
-  const bool done = run_kernel(call, &KERNELS->bconv2d, &args, finish_dense, &result);
-  release(call, work);
-  return done;
+bool plan_multiplier(Call* call, Plan* plan) {
+  const BgnnBconv2d* args = &plan->args.bconv2d;
+  REQUIRE(length_of(args) <= kMostExactFloat, "a dot product of %lld terms is not exact in float32",
+          (long long)length_of(args));
+  plan->temporary_bytes = kFactors * 4 * args->out_channels;
+  if (plan->scale) plan->temporary_bytes += 4 * args->batch * args->out_height * args->out_width * args->out_channels;
+  const int64_t pixels = kPieceFloats / args->out_channels;
+  plan->piece = pixels > 16 ? pixels : 16;
+  plan->before = fold_multiplier;
+  plan->after = multiply;
+  return true;
 }
 
-bool binary_dense_bits(Call* call) {
-  BgnnBconv2d args;
-  void* out;
-  if (!dense_args(call, &args) || !dimension(call, 2, 0, args.out_channels, "the number of output channels") ||
-      !make_last(call, words_of(args.out_channels), &out)) {
-    return false;
-  }
-  args.out_bits = (int32_t*)out;
-  args.thresholds = WORDS(2);
-  return run_kernel(call, &KERNELS->bconv2d, &args);
+bool binary_dense(Call* call, Plan* plan) {
+  BgnnBconv2d* args = &plan->args.bconv2d;
+  if (!plan_dense(call, plan) || !dimension(call, 3, 0, args->out_channels, "the number of output channels")) return false;
+  args->multiplier = FLOATS(2);
+  args->bias = FLOATS(3);
+  return set_last(call, plan, &args->out, args->out_channels) && plan_multiplier(call, plan);
+}
+
+bool binary_dense_bits(Call* call, Plan* plan) {
+  BgnnBconv2d* args = &plan->args.bconv2d;
+  if (!plan_dense(call, plan)) return false;
+  args->thresholds = WORDS(2);
+  return set_last(call, plan, &args->out_bits, words_of(args->out_channels));
 }
 
 /* ---- bits ---- */
 
-bool pack(Call* call) {
+bool pack(Call* call, Plan* plan) {
   const Input* x = &call->in[0];
+  if (!sizes_fit(call)) return false;
   const int64_t channels = x->dim[x->rank - 1];
-  void* out;
-  if (!sizes_fit(call) || !make_last(call, words_of(channels), &out)) return false;
-  const BgnnQuantize args = {FLOATS(0), (int32_t*)out, rows_of(x), channels};
-  return run_kernel(call, &KERNELS->quantize, &args);
+  plan->kernel = &KERNELS->quantize;
+  plan->args.quantize = {FLOATS(0), NULL, rows_of(x), channels};
+  return set_last(call, plan, &plan->args.quantize.out, words_of(channels));
 }
 
-bool unpack(Call* call) {
-  void* out;
-  if (!sizes_fit(call) || !is_packed(call) || !make_last(call, channels_of(call), &out)) return false;
-  const BgnnDequantize args = {WORDS(0), (float*)out, rows_of(&call->in[0]), channels_of(call)};
-  return run_kernel(call, &KERNELS->dequantize, &args);
+bool unpack(Call* call, Plan* plan) {
+  const int64_t channels = channels_of(call);
+  if (!sizes_fit(call) || !is_packed(call, channels)) return false;
+  plan->kernel = &KERNELS->dequantize;
+  plan->args.dequantize = {WORDS(0), NULL, rows_of(&call->in[0]), channels};
+  return set_last(call, plan, &plan->args.dequantize.out, channels);
 }
 
-bool packed_max(Call* call) {
-  const int64_t* x = call->in[0].dim;
-  void* out;
-  if (!sizes_fit(call) || !make(call, 2, x[0], x[2], 0, &out)) return false;
-  const BgnnBMaxPool2d args = {WORDS(0), (int32_t*)out, x[0], x[1], 1, x[2], 1, 1, x[1], 1, 1, 1, 0, 0};
-  return run_kernel(call, &KERNELS->bmaxpool2d, &args);
+bool packed_max(Call* call, Plan* plan) {
+  const int64_t *x = call->in[0].dim, dims[] = {x[0], x[2]};
+  if (!sizes_fit(call)) return false;
+  plan->kernel = &KERNELS->bmaxpool2d;
+  plan->args.bmaxpool2d = {WORDS(0), NULL, x[0], x[1], 1, x[2], 1, 1, x[1], 1, 1, 1, 0, 0};
+  return set_output(call, plan, &plan->args.bmaxpool2d.out, 2, dims);
 }

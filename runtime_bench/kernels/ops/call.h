@@ -7,14 +7,15 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Types of tensors: TensorProto.DataType's numbers. */
-enum { kFloat32 = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7 };
+#include "../kernels.h"
+
+/* Types of tensors: TensorProto.DataType's numbers; kAny: the operator looks itself. */
+enum { kAny = -1, kFloat32 = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7 };
 
 struct GraphKernels;
-struct BgnnKernels;
 struct DenseKernels;
 
-enum { kMaxInputs = 10, kMaxOutputs = 3, kMaxAttributes = 16, kMaxRank = 4 };
+enum { kMaxInputs = 10, kMaxOutputs = 3, kMaxAttributes = 16, kMaxRank = 6 };
 
 /* A value of an attribute; which member holds it is the operator's entry's matter. */
 union Attribute {
@@ -25,6 +26,7 @@ union Attribute {
 
 struct Kernel;
 struct Call;
+struct Plan;
 
 struct InputSpec {
   const char* name;
@@ -45,14 +47,40 @@ struct OpKind {
   InputSpec inputs[kMaxInputs + 1];
   int outputs[kMaxOutputs];        /* types; 0 ends the list */
   int optional_outputs;            /* how many of the last ones may be left out */
-  const char* attributes[kMaxAttributes + 1]; /* "f name", "i name" or "s name", all required */
+  const char* attributes[kMaxAttributes + 1]; /* "f name", "i name", "s name"; "i?name" is 0 where it is not given */
   /* Checks the attributes when the session is made, and prepares what depends on nothing else. NULL, or a reason that
    * ends "operator X: ...". */
   const char* (*check)(Kernel*);
-  bool (*compute)(Call*);
+  bool (*compute)(Call*); /* NULL: it has a plan */
   /* The outputs' shapes by those of the inputs, where no other data is read than `num_nodes`: false where it is not
    * known, or the inputs do not fit. NULL: none are told before a run. */
   bool (*shapes)(const Call*, Shape* outputs) = NULL;
+  /* For an operator with one output that is one of ../kernels.h's kernels: checks the inputs' shapes and fills in a plan of
+   * zeroes. A binding may ask when it has no data yet, and for each run. False with an error set where something does
+   * not fit. */
+  bool (*plan)(Call*, Plan*) = NULL;
+};
+
+static inline bool is_optional(const char* attribute) { return attribute[1] == '?'; }
+static inline const char* attribute_name(const char* attribute) { return attribute + 2; }
+
+/* How to run a kernel for a call. `before` and `after` stand around it, both or neither; their memory is temporary_bytes,
+ * at a multiple of 64. `after` follows on each `piece` of the kernel's items, on its thread, while it is in the cache. */
+struct Plan {
+  const BgnnKernel* kernel;
+  union {
+#define BGNN_UNION_MEMBER(function, Args, FIELDS) Args function;
+    BGNN_KERNELS(BGNN_UNION_MEMBER)
+#undef BGNN_UNION_MEMBER
+  } args;
+  Shape shape;  /* the output's */
+  void* out;    /* of args: where the output's address is stored */
+  void* result; /* the output */
+  float scale;  /* of an output in 8 bits; 0: it is none */
+  int32_t zero;
+  int64_t temporary_bytes, piece;
+  void (*before)(const Call*, Plan*, void* temporary);
+  void (*after)(const Call*, const Plan*, const void* temporary, int64_t first, int64_t last);
 };
 
 /* A node of the model. */
@@ -104,5 +132,19 @@ bool parallel(Call*, int64_t tasks, void (*fn)(void* data, size_t task), void* d
  * where there is none. */
 void* allocate(Call*, int64_t bytes);
 void release(Call*, void*); /* what `allocate` gave, or NULL */
+
+/* ---- what bindings ask for (run.cc) ---- */
+
+/* Takes an input's rank, if it has one of those that the operator accepts. */
+bool read_rank(Call*, int input, int64_t rank);
+
+/* Sets an input's count by its rank and dimensions. */
+bool count_elements(Call*, int input);
+
+/* A run of a plan, for which a binding brings memory, and threads that call run_items. Takes the output, and the memory
+ * that the plan and its kernel ask for. The number of items, or -1 with an error set. */
+int64_t begin_plan(Call*, Plan*, void* result, void* temporary, void* shared);
+void run_items(const Call*, const Plan*, const void* temporary, const void* shared, void* scratch, int64_t first,
+               int64_t last);
 
 #endif

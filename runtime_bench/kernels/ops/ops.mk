@@ -11,7 +11,7 @@ ISA_dense_dotprod := -mcpu=generic+dotprod
 ISA_dense_i8mm := -mcpu=generic+dotprod+i8mm
 OPS_FLAGS := -std=c++17 $(OPTIMISE) -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -ffp-contract=off \
   -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-warning-option -Wno-uninitialized -Wno-maybe-uninitialized
-OPS := $(patsubst %,$(BUILD)/$(ARCH)/%.o,op_list csr aggregation table binary graph_kernels messages graph_portable \
+OPS := $(patsubst %,$(BUILD)/$(ARCH)/%.o,op_list run csr aggregation table binary graph_kernels messages graph_portable \
   dense dense_kernels dense_portable \
   $(if $(filter x86_64,$(ARCH)),graph_avx2 graph_avx512 dense_avx2 dense_avx512) $(if $(filter aarch64,$(ARCH)),graph_neon dense_neon dense_dotprod dense_i8mm))
 

@@ -48,7 +48,7 @@ static int last_version(const OrtCustomOp*) { return INT32_MAX; }
 /* ---- a node ---- */
 
 static OrtStatus* read_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* spec, Attribute* value) {
-  const char* name = spec + 2;
+  const char* name = attribute_name(spec);
   switch (spec[0]) {
     case 'f': return api->KernelInfoGetAttribute_float(info, name, &value->f);
     case 'i': return api->KernelInfoGetAttribute_int64(info, name, &value->i);
@@ -57,6 +57,22 @@ static OrtStatus* read_attribute(const OrtApi* api, const OrtKernelInfo* info, c
       return api->KernelInfoGetAttribute_string(info, name, value->s, &size);
     }
   }
+}
+
+/* Whether an attribute that cannot be read is not there: the runtime says the same of one of another type. */
+static bool is_missing(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  int64_t whole;
+  float real;
+  size_t size = 0; /* a text's is asked for */
+  OrtStatus* wrong[] = {api->KernelInfoGetAttribute_int64(info, name, &whole),
+                        api->KernelInfoGetAttribute_float(info, name, &real),
+                        api->KernelInfoGetAttribute_string(info, name, NULL, &size)};
+  bool missing = true;
+  for (OrtStatus* status : wrong) {
+    missing = missing && status;
+    if (status) api->ReleaseStatus(status);
+  }
+  return missing;
 }
 
 static OrtStatus* error(const OrtApi* api, const Kernel* kernel, const char* reason, const char* more) {
@@ -80,9 +96,10 @@ static OrtStatus* prepare(Kernel* kernel, const OrtApi* api, const OrtKernelInfo
     status = read_attribute(api, info, spec, &kernel->attribute[i]);
     if (!status) continue;
     api->ReleaseStatus(status);
+    if (is_optional(spec) && is_missing(api, info, attribute_name(spec))) continue;
     const char* type = spec[0] == 'f' ? "no usable float attribute " : spec[0] == 'i' ? "no usable int attribute "
                                                                                       : "no usable string attribute ";
-    return error(api, kernel, type, spec + 2);
+    return error(api, kernel, type, attribute_name(spec));
   }
   const char* reason = kernel->kind->check ? kernel->kind->check(kernel) : NULL;
   return reason ? error(api, kernel, reason, "") : NULL;
@@ -121,8 +138,10 @@ static const char* type_name(int type) {
   }
 }
 
-static bool read_shape(OrtCall* ort, const InputSpec* spec, const OrtTensorTypeAndShapeInfo* shape, Input* input) {
+static bool read_shape(OrtCall* ort, int index, const OrtTensorTypeAndShapeInfo* shape) {
   Call* call = &ort->call;
+  const InputSpec* spec = &call->kernel->kind->inputs[index];
+  Input* input = &call->in[index];
   int type = 0;
   size_t rank = 0;
   if ((ort->status = ort->api->GetTensorElementType(shape, &type)) ||
@@ -130,35 +149,28 @@ static bool read_shape(OrtCall* ort, const InputSpec* spec, const OrtTensorTypeA
     return false;
   }
   REQUIRE(type == spec->type, "%s must be %s, not %s", spec->name, type_name(spec->type), type_name(type));
-  REQUIRE(rank >= (size_t)spec->low && rank <= (size_t)spec->high, "%s has rank %zu, not %d to %d", spec->name, rank,
-          spec->low, spec->high);
-  input->rank = (int)rank;
-  if ((ort->status = ort->api->GetDimensions(shape, input->dim, rank))) return false;
-  input->count = 1;
-  for (int i = 0; i < input->rank; ++i) {
-    REQUIRE(!__builtin_mul_overflow(input->count, input->dim[i], &input->count) && input->dim[i] >= 0,
-            "%s is too large", spec->name);
-  }
-  return true;
+  return read_rank(call, index, (int64_t)rank) && !(ort->status = ort->api->GetDimensions(shape, input->dim, rank)) &&
+         count_elements(call, index);
 }
 
-static bool read_input(OrtCall* ort, size_t index, const InputSpec* spec, Input* input) {
+static bool read_input(OrtCall* ort, int index) {
   Call* call = &ort->call;
+  const InputSpec* spec = &call->kernel->kind->inputs[index];
   const OrtValue* value = NULL;
-  if ((ort->status = ort->api->KernelContext_GetInput(ort->context, index, &value))) return false;
+  if ((ort->status = ort->api->KernelContext_GetInput(ort->context, (size_t)index, &value))) return false;
   if (!value) {
     REQUIRE(spec->optional, "%s is missing", spec->name);
     return true;
   }
   OrtTensorTypeAndShapeInfo* shape = NULL;
   if ((ort->status = ort->api->GetTensorTypeAndShape(value, &shape))) return false;
-  const bool fits = read_shape(ort, spec, shape, input);
+  const bool fits = read_shape(ort, index, shape);
   ort->api->ReleaseTensorTypeAndShapeInfo(shape);
   if (!fits) return false;
   void* data = NULL;
   if ((ort->status = ort->api->GetTensorMutableData((OrtValue*)value, &data))) return false;
   static const char kEmpty[64] = {}; /* a tensor without elements may have no memory; NULL means that it is missing */
-  input->data = data ? data : kEmpty;
+  call->in[index].data = data ? data : kEmpty;
   return true;
 }
 
@@ -167,10 +179,10 @@ static bool read_inputs(OrtCall* ort) {
   size_t count = 0;
   if ((ort->status = ort->api->KernelContext_GetInputCount(ort->context, &count))) return false;
   const InputSpec* specs = ort->call.kernel->kind->inputs;
-  for (size_t i = 0; specs[i].name; ++i) {
-    if (i >= count) {
+  for (int i = 0; specs[i].name; ++i) {
+    if ((size_t)i >= count) {
       REQUIRE(specs[i].optional, "%s is missing", specs[i].name);
-    } else if (!read_input(ort, i, &specs[i], &ort->call.in[i])) {
+    } else if (!read_input(ort, i)) {
       return false;
     }
   }
@@ -183,7 +195,8 @@ static OrtStatus* compute(void* data, OrtKernelContext* context) {
   ort.call.kernel = &((const OrtKernel*)data)->kernel;
   ort.api = ((const OrtKernel*)data)->api;
   ort.context = context;
-  if (read_inputs(&ort)) ort.call.kernel->kind->compute(&ort.call);
+  const OpKind* kind = ort.call.kernel->kind;
+  if (read_inputs(&ort)) kind->plan ? run_plan(&ort.call) : kind->compute(&ort.call);
   return ort.status;
 }
 

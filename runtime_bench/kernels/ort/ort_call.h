@@ -17,4 +17,7 @@ struct OrtCall {
   OrtStatus* status; /* why it failed */
 };
 
+/* The operator's plan, made and run. */
+bool run_plan(Call*);
+
 #endif

@@ -221,3 +221,14 @@ def test_dense_layers_with_more_axes_than_ours_take(run_own: Callable[..., list[
 
     found = run_own(five, torch.randint(-90, 90, (2, 1, 2, 1, 9)) * 0.03, **layer(5, 9))
     assert not any(name.startswith("Bgnn") for name in found)
+
+
+@pytest.mark.parametrize("zero", [100, 128])
+@pytest.mark.parametrize("shape", [(9,), (9, 5), (9, 2, 1, 3), (9, 2, 1, 3, 2)])
+def test_sums_of_codes_as_real_numbers(run_own: Callable[..., list[str]], shape: tuple[int, ...], zero: int) -> None:
+    def sums(m: Any, x: Any) -> Any:
+        return ops.q_segment_sum_float.default(ops.quantize(x, 0.05, zero, 0, 255), 0.05, zero, m.index, 5)
+
+    found = run_own(sums, torch.randn(shape), index=torch.tensor([4, 0, 0, 1, 4, 4, 1, 0, 4]))
+    assert ("BgnnAggregateInt32" in found) == (len(shape) <= 4)
+    assert ("UNSORTED_SEGMENT_SUM" in found) == (len(shape) > 4)

@@ -58,23 +58,23 @@ def knn(options: Any, shape: tuple[int, ...] = (1, 20, 2), dtype: Any = I32, out
         (lambda: knn(b"\x00"), "not a flexbuffer map"),
         (lambda: knn(b"\xff" * 100), "not a flexbuffer map"),
         (lambda: knn(flex({"channels": 40, "k": 4})[:-1]), "not a flexbuffer map"),
-        (lambda: knn({"channels": 40}), "no integer k"),
-        (lambda: knn({"k": 4}), "no integer channels"),
-        (lambda: knn({"channels": 40, "k": 4, "largest": 2}), r"largest = 2 is outside of \[0, 1\]"),
-        (lambda: knn(words_for_numbers()), "option largest is not an integer"),
-        (lambda: knn({"channels": 40, "k": 0}), r"k = 0 is outside of \[1, 20\]"),
-        (lambda: knn({"channels": 40, "k": 21}), r"k = 21 is outside of \[1, 20\]"),
+        (lambda: knn({"channels": 40}), "its options have no k"),
+        (lambda: knn({"k": 4}), "its options have no channels"),
+        (lambda: knn({"channels": 40, "k": 4, "largest": 2}), "largest is neither 0 nor 1"),
+        (lambda: knn(words_for_numbers()), "option largest is of another type"),
+        (lambda: knn({"channels": 40, "k": 0}), r"k = 0 is outside of \[1, 20 nodes\]"),
+        (lambda: knn({"channels": 40, "k": 21}), r"k = 21 is outside of \[1, 20 nodes\]"),
         (lambda: knn({"channels": 40, "k": -(2**63)}), "k = -9223372036854775808"),
         (lambda: knn({"channels": 65, "k": 4}), "dimension 2 of x is 2, but .* is 3"),
         (lambda: knn({"channels": 32, "k": 4}), "dimension 2 of x is 2, but .* is 1"),
-        (lambda: knn({"channels": 0, "k": 4}), "channels = 0"),
-        (lambda: knn({"channels": 2**62, "k": 4}), "channels = 4611686018427387904"),
-        (lambda: knn({"channels": 40, "k": 4}, (20, 2)), "x must be int32 of rank 3, .* int32 of rank 2"),
-        (lambda: knn({"channels": 40, "k": 4}, dtype=F32), "x must be int32 of rank 3, .* float32 of rank 3"),
-        (lambda: knn({"channels": 40, "k": 4}, out=F32), "its output must be int32, the file says float32"),
-        (lambda: knn({"channels": 40, "k": 4}, (0, 20, 2)), "dimension 0 of x is 0"),
+        (lambda: knn({"channels": 0, "k": 4}), r"channels is outside of \[1, 65535\]"),
+        (lambda: knn({"channels": 2**62, "k": 4}), r"channels is outside of \[1, 65535\]"),
+        (lambda: knn({"channels": 40, "k": 4}, (20, 2)), "x has rank 2, not 3"),
+        (lambda: knn({"channels": 40, "k": 4}, dtype=F32), "x must be int32"),
+        (lambda: knn({"channels": 40, "k": 4}, out=F32), "output 0 must be int32"),
+        (lambda: knn({"channels": 40, "k": 4}, (0, 20, 2)), "x is empty"),
         (lambda: knn({"channels": 65535, "k": 4}, (2**14, 20, 2048)), "x is larger than 2 GiB"),
-        (lambda: knn({"channels": 32, "k": 2**15}, (2**13, 2**15, 1)), "its output is larger than 2 GiB"),
+        (lambda: knn({"channels": 32, "k": 2**15}, (2**13, 2**15, 1)), r"its output has 2\^29 elements or more"),
     ],
 )
 def test_hamming_knn(data: Callable[[], bytes], reason: str) -> None:
@@ -112,8 +112,8 @@ def load_and_run(data: bytes, arrays: list[np.ndarray]) -> str | None:
 @pytest.mark.parametrize("op", [*OPS, "LceQuantize", "LceDequantize", "LceBconv2d", "LceBMaxPool2d"])
 def test_wrong_numbers_of_tensors(op: str) -> None:
     tensors = [Tensor((1, 4, 4, 2), I32), Tensor((1, 4, 4, 2), I32), Tensor((1, 4, 4, 2), I32)]
-    refused(file(tensors, [Node(op, [0] * 11, [1])], [0], [1]), op, "inputs, the file gives 11")
-    refused(file(tensors, [Node(op, [], [1])], [0], [1]), op, "inputs, the file gives 0")
+    refused(file(tensors, [Node(op, [0] * 11, [1])], [0], [1]), op, "inputs?, the file gives 11")
+    refused(file(tensors, [Node(op, [], [1])], [0], [1]), op, "is missing")
     count = {"LceBconv2d": 5, "BgnnXorEdgeConv": 4, "BgnnBinEdgeConv": 10, "BgnnGatherMax": 2, "BgnnDensePool": 2}
     count |= {"BgnnEdgeMax": 5, "BgnnScaledPool": 3}
     inputs = [0] * count.get(op, 1)
@@ -213,7 +213,7 @@ def test_dequantize_needs_the_channels() -> None:
 
 def test_an_output_that_is_a_constant_is_not_written() -> None:
     data = file([Tensor((1, 40)), words(1, 2)], [Node("LceQuantize", [0], [1])], [0], [1])
-    refused(data, "LceQuantize", "its output is a constant of the file")
+    refused(data, "LceQuantize", "output 0 is a constant of the file")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_an_output_that_is_a_constant_is_not_written() -> None:
 def test_an_output_that_is_a_variable_is_not_written(name: str, x: tuple[int, ...], out: Tensor) -> None:
     """It keeps the memory that it has for the file's shapes: after resized inputs, too little."""
     dtype = I32 if name == "BgnnDegree" else F32
-    refused(one_op(name, [Tensor(x, dtype)], out), name, "output (0 )?is a variable of the file")
+    refused(one_op(name, [Tensor(x, dtype)], out), name, "output 0 is a variable of the file")
 
 
 def test_two_operators_that_write_one_tensor() -> None:
@@ -231,7 +231,7 @@ def test_two_operators_that_write_one_tensor() -> None:
     tensors = [Tensor((1, 4000)), Tensor((1, 20)), Tensor((1, 125), I32)]
     nodes = [Node("LceQuantize", [0], [2]), Node("LceQuantize", [1], [2])]
     outcome = load_and_run(file(tensors, nodes, [0, 1], [2]), [np.ones((1, 4000), F32), np.ones((1, 20), F32)])
-    assert outcome is None or "has no memory of 500 bytes" in outcome
+    assert outcome is None or "output 0 has another shape" in outcome
 
 
 def test_an_input_that_nobody_writes() -> None:
@@ -243,7 +243,7 @@ def test_an_input_that_nobody_writes() -> None:
 def test_resizing_to_what_does_not_fit() -> None:
     interpreter = delegate.load_interpreter(knn({"channels": 40, "k": 20}))
     interpreter.resize_tensor_input(0, (1, 19, 2))
-    with pytest.raises(RuntimeError, match=r"k = 20 is outside of \[1, 19\]"):
+    with pytest.raises(RuntimeError, match=r"k = 20 is outside of \[1, 19 nodes\]"):
         interpreter.allocate_tensors()
     interpreter.resize_tensor_input(0, (1, 20, 3))
     with pytest.raises(RuntimeError, match="dimension 2 of x is 3"):

@@ -132,9 +132,29 @@ CASES: list[tuple[str, dict[str, Any], Callable[[np.random.Generator], Arrays]]]
             "target_score": floats(r, NODES, 2),
         },
     ),
-    ("HammingKnn", {"channels": 70, "k": 5}, lambda r: {"x": words(r, 2, 12, 3)}),
+    *[
+        ("HammingKnn", {"channels": 96, "k": 5, **more}, lambda r: {"x": words(r, 2, 12, 3)})
+        for more in ({}, {"largest": 1})
+    ],
     ("Knn", {"k": 4}, lambda r: {"x": floats(r, 2, 12, 3)}),
     ("GatherMax", {}, lambda r: {"x": floats(r, 2, 12, 10), "neighbours": near(r)}),
+    (
+        "XorEdgeConv",
+        {"channels": 64},
+        lambda r: {
+            "x": words(r, 2, 12, 2), "neighbours": near(r), "weights": words(r, 9, 4),
+            "thresholds": r.integers(50, 80, (2, 9)).astype(np.int32),
+        },
+    ),
+    (
+        "BinEdgeConv",
+        {"channels": 64},
+        lambda r: {
+            "node_bits": words(r, 2, 12, 2), "x": floats(r, 2, 12, 64), "neighbours": near(r),
+            "edge_scale": floats(r, 64), "edge_shift": floats(r, 64), "weights": words(r, 9, 4), "alpha": floats(r, 9),
+            "beta": floats(r, 12), "gamma": floats(r, 4), "slope": floats(r, 1),
+        },
+    ),
     (
         "EdgeMax",
         {},

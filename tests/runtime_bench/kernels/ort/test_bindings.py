@@ -6,12 +6,13 @@ have, edges that are not there, is compared with a list without them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx_files import INPUTS, run
-from operands import CASES, EDGES, NODES, Arrays, codes, floats, graph
+from operands import CASES, EDGES, NODES, Arrays, codes, floats, graph, words
 
 from bgnn.converter.tflite.builder import Codes, FileBuilder
 from bgnn.converter.tflite.lce_ops import flexbuffer
@@ -77,8 +78,60 @@ def test_both_runtimes_give_the_same_bits(case: int) -> None:
 
 
 def test_every_operator_of_the_list_is_tried() -> None:
-    """But for those whose lists are of int64, and those that test_kernels.py and the delegate's tests compare."""
-    assert set(INPUTS) - {op for op, _, _ in BOTH} == {"WithSelfLoops", "XorEdgeConv", "BinEdgeConv"}
+    """But for the one whose lists are of int64."""
+    assert set(INPUTS) - {op for op, _, _ in BOTH} == {"WithSelfLoops"}
+
+
+# The operators that are one of runtime_bench/kernels' kernels: all sizes follow from shapes and attributes.
+SIGNS = list(INPUTS)[list(INPUTS).index("HammingKnn") :]
+PLANNED = [case for case in CASES if case[0] in SIGNS]
+
+
+def changed(attributes: dict[str, Any], given: Arrays) -> Iterator[tuple[dict[str, Any], Arrays]]:
+    """One operand, or attribute, with another rank, size or value; few of them are still right."""
+    for name, array in given.items():
+        variants = [array[None], array[:0], *(np.concatenate([array, array], axis) for axis in range(array.ndim))]
+        if name == "neighbours":
+            variants += [np.where(array == array.flat[-1], value, array) for value in (-1, 12, 2**31 - 1)]
+        for variant in variants:
+            yield attributes, {**given, name: np.ascontiguousarray(variant)}
+    for name in attributes:
+        for value in (-(2**63), -1, 0, 1, 2, 13, 97, 65536, 2**30, 2**62):
+            yield {**attributes, name: value}, given
+
+
+def outcome(runtime: Callable[[], list[np.ndarray]], place: str) -> str | list[bytes]:
+    """The outputs, or the reason why there are none: what follows on the operator's place in the file."""
+    try:
+        return [array.tobytes() for array in runtime()]
+    except Exception as error:
+        said = str(error).partition(f"{place}: ")[2].partition("\n")[0]
+        return said.partition(".Node number")[0].removesuffix(".") or repr(error)  # LiteRT goes on in the same line
+
+
+@pytest.mark.parametrize("case", range(len(PLANNED)), ids=lambda i: f"{PLANNED[i][0]}-{i}")
+def test_both_runtimes_refuse_the_same_with_the_same_words(case: int) -> None:
+    op, good, operands = PLANNED[case]
+    right = operands(np.random.default_rng(0))
+    out = run(op, good, **right)
+    refused = 0
+    for attributes, given in changed(good, right):
+        onnx = outcome(lambda a=attributes, g=given: run(op, a, **g), f"bgnn.{op} (node 'the_{op}')")
+        tflite = outcome(lambda a=attributes, g=given: on_tflite(op, a, g, out), f"Bgnn{op} (operator 0 of the file)")
+        assert onnx == tflite, (attributes, {name: array.shape for name, array in given.items()})
+        refused += isinstance(onnx, str)
+    assert refused >= len(right) + 3 * len(good)
+
+
+def test_a_text_is_no_number() -> None:
+    """Of an attribute that may be left out, which is 0 then, but nothing else."""
+    given = {"x": words(np.random.default_rng(0), 1, 5, 1)}
+    attributes = {"channels": 32, "k": 2}
+    plain = run("HammingKnn", attributes, **given)
+    np.testing.assert_array_equal(run("HammingKnn", {**attributes, "largest": 0}, **given), plain)
+    for wrong in ("yes", 1.0):
+        with pytest.raises(BgnnError, match="no usable int attribute largest"):
+            run("HammingKnn", {**attributes, "largest": wrong}, **given)
 
 
 def test_edges_that_are_not_there() -> None:
@@ -119,9 +172,12 @@ def test_what_a_file_gets_wrong_is_one_line() -> None:
             on_tflite(op, attributes, {**given, **changed}, outputs)
     # A shape that the inputs tell is theirs, whatever the file says; another is the file's.
     assert on_tflite("Aggregate", {"reduce": "sum"}, given, [out[0][1:]])[0].shape == (NODES, 4)
-    with pytest.raises(BgnnError, match="output 0 has another shape in the file"):
-        on_tflite("Pack", {}, {"x": given["x"]}, [np.zeros((NODES, 2), np.int32)])
+    assert on_tflite("Pack", {}, {"x": given["x"]}, [np.zeros((NODES, 2), np.int32)])[0].shape == (NODES, 1)
     edge = {"edge_index": np.array([[0, 1], [1, -1]]), "num_nodes": np.array([3])}
     shapes = [np.zeros(4, np.int32), np.zeros(2, np.int32), np.zeros(2, np.int32)]
+    with pytest.raises(BgnnError, match="output 0 has another shape in the file"):
+        on_tflite(
+            "CooToCsr", {"self_loops": "none"}, {**edge, "edge_index": np.zeros((2, 2), int)}, shapes[1:] + shapes[:1]
+        )
     with pytest.raises(BgnnError, match=r"edge_index\[1, 1\] = -1 is not one of the 3 nodes"):
         on_tflite("CooToCsr", {"self_loops": "none"}, edge, shapes)

@@ -21,8 +21,8 @@ using Prepare = TfLiteStatus (*)(TfLiteContext*, TfLiteDelegate*);
 using Replace = decltype(TfLiteContext::ReplaceNodeSubsetsWithDelegateKernels);
 using Invoke = decltype(TfLiteRegistration::invoke);
 
-// One real delegate, with three kinds of operators: on fixed shapes, those that ONNX Runtime has as well, and BgnnSizes.
-constexpr int kKinds = 3;
+// One real delegate, with two kinds of operators: those of its lists, and BgnnSizes.
+constexpr int kKinds = 2;
 Prepare real_prepare;
 Invoke real_invokes[kKinds];
 thread_local Replace real_replace;
@@ -106,7 +106,7 @@ TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* node) {
 
 TfLiteStatus replace(TfLiteContext* context, TfLiteRegistration registration, const TfLiteIntArray* nodes,
                      TfLiteDelegate* delegate) {
-  constexpr Invoke invokes[kKinds] = {invoke<0>, invoke<1>, invoke<2>};
+  constexpr Invoke invokes[kKinds] = {invoke<0>, invoke<1>};
   int kind = 0;
   while (kind < kKinds && real_invokes[kind] && real_invokes[kind] != registration.invoke) ++kind;
   if (kind == kKinds) fail("the delegate has more kinds of operators");
