@@ -21,9 +21,9 @@ from torch.export import Dim, ExportedProgram
 
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.example_inputs import input_names
-from bgnn.converter.sizes import graph_axes, is_list
+from bgnn.converter.sizes import graph_axes
 from bgnn.converter.trace import refuse_open, trace
-from bgnn.passes.graph import aten, is_call, is_static
+from bgnn.passes.graph import aten, is_call, is_list, is_static
 from bgnn.passes.index_limits import edge_inputs, group_inputs, numbers_of_nodes
 
 Axis = tuple[int, int]

@@ -14,7 +14,7 @@ from torch import fx
 
 from bgnn.converter.emitted_file import named_ends
 from bgnn.converter.file_inputs import describe, dims_of, symbols_of
-from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, own_sign_ops, sign_ops
+from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, sign_ops
 from bgnn.converter.onnx.builder import ModelBuilder
 from bgnn.converter.onnx.tables import TableForm
 from bgnn.converter.onnx.walk import I32, Walk
@@ -29,7 +29,7 @@ _LOWERINGS: dict[str, Callable[..., Any]] = {
     **int8_ops.LOWERINGS,
     **sign_ops.LOWERINGS,
 }
-_OWN_LOWERINGS = {**_LOWERINGS, **own_ops.LOWERINGS, **own_sign_ops.LOWERINGS}
+_OWN_LOWERINGS = {**_LOWERINGS, **own_ops.LOWERINGS}
 
 
 def supported_ops(kernels: str = "stock") -> list[str]:
