@@ -6,6 +6,7 @@ once, by the driver, when they are there. Each array goes to the store once a st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ class _Actor:
     def run(self, part: Part, edges: dict[str, InEdges], names: Sequence[str], *arrays: np.ndarray) -> Results:
         return self.worker.run(*part, dict(zip(names, arrays, strict=True)), edges)
 
+    def process(self) -> int:
+        """Its process, by number."""
+        return os.getpid()
+
 
 class Ray:
     """`workers` actors, on the cluster at `address`, or on one of this machine that ends with this object."""
@@ -41,6 +46,7 @@ class Ray:
         except ImportError as error:
             raise UsageError("--engine ray needs Ray: pip install 'bgnn-convert[ray]'") from error
         self.ray, self.folder, self.manifest, self.workers = ray, folder, manifest, workers
+        self.actors: list[Any] = []
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
         if address is not None:
             quiet = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
@@ -59,7 +65,9 @@ class Ray:
         arrays = [ray.put(np.asarray(values[name])) for name in names]
         data = ray.put((self.folder / stage.file).read_bytes())
         kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Actor)
-        actors = [kind.remote(self.manifest, stage, data, nodes) for _ in range(min(self.workers, len(parts)))]
+        self.actors = actors = [
+            kind.remote(self.manifest, stage, data, nodes) for _ in range(min(self.workers, len(parts)))
+        ]
         waiting, running = list(reversed(parts)), dict[Any, tuple[Part, Any]]()
 
         def give(actor: Any) -> None:
