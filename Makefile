@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -j$(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test lint bench bench-kernels bench-graphs bench-trained check-files record-files out/files.jsonl interpreters fuzz wheels aarch64 a72 cross-check clean
+.PHONY: help setup kernels demo demo-graph test lint bench bench-kernels bench-graphs bench-trained check-files record-files out/files.jsonl interpreters fuzz wheels aarch64 a72 cross-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ kernels: ## build the project's own kernels and the TFLite delegate (needs g++)
 
 demo: $(VENV)/.installed kernels ## convert the paper's models, run the files, print the report
 	@$(VENV)/bin/python -m bgnn.converter.demo
+
+demo-graph: $(VENV)/.installed kernels ## cut a network at its aggregations and compute all nodes of a graph from Parquet
+	@$(VENV)/bin/python -m bgnn.converter.demo_graph
 
 test: setup kernels ## run the tests: the fast ones, then the slow ones
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow"

@@ -33,6 +33,9 @@ from bgnn.converter.onnx.emit import saturated_shares
 from bgnn.converter.padding import check_rows as check_padded
 from bgnn.converter.padding import largest, with_room
 from bgnn.converter.report import KINDS, Report, build_report
+from bgnn.converter.split_layers import split as cut
+from bgnn.converter.split_layers_files import check as check_layers
+from bgnn.converter.split_layers_files import write as write_layers
 from bgnn.converter.targets import KERNELS, STAGES, TARGETS, names_with
 from bgnn.converter.tflite.emit import emit as emit_tflite
 from bgnn.converter.tflite.walk import SHIFT
@@ -59,6 +62,8 @@ class Conversion:
     report: Report
     path: Path | None
     graph: fx.GraphModule
+    layers: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    """With `split_layers`, the chain's files and its manifest, by name."""
 
 
 def _refuse_in_words(function: Callable[..., Conversion]) -> Callable[..., Conversion]:
@@ -99,6 +104,7 @@ def convert(
     open_axes: Sequence[str] = (),
     fixed_sizes: Sequence[str] = (),
     calibration: Calibration | None = None,
+    split_layers: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Conversion:
     """Converts a trained PyTorch model into a file that a stock runtime runs.
@@ -110,7 +116,7 @@ def convert(
     the model's outputs the file has. `sign_zero`: "plus" takes sign(0) as +1, "error" refuses models whose samples
     reach a `torch.sign(0)`. `open_axes` ("NAME" or "NAME=AXIS") and `fixed_sizes` ("NAME=SIZE"): what the user says of
     the inputs' sizes (axes.py). `calibration`: samples for the post-training quantisation of a float network, for
-    targets with codes.
+    targets with codes. `split_layers`: also cut the network at its aggregations (ONNX targets; split_layers.py).
     `stop_after`: a stage's name, to stop there without a file; `dump`: a folder for each stage as Python.
 
     Raises UsageError for wrong arguments and ConversionError where the model cannot be converted or the file
@@ -121,6 +127,9 @@ def convert(
     if calibration is not None and not TARGETS[target].codes:
         with_codes = ", ".join(names_with("codes"))
         raise UsageError(f"--calibrate makes 8-bit layers, which {target} does not have: --target {with_codes} does")
+    if split_layers and TARGETS[target].format != "onnx":
+        with_layers = ", ".join(names_with("open"))
+        raise UsageError(f"--split-layers cuts into ONNX files, for graphs of any size: --target {with_layers}")
     check_example(model, example_inputs)
     say = progress or (lambda line: None)
     inputs = tuple(t.detach().contiguous() for t in example_inputs)
@@ -272,11 +281,21 @@ def convert(
             there = compare_file(functools.partial(run, data), [inputs], examples[0].plain[:1])
             if there.is_large:
                 warn(f"on the example, which is none of the samples, 8 bits change {there}: samples should be like it")
+    layers: dict[str, bytes] = {}
+    if split_layers:
+        say("cutting it at its aggregations")
+        chain = cut(before)
+        made = write_layers(chain, plan, name, metadata)
+        if examples:
+            say("running the chain and comparing it with the whole file")
+            graphs = [(example.second, example.inputs) for example in examples]
+            checks += check_layers(made, before, chain, plan, graphs)
+        layers = made.written()
     path = None
     if output is not None:
         path = Path(output)
         write_files({path: data})
-    return Conversion(data, report(data), path, gm)
+    return Conversion(data, report(data), path, gm, layers)
 
 
 def _check_arguments(

@@ -23,6 +23,7 @@ from bgnn.converter.ranges import Range, choose, squares, values
 from bgnn.converter.untrusted import read_torch
 from bgnn.passes import insert_fake_quant, roundings
 from bgnn.passes.graph import is_call, is_static, remove_dead_code, shape_of, snapshot
+from bgnn.passes.neighbour_sums import neighbour_sums
 from bgnn.passes.user_code import where
 
 bgnn = torch.ops.bgnn
@@ -340,7 +341,9 @@ def _report(
 ) -> CalibrationReport:  # fmt: skip
     """What became of a network `plain` in `gm`, the same with quantisers."""
     sites = insert_fake_quant.sites(plain, kept, results)
-    layers = [n for n in plain.graph.nodes if n.op == "call_function" and "layer" in n.meta]
+    inner = {part for end, one in neighbour_sums(plain.graph).items() for part in one.parts if part is not end}
+    named = [n for n in plain.graph.nodes if n.op == "call_function" and "layer" in n.meta]
+    layers = [n for n in named if n not in inner]
     theirs = {n.name: n for n in gm.graph.nodes}
     coded = {site: next(u for u in theirs[site.name].users if is_call(u, bgnn.fake_quant)) for site in sites}
     outputs = results_of(plain)[0], results_of(gm)[0]

@@ -124,6 +124,12 @@ def build_parser() -> argparse.ArgumentParser:
         "(edge_index=10556) of one graph. For TFLite targets also nodes=N, edges=E and graphs=G: the largest graph (or "
         "batch of graphs) that the file takes; default: the example's. May be repeated",
     )
+    parser.add_argument(
+        "--split-layers",
+        metavar="DIR",
+        help="also cut a graph network at its aggregations (ONNX targets), into a folder of small files with a "
+        "manifest, with which bgnn-graph computes all nodes of a graph that no one process can hold (docs/scale.md)",
+    )
 
     source = parser.add_argument_group("what the model is")
     source.add_argument(
@@ -245,6 +251,7 @@ def _run(args: argparse.Namespace) -> None:
     # as the user meant them, wherever the user's own code goes to
     written, reported = Path(os.path.abspath(output)), Path(os.path.abspath(report))
     paged = Path(os.path.abspath(args.html)) if args.html else None
+    layers = Path(os.path.abspath(args.split_layers or ""))
     with _progress(_console(sys.stderr)) as say:
         say(f"reading {args.file}")
         conversion = _convert(args, say)
@@ -258,12 +265,15 @@ def _run(args: argparse.Namespace) -> None:
     def announce() -> None:
         with streams.results():
             conversion.report.print(console)
-            paths = f"{output}, {report} and {args.html}" if args.html else f"{output} and {report}"
-            console.print(f"wrote {paths}", soft_wrap=True)
+            *paths, last = [str(p) for p in (output, report, args.html, args.split_layers) if p]
+            console.print(f"wrote {', '.join(paths)} and {last}", soft_wrap=True)
 
     assert conversion.model_bytes is not None
     found = {"output": output.name, **conversion.report.to_json()}
     files = {written: conversion.model_bytes, reported: (json.dumps(found, indent=2) + "\n").encode()}
+    if conversion.layers:
+        layers.mkdir(exist_ok=True)
+        files |= {layers / name: data for name, data in conversion.layers.items()}
     if paged is not None:
         from bgnn.runtime_bench.bench import page
         from bgnn.runtime_bench.bench.measure import describe_machine
@@ -310,6 +320,7 @@ def _convert(args: argparse.Namespace, say: Callable[[str], None]) -> Conversion
         open_axes=tuple(args.open),
         fixed_sizes=tuple(args.fixed),
         calibration=calibration,
+        split_layers=bool(args.split_layers),
         progress=say,
     )
 
@@ -335,6 +346,14 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"{what} {value}: must be at least 1")
     if args.dump and Path(args.dump).exists() and not Path(args.dump).is_dir():
         raise UsageError(f"--dump {args.dump}: not a folder")
+    if args.split_layers is not None:
+        folder = Path(args.split_layers)
+        if TARGETS[args.target].format != "onnx":
+            raise UsageError(f"--split-layers goes with ONNX targets, and {args.target} is none")
+        if args.stop_after:
+            raise UsageError(f"--split-layers {folder}: with --stop-after no file is made that could be cut")
+        if not args.split_layers or (folder.exists() and not folder.is_dir()) or not folder.absolute().parent.is_dir():
+            raise UsageError(f"--split-layers {folder}: name a folder, in one that is there")
     if args.html is not None and args.stop_after:
         raise UsageError(f"--html {args.html}: with --stop-after no file is made that it would tell of")
 

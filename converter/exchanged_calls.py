@@ -59,10 +59,13 @@ class ExchangedCalls(TorchFunctionMode):
         made = exchange(*args, **kwargs) if exchange is not None else None
         result = func(*args, **kwargs) if made is None else made
         self.sparse |= isinstance(result, Tensor) and result.layout is not torch.strided
-        if func is Tensor.__getitem__:
-            self.masks |= any(
-                isinstance(one, Tensor) and one.dtype == torch.bool for one in pytree.tree_leaves(args[1])
-            )
+        if func is Tensor.__getitem__ and any(
+            isinstance(one, Tensor) and one.dtype == torch.bool for one in pytree.tree_leaves(args[1])
+        ):
+            self.masks = True
+            for size in result.shape:  # it is taken to pick something: a norm asks whether it has any rows
+                if isinstance(size, torch.SymInt):
+                    torch._check(size > 0)
         return result
 
 

@@ -30,6 +30,7 @@ import keyword
 import math
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -402,24 +403,12 @@ class _Program:
         if kind in ("as_sym_float", "as_sym_bool"):
             ((constant, number),) = v.items()
             return self._value({constant: number})
-        if kind in ("as_int", "as_scalar_type", "as_memory_format", "as_layout"):
-            return {kind: _int(v)}
-        if kind == "as_ints":
-            return {kind: [_int(i) for i in v]}
+        if kind in _PLAIN:
+            return {kind: _PLAIN[kind](v)}
+        if kind in _LISTS:
+            return {kind: [_LISTS[kind](one) for one in v]}
         if kind == "as_int_lists":
             return {kind: [[_int(i) for i in row] for row in v]}
-        if kind == "as_float":
-            return {kind: _float(v)}
-        if kind == "as_floats":
-            return {kind: [_float(f) for f in v]}
-        if kind == "as_bool":
-            return {kind: bool(v)}
-        if kind == "as_bools":
-            return {kind: [bool(b) for b in v]}
-        if kind == "as_string":
-            return {kind: str(v)}
-        if kind == "as_strings":
-            return {kind: [str(s) for s in v]}
         if kind == "as_device":
             return {kind: _CPU}
         raise UsageError(f"an argument of kind {kind[:40]!r} (a subgraph or an object) is not supported")
@@ -480,3 +469,13 @@ def _float(value: Any) -> float:
     if type(number) not in (int, float):
         raise UsageError(f"the program holds {str(value)[:40]!r} where a number must stand")
     return float(number)
+
+
+# Arguments that are plain data, by their kinds in the file: what makes sure of it.
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("as_int", "as_scalar_type", "as_memory_format", "as_layout"), _int),
+    "as_float": _float,
+    "as_bool": bool,
+    "as_string": str,
+}
+_LISTS: dict[str, Callable[[Any], Any]] = {"as_ints": _int, "as_floats": _float, "as_bools": bool, "as_strings": str}

@@ -16,7 +16,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 import bgnn.converter.dialect  # noqa: F401  (defines bgnn::topk_lowest)
 
@@ -121,22 +120,7 @@ def traceable() -> Iterator[None]:
             for name in ("index2ptr", "_batch_to_ptr"):
                 if _is_pygs(vars(module).get(name)):
                     stack.enter_context(mock.patch.object(module, name, _starts))
-        stack.enter_context(_Picks())
         yield
-
-
-class _Picks(TorchFunctionMode):
-    """Within it, `x[mask]` is taken to pick something: a norm asks whether it has any rows."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is Tensor.__getitem__:
-            places = args[1] if isinstance(args[1], tuple) else (args[1],)
-            if any(isinstance(place, Tensor) and place.dtype == torch.bool for place in places):
-                for size in result.shape:
-                    if isinstance(size, torch.SymInt):
-                        torch._check(size > 0)
-        return result
 
 
 def _is_pygs(function: Any) -> bool:

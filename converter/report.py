@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
@@ -43,6 +44,12 @@ KINDS: dict[str, list[Any]] = {
     "binary": [*BINARY, bgnn.hamming_knn],
     "INT8": [*INTEGER, *INTEGER_SUMS, *FUSED_INTEGER_SUMS],
     "float": [*FLOAT, *SUMS, *FUSED_SUMS, bgnn.real_knn],
+}
+# Sums over edges that the model holds; others along an axis are none of an aggregation.
+HELD: dict[str, list[Any]] = {
+    "binary": [],
+    "INT8": [bgnn.q_sum, bgnn.q_sum_float],
+    "float": [aten.sum, aten.mean],
 }
 Shapes = dict[fx.Node, tuple[int, ...]]
 
@@ -227,7 +234,7 @@ def build_report(
         kernels=plan.kernels,
         bytes=None if data is None else len(data),
         operators={} if data is None else _operators(plan.target, data),
-        macs={kind: sum(_macs(n, shapes) for n in gm.graph.nodes if is_call(n, *ops)) for kind, ops in KINDS.items()},
+        macs={kind: sum(_macs(n, shapes) for n in gm.graph.nodes if _is_of(n, kind)) for kind in KINDS},
         peak_activation_bytes=peak_activations(gm, shapes),
         layers=_layers(gm, semantic, shapes, _shapes(semantic, inputs), refusals),
         rewrites=[(stage, n, r.rewrites) for stage, results in log for n, r in results],
@@ -237,6 +244,17 @@ def build_report(
         nodes=_nodes(gm),
         inputs=_inputs(gm, plan) + _largest(data),
     )
+
+
+def _is_held_sum(node: fx.Node) -> bool:
+    return any(is_call(node, *made) for made in HELD.values()) and bool(
+        re.fullmatch(r"aggregation \d+", str(node.meta.get("layer")))
+    )
+
+
+def _is_of(node: fx.Node, kind: str) -> bool:
+    """Whether a node's multiply-accumulates are counted as of this kind."""
+    return is_call(node, *KINDS[kind]) or (is_call(node, *HELD[kind]) and _is_held_sum(node))
 
 
 def _nodes(gm: fx.GraphModule) -> dict[str, list[str]]:
@@ -302,6 +320,8 @@ def _shapes(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Shapes:
 def _macs(node: fx.Node, shapes: Shapes) -> int:
     """Multiply-accumulates of one dot product, search or sum over edges."""
     x = cast(fx.Node, node.args[0])
+    if _is_held_sum(node):
+        return math.prod(shapes[x])
     if is_call(node, *ON_EDGES):
         return _edges(node, shapes) * math.prod(shapes[node][1:]) if len(shapes[node]) > 1 else 0
     rows, channels = math.prod(shapes[node][:-1]), shapes[node][-1]
@@ -332,17 +352,19 @@ def _layers(
     gm: fx.GraphModule, semantic: fx.GraphModule, shapes: Shapes, before: Shapes, refusals: list[tuple[str, str, str]]
 ) -> list[Layer]:
     domains = dm.analyse(semantic)
-    every = [op for ops in KINDS.values() for op in ops]
     named = {node.name: node for node in semantic.graph.nodes}
     layers: list[Layer] = []
     for node in semantic.graph.nodes:
         if is_call(node, aten.mul) and "depthwise" in node.meta:
             layers += _depthwise(node, before, domains)
-        if "layer" not in node.meta or not is_call(node, *FLOAT, *SUMS, bgnn.knn):
+        if "layer" not in node.meta or not (is_call(node, *FLOAT, *SUMS, bgnn.knn) or _is_held_sum(node)):
             continue
         label = cast(str, node.meta["layer"])
-        parts = [n for n in gm.graph.nodes if n.meta.get("layer") == label and is_call(n, *every)]
-        macs = {kind: sum(_macs(n, shapes) for n in parts if is_call(n, *ops)) for kind, ops in KINDS.items()}
+        if _is_held_sum(node) and any(layer.name == label for layer in layers):
+            continue  # of nodes of another degree
+        of_layer = [n for n in gm.graph.nodes if n.meta.get("layer") == label]
+        parts = [n for n in of_layer if any(_is_of(n, kind) for kind in KINDS)]
+        macs = {kind: sum(_macs(n, shapes) for n in parts if _is_of(n, kind)) for kind in KINDS}
         of_bits = macs["binary"] > 0 and macs["float"] == 0  # it needs no codes
         why = "; ".join(
             dict.fromkeys(f"{p}: {r}" for p, at, r in refusals if at == label and not (of_bits and p == "lower_int8"))
@@ -371,6 +393,9 @@ def _was(node: fx.Node, shapes: Shapes, domains: dict[fx.Node, dm.Domain]) -> st
     shape = "x".join(str(s) for s in shapes[x])
     if is_call(node, bgnn.knn):
         return f"k-NN ({node.args[2]}), k={node.args[1]}, of {shape}"
+    if _is_held_sum(node):
+        how = "mean" if is_call(node, aten.mean) else "sum"
+        return f"{how} over edges that the model holds, of {_kind(x, domains)} {shape}"
     if is_call(node, *SUMS):
         word = {bgnn.segment_sum: "sum", bgnn.segment_mean: "mean", bgnn.segment_max: "maximum"}
         named = next(w for op, w in word.items() if is_call(node, op))
@@ -415,9 +440,9 @@ def _became(node: fx.Node, parts: list[fx.Node]) -> str:
     for node_of_one, word in fused.items():
         if any(is_call(n, node_of_one) for n in parts):
             return word
-    if is_call(node, *SUMS):
-        kind = "INT8" if any(is_call(n, *KINDS["INT8"]) for n in parts) else "float"
-        if any(is_call(n, bgnn.q_segment_sum_float) for n in parts):
+    if is_call(node, *SUMS) or _is_held_sum(node):
+        kind = "INT8" if any(_is_of(n, "INT8") for n in parts) else "float"
+        if any(is_call(n, bgnn.q_segment_sum_float, bgnn.q_sum_float) for n in parts):
             kind = "INT8, float out"
         alone = any(is_call(n, *FUSED_SUMS, *FUSED_INTEGER_SUMS) for n in parts)
         return f"{kind}, fused: no tensor of edges" if alone else kind if parts else "removed"
@@ -445,8 +470,8 @@ def _reason(
     """Why a layer became what it is; `scaled`: it is binary, though what it reads are not signs alone."""
     if is_call(node, bgnn.knn):
         return "features are signs: Hamming distance" if node.args[2] == "hamming" else "features are real"
-    integer = any(is_call(n, *KINDS["INT8"]) for n in parts)
-    if is_call(node, *SUMS):
+    integer = any(_is_of(n, "INT8") for n in parts)
+    if is_call(node, *SUMS) or _is_held_sum(node):
         kind = domains[cast(fx.Node, node.args[0])].kind
         of = {"binary": "signs", "integer": "whole numbers"}.get(kind, "real")
         made = "maxima" if is_call(node, *EXTREMA) else "sums"

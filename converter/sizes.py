@@ -21,15 +21,10 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from bgnn.converter.errors import ConversionError
-from bgnn.passes.graph import aten, is_call
+from bgnn.passes.graph import aten, is_call, is_list
 from bgnn.passes.neighbour_rows import is_search
 
 FIRST = 1_000_003  # sums and small multiples of the primes from here on do not meet
-
-
-def is_list(value: Tensor) -> bool:
-    """Whether a tensor has the form of a list of edges: whole numbers `[2, E]`. Use says whether it is one."""
-    return value.dim() == 2 and value.shape[0] == 2 and value.dtype in (torch.int64, torch.int32)
 
 
 def graph_axes(inputs: Sequence[Tensor]) -> list[dict[int, Any]]:

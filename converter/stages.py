@@ -54,6 +54,7 @@ from bgnn.passes import (
     lower_knn,
     merge_equal_nodes,
     neighbour_rows,
+    neighbour_sums,
     neighbour_tables,
     ops,
     pack_bits,
@@ -220,7 +221,8 @@ def name_layers(gm: fx.GraphModule) -> None:
     """
     searches = sums = 0
     named: dict[str, list[fx.Node]] = {}
-    for node in calls(gm.graph, *ops.having("dense", "-owed"), *SUMS, bgnn.knn):
+    held = {s.parts[0]: (*s.parts, end) for end, s in neighbour_sums.neighbour_sums(gm.graph).items() if s.held}
+    for node in calls(gm.graph, *ops.having("dense", "-owed"), *SUMS, bgnn.knn, aten.sum, aten.mean):
         if is_call(node, bgnn.knn):
             searches += 1
             node.meta["layer"] = f"k-NN {searches}"
@@ -228,6 +230,10 @@ def name_layers(gm: fx.GraphModule) -> None:
             if len(shape_of(node)) > 1:
                 sums += 1
                 node.meta["layer"] = f"aggregation {sums}"
+        elif is_call(node, aten.sum, aten.mean):
+            sums += node in held
+            for part in held.get(node, ()):  # of nodes of one degree each
+                part.meta["layer"] = f"aggregation {sums}"
         else:
             weight: Any = node.args[1] if len(node.args) > 1 else None
             if is_call(weight, bgnn.fake_quant, bgnn.fake_quant_channel):

@@ -42,7 +42,7 @@ from bgnn.converter.pyg_knn import traceable
 from bgnn.converter.sizes import open_sizes
 from bgnn.converter.sparse_matrices import WITHOUT_SPARSE, held_as_parts
 from bgnn.passes import masked_writes, ops, user_code
-from bgnn.passes.graph import as_meta, is_call, is_static, remove_dead_code
+from bgnn.passes.graph import as_meta, by_name, is_call, is_static, remove_dead_code
 from bgnn.passes.index_limits import edge_inputs, inputs_of
 from bgnn.passes.neighbour_rows import is_search
 
@@ -550,7 +550,7 @@ def _refuse_what_changes(node: fx.Node) -> None:
     if node.op != "call_function":
         return
     named = f"{user_code.called(node)}{user_code.where(node)}"
-    given = _by_name(node)
+    given = by_name(node)
     share = next((name for name in ("dropout_p", "dropout", "p") if name in given), None)
     dropout = share is not None and (share != "p" or "dropout" in str(node.target))
     if dropout and given[str(share)] and given.get("train", True) is not False:
@@ -595,16 +595,6 @@ def no_number(call: str) -> str:
         f"{call} makes a Python number of a tensor's values, which differ in each run: keep it a tensor of one element "
         "(leave out .item(), float() or bool())"
     )
-
-
-def _by_name(node: fx.Node) -> dict[str, Any]:
-    """A call's arguments by the names of its op's schema, defaults filled in; none of other calls."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {}
-    names = [argument.name for argument in schema.arguments]
-    defaults = {argument.name: argument.default_value for argument in schema.arguments}
-    return defaults | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
 
 def _freeze(

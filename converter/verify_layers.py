@@ -39,6 +39,7 @@ from bgnn.passes.graph import (
     shape_of,
     value_of,
 )
+from bgnn.passes.lower_int8 import MAKERS
 from bgnn.passes.recognise_fake_quant import as_written
 
 bgnn = torch.ops.bgnn
@@ -48,10 +49,6 @@ EACH = ops.having("elementwise")
 REDUCED = [aten.amax, aten.amin]
 MOVES = ops.having("move", "one")
 STAYS = [aten.reshape, aten.expand, aten.permute, bgnn.gather_nodes, bgnn.packed_max, bgnn.unpack, *REDUCED]
-MAKERS = [
-    bgnn.quantize, bgnn.requantize, bgnn.q_linear, bgnn.q_mul, bgnn.q_add, bgnn.q_segment_sum, bgnn.q_segment_mean,
-    bgnn.q_sum,
-]  # fmt: skip
 TABLE = 16  # q_aggregate's table
 NEARLY = 0.9  # of the signs of two weight matrices equal: they are meant to be the same
 

@@ -105,6 +105,20 @@ class BinaryDot(nn.Module):
         return product(x, weight)
 
 
+def distances(x: Tensor, metric: str) -> Tensor:
+    """Between all points of a cloud, float32 `[B, N, N]`; `x` and `metric` as of `knn`. Raises ValueError."""
+    channels = x.shape[2]
+    if metric == "l1":
+        return torch.cdist(x, x, p=1.0)
+    inner = torch.matmul(x, x.transpose(1, 2))
+    if metric in ("hamming", "inner"):
+        return channels - inner
+    if metric == "l2":
+        square = (x * x).sum(dim=2, keepdim=True)
+        return square - 2 * inner + square.transpose(1, 2)
+    raise ValueError(f"k-NN metric {metric!r}; known are 'l2', 'l1', 'inner' and 'hamming'")
+
+
 def knn(x: Tensor, k: int, metric: str, *, fast: bool = False) -> Tensor:
     """The k nearest points of every point, itself included; of equal distances the lowest index comes first.
 
@@ -117,17 +131,7 @@ def knn(x: Tensor, k: int, metric: str, *, fast: bool = False) -> Tensor:
     without ties and so the same result, except while exporting, where the plain form is easier to recognise.
     `fast` lets the others use it too, for training: doubled points may then come in any order.
     """
-    count, channels = x.shape[1], x.shape[2]
-    inner = torch.matmul(x, x.transpose(1, 2))
-    if metric in ("hamming", "inner"):
-        distance = channels - inner
-    elif metric == "l1":
-        distance = torch.cdist(x, x, p=1.0)
-    elif metric == "l2":
-        square = (x * x).sum(dim=2, keepdim=True)
-        distance = square - 2 * inner + square.transpose(1, 2)
-    else:
-        raise ValueError(f"k-NN metric {metric!r}; known are 'l2', 'l1', 'inner' and 'hamming'")
+    count, channels, distance = x.shape[1], x.shape[2], distances(x, metric)
     if torch.compiler.is_exporting() or (metric != "hamming" and not fast):
         return torch.sort(distance, dim=-1, stable=True)[1][:, :, :k]
     if metric == "hamming":

@@ -32,10 +32,10 @@ from bgnn.passes.graph import (
     is_call,
     is_constant,
     is_static,
+    number_of,
     remove_dead_code,
     replace,
     shape_of,
-    value_of,
 )
 from bgnn.passes.merge_equal_nodes import frozen
 
@@ -112,13 +112,13 @@ def run(gm: fx.GraphModule) -> PassResult:
             while isinstance(value, fx.Node) and value._erased:
                 value = value.meta["became"]
             if new is None:
-                new = value if term.sign > 0 else call(root, aten.neg.default, value, like=root)
+                new = value if term.sign > 0 else call(root, aten.neg.default, value)
             else:
-                new = call(root, aten.add.Tensor if term.sign > 0 else aten.sub.Tensor, new, value, like=root)
+                new = call(root, aten.add.Tensor if term.sign > 0 else aten.sub.Tensor, new, value)
         if new.meta["val"].dtype != root.meta["val"].dtype:
-            new = call(root, aten._to_copy.default, new, dtype=root.meta["val"].dtype, like=root)
+            new = call(root, aten._to_copy.default, new, dtype=root.meta["val"].dtype)
         if shape_of(new) != shape_of(root):
-            new = expand(root, new, shape_of(root), like=root)
+            new = expand(root, new, shape_of(root))
         replace(root, new)
         root.meta["became"] = new
         result.rewrites += 1
@@ -147,13 +147,6 @@ def _same_type(one: fx.Node, other: fx.Node) -> bool:
     return isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype
 
 
-def _number(value: Any) -> float | None:
-    """The number that an argument is, as a literal or as a constant of one element."""
-    if isinstance(value, (int, float)):
-        return float(value)
-    return float(value_of(value)) if is_constant(value) and value_of(value).numel() == 1 else None
-
-
 def _parts(node: Any, root: fx.Node) -> list[Term] | None:
     """The terms of a node of the sum's own type; None if it is no sum."""
     if not is_call(node, *SUMS) or node.meta["val"].dtype != root.meta["val"].dtype:
@@ -165,8 +158,8 @@ def _parts(node: Any, root: fx.Node) -> list[Term] | None:
     left, right = node.args[:2]
     if is_call(node, aten.mul):
         for factor, other in ((left, right), (right, left)):
-            if _number(factor) in (1.0, -1.0) and isinstance(other, fx.Node) and shape_of(other) == shape_of(node):
-                return [Term(other, int(cast(float, _number(factor))))]
+            if number_of(factor) in (1.0, -1.0) and isinstance(other, fx.Node) and shape_of(other) == shape_of(node):
+                return [Term(other, int(cast(float, number_of(factor))))]
         return None
     alpha = node.args[2] if len(node.args) > 2 else node.kwargs.get("alpha", 1)
     if alpha != 1:

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from bgnn.passes import ops
 from bgnn.passes.graph import (
     PassResult,
+    Rule,
     arg,
     aten,
     call,
@@ -27,10 +28,10 @@ from bgnn.passes.graph import (
     getitem,
     is_call,
     is_constant,
+    is_list,
     is_static,
     literal,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
     value_of,
 )
@@ -51,23 +52,7 @@ MADE = ops.having("filling")
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Rewrites every node that has another spelling; runs until nothing changes."""
-    result = PassResult()
-    while True:
-        count = 0
-        for node in list(gm.graph.nodes):
-            if node.op != "call_function" or node._erased:
-                continue
-            for targets, rule in RULES:
-                if is_call(node, *targets):
-                    new = rule(node)
-                    if new is not None:
-                        replace(node, new)
-                        count += 1
-                    break
-        remove_dead_code(gm)
-        result.rewrites += count
-        if count == 0:
-            return result
+    return rewrite(gm, RULES, again=True)
 
 
 def reshape(before: fx.Node, x: fx.Node, shape: tuple[int, ...], like: fx.Node | None = None) -> fx.Node:
@@ -139,7 +124,7 @@ def _view(node: fx.Node) -> fx.Node | None:
         inner = cast(fx.Node, x.args[0]) if is_call(x, aten.reshape) else x
         spelled = is_call(node, aten.reshape) and inner is x
         return None if spelled or not can_reshape(inner, shape_of(node)) else reshape(node, x, shape_of(node), node)
-    new = reshape(node, cast(fx.Node, node.args[0]), shape_of(node), like=node)
+    new = reshape(node, cast(fx.Node, node.args[0]), shape_of(node))
     same = is_call(node, aten.reshape) and is_call(new, aten.reshape) and new.args[0] is node.args[0]
     if same and list(cast(list[int], node.args[1])) == literal(shape_of(node)):
         new.graph.erase_node(new)
@@ -159,7 +144,7 @@ def _permute(node: fx.Node) -> fx.Node | None:
         probe = torch.empty([2 + i for i in range(rank)], device="meta")
         moved = cast(Callable[..., Tensor], node.target)(probe, *node.args[1:], **node.kwargs)
         dims = tuple(size - 2 for size in moved.shape)
-    return permute(node, x, dims, like=node)
+    return permute(node, x, dims)
 
 
 def _no_op(node: fx.Node) -> fx.Node | None:
@@ -173,17 +158,17 @@ def _cast(node: fx.Node) -> fx.Node | None:
     dtype = node.meta["val"].dtype
     if x.meta["val"].dtype == dtype:
         return x
-    return call(node, aten._to_copy.default, x, dtype=dtype, like=node) if is_call(node, aten.type_as) else None
+    return call(node, aten._to_copy.default, x, dtype=dtype) if is_call(node, aten.type_as) else None
 
 
 def _copy(node: fx.Node) -> fx.Node | None:
     """`x.copy_(y)` is y, in the shape and type of x."""
     x, y = cast(tuple[fx.Node, fx.Node], node.args[:2])
     if x.meta["val"].dtype != y.meta["val"].dtype:
-        y = call(node, aten._to_copy.default, y, dtype=x.meta["val"].dtype, like=node)
+        y = call(node, aten._to_copy.default, y, dtype=x.meta["val"].dtype)
     if shape_of(y) == shape_of(node):
         return y
-    return call(node, aten.expand.default, y, list(shape_of(node)), like=node) if is_static(node) else None
+    return call(node, aten.expand.default, y, list(shape_of(node))) if is_static(node) else None
 
 
 def _expand(node: fx.Node) -> fx.Node | None:
@@ -196,8 +181,8 @@ def _expand(node: fx.Node) -> fx.Node | None:
         return None
     if len(shape) == len(shape_of(x)) and list(arg(node, 1, "size")) == sizes and is_call(node, aten.expand):
         return None
-    x = reshape(node, x, (1,) * (len(shape) - len(shape_of(x))) + shape_of(x), like=node)
-    return x if shape == shape_of(x) else call(node, aten.expand.default, x, sizes, like=node)
+    x = reshape(node, x, (1,) * (len(shape) - len(shape_of(x))) + shape_of(x))
+    return x if shape == shape_of(x) else call(node, aten.expand.default, x, sizes)
 
 
 def _expanded(node: fx.Node, x: fx.Node) -> list[Any] | None:
@@ -222,7 +207,7 @@ def _repeat(node: fx.Node) -> fx.Node | None:
         return None
     times = [1] * (len(shape_of(x)) - len(times)) + list(times)
     if len(times) == len(shape_of(x)) and all(t == 1 or n == 1 for t, n in zip(times, shape_of(x), strict=True)):
-        return call(node, aten.expand.default, x, [-1 if t == 1 else t for t in times], like=node)
+        return call(node, aten.expand.default, x, [-1 if t == 1 else t for t in times])
     sizes = (1,) * (len(times) - len(shape_of(x))) + shape_of(x)
     repeats_open = any(t != 1 and not isinstance(size, int) for t, size in zip(times, sizes, strict=True))
     if repeats_open or literal(sizes) is None:
@@ -232,10 +217,10 @@ def _repeat(node: fx.Node) -> fx.Node | None:
     for count, size in zip(times, sizes, strict=True):
         split += [size] if count == 1 or size == 1 else [1, size]
         grown += [size] if count == 1 else ([count] if size == 1 else [count, size])
-    x = reshape(node, x, tuple(split), like=node)
+    x = reshape(node, x, tuple(split))
     if tuple(grown) != tuple(split):
-        x = call(node, aten.expand.default, x, literal(grown), like=node)
-    return reshape(node, x, shape_of(node), like=node)
+        x = call(node, aten.expand.default, x, literal(grown))
+    return reshape(node, x, shape_of(node))
 
 
 def _repeat_each(node: fx.Node) -> fx.Node | None:
@@ -247,7 +232,7 @@ def _repeat_each(node: fx.Node) -> fx.Node | None:
     apart, grown = (*shape[: axis + 1], 1, *shape[axis + 1 :]), (*shape[: axis + 1], times, *shape[axis + 1 :])
     if not can_reshape(x, apart):
         return None
-    return reshape(node, expand(node, reshape(node, x, apart, like=node), grown, like=node), shape_of(node), like=node)
+    return reshape(node, expand(node, reshape(node, x, apart), grown), shape_of(node))
 
 
 def _batch_norm(node: fx.Node) -> fx.Node | None:
@@ -308,7 +293,7 @@ def _first_extreme(node: fx.Node, x: fx.Node, dim: int, largest: bool, like: fx.
 def _argmax(node: fx.Node) -> fx.Node | None:
     x, dim = cast(fx.Node, node.args[0]), arg(node, 1, "dim")
     if dim is None and is_static(x):
-        x, dim = reshape(node, x, (x.meta["val"].numel(),), like=node), 0
+        x, dim = reshape(node, x, (x.meta["val"].numel(),)), 0
     return None if dim is None else _first_extreme(node, x, cast(int, dim), is_call(node, aten.argmax), node)
 
 
@@ -338,7 +323,7 @@ def _fewer(node: fx.Node) -> fx.Node | None:
             return None  # a number is sorted in whole, and then this
         new = _sort(node, picked[0], picked[1], cast(int, end))
         if new is not None and start:
-            new = call(node, aten.slice.Tensor, new, dim, start, end, like=node)
+            new = call(node, aten.slice.Tensor, new, dim, start, end)
         if new is None or str(shape_of(new)) == str(shape_of(node)):
             return new
         return None  # along another axis
@@ -377,14 +362,13 @@ def _slice(node: fx.Node) -> fx.Node | None:
             offset += length
     if list(node.args) == [x, dim, start, end, step] or (step == 1 and list(node.args) == [x, dim, start, end]):
         return None
-    return call(node, aten.slice.Tensor, x, dim, start, end, step, like=node)
+    return call(node, aten.slice.Tensor, x, dim, start, end, step)
 
 
 def _is_list(x: fx.Node) -> bool:
     """Whether a tensor has the form of a list of edges, whole numbers `[2, E]`, whose rows are not known one by one."""
-    value, joined = x.meta["val"], is_call(x, aten.stack) or (is_call(x, aten.cat) and arg(x, 1, "dim", 0) in (0, -2))
-    whole = not value.is_floating_point() and value.dim() == 2 and value.shape[0] == 2
-    return whole and not joined and not is_constant(x)
+    joined = is_call(x, aten.stack) or (is_call(x, aten.cat) and arg(x, 1, "dim", 0) in (0, -2))
+    return is_list(x.meta["val"]) and not joined and not is_constant(x)
 
 
 def _select(node: fx.Node) -> fx.Node | None:
@@ -395,13 +379,13 @@ def _select(node: fx.Node) -> fx.Node | None:
     if isinstance(index, fx.Node):  # x[int(i)] is x[i]
         if not is_call(index, aten.item, aten._local_scalar_dense):
             return None
-        one = reshape(node, cast(fx.Node, index.args[0]), (1,), like=node)
-        return reshape(node, call(node, aten.index_select.default, x, dim, one, like=node), shape_of(node), like=node)
+        one = reshape(node, cast(fx.Node, index.args[0]), (1,))
+        return reshape(node, call(node, aten.index_select.default, x, dim, one), shape_of(node))
     if not isinstance(shape_of(x)[dim], int):
         return None  # one of an open number of nodes
     index = index % shape_of(x)[dim]
-    piece = call(node, aten.slice.Tensor, x, dim, index, index + 1, 1, like=node)
-    return reshape(node, piece, shape_of(node), like=node)
+    piece = call(node, aten.slice.Tensor, x, dim, index, index + 1, 1)
+    return reshape(node, piece, shape_of(node))
 
 
 def _written_at(node: fx.Node) -> fx.Node | None:
@@ -418,8 +402,8 @@ def _written_at(node: fx.Node) -> fx.Node | None:
         return None
     at = [None if index is None else value_of(index) for index in indices[first:]]
     mask = torch.ops.aten.index_put(torch.zeros(rest, dtype=torch.bool), at, torch.tensor(True))
-    number = reshape(node, values, (), like=node)
-    return call(node, aten.where.self, constant(node, mask, f"{node.name}_places"), number, base, like=node)
+    number = reshape(node, values, ())
+    return call(node, aten.where.self, constant(node, mask, f"{node.name}_places"), number, base)
 
 
 def _piece(node: fx.Node, source: fx.Node, index: int) -> fx.Node:
@@ -438,7 +422,7 @@ def _stack(node: fx.Node) -> fx.Node:
     parts = cast(list[fx.Node], node.args[0])
     dim = arg(node, 1, "dim", 0) % len(shape_of(node))
     one = tuple(1 if i == dim else s for i, s in enumerate(shape_of(node)))
-    return call(node, aten.cat.default, [reshape(node, p, one, like=node) for p in parts], dim, like=node)
+    return call(node, aten.cat.default, [reshape(node, p, one) for p in parts], dim)
 
 
 def _cat(node: fx.Node) -> fx.Node | None:
@@ -447,7 +431,7 @@ def _cat(node: fx.Node) -> fx.Node | None:
     if len(full) == 1 and shape_of(full[0]) == shape_of(node) and full[0].meta["val"].dtype == node.meta["val"].dtype:
         return full[0]
     if 1 < len(full) < len(parts):  # `torch.tensor([])` may stand beside any shape
-        return call(node, aten.cat.default, full, arg(node, 1, "dim", 0), like=node)
+        return call(node, aten.cat.default, full, arg(node, 1, "dim", 0))
     return None
 
 
@@ -516,14 +500,14 @@ def _linear(node: fx.Node) -> fx.Node | None:
     shape = shape_of(cast(fx.Node, weight))
     if len(shape) == 1:  # a product with a vector is one with a matrix of one row
         row = constant(node, value_of(cast(fx.Node, weight)).reshape(1, -1), cast(fx.Node, weight))
-        return reshape(node, call(node, aten.linear.default, x, row, like=node), shape_of(node), like=node)
+        return reshape(node, call(node, aten.linear.default, x, row), shape_of(node))
     if (len(shape) != 2 and shape[:-2] != (1,) * (len(shape) - 2)) or len(shape) > len(shape_of(cast(fx.Node, x))):
         return None
     if bias is not None and (not is_constant(bias) or len(shape_of(cast(fx.Node, bias))) != 1):
         return None
     matrix = cast(fx.Node, weight)
     turned = constant(node, value_of(matrix).reshape(shape[-2:]).t(), matrix)
-    return call(node, aten.linear.default, x, turned, bias, like=node)
+    return call(node, aten.linear.default, x, turned, bias)
 
 
 ROOTS = {0.5: aten.sqrt.default, -0.5: aten.rsqrt.default}
@@ -534,15 +518,15 @@ def _power(node: fx.Node) -> fx.Node | None:
     base, power = node.args[0], 2 if is_call(node, aten.square) else _number(node.args[1], shape_of(node))
     if isinstance(base, fx.Node) and power is not None:
         if power in ROOTS and is_static(node):
-            return call(node, ROOTS[power], base, like=node)
+            return call(node, ROOTS[power], base)
         if power == 2:
-            return call(node, aten.mul.Tensor, base, base, like=node)
+            return call(node, aten.mul.Tensor, base, base)
         spelled = is_call(node, aten.pow.Tensor_Scalar)
-        return None if spelled else call(node, aten.pow.Tensor_Scalar, base, power, like=node)
+        return None if spelled else call(node, aten.pow.Tensor_Scalar, base, power)
     factor, x = _number(base, shape_of(node)), cast(fx.Node, node.args[1])
     if factor is None or factor <= 0 or not x.meta["val"].is_floating_point() or not inputs_of(x):
         return None
-    return call(node, aten.exp.default, call(node, aten.mul.Tensor, x, math.log(factor), like=node), like=node)
+    return call(node, aten.exp.default, call(node, aten.mul.Tensor, x, math.log(factor)))
 
 
 def _number(value: Any, shape: tuple[Any, ...]) -> float | None:
@@ -562,26 +546,26 @@ def _norm(node: fx.Node) -> fx.Node | None:
         return None
     axes = [dims] if isinstance(dims, int) else list(dims or range(len(shape_of(x))))
     if order == 1:
-        size = call(node, aten.abs.default, x, like=node)
-        return call(node, aten.sum.dim_IntList, size, axes, arg(node, 3, "keepdim", False), like=node)
-    squares = call(node, aten.mul.Tensor, x, x, like=node)
-    total = call(node, aten.sum.dim_IntList, squares, axes, arg(node, 3, "keepdim", False), like=node)
-    return call(node, aten.sqrt.default, total, like=node)
+        size = call(node, aten.abs.default, x)
+        return call(node, aten.sum.dim_IntList, size, axes, arg(node, 3, "keepdim", False))
+    squares = call(node, aten.mul.Tensor, x, x)
+    total = call(node, aten.sum.dim_IntList, squares, axes, arg(node, 3, "keepdim", False))
+    return call(node, aten.sqrt.default, total)
 
 
 def _clamp_min(node: fx.Node) -> fx.Node:
     bound = node.args[1]
     target = aten.maximum.default if isinstance(bound, fx.Node) else aten.clamp.default
-    return call(node, target, node.args[0], bound, like=node)
+    return call(node, target, node.args[0], bound)
 
 
 def _rsub(node: fx.Node) -> fx.Node:
     alpha = arg(node, 2, "alpha", 1)
     if alpha == 1:
-        negative = call(node, aten.neg.default, node.args[0], like=node)
+        negative = call(node, aten.neg.default, node.args[0])
     else:
-        negative = call(node, aten.mul.Tensor, node.args[0], -alpha, like=node)
-    return call(node, aten.add.Tensor, negative, node.args[1], like=node)
+        negative = call(node, aten.mul.Tensor, node.args[0], -alpha)
+    return call(node, aten.add.Tensor, negative, node.args[1])
 
 
 def _add_alpha(node: fx.Node) -> fx.Node | None:
@@ -590,10 +574,10 @@ def _add_alpha(node: fx.Node) -> fx.Node | None:
     target = aten.add.Tensor if is_call(node, aten.add) else aten.sub.Tensor
     x, y = node.args[:2]
     if alpha != 1:
-        y = call(node, aten.mul.Tensor, y, alpha, like=node) if isinstance(y, fx.Node) else cast(Any, y) * alpha
+        y = call(node, aten.mul.Tensor, y, alpha) if isinstance(y, fx.Node) else cast(Any, y) * alpha
     elif node.target == target and not node.kwargs and len(node.args) == 2:
         return _neutral(node, 0) or _plain_constants(node)
-    return call(node, target, x, y, like=node)
+    return call(node, target, x, y)
 
 
 def _neutral(node: fx.Node, element: float) -> fx.Node | None:
@@ -627,13 +611,13 @@ def _plain_constants(node: fx.Node) -> fx.Node | None:
         if not is_call(node, aten.add, aten.mul):
             return None
         sides.reverse()
-    return call(node, node.target, *sides, like=node)
+    return call(node, node.target, *sides)
 
 
 def _mul(node: fx.Node) -> fx.Node | None:
     if node.target in (aten.mul.Scalar, aten.div.Scalar):
         target = aten.mul.Tensor if is_call(node, aten.mul) else aten.div.Tensor
-        return call(node, target, *node.args, like=node)
+        return call(node, target, *node.args)
     return (_neutral(node, 1) or _plain_constants(node)) if not node.kwargs else None
 
 
@@ -659,12 +643,12 @@ def _like(node: fx.Node) -> fx.Node | None:
         return None
     x = cast(fx.Node, node.args[0])
     sizes = [
-        size if isinstance(size, int) else call(node, aten.sym_size.int, x, axis, like=node)
+        size if isinstance(size, int) else call(node, aten.sym_size.int, x, axis)
         for axis, size in enumerate(shape_of(node))
     ]
     number = arg(node, 1, "fill_value") if is_call(node, aten.full_like) else int(is_call(node, aten.ones_like))
     kind = node.meta["val"].dtype
-    return call(node, aten.full.default, sizes, number, dtype=kind, device=torch.device("cpu"), like=node)
+    return call(node, aten.full.default, sizes, number, dtype=kind, device=torch.device("cpu"))
 
 
 def _filling(node: Any) -> Tensor | None:
@@ -694,7 +678,7 @@ def _filled(node: fx.Node) -> fx.Node | None:
     if all(value is None for value in values) or not any(shape_of(a) == shape_of(node) for a in others):
         return None
     args = [a if v is None else constant(node, v, "filling") for a, v in zip(node.args, values, strict=True)]
-    new = call(node, node.target, *args, like=node)
+    new = call(node, node.target, *args)
     if new.meta["val"].dtype == node.meta["val"].dtype:
         return new
     new.graph.erase_node(new)
@@ -706,9 +690,9 @@ def _one_hot(node: fx.Node) -> fx.Node | None:
     x, classes = cast(fx.Node, node.args[0]), arg(node, 1, "num_classes", -1)
     if not isinstance(classes, int) or classes < 1 or literal(shape_of(x)) is None:
         return None
-    column = reshape(node, x, (*shape_of(x), 1), like=node)
-    same = call(node, aten.eq.Tensor, column, constant(node, torch.arange(classes), "classes"), like=node)
-    return call(node, aten._to_copy.default, same, dtype=torch.int64, like=node)
+    column = reshape(node, x, (*shape_of(x), 1))
+    same = call(node, aten.eq.Tensor, column, constant(node, torch.arange(classes), "classes"))
+    return call(node, aten._to_copy.default, same, dtype=torch.int64)
 
 
 def _written_columns(node: fx.Node) -> fx.Node | None:
@@ -727,14 +711,14 @@ def _written_columns(node: fx.Node) -> fx.Node | None:
         return None
     every = constant(node, torch.arange(classes), "classes")
     if named == 1:
-        same = call(node, aten.eq.Tensor, index, every, like=node)
+        same = call(node, aten.eq.Tensor, index, every)
     else:
-        equal = call(node, aten.eq.Tensor, reshape(node, index, (*rows, 1), like=node), every, like=node)
-        counted = call(node, aten._to_copy.default, equal, dtype=torch.float32, like=node)
-        most = call(node, aten.amax.default, counted, [last], False, like=node)
-        same = call(node, aten.gt.Scalar, most, 0.5, like=node)
+        equal = call(node, aten.eq.Tensor, reshape(node, index, (*rows, 1)), every)
+        counted = call(node, aten._to_copy.default, equal, dtype=torch.float32)
+        most = call(node, aten.amax.default, counted, [last], False)
+        same = call(node, aten.gt.Scalar, most, 0.5)
     written = constant(node, torch.tensor(float(cast(float, number))), "number")
-    return call(node, aten.where.self, same, written, base, like=node)
+    return call(node, aten.where.self, same, written, base)
 
 
 def _picked_column(node: fx.Node) -> fx.Node | None:
@@ -745,9 +729,9 @@ def _picked_column(node: fx.Node) -> fx.Node | None:
         return None
     if cast(int, node.args[1]) % len(shape) != last or shape_of(index) != (*shape[:-1], 1):
         return None
-    same = call(node, aten.eq.Tensor, index, constant(node, torch.arange(shape[-1]), "places"), like=node)
-    picked = call(node, aten.where.self, same, x, constant(node, torch.tensor(0.0), "others"), like=node)
-    return call(node, aten.sum.dim_IntList, picked, [last], True, like=node)
+    same = call(node, aten.eq.Tensor, index, constant(node, torch.arange(shape[-1]), "places"))
+    picked = call(node, aten.where.self, same, x, constant(node, torch.tensor(0.0), "others"))
+    return call(node, aten.sum.dim_IntList, picked, [last], True)
 
 
 def _reduce_all(node: fx.Node) -> fx.Node | None:
@@ -758,7 +742,7 @@ def _reduce_all(node: fx.Node) -> fx.Node | None:
     }  # fmt: skip
     if node.target not in table:
         return None
-    return call(node, table[node.target], x, list(range(len(shape_of(x)))), False, like=node)
+    return call(node, table[node.target], x, list(range(len(shape_of(x)))), False)
 
 
 def _where(node: fx.Node) -> fx.Node | None:
@@ -770,11 +754,11 @@ def _where(node: fx.Node) -> fx.Node | None:
         side if isinstance(side, fx.Node) else constant(node, torch.tensor(cast(float, side), dtype=dtype), "number")
         for side in node.args[1:]
     ]
-    return call(node, aten.where.self, node.args[0], *sides, like=node)
+    return call(node, aten.where.self, node.args[0], *sides)
 
 
 def _extremum(node: fx.Node) -> fx.Node:
-    return call(node, aten.maximum.default if is_call(node, aten.max) else aten.minimum.default, *node.args, like=node)
+    return call(node, aten.maximum.default if is_call(node, aten.max) else aten.minimum.default, *node.args)
 
 
 def _repeat_rows(node: fx.Node) -> fx.Node | None:
@@ -782,7 +766,7 @@ def _repeat_rows(node: fx.Node) -> fx.Node | None:
     if is_call(node, aten.index_select):
         x, dim, index = cast(tuple[fx.Node, int, fx.Node], node.args)
         if dim < 0:
-            return call(node, aten.index_select.default, x, dim % len(shape_of(x)), index, like=node)
+            return call(node, aten.index_select.default, x, dim % len(shape_of(x)), index)
     elif is_call(node, aten.embedding):
         return None
     else:
@@ -802,10 +786,8 @@ def _repeat_rows(node: fx.Node) -> fx.Node | None:
     times, rest = len(wanted) // rows, shape_of(x)[1:]
     if times == 1:
         return x
-    grown = call(
-        node, aten.expand.default, reshape(node, x, (rows, 1, *rest), like=node), [rows, times, *rest], like=node
-    )
-    return reshape(node, grown, shape_of(node), like=node)
+    grown = call(node, aten.expand.default, reshape(node, x, (rows, 1, *rest)), [rows, times, *rest])
+    return reshape(node, grown, shape_of(node))
 
 
 def _index(node: fx.Node) -> fx.Node | None:
@@ -829,9 +811,9 @@ def _index(node: fx.Node) -> fx.Node | None:
         return None
     if is_constant(index) and bool((value_of(index) < 0).any()):
         index = constant(node, value_of(index) % shape_of(x)[dim], str(index.target))
-    rows = index if len(shape_of(index)) == 1 else reshape(node, index, (index.meta["val"].numel(),), like=node)
-    picked = call(node, aten.index_select.default, x, dim, rows, like=node)
-    return reshape(node, picked, shape_of(node), like=node)
+    rows = index if len(shape_of(index)) == 1 else reshape(node, index, (index.meta["val"].numel(),))
+    picked = call(node, aten.index_select.default, x, dim, rows)
+    return reshape(node, picked, shape_of(node))
 
 
 def _of_a_list(index: fx.Node) -> bool:
@@ -856,20 +838,19 @@ def _known_places(node: fx.Node, x: fx.Node, used: list[tuple[int, Any]]) -> fx.
     rows = torch.zeros((), dtype=torch.int64)
     for value, size in zip(values, sizes, strict=True):
         rows = rows * size + value % size
-    flat = reshape(node, x, (math.prod(sizes), *shape_of(x)[first:]), like=node)
+    flat = reshape(node, x, (math.prod(sizes), *shape_of(x)[first:]))
     places = constant(node, rows.flatten(), "places")
-    return reshape(node, call(node, aten.index_select.default, flat, 0, places, like=node), shape_of(node), like=node)
+    return reshape(node, call(node, aten.index_select.default, flat, 0, places), shape_of(node))
 
 
 def _mean(node: fx.Node) -> fx.Node | None:
     """A reduction over axes of size 1 only drops them."""
     x = cast(fx.Node, node.args[0])
     if x.meta["val"].numel() == node.meta["val"].numel() and x.meta["val"].dtype == node.meta["val"].dtype:
-        return reshape(node, x, shape_of(node), like=node)
+        return reshape(node, x, shape_of(node))
     return None
 
 
-Rule = Callable[[fx.Node], "fx.Node | None"]
 RULES: list[tuple[Sequence[Any], Rule]] = [
     (VIEWS, _view),
     (PERMUTES, _permute),

@@ -6,14 +6,14 @@ Gamma, BatchNorm, a bias, PReLU, ReLU, tanh. On a column of values it can be eva
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from bgnn.passes import ops
-from bgnn.passes.graph import aten, is_call, is_constant, shape_of, value_of
+from bgnn.passes.graph import aten, is_call, is_constant, only_user, shape_of, value_of
 
 bgnn = torch.ops.bgnn
 
@@ -98,3 +98,28 @@ def affine_of(node: fx.Node) -> tuple[Tensor, Tensor] | None:
     if is_call(node, aten.mul):
         return full, zero
     return (1 / full, zero) if left is data else None
+
+
+def rescaled(
+    node: fx.Node, sizes: Mapping[str, tuple[int, ...]], factors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], fx.Node]:
+    """(`factors`, each times the constants of its shape in `sizes` that a tensor is multiplied by; what they multiply).
+
+    One number goes to "alpha". Stops at a product that is another, or that something else reads as well.
+    """
+    found = dict(factors)
+    while is_call(node, aten.mul) and only_user(node) is not None:
+        data, factor = node.args[:2]
+        if is_constant(data):
+            data, factor = factor, data
+        if isinstance(factor, fx.Node) and not is_constant(factor):
+            break
+        value = value_of(factor) if isinstance(factor, fx.Node) else torch.tensor(float(cast(float, factor)))
+        rank = len(next(iter(sizes.values())))
+        full = (1,) * (rank - value.dim()) + tuple(value.shape)
+        name = next((n for n, size in sizes.items() if full == size), "alpha" if value.numel() == 1 else None)
+        if name not in found or not isinstance(data, fx.Node) or shape_of(data) != shape_of(node):
+            break
+        found[name] = found[name] * value.flatten()
+        node = data
+    return found, node

@@ -17,7 +17,6 @@ from torch import Tensor, fx
 from bgnn.passes import ops
 from bgnn.passes.canonicalise import permute, reshape
 from bgnn.passes.graph import (
-    OF_WEIGHTS,
     PassResult,
     Tap,
     arg,
@@ -152,20 +151,20 @@ def _move(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -> Laid 
         order = _channel_second(len(shape_of(x)))
         base = _in_order(laid, x, order, node)
         result.rewrites += 1
-        return Laid(call(node, bgnn.batch_norm.default, base, weight, bias, mean, var, eps, like=node), order)
+        return Laid(call(node, bgnn.batch_norm.default, base, weight, bias, mean, var, eps), order)
     if is_call(node, aten.prelu):
         slope = cast(fx.Node, node.args[1])
         known = laid[x]
         order = known.order if shape_of(slope) == (1,) else _channel_second(len(shape_of(x)))
         base = _in_order(laid, x, order, node)
         result.rewrites += 1
-        return Laid(call(node, bgnn.prelu.default, base, slope, like=node), order)
+        return Laid(call(node, bgnn.prelu.default, base, slope), order)
     if is_call(node, aten.linear):
         known = laid[x]
         last = len(known.order) - 1
         if known.order[last] != last:
             return None
-        return Laid(call(node, node.target, known.base, *node.args[1:], like=node), known.order)
+        return Laid(call(node, node.target, known.base, *node.args[1:]), known.order)
     if is_call(node, *REDUCE):
         return _reduce(node, laid[x])
     if is_call(node, aten.cat):
@@ -173,14 +172,14 @@ def _move(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -> Laid 
     if is_call(node, aten.slice):
         known = laid[x]
         dim = known.order[cast(int, node.args[1]) % len(known.order)]
-        return Laid(call(node, node.target, known.base, dim, *node.args[2:], like=node), known.order)
+        return Laid(call(node, node.target, known.base, dim, *node.args[2:]), known.order)
     if is_call(node, aten.expand):
         known = laid[x]
         sizes = shape_of(node)
         if len(sizes) != len(known.order) or not known.moved:
             return None
         grown = [sizes[i] for i in known.inverse()]
-        return Laid(call(node, node.target, known.base, grown, like=node), known.order)
+        return Laid(call(node, node.target, known.base, grown), known.order)
     if is_call(node, aten.reshape):
         return _reshape(node, laid[x])
     if is_call(node, *ops.having("softmax")):
@@ -237,12 +236,12 @@ def _convolution(node: fx.Node, laid: dict[fx.Node, Laid], result: PassResult) -
     order = _channel_second(len(shape_of(x)))
     base = _in_order(laid, x, order, node)
     values = weight if is_constant(weight) else cast(fx.Node, weight.args[0])
-    matrix = constant(node, value_of(values).reshape(shape_of(weight)[:2]), cast(str, values.target))
-    matrix.meta.update({"source": values.target} | {key: values.meta[key] for key in OF_WEIGHTS if key in values.meta})
+    matrix = constant(node, value_of(values).reshape(shape_of(weight)[:2]), values)
+    matrix.meta.setdefault("source", values.target)
     if values is not weight:
         matrix = call(node, weight.target, matrix, *weight.args[1:], like=weight)
     result.rewrites += 1
-    return Laid(call(node, aten.linear.default, base, matrix, arg(node, 2, "bias"), like=node), order)
+    return Laid(call(node, aten.linear.default, base, matrix, arg(node, 2, "bias")), order)
 
 
 def _numbers(value: Any) -> list[int]:
@@ -252,7 +251,7 @@ def _numbers(value: Any) -> list[int]:
 def _reduce(node: fx.Node, known: Laid) -> Laid:
     keep = bool(arg(node, 2, "keepdim", False))
     moved = sorted(known.order[d] for d in reduced_axes(node))
-    base = call(node, node.target, known.base, moved, keep, like=node)
+    base = call(node, node.target, known.base, moved, keep)
     if keep:
         return Laid(base, known.order)
     left = [axis for axis in known.order if axis not in moved]  # base axes, in traced order
@@ -269,7 +268,7 @@ def _softmax(node: fx.Node, laid: dict[fx.Node, Laid], x: fx.Node) -> Laid:
         axes = [d for d in range(rank) if d != dim]
         order = tuple(rank - 1 if d == dim else axes.index(d) for d in range(rank))
     base = _in_order(laid, x, order, node)
-    return Laid(call(node, node.target, base, rank - 1, *node.args[2:], like=node), order)
+    return Laid(call(node, node.target, base, rank - 1, *node.args[2:]), order)
 
 
 def _cat(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
@@ -278,7 +277,7 @@ def _cat(node: fx.Node, laid: dict[fx.Node, Laid]) -> Laid | None:
     order = laid[largest].order
     dim = order[arg(node, 1, "dim", 0) % len(order)]
     bases = [_in_order(laid, p, order, node) for p in parts]
-    return Laid(call(node, aten.cat.default, bases, dim, like=node), order)
+    return Laid(call(node, aten.cat.default, bases, dim), order)
 
 
 def _reshape(node: fx.Node, known: Laid) -> Laid | None:
@@ -289,7 +288,7 @@ def _reshape(node: fx.Node, known: Laid) -> Laid | None:
     if [s for s in before if s != 1] != [s for s in after if s != 1]:
         big = [axis for axis in known.order if shape_of(known.base)[axis] != 1]
         if big == sorted(big):  # only axes of size 1 have moved: nothing is really out of place
-            base = reshape(node, known.base, shape_of(node), like=node)
+            base = reshape(node, known.base, shape_of(node))
             return Laid(base, tuple(range(len(after))))
         return None
     # Base axes of size > 1, in traced order; the new axes of size 1 go beside their left neighbour, but
@@ -308,6 +307,6 @@ def _reshape(node: fx.Node, known: Laid) -> Laid | None:
             columns.append((beside + 0.5 - 0.5 / (index + 2), index))
     columns.sort()
     base_shape = tuple(after[index] for _, index in columns)
-    base = reshape(node, known.base, base_shape, like=node)
+    base = reshape(node, known.base, base_shape)
     at = {index: i for i, (_, index) in enumerate(columns)}
     return Laid(base, tuple(at[i] for i in range(len(after))))

@@ -34,7 +34,6 @@ import itertools
 import math
 import operator
 import sys
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -43,26 +42,23 @@ from torch import Tensor, fx
 from bgnn.passes.canonicalise import MOST_PLACES, reshape
 from bgnn.passes.graph import (
     PassResult,
+    Rule,
     arg,
     aten,
     call,
-    calls,
     constant,
     getitem,
     is_call,
     is_static,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
 )
 
-Rule = Callable[[fx.Node], "fx.Node | None"]
 CONVOLUTION = [(3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)]
 
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Takes apart what it knows; what it cannot stays, and is refused by name later."""
-    result = PassResult()
     rules: list[tuple[list[Any], Rule]] = [
         ([aten.layer_norm], _layer_norm),
         ([aten.group_norm], _group_norm),
@@ -74,19 +70,19 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.elu], _scaled_elu),
         ([aten.celu], _celu),
         ([aten.log_sigmoid], _log_sigmoid),
-        ([aten.isinf], lambda n: _op(n, aten.eq.Scalar, _op(n, aten.abs.default, n.args[0]), math.inf)),
-        ([aten.isnan], lambda n: _op(n, aten.ne.Tensor, n.args[0], n.args[0])),
+        ([aten.isinf], lambda n: call(n, aten.eq.Scalar, call(n, aten.abs.default, n.args[0]), math.inf)),
+        ([aten.isnan], lambda n: call(n, aten.ne.Tensor, n.args[0], n.args[0])),
         ([aten.atan2], _angle),
-        ([aten.log1p], lambda n: _op(n, aten.log.default, _op(n, aten.add.Tensor, n.args[0], 1.0))),
+        ([aten.log1p], lambda n: call(n, aten.log.default, call(n, aten.add.Tensor, n.args[0], 1.0))),
         *(
             (
                 [op],
-                lambda n, base=base: _op(n, aten.mul.Tensor, _op(n, aten.log.default, n.args[0]), 1 / math.log(base)),
+                lambda n, base=base: call(n, aten.mul.Tensor, call(n, aten.log.default, n.args[0]), 1 / math.log(base)),
             )
             for op, base in ((aten.log2, 2), (aten.log10, 10))
         ),
-        ([aten.exp2], lambda n: _op(n, aten.pow.Scalar, 2.0, n.args[0])),
-        ([aten.ldexp], lambda n: _op(n, aten.mul.Tensor, n.args[0], _op(n, aten.pow.Scalar, 2.0, n.args[1]))),
+        ([aten.exp2], lambda n: call(n, aten.pow.Scalar, 2.0, n.args[0])),
+        ([aten.ldexp], lambda n: call(n, aten.mul.Tensor, n.args[0], call(n, aten.pow.Scalar, 2.0, n.args[1]))),
         ([aten.remainder, aten.fmod, aten.floor_divide, aten.div, aten.frac], _divided),
         ([aten.trunc, aten.fix], _truncated),
         ([aten.bitwise_and, aten.__and__, aten.mul, aten.minimum], _of_conditions(aten.logical_and.default)),
@@ -108,18 +104,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         ([aten.conv1d, aten.conv2d], _grouped),
         ([aten.conv1d, aten.conv2d], _window),
     ]
-    for targets, rule in rules:
-        for node in calls(gm.graph, *targets):
-            new = rule(node)
-            if new is not None:
-                replace(node, new)
-                result.rewrites += 1
-    remove_dead_code(gm)
-    return result
-
-
-def _op(node: fx.Node, target: Any, *args: Any) -> fx.Node:
-    return call(node, target, *args, like=node)
+    return rewrite(gm, rules, again=True)
 
 
 def _divided(node: fx.Node) -> fx.Node | None:
@@ -130,11 +115,11 @@ def _divided(node: fx.Node) -> fx.Node | None:
     )
     if mode is None or not node.meta["val"].is_floating_point():
         return None
-    share = x if y is None else _op(node, aten.div.Tensor, x, y)
-    whole = _op(node, aten.floor.default, share) if mode == "floor" else _cut_off(node, share)
+    share = x if y is None else call(node, aten.div.Tensor, x, y)
+    whole = call(node, aten.floor.default, share) if mode == "floor" else _cut_off(node, share)
     if is_call(node, aten.div, aten.floor_divide):
         return whole
-    return _op(node, aten.sub.Tensor, x, whole if y is None else _op(node, aten.mul.Tensor, whole, y))
+    return call(node, aten.sub.Tensor, x, whole if y is None else call(node, aten.mul.Tensor, whole, y))
 
 
 def _truncated(node: fx.Node) -> fx.Node | None:
@@ -142,8 +127,8 @@ def _truncated(node: fx.Node) -> fx.Node | None:
 
 
 def _cut_off(node: fx.Node, x: Any) -> fx.Node:
-    above, below = (_op(node, aten.clamp.default, x, *ends) for ends in ((0,), (None, 0)))
-    return _op(node, aten.add.Tensor, _op(node, aten.floor.default, above), _op(node, aten.ceil.default, below))
+    above, below = (call(node, aten.clamp.default, x, *ends) for ends in ((0,), (None, 0)))
+    return call(node, aten.add.Tensor, call(node, aten.floor.default, above), call(node, aten.ceil.default, below))
 
 
 def _of_conditions(target: Any, negated: int | None = None) -> Rule:
@@ -154,27 +139,27 @@ def _of_conditions(target: Any, negated: int | None = None) -> Rule:
         if any(not isinstance(side, fx.Node) or side.meta["val"].dtype != torch.bool for side in sides):
             return None
         if negated is not None:
-            sides[negated] = _op(node, aten.logical_not.default, sides[negated])
-        return _op(node, target, *sides)
+            sides[negated] = call(node, aten.logical_not.default, sides[negated])
+        return call(node, target, *sides)
 
     return rule
 
 
 def _centred(node: fx.Node, x: fx.Node, axes: list[int], keep: bool) -> tuple[fx.Node, fx.Node]:
     """(x - mean, the mean of its square) over `axes`."""
-    apart = _op(node, aten.sub.Tensor, x, _op(node, aten.mean.dim, x, axes, True))
-    return apart, _op(node, aten.mean.dim, _op(node, aten.mul.Tensor, apart, apart), axes, keep)
+    apart = call(node, aten.sub.Tensor, x, call(node, aten.mean.dim, x, axes, True))
+    return apart, call(node, aten.mean.dim, call(node, aten.mul.Tensor, apart, apart), axes, keep)
 
 
 def _normed(node: fx.Node, x: fx.Node, axes: list[int], eps: Any) -> fx.Node:
     apart, square = _centred(node, x, axes, True)
-    return _op(node, aten.div.Tensor, apart, _op(node, aten.sqrt.default, _op(node, aten.add.Tensor, square, eps)))
+    return call(node, aten.div.Tensor, apart, call(node, aten.sqrt.default, call(node, aten.add.Tensor, square, eps)))
 
 
 def _scaled(node: fx.Node, x: fx.Node, weight: Any, bias: Any, shape: list[int] | None = None) -> fx.Node:
     for op, factor in ((aten.mul.Tensor, weight), (aten.add.Tensor, bias)):
         if factor is not None:
-            x = _op(node, op, x, factor if shape is None else _op(node, aten.reshape.default, factor, shape))
+            x = call(node, op, x, factor if shape is None else call(node, aten.reshape.default, factor, shape))
     return x
 
 
@@ -189,19 +174,19 @@ def _group_norm(node: fx.Node) -> fx.Node | None:
     x, groups = cast(tuple[fx.Node, int], node.args[:2])
     batch, channels, *rest = shape_of(x)
     if not all(isinstance(size, int) for size in rest):
-        made = reshape(node, x, (batch, groups, channels // groups, *rest), like=node)
+        made = reshape(node, x, (batch, groups, channels // groups, *rest))
         made = _normed(node, made, list(range(2, 3 + len(rest))), arg(node, 4, "eps", 1e-5))
-        made = reshape(node, made, (batch, channels, *rest), like=node)
+        made = reshape(node, made, (batch, channels, *rest))
         return _scaled(node, made, arg(node, 2, "weight"), arg(node, 3, "bias"), [channels, *(1 for _ in rest)])
-    made = _op(node, aten.reshape.default, x, [-1, groups, channels // groups * math.prod(rest)])
-    made = _op(node, aten.reshape.default, _normed(node, made, [2], arg(node, 4, "eps", 1e-5)), [-1, channels, *rest])
+    made = call(node, aten.reshape.default, x, [-1, groups, channels // groups * math.prod(rest)])
+    made = call(node, aten.reshape.default, _normed(node, made, [2], arg(node, 4, "eps", 1e-5)), [-1, channels, *rest])
     return _scaled(node, made, arg(node, 2, "weight"), arg(node, 3, "bias"), [channels, *(1 for _ in rest)])
 
 
 def _instance_norm(node: fx.Node) -> fx.Node:
     x, weight, bias, mean, var, of_input, _, eps, _ = node.args
     if not of_input:
-        return _op(node, aten.batch_norm.default, x, weight, bias, mean, var, False, 0.1, eps, False)
+        return call(node, aten.batch_norm.default, x, weight, bias, mean, var, False, 0.1, eps, False)
     _, channels, *rest = shape_of(cast(fx.Node, x))
     made = _normed(node, cast(fx.Node, x), list(range(2, 2 + len(rest))), eps)
     return _scaled(node, made, weight, bias, [channels, *(1 for _ in rest)])
@@ -223,17 +208,17 @@ def _batch_norm(node: fx.Node) -> fx.Node | None:
 def _angle(node: fx.Node) -> fx.Node:
     def is_below(one: fx.Node) -> fx.Node:
         """Whether it is less than 0, or -0.0."""
-        less = [_op(node, aten.lt.Scalar, value, 0.0) for value in (one, _op(node, aten.reciprocal.default, one))]
-        return _op(node, aten.logical_or.default, *less)
+        less = [call(node, aten.lt.Scalar, value, 0.0) for value in (one, call(node, aten.reciprocal.default, one))]
+        return call(node, aten.logical_or.default, *less)
 
     def chosen(condition: fx.Node, number: float) -> fx.Node:
-        return _op(node, aten.where.Scalar, condition, -number, number)
+        return call(node, aten.where.Scalar, condition, -number, number)
 
     y, x = cast(tuple[fx.Node, fx.Node], node.args)
     left = is_below(x)
-    there = _op(node, aten.where.self, _op(node, aten.eq.Scalar, x, 0.0), chosen(left, 1e-37), x)  # 0: the limit
-    angle = _op(node, aten.atan.default, _op(node, aten.div.Tensor, y, there))
-    return _op(node, aten.where.self, left, _op(node, aten.add.Tensor, angle, chosen(is_below(y), math.pi)), angle)
+    there = call(node, aten.where.self, call(node, aten.eq.Scalar, x, 0.0), chosen(left, 1e-37), x)  # 0: the limit
+    angle = call(node, aten.atan.default, call(node, aten.div.Tensor, y, there))
+    return call(node, aten.where.self, left, call(node, aten.add.Tensor, angle, chosen(is_below(y), math.pi)), angle)
 
 
 def _any_or_all(node: fx.Node) -> fx.Node:
@@ -241,10 +226,10 @@ def _any_or_all(node: fx.Node) -> fx.Node:
     x = cast(fx.Node, node.args[0])
     dims: Any = arg(node, 1, "dim")
     axes = [dims] if isinstance(dims, int) else list(dims or range(len(shape_of(x))))
-    true = x if x.meta["val"].dtype == torch.bool else _op(node, aten.ne.Scalar, x, 0)
-    ones = call(node, aten._to_copy.default, true, dtype=torch.float32, like=node)
+    true = x if x.meta["val"].dtype == torch.bool else call(node, aten.ne.Scalar, x, 0)
+    ones = call(node, aten._to_copy.default, true, dtype=torch.float32)
     extremum = aten.amax.default if is_call(node, aten.any) else aten.amin.default
-    return _op(node, aten.gt.Scalar, _op(node, extremum, ones, axes, bool(arg(node, 2, "keepdim", False))), 0.0)
+    return call(node, aten.gt.Scalar, call(node, extremum, ones, axes, bool(arg(node, 2, "keepdim", False))), 0.0)
 
 
 def _spread_and_mean(node: fx.Node) -> fx.Node | None:
@@ -270,18 +255,18 @@ def _attention(node: fx.Node) -> fx.Node | None:
         return None
     scale = node.kwargs.get("scale")
     scale = 1 / math.sqrt(shape_of(query)[-1]) if scale is None else scale
-    scores = _op(node, aten.matmul.default, query, _op(node, aten.transpose.int, keys, -2, -1))
-    scores = _op(node, aten.mul.Tensor, scores, scale)
+    scores = call(node, aten.matmul.default, query, call(node, aten.transpose.int, keys, -2, -1))
+    scores = call(node, aten.mul.Tensor, scores, scale)
     mask = arg(node, 3, "attn_mask")
     if mask is not None and mask.meta["val"].dtype != torch.bool:
-        scores, mask = _op(node, aten.add.Tensor, scores, mask), None
+        scores, mask = call(node, aten.add.Tensor, scores, mask), None
     if mask is not None:
         low = constant(node, torch.tensor(torch.finfo(torch.float32).min), f"{node.name}_low")
-        scores = _op(node, aten.where.self, mask, scores, low)
-    shares = _op(node, aten.softmax.int, scores, -1)
+        scores = call(node, aten.where.self, mask, scores, low)
+    shares = call(node, aten.softmax.int, scores, -1)
     if mask is not None:  # a query without any key gives zeros
-        shares = _op(node, aten.where.self, mask, shares, constant(node, torch.tensor(0.0), f"{node.name}_none"))
-    return _op(node, aten.matmul.default, shares, values)
+        shares = call(node, aten.where.self, mask, shares, constant(node, torch.tensor(0.0), f"{node.name}_none"))
+    return call(node, aten.matmul.default, shares, values)
 
 
 def _scaled_elu(node: fx.Node) -> fx.Node | None:
@@ -289,20 +274,20 @@ def _scaled_elu(node: fx.Node) -> fx.Node | None:
     scale = arg(node, 2, "scale", 1)
     if scale == 1 or arg(node, 3, "input_scale", 1) != 1:
         return None
-    return _op(node, aten.mul.Tensor, _op(node, aten.elu.default, node.args[0], arg(node, 1, "alpha", 1)), scale)
+    return call(node, aten.mul.Tensor, call(node, aten.elu.default, node.args[0], arg(node, 1, "alpha", 1)), scale)
 
 
 def _celu(node: fx.Node) -> fx.Node:
     x, alpha = node.args[0], arg(node, 1, "alpha", 1.0)
     if alpha == 1:
-        return _op(node, aten.elu.default, x)
-    made = _op(node, aten.elu.default, _op(node, aten.div.Tensor, x, alpha))
-    return _op(node, aten.mul.Tensor, made, alpha)
+        return call(node, aten.elu.default, x)
+    made = call(node, aten.elu.default, call(node, aten.div.Tensor, x, alpha))
+    return call(node, aten.mul.Tensor, made, alpha)
 
 
 def _log_sigmoid(node: fx.Node) -> fx.Node:
-    negative = _op(node, aten.neg.default, node.args[0])
-    return _op(node, aten.neg.default, _op(node, aten.softplus.default, negative))
+    negative = call(node, aten.neg.default, node.args[0])
+    return call(node, aten.neg.default, call(node, aten.softplus.default, negative))
 
 
 def _eye(node: fx.Node) -> fx.Node | None:
@@ -310,9 +295,9 @@ def _eye(node: fx.Node) -> fx.Node | None:
     if not any(isinstance(size, fx.Node) for size in sizes):
         return None  # a constant
     device = torch.device("cpu")
-    column, row = (call(node, aten.arange.default, size, device=device, like=node) for size in (sizes[0], sizes[-1]))
-    same = _op(node, aten.eq.Tensor, _op(node, aten.reshape.default, column, [-1, 1]), row)
-    return call(node, aten._to_copy.default, same, dtype=node.meta["val"].dtype, like=node)
+    column, row = (call(node, aten.arange.default, size, device=device) for size in (sizes[0], sizes[-1]))
+    same = call(node, aten.eq.Tensor, call(node, aten.reshape.default, column, [-1, 1]), row)
+    return call(node, aten._to_copy.default, same, dtype=node.meta["val"].dtype)
 
 
 def _pad(node: fx.Node) -> fx.Node | None:
@@ -328,19 +313,19 @@ def _pad(node: fx.Node) -> fx.Node | None:
             continue
         size = shape_of(made)[axis]
         if before < 0 or after < 0:
-            made = _op(node, aten.slice.Tensor, made, axis, max(-before, 0), size + min(after, 0))
+            made = call(node, aten.slice.Tensor, made, axis, max(-before, 0), size + min(after, 0))
         parts = [made]
         for width, first in ((before, True), (after, False)):
             if width > 0:
                 sizes: list[Any] = [
                     width if one == axis else length if isinstance(length, int)
-                    else _op(node, aten.sym_size.int, made, one)
+                    else call(node, aten.sym_size.int, made, one)
                     for one, length in enumerate(shape_of(made))
                 ]  # fmt: skip
                 kind = node.meta["val"].dtype
-                filling = call(node, aten.full.default, sizes, value, dtype=kind, device=torch.device("cpu"), like=node)
+                filling = call(node, aten.full.default, sizes, value, dtype=kind, device=torch.device("cpu"))
                 parts.insert(0 if first else len(parts), filling)
-        made = _op(node, aten.cat.default, parts, axis) if len(parts) > 1 else made
+        made = call(node, aten.cat.default, parts, axis) if len(parts) > 1 else made
     return made
 
 
@@ -366,22 +351,22 @@ def _spread(node: fx.Node) -> fx.Node | None:
         count: Any = math.prod(shape[axis] for axis in axes if isinstance(shape[axis], int))
         for axis in axes:
             if not isinstance(shape[axis], int):
-                count = _op(node, operator.mul, _op(node, aten.sym_size.int, x, axis), count)
+                count = call(node, operator.mul, call(node, aten.sym_size.int, x, axis), count)
         if isinstance(count, fx.Node):
-            factor: Any = _op(node, operator.truediv, count, _op(node, operator.sub, count, correction))
+            factor: Any = call(node, operator.truediv, count, call(node, operator.sub, count, correction))
         else:
             factor = count / (count - correction) if count > correction else math.nan
-        square = _op(node, aten.mul.Tensor, square, factor)
-    return _op(node, aten.sqrt.default, square) if is_call(node, aten.std) else square
+        square = call(node, aten.mul.Tensor, square, factor)
+    return call(node, aten.sqrt.default, square) if is_call(node, aten.std) else square
 
 
 def _addmm(node: fx.Node) -> fx.Node:
     bias, x, weight = cast(tuple[fx.Node, ...], node.args[:3])
-    parts = [bias, _op(node, aten.mm.default, x, weight)]
+    parts = [bias, call(node, aten.mm.default, x, weight)]
     for place, name in enumerate(("beta", "alpha")):
         if node.kwargs.get(name, 1) != 1:
-            parts[place] = _op(node, aten.mul.Tensor, parts[place], node.kwargs[name])
-    return _op(node, aten.add.Tensor, *parts)
+            parts[place] = call(node, aten.mul.Tensor, parts[place], node.kwargs[name])
+    return call(node, aten.add.Tensor, *parts)
 
 
 def _written_slice(node: fx.Node) -> fx.Node | None:
@@ -392,7 +377,7 @@ def _written_slice(node: fx.Node) -> fx.Node | None:
     if is_call(node, aten.select_scatter):
         start: Any = arg(node, 3, "index")
         end: Any = start + 1 if isinstance(start, int) and start != -1 else None
-        y = _op(node, aten.unsqueeze.default, y, axis)
+        y = call(node, aten.unsqueeze.default, y, axis)
     else:
         start, end, step = arg(node, 3, "start") or 0, arg(node, 4, "end"), cast(int, arg(node, 5, "step", 1))
     if isinstance(size, int) and all(at is None or isinstance(at, int) for at in (start, end)):
@@ -403,16 +388,16 @@ def _written_slice(node: fx.Node) -> fx.Node | None:
         else:  # y's rows behind x's: each place takes its own
             for number, row in enumerate(written):
                 rows[row] = size + number
-            both = _op(node, aten.cat.default, [x, y], axis)
-            return _op(node, aten.index_select.default, both, axis, constant(node, torch.tensor(rows), "places"))
+            both = call(node, aten.cat.default, [x, y], axis)
+            return call(node, aten.index_select.default, both, axis, constant(node, torch.tensor(rows), "places"))
     elif step != 1 or any(isinstance(at, fx.Node) for at in (start, end)):
         return None  # how long what is left would be, only a run tells
     parts = [y]
     if start != 0:
-        parts.insert(0, _op(node, aten.slice.Tensor, x, axis, 0, start))
+        parts.insert(0, call(node, aten.slice.Tensor, x, axis, 0, start))
     if end is not None and not (isinstance(end, int) and end >= (size if isinstance(size, int) else sys.maxsize)):
-        parts.append(_op(node, aten.slice.Tensor, x, axis, end, sys.maxsize))
-    return _op(node, aten.cat.default, parts, axis) if len(parts) > 1 else y
+        parts.append(call(node, aten.slice.Tensor, x, axis, end, sys.maxsize))
+    return call(node, aten.cat.default, parts, axis) if len(parts) > 1 else y
 
 
 def _numbered(x: fx.Node) -> Tensor | None:
@@ -432,12 +417,12 @@ def _reordered(node: fx.Node) -> fx.Node | None:
     shifts = cast(list[int], node.args[1]) if rolled else [0] * len(axes)
     for axis, size, shift in zip(axes, sizes, shifts, strict=True):
         order = torch.arange(size).roll(shift) if rolled else torch.arange(size).flip(0)
-        made = _op(node, aten.index_select.default, made, axis, constant(node, order, "order"))
+        made = call(node, aten.index_select.default, made, axis, constant(node, order, "order"))
     return made
 
 
 def _column(node: fx.Node, x: fx.Node) -> fx.Node:
-    return _op(node, aten.reshape.default, x, [math.prod(shape_of(x))])
+    return call(node, aten.reshape.default, x, [math.prod(shape_of(x))])
 
 
 def _strided(node: fx.Node) -> fx.Node | None:
@@ -448,8 +433,8 @@ def _strided(node: fx.Node) -> fx.Node | None:
         return None
     taken = cast(Tensor, cast(Any, node.target)(places, *node.args[1:], **node.kwargs))
     picked = constant(node, taken.flatten(), f"{node.name}_places")
-    made = _op(node, aten.index_select.default, _column(node, x), 0, picked)
-    return _op(node, aten.reshape.default, made, list(taken.shape))
+    made = call(node, aten.index_select.default, _column(node, x), 0, picked)
+    return call(node, aten.reshape.default, made, list(taken.shape))
 
 
 def _written_strided(node: fx.Node) -> fx.Node | None:
@@ -460,9 +445,9 @@ def _written_strided(node: fx.Node) -> fx.Node | None:
     behind = torch.arange(math.prod(shape_of(y))).reshape(shape_of(y)) + places.numel()
     from_both = cast(Tensor, cast(Any, node.target)(places, behind, *node.args[2:], **node.kwargs))
     picked = constant(node, from_both.flatten(), f"{node.name}_places")
-    both = _op(node, aten.cat.default, [_column(node, x), _column(node, y)], 0)
-    made = _op(node, aten.index_select.default, both, 0, picked)
-    return _op(node, aten.reshape.default, made, list(from_both.shape))
+    both = call(node, aten.cat.default, [_column(node, x), _column(node, y)], 0)
+    made = call(node, aten.index_select.default, both, 0, picked)
+    return call(node, aten.reshape.default, made, list(from_both.shape))
 
 
 def _grouped(node: fx.Node) -> fx.Node | None:
@@ -474,19 +459,19 @@ def _grouped(node: fx.Node) -> fx.Node | None:
     outputs, inputs = shape_of(weight)[0] // groups, shape_of(weight)[1]
     one = [-1, *(1 for _ in window)]
     if inputs == outputs == 1 and shape_of(node) == shape_of(x) and all(size == 1 for size in window):
-        made = _op(node, aten.mul.Tensor, x, _op(node, aten.reshape.default, weight, one))
+        made = call(node, aten.mul.Tensor, x, call(node, aten.reshape.default, weight, one))
         made.meta["depthwise"] = node.name
-        return made if bias is None else _op(node, aten.add.Tensor, made, _op(node, aten.reshape.default, bias, one))
+        return made if bias is None else call(node, aten.add.Tensor, made, call(node, aten.reshape.default, bias, one))
     parts = []
     for group in range(groups):
-        channels = _op(node, aten.slice.Tensor, x, 1, group * inputs, (group + 1) * inputs)
+        channels = call(node, aten.slice.Tensor, x, 1, group * inputs, (group + 1) * inputs)
         rows = [
-            None if t is None else _op(node, aten.slice.Tensor, t, 0, group * outputs, (group + 1) * outputs)
+            None if t is None else call(node, aten.slice.Tensor, t, 0, group * outputs, (group + 1) * outputs)
             for t in (weight, bias)
         ]
         rest = [arg(node, place, name, default) for place, name, default in CONVOLUTION]
-        parts.append(_op(node, node.target, channels, *rows, *rest, 1))
-    return _op(node, aten.cat.default, parts, 1)
+        parts.append(call(node, node.target, channels, *rows, *rest, 1))
+    return call(node, aten.cat.default, parts, 1)
 
 
 def _window(node: fx.Node) -> fx.Node | None:
@@ -509,7 +494,7 @@ def _window(node: fx.Node) -> fx.Node | None:
     if all(size == 1 for size in (*window, *steps)) and not any(sum(pair) for pair in around):
         return None
     if any(sum(pair) for pair in around):
-        x = _op(node, aten.constant_pad_nd.default, x, [size for pair in reversed(around) for size in pair], 0.0)
+        x = call(node, aten.constant_pad_nd.default, x, [size for pair in reversed(around) for size in pair], 0.0)
         x = _pad(x) or x
     taps = []
     for places in itertools.product(*(range(size) for size in window)):
@@ -517,10 +502,10 @@ def _window(node: fx.Node) -> fx.Node | None:
         for axis, (place, step, gap, far) in enumerate(zip(places, steps, gaps, reach, strict=True), start=2):
             start, end = place * gap, shape_of(x)[axis] - far + place * gap
             if (start, end, step) != (0, shape_of(x)[axis], 1):
-                tap = _op(node, aten.slice.Tensor, tap, axis, start, end, step)
+                tap = call(node, aten.slice.Tensor, tap, axis, start, end, step)
         taps.append(tap)
-    whole = _op(node, aten.cat.default, taps, 1) if len(taps) > 1 else taps[0]
+    whole = call(node, aten.cat.default, taps, 1) if len(taps) > 1 else taps[0]
     last = list(range(2, 2 + len(window)))
-    rows = _op(node, aten.permute.default, weight, [0, *last, 1])
-    rows = _op(node, aten.reshape.default, rows, [shape_of(weight)[0], -1, *(1 for _ in window)])
-    return _op(node, cast(Any, node.target).overloadpacket.default, whole, rows, arg(node, 2, "bias"))
+    rows = call(node, aten.permute.default, weight, [0, *last, 1])
+    rows = call(node, aten.reshape.default, rows, [shape_of(weight)[0], -1, *(1 for _ in window)])
+    return call(node, cast(Any, node.target).overloadpacket.default, whole, rows, arg(node, 2, "bias"))

@@ -48,14 +48,14 @@ def run(gm: fx.GraphModule) -> PassResult:
         nodes = _source(total, between)
         if channels > features or nodes is None or not _sums(between) or _read_elsewhere(between, layer):
             continue
-        product = call(layer, aten.linear.default, nodes, weight, like=layer)
+        product = call(layer, aten.linear.default, nodes, weight)
         product.meta["before_sum"] = True  # for who reports what is in it
         known = {nodes: product}
         for node in [node for node in gm.graph.nodes if node in between]:
             known[node] = _again(node, known, layer)
         made = known[total]
         if bias is not None:
-            made = call(layer, aten.add.Tensor, made, bias, like=layer)
+            made = call(layer, aten.add.Tensor, made, bias)
         replace(layer, made)
         result.rewrites += 1
     remove_dead_code(gm)

@@ -49,22 +49,22 @@ def reduced(node: fx.Node, dim: int, index: Tensor, size: int, values: fx.Node, 
         picked = source
         if table.size != edges or (table.reshape(-1) != np.arange(edges)).any():
             rows = constant(node, torch.from_numpy(table.reshape(-1).astype(np.int64)), "neighbours")
-            picked = call(node, aten.index_select.default, source, dim, rows, like=node)
-        apart = call(node, aten.reshape.default, picked, literal([*shape[:dim], *table.shape, *channels]), like=node)
+            picked = call(node, aten.index_select.default, source, dim, rows)
+        apart = call(node, aten.reshape.default, picked, literal([*shape[:dim], *table.shape, *channels]))
         op = aten.amax.default if how == "amax" else aten.sum.dim_IntList
         op = aten.mean.dim if how == "mean" and regular else op
-        part = call(node, op, apart, [dim + 1], like=node)
+        part = call(node, op, apart, [dim + 1])
         if how == "mean" and not regular:
             count = torch.from_numpy(taken.sum(1)[taken.any(1)]).float().reshape(-1, *[1] * len(channels))
-            part = call(node, aten.div.Tensor, part, constant(node, count, "degrees"), like=node)
+            part = call(node, aten.div.Tensor, part, constant(node, count, "degrees"))
         parts.append(part)
     rows = sum(part.meta["val"].shape[dim] for part in parts)
     if rows < size or (made.position != np.arange(size)).any():  # back into the order of nodes; those without edges: 0
-        together = parts[0] if len(parts) == 1 else call(node, aten.cat.default, parts, dim, like=node)
+        together = parts[0] if len(parts) == 1 else call(node, aten.cat.default, parts, dim)
         if rows < size:
             together = _with_zeros(node, together, dim)
         order = constant(node, torch.from_numpy(np.minimum(made.position, rows).astype(np.int64)), "position")
-        parts = [call(node, aten.index_select.default, together, dim, order, like=node)]
+        parts = [call(node, aten.index_select.default, together, dim, order)]
     return reshape(node, parts[0], (*shape[:dim], size, *shape[dim + 1 :]))
 
 
@@ -74,6 +74,6 @@ def _with_zeros(node: fx.Node, x: fx.Node, dim: int) -> fx.Node:
     if all(isinstance(size, int) for size in shape):
         row = constant(node, torch.zeros(shape), "zeros")
     else:  # of an open number of graphs
-        row = call(node, aten.slice.Tensor, x, dim, 0, 1, like=node)
-        row = call(node, aten.clamp.default, row, 0.0, 0.0, like=node)
-    return call(node, aten.cat.default, [x, row], dim, like=node)
+        row = call(node, aten.slice.Tensor, x, dim, 0, 1)
+        row = call(node, aten.clamp.default, row, 0.0, 0.0)
+    return call(node, aten.cat.default, [x, row], dim)

@@ -17,7 +17,6 @@ from bgnn.passes import domains as dm
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.chains import norm_affine
 from bgnn.passes.graph import (
-    OF_WEIGHTS,
     PassResult,
     aten,
     call,
@@ -91,6 +90,5 @@ def _into_next(norm: fx.Node, domains: dict[fx.Node, dm.Domain]) -> bool:
 def rebuilt(before: fx.Node, layer: fx.Node, x: fx.Node, weight: torch.Tensor, bias: torch.Tensor) -> fx.Node:
     """`layer` again, before another node, on `x` with other weights."""
     old = cast(fx.Node, layer.args[1])
-    values = (constant(before, weight, str(old.target)), constant(before, bias, f"{old.target}_bias"))
-    values[0].meta.update({key: old.meta[key] for key in OF_WEIGHTS if key in old.meta})
+    values = (constant(before, weight, old), constant(before, bias, f"{old.target}_bias"))
     return call(before, aten.linear.default, x, *values, like=layer)

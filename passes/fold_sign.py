@@ -55,10 +55,10 @@ def run(gm: fx.GraphModule) -> PassResult:
             result.refuse(node, "its sign is no comparison with one number")
             continue
         threshold, sign = found
-        shifted = call(node, aten.sub.Tensor, x, constant(node, threshold, "sign_threshold"), like=node)
-        new = call(node, bgnn.binarize.default, shifted, like=node)
+        shifted = call(node, aten.sub.Tensor, x, constant(node, threshold, "sign_threshold"))
+        new = call(node, bgnn.binarize.default, shifted)
         if bool((sign < 0).any()):
-            new = call(node, aten.mul.Tensor, new, constant(node, sign, "falling_channels"), like=node)
+            new = call(node, aten.mul.Tensor, new, constant(node, sign, "falling_channels"))
         replace(node, new)
         result.rewrites += 1
     remove_dead_code(gm)

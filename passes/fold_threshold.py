@@ -88,7 +88,7 @@ def run(gm: fx.GraphModule) -> PassResult:
                 new = reshape(node, new, shape_of(op), like=op)
         if bool(lower.any()):
             flip = torch.where(lower, -1.0, 1.0)
-            new = call(node, aten.mul.Tensor, new, constant(node, flip, "minimum_channels"), like=node)
+            new = call(node, aten.mul.Tensor, new, constant(node, flip, "minimum_channels"))
         whole = bool((rows[1] == 1).all()) and (bias is None or bool((bias == bias.round()).all()))
         if "tap" in node.meta and whole and not layer.meta.get("rescaled"):  # PyTorch added up other numbers
             node.meta["tap"] = node.meta["tap"].changed(exact=True)

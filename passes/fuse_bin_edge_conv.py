@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.canonicalise import reshape
+from bgnn.passes.chains import rescaled
 from bgnn.passes.fuse_xor_edge_conv import repeated
 from bgnn.passes.graph import (
     PassResult,
@@ -82,22 +83,7 @@ def _down_to_layer(top: fx.Node) -> tuple[fx.Node | None, dict[str, Tensor], Ten
     if only_user(current) is not None and is_call(current, bgnn.prelu, aten.relu):
         slope = value_of(cast(fx.Node, current.args[1])) if is_call(current, bgnn.prelu) else torch.zeros(1)
         current = cast(fx.Node, current.args[0])
-    while is_call(current, aten.mul) and only_user(current) is not None:
-        data, factor = cast(tuple[fx.Node, object], current.args[:2])
-        if is_constant(data):
-            data, factor = cast(fx.Node, factor), data
-        if isinstance(factor, (int, float)):
-            factors["alpha"] = factors["alpha"] * float(factor)
-        elif is_constant(factor):
-            value = value_of(cast(fx.Node, factor))
-            full = (1,) * (3 - value.dim()) + tuple(value.shape)
-            name = next((n for n, size in sizes.items() if full == size), "alpha" if value.numel() == 1 else None)
-            if name is None:
-                return None, factors, slope
-            factors[name] = factors[name] * value.flatten()
-        else:
-            return None, factors, slope
-        current = data
+    factors, current = rescaled(current, sizes, factors)
     plain = is_call(current, aten.linear) and only_user(current) is not None and is_constant(current.args[1])
     if not plain or (len(current.args) > 2 and current.args[2] is not None):
         return None, factors, slope

@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from bgnn.passes.canonicalise import reshape
+from bgnn.passes.chains import rescaled
 from bgnn.passes.graph import (
     PassResult,
     aten,
@@ -27,7 +28,6 @@ from bgnn.passes.graph import (
     remove_dead_code,
     replace,
     shape_of,
-    value_of,
 )
 
 NEEDS = ("gather_nodes",)
@@ -43,38 +43,21 @@ def run(gm: fx.GraphModule) -> PassResult:
         source = cast(fx.Node, top.args[0])
         if reduced_axes(top) != [2] or len(shape_of(source)) != 4:
             continue
-        factors, total = _factors(source)
+        _, points, neighbours, _ = shape_of(source)
+        sizes = {"beta": (1, points, 1, 1), "gamma": (1, 1, neighbours, 1)}
+        factors, total = rescaled(source, sizes, dict.fromkeys(sizes, torch.ones(1)))
         halves = _halves(total)
         if halves is None:
             continue
         gathered, node = halves
         x, index = cast(tuple[fx.Node, fx.Node], gathered.args)
-        own = reshape(top, node, (*shape_of(total)[:2], shape_of(total)[3]), like=top)
+        own = reshape(top, node, (*shape_of(total)[:2], shape_of(total)[3]))
         scales = [constant(top, factors[name], f"edge_{name}") for name in ("beta", "gamma")]
-        new = call(top, bgnn.edge_max.default, x, own, index, *scales, like=top)
-        replace(top, reshape(top, new, shape_of(top), like=top))
+        new = call(top, bgnn.edge_max.default, x, own, index, *scales)
+        replace(top, reshape(top, new, shape_of(top)))
         result.rewrites += 1
     remove_dead_code(gm)
     return result
-
-
-def _factors(node: fx.Node) -> tuple[dict[str, Tensor], fx.Node]:
-    """(factors per point and per neighbour, the tensor they multiply)."""
-    _, points, neighbours, _ = shape_of(node)
-    factors = {"beta": torch.ones(1), "gamma": torch.ones(1)}
-    while is_call(node, aten.mul) and only_user(node) is not None:
-        factor = next((a for a in node.args if is_constant(a)), None)
-        data = next((a for a in node.args if isinstance(a, fx.Node) and a is not factor), None)
-        if factor is None or data is None or shape_of(data) != shape_of(node):
-            break
-        value = value_of(cast(fx.Node, factor))
-        full = (1,) * (4 - value.dim()) + tuple(value.shape)
-        if full not in ((1, points, 1, 1), (1, 1, neighbours, 1)):
-            break
-        name = "beta" if full == (1, points, 1, 1) else "gamma"
-        factors[name] = value.flatten() * factors[name]
-        node = data
-    return factors, node
 
 
 def _halves(total: fx.Node) -> tuple[fx.Node, fx.Node] | None:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from bgnn.passes.canonicalise import reshape
-from bgnn.passes.graph import PassResult, aten, call, calls, is_call, reduced_axes, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import PassResult, aten, call, is_call, reduced_axes, rewrite, shape_of
 
 NEEDS = ("gather_nodes",)
 MAKES = ("gather_max",)
@@ -21,20 +21,19 @@ bgnn = torch.ops.bgnn
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Rewrites each `amax` or `amin` over the neighbours of a float `gather_nodes`."""
-    result = PassResult()
-    for top in calls(gm.graph, aten.amax, aten.amin):
-        gathered = cast(fx.Node, top.args[0])
-        if not is_call(gathered, bgnn.gather_nodes) or reduced_axes(top) != [2]:
-            continue
-        if gathered.meta["val"].dtype != torch.float32:
-            continue
-        x, index = cast(tuple[fx.Node, fx.Node], gathered.args)
-        if is_call(top, aten.amin):
-            x = call(top, aten.neg.default, x, like=top)
-        new = call(top, bgnn.gather_max.default, x, index, like=top)
-        if is_call(top, aten.amin):
-            new = call(top, aten.neg.default, new, like=top)
-        replace(top, reshape(top, new, shape_of(top), like=top))
-        result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+    return rewrite(gm, [([aten.amax, aten.amin], _fused)])
+
+
+def _fused(top: fx.Node) -> fx.Node | None:
+    gathered = cast(fx.Node, top.args[0])
+    if not is_call(gathered, bgnn.gather_nodes) or reduced_axes(top) != [2]:
+        return None
+    if gathered.meta["val"].dtype != torch.float32:
+        return None
+    x, index = cast(tuple[fx.Node, fx.Node], gathered.args)
+    if is_call(top, aten.amin):
+        x = call(top, aten.neg.default, x)
+    new = call(top, bgnn.gather_max.default, x, index)
+    if is_call(top, aten.amin):
+        new = call(top, aten.neg.default, new)
+    return reshape(top, new, shape_of(top))

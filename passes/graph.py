@@ -138,6 +138,18 @@ def is_real(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
+def is_list(value: Tensor) -> bool:
+    """Whether a tensor has the form of a list of edges: whole numbers `[2, E]`. Use says whether it is one."""
+    return value.dim() == 2 and bool(value.shape[0] == 2) and value.dtype in (torch.int64, torch.int32)
+
+
+def number_of(value: Any) -> float | None:
+    """The number that an argument is, as a literal or as a constant of one element."""
+    if isinstance(value, (int, float)):
+        return float(value)
+    return float(value_of(value)) if is_constant(value) and value_of(value).numel() == 1 else None
+
+
 def as_meta(value: Any) -> Any:
     """Shapes and dtypes of a value, without its data."""
     if isinstance(value, Tensor):
@@ -286,6 +298,46 @@ def calls(graph: fx.Graph, *targets: Any) -> Iterator[fx.Node]:
             yield node
 
 
+Rule = Callable[[fx.Node], "fx.Node | None"]
+
+
+def rewrite(
+    gm: fx.GraphModule, rules: Sequence[tuple[Sequence[Any], Rule]], result: PassResult | None = None,
+    again: bool = False,
+) -> PassResult:  # fmt: skip
+    """Puts in the place of each call of these ops what the first rule gives that gives anything.
+
+    `again`: goes on until nothing changes. `result`: counts there.
+    """
+    result = result or PassResult()
+    while True:
+        before = result.rewrites
+        for node in list(gm.graph.nodes):
+            if node.op != "call_function" or node._erased:
+                continue
+            for targets, rule in rules:
+                new = rule(node) if is_call(node, *targets) else None
+                if new is not None:
+                    replace(node, new)
+                    result.rewrites += 1
+                    break
+        remove_dead_code(gm)
+        if not again or result.rewrites == before:
+            return result
+
+
+def above(*nodes: fx.Node, through: Callable[[fx.Node], bool] = lambda node: True) -> Iterator[fx.Node]:
+    """These nodes and what they are computed from, each once; past a node only where `through` says so."""
+    seen: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting += node.all_input_nodes if through(node) else []
+
+
 def remove_dead_code(gm: fx.GraphModule) -> int:
     """Drops what no output needs, and constants that nothing reads. Inputs stay. Returns the count of nodes."""
     before = len(gm.graph.nodes)
@@ -326,6 +378,21 @@ def snapshot(gm: fx.GraphModule) -> fx.GraphModule:
     for name, value in gm.named_buffers(recurse=False):
         constants.register_buffer(name, value)
     return fx.GraphModule(constants, graph)
+
+
+def parameters(node: fx.Node) -> Sequence[Any]:
+    """What the schema of a call's op says it takes; nothing of other calls."""
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        target = target.default
+    return target._schema.arguments if hasattr(target, "_schema") else ()
+
+
+def by_name(node: fx.Node) -> dict[str, Any]:
+    """A call's arguments by the names of its op's schema, in their order, defaults filled in; none of other calls."""
+    known = parameters(node)
+    given = dict(zip((one.name for one in known), node.args, strict=False))
+    return {one.name: one.default_value for one in known} | given | (dict(node.kwargs) if known else {})
 
 
 def getitem(node: fx.Node) -> tuple[fx.Node, int] | None:

@@ -62,17 +62,12 @@ def run(gm: fx.GraphModule) -> PassResult:
                 start = end
             new = call(node, aten.cat.default, signs, source.args[1], like=source)
             pending += signs
-        elif is_call(source, aten.expand) and shape_of(cast(fx.Node, source.args[0]))[-1] == channels:
+        elif _moves_rows(source):
             sign = _sign(node, cast(fx.Node, source.args[0]), chain, slice(0, channels), channels)
-            new = call(node, aten.expand.default, sign, source.args[1], like=source)
-            pending.append(sign)
-        elif is_call(source, bgnn.gather_nodes) or _selects_rows(source):
-            sign = _sign(node, cast(fx.Node, source.args[0]), chain, slice(0, channels), channels)
-            new = call(node, source.target, sign, *source.args[1:], like=source)
-            pending.append(sign)
-        elif is_call(source, aten.reshape) and shape_of(cast(fx.Node, source.args[0]))[-1:] == (channels,):
-            sign = _sign(node, cast(fx.Node, source.args[0]), chain, slice(0, channels), channels)
-            new = reshape(node, sign, shape_of(source), like=source)
+            if is_call(source, aten.reshape):
+                new = reshape(node, sign, shape_of(source), like=source)
+            else:
+                new = call(node, source.target, sign, *source.args[1:], like=source)
             pending.append(sign)
         else:
             continue
@@ -82,9 +77,13 @@ def run(gm: fx.GraphModule) -> PassResult:
     return result
 
 
-def _selects_rows(node: fx.Node) -> bool:
-    """A selection or slice along an axis that is not the features'."""
-    return is_call(node, aten.index_select, aten.slice) and cast(int, node.args[1]) != len(shape_of(node)) - 1
+def _moves_rows(node: fx.Node) -> bool:
+    """A move that leaves the axis of the features as it is."""
+    if is_call(node, aten.index_select, aten.slice):
+        return cast(int, node.args[1]) != len(shape_of(node)) - 1
+    if is_call(node, aten.expand, aten.reshape):
+        return shape_of(cast(fx.Node, node.args[0]))[-1:] == shape_of(node)[-1:]
+    return is_call(node, bgnn.gather_nodes)
 
 
 def _sign(before: fx.Node, x: fx.Node, chain: list[fx.Node], part: slice, channels: int) -> fx.Node:
@@ -102,4 +101,4 @@ def _sign(before: fx.Node, x: fx.Node, chain: list[fx.Node], part: slice, channe
             else:
                 args.append(value)
         current = call(before, op.target, *args, like=op, **op.kwargs)
-    return call(before, bgnn.binarize.default, current, like=before)
+    return call(before, bgnn.binarize.default, current)

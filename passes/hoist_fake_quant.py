@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from bgnn.passes import ops
-from bgnn.passes.graph import PassResult, call, calls, is_call, is_constant, remove_dead_code, replace
+from bgnn.passes.graph import PassResult, call, is_call, is_constant, rewrite
 
 NEEDS = ("fake_quant",)
 
@@ -26,25 +26,14 @@ MOVES = ops.having("move", "one")
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Moves every quantiser up as far as it goes, and drops those that change nothing."""
-    result = PassResult()
-    changed = True
-    while changed:
-        changed = False
-        for node in calls(gm.graph, bgnn.fake_quant):
-            new = _hoisted(node) or _repeated(node)
-            if new is not None:
-                replace(node, new)
-                result.rewrites += 1
-                changed = True
-        remove_dead_code(gm)
-    return result
+    return rewrite(gm, [([bgnn.fake_quant], _hoisted), ([bgnn.fake_quant], _repeated)], again=True)
 
 
 def _hoisted(node: fx.Node) -> fx.Node | None:
     move = cast(fx.Node, node.args[0])
     if not is_call(move, *MOVES) or is_constant(move.args[0]):
         return None
-    inner = call(node, node.target, move.args[0], *node.args[1:], like=node)
+    inner = call(node, node.target, move.args[0], *node.args[1:])
     inner.meta.update({key: node.meta[key] for key in ("as_written", "stays_float") if key in node.meta})
     return call(node, move.target, inner, *move.args[1:], like=move)
 

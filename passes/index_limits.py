@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from bgnn.passes import ops
 from bgnn.passes.expressions import Tried, attempt
-from bgnn.passes.graph import arg, aten, is_call, size_of
+from bgnn.passes.graph import above, arg, aten, is_call, size_of
 
 bgnn = torch.ops.bgnn
 
@@ -119,14 +119,10 @@ def inputs_of(node: fx.Node, whole_numbers: bool = False) -> list[fx.Node]:
     def counts(one: fx.Node) -> bool:
         value = one.meta.get("val")
         values = value if isinstance(value, (tuple, list)) else [value]
-        return not whole_numbers or all(isinstance(v, Tensor) and v.dtype in _INDICES for v in values)
+        whole = all(isinstance(v, Tensor) and v.dtype in _INDICES for v in values)
+        return one is node or not whole_numbers or whole
 
-    waiting, seen = [node], {node}
-    while waiting:
-        new = [source for source in waiting.pop().all_input_nodes if source not in seen and counts(source)]
-        seen.update(new)
-        waiting += new
-    return [one for one in seen if one.op == "placeholder"]
+    return [one for one in above(node, through=counts) if one.op == "placeholder" and counts(one)]
 
 
 def _uses(graph: fx.Graph) -> Iterator[tuple[fx.Node, int | None, Any, fx.Node | None]]:

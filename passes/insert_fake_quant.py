@@ -24,6 +24,7 @@ from bgnn.passes.graph import (
     constant,
     is_call,
     is_constant,
+    number_of,
     remove_dead_code,
     shape_of,
     value_of,
@@ -209,9 +210,7 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
             for factor in [a for a in node.all_input_nodes if is_constant(a) and any(s != 1 for s in shape_of(a)[:-1])]:
                 value = value_of(factor)
                 codes = scale_and_zero(float(value.min()), float(value.max()))
-                node.replace_input_with(
-                    factor, call(node, bgnn.fake_quant.default, factor, *codes, 0, CODES, like=node)
-                )
+                node.replace_input_with(factor, call(node, bgnn.fake_quant.default, factor, *codes, 0, CODES))
                 count += 1
     for node in list(gm.graph.nodes):
         if not is_layer(node) or is_kept(node, keep_float):
@@ -221,7 +220,7 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
         scales = constant(node, largest / WEIGHT_CODES, f"{weight.target}_scales")
         zeros = constant(node, torch.zeros(len(largest)), f"{weight.target}_zeros")
         new = call(
-            node, bgnn.fake_quant_channel.default, weight, scales, zeros, 0, -WEIGHT_CODES, WEIGHT_CODES, like=node
+            node, bgnn.fake_quant_channel.default, weight, scales, zeros, 0, -WEIGHT_CODES, WEIGHT_CODES
         )  # fmt: skip
         node.replace_input_with(weight, new)
         count += 1
@@ -281,8 +280,7 @@ def _origin(node: fx.Node) -> fx.Node:
 
 def _scaled(node: fx.Node) -> fx.Node | None:
     for data, factor in (node.args[:2], tuple(reversed(node.args[:2]))):
-        if is_constant(factor) and value_of(cast(fx.Node, factor)).numel() == 1:
-            factor = float(value_of(cast(fx.Node, factor)))
-        if isinstance(factor, (int, float)) and factor > 0 and isinstance(data, fx.Node):
+        number = number_of(factor)
+        if number is not None and number > 0 and isinstance(data, fx.Node):
             return data
     return None

@@ -53,11 +53,11 @@ def _joined(node: fx.Node, source: fx.Node) -> fx.Node | None:
         return None
     if len(shape) == 2:
         rows = cast(list[int], found.t().flatten().tolist())
-        return source if rows == [0, 1] else call(node, bgnn.join_edges.default, source, rows, like=node)
+        return source if rows == [0, 1] else call(node, bgnn.join_edges.default, source, rows)
     if found.shape[-1] == 1:
         return None  # a row of the list itself
     row = found.flatten()
     sources = row if int(row[0]) == 0 else 1 - row  # the list whose row 0 begins with the sources
     pairs = torch.stack([sources, 1 - sources], 1).flatten().tolist()
-    joined = call(node, bgnn.join_edges.default, source, pairs, like=node)
-    return call(node, aten.select.int, joined, 0, int(row[0]), like=node)
+    joined = call(node, bgnn.join_edges.default, source, pairs)
+    return call(node, aten.select.int, joined, 0, int(row[0]))

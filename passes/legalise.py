@@ -36,13 +36,13 @@ def run(gm: fx.GraphModule) -> PassResult:
     for node in calls(gm.graph, bgnn.batch_norm):
         scale, shift = norm_affine(node)
         name = str(cast(fx.Node, node.args[3]).target).replace("running_mean", "norm")
-        product = call(node, aten.mul.Tensor, node.args[0], constant(node, scale, f"{name}_scale"), like=node)
-        replace(node, call(node, aten.add.Tensor, product, constant(node, shift, f"{name}_shift"), like=node))
+        product = call(node, aten.mul.Tensor, node.args[0], constant(node, scale, f"{name}_scale"))
+        replace(node, call(node, aten.add.Tensor, product, constant(node, shift, f"{name}_shift")))
         result.rewrites += 1
     for node in calls(gm.graph, bgnn.binarize):
-        positive = call(node, aten.ge.Scalar, node.args[0], 0.0, like=node)
+        positive = call(node, aten.ge.Scalar, node.args[0], 0.0)
         one, minus = constant(node, torch.tensor(1.0), "one"), constant(node, torch.tensor(-1.0), "minus_one")
-        replace(node, call(node, aten.where.self, positive, one, minus, like=node))
+        replace(node, call(node, aten.where.self, positive, one, minus))
         result.rewrites += 1
     for node in calls(gm.graph, aten.cdist):
         if arg(node, 2, "p", 2.0) != 2.0:
@@ -58,22 +58,17 @@ def _distance(node: fx.Node) -> fx.Node:
     x, y = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
     last = len(shape_of(x)) - 1
     if _by_differences(node, x, y):
-        column = call(node, aten.reshape.default, x, [*shape_of(x)[:-1], 1, shape_of(x)[-1]], like=node)
-        row = call(node, aten.reshape.default, y, [*shape_of(y)[:-2], 1, *shape_of(y)[-2:]], like=node)
-        apart = call(node, aten.sub.Tensor, column, row, like=node)
-        square = call(node, aten.mul.Tensor, apart, apart, like=node)
-        return call(node, aten.sqrt.default, call(node, aten.sum.dim_IntList, square, [-1], like=node), like=node)
+        column = call(node, aten.reshape.default, x, [*shape_of(x)[:-1], 1, shape_of(x)[-1]])
+        row = call(node, aten.reshape.default, y, [*shape_of(y)[:-2], 1, *shape_of(y)[-2:]])
+        apart = call(node, aten.sub.Tensor, column, row)
+        square = call(node, aten.mul.Tensor, apart, apart)
+        return call(node, aten.sqrt.default, call(node, aten.sum.dim_IntList, square, [-1]))
     turn = [*range(last - 1), last, last - 1]
-    squares = [
-        call(node, aten.sum.dim_IntList, call(node, aten.mul.Tensor, t, t, like=node), [last], True, like=node)
-        for t in (x, y)
-    ]
-    product = call(node, aten.matmul.default, x, call(node, aten.permute.default, y, turn, like=node), like=node)
-    both = call(
-        node, aten.add.Tensor, squares[0], call(node, aten.permute.default, squares[1], turn, like=node), like=node
-    )
-    square = call(node, aten.sub.Tensor, both, call(node, aten.mul.Tensor, product, 2.0, like=node), like=node)
-    return call(node, aten.sqrt.default, call(node, aten.relu.default, square, like=node), like=node)
+    squares = [call(node, aten.sum.dim_IntList, call(node, aten.mul.Tensor, t, t), [last], True) for t in (x, y)]
+    product = call(node, aten.matmul.default, x, call(node, aten.permute.default, y, turn))
+    both = call(node, aten.add.Tensor, squares[0], call(node, aten.permute.default, squares[1], turn))
+    square = call(node, aten.sub.Tensor, both, call(node, aten.mul.Tensor, product, 2.0))
+    return call(node, aten.sqrt.default, call(node, aten.relu.default, square))
 
 
 def _by_differences(node: fx.Node, x: fx.Node, y: fx.Node) -> bool:

@@ -33,6 +33,8 @@ from torch import Tensor, fx
 from bgnn.passes import accumulators, ops
 from bgnn.passes.graph import (
     PassResult,
+    Rule,
+    above,
     arg,
     aten,
     call,
@@ -40,10 +42,12 @@ from bgnn.passes.graph import (
     constant,
     is_call,
     is_constant,
+    number_of,
     only_user,
     reduced_axes,
     remove_dead_code,
     replace,
+    rewrite,
     shape_of,
     value_of,
 )
@@ -79,8 +83,6 @@ BIAS_SLACK = 1 / 64  # of a code
 EXACT_FLOATS = 1 << 24  # whole numbers up to here are float32
 # In a layer of few channels the bias is added in float: it costs little there, and no code turns.
 NARROW, EXACT = 64, 1e-6  # channels; of a code
-
-Rule = Callable[[fx.Node], "fx.Node | None"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +122,7 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
             ([aten.linear], _linear),
             ([bgnn.quantize], quantised),
         ]
-        while _apply(gm, result, rules):
-            remove_dead_code(gm)
+        rewrite(gm, rules, result, again=True)
         for layer in calls(gm.graph, aten.linear):
             reason = _why_float(layer)
             if reason is not None:
@@ -135,7 +136,7 @@ def run(gm: fx.GraphModule, naive: bool = False, sums: bool = True) -> PassResul
                 how = "what quantises its sums does not round ties to even" if rounded else "nothing quantises its sums"
                 result.refuse(total, f"it sums codes, but {how}: they stay real")
                 continue
-            replace(total, call(total, bgnn.q_segment_sum_float.default, *_triple(codes), *total.args[1:], like=total))
+            replace(total, call(total, bgnn.q_segment_sum_float.default, *_triple(codes), *total.args[1:]))
             result.rewrites += 1
     _fold_weights(gm)
     remove_dead_code(gm)
@@ -158,10 +159,10 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
             continue
         codes = _exactly(node) if len(shape_of(node)) == 1 or node.meta.get("own_ties") else None
         if codes is None:
-            codes = call(node, bgnn.quantize.default, x, scale, zero - low, 0, high - low, like=node)
+            codes = call(node, bgnn.quantize.default, x, scale, zero - low, 0, high - low)
         if "tap" in node.meta:
             codes.meta["tap"] = node.meta.pop("tap")
-        real = call(node, bgnn.dequantize.default, codes, scale, zero - low, like=node)
+        real = call(node, bgnn.dequantize.default, codes, scale, zero - low)
         name = node.name
         replace(node, real)
         real.name, codes.name = f"{name}_real", name
@@ -199,7 +200,7 @@ def _introduce_constant(node: fx.Node) -> None:
         return
     codes = torch.round(_faked_weight(node) / scale) + zero - low
     made = constant(node, codes.to(torch.uint8), f"{cast(fx.Node, node.args[0]).target}_codes")
-    replace(node, call(node, bgnn.dequantize.default, made, scale, zero - low, like=node))
+    replace(node, call(node, bgnn.dequantize.default, made, scale, zero - low))
 
 
 def _exactly(node: fx.Node) -> fx.Node | None:
@@ -212,28 +213,12 @@ def _exactly(node: fx.Node) -> fx.Node | None:
     x, scale, zero, low, high = cast(tuple[fx.Node, float, int, int, int], node.args)
     real, value = written_out(node) or (None, None)
     if value is None:
-        real = call(node, aten.add.Tensor, call(node, aten.div.Tensor, x, scale, like=node), float(zero), like=node)
+        real = call(node, aten.add.Tensor, call(node, aten.div.Tensor, x, scale), float(zero))
     unit, origin = (scale, zero) if real is None else (1.0, 0)
     if not 0 <= origin - low <= 255:
         return None
     codes = real if real is not None else value
-    return call(node, bgnn.quantize.default, codes, unit, origin - low, 0, high - low, like=node)
-
-
-def _apply(gm: fx.GraphModule, result: PassResult, rules: Sequence[tuple[Sequence[Any], Rule]]) -> bool:
-    changed = False
-    for node in list(gm.graph.nodes):
-        if node.op != "call_function" or node._erased:
-            continue
-        for targets, rule in rules:
-            if is_call(node, *targets):
-                new = rule(node)
-                if new is not None:
-                    replace(node, new)
-                    result.rewrites += 1
-                    changed = True
-                    break
-    return changed
+    return call(node, bgnn.quantize.default, codes, unit, origin - low, 0, high - low)
 
 
 def _move(node: fx.Node) -> fx.Node | None:
@@ -241,7 +226,7 @@ def _move(node: fx.Node) -> fx.Node | None:
     if codes is None:
         return None
     moved = call(node, node.target, codes.node, *node.args[1:], like=node, **node.kwargs)
-    return call(node, bgnn.dequantize.default, moved, codes.scale, codes.zero, like=node)
+    return call(node, bgnn.dequantize.default, moved, codes.scale, codes.zero)
 
 
 def _knn(node: fx.Node) -> fx.Node | None:
@@ -251,8 +236,8 @@ def _knn(node: fx.Node) -> fx.Node | None:
         return None
     if 3 * shape_of(codes.node)[-1] * accumulators.reach(codes.zero) ** 2 >= EXACT_FLOATS:  # 2 x y - y y
         return None
-    steps = call(node, bgnn.dequantize.default, codes.node, 1.0, codes.zero, like=node)
-    return call(node, node.target, steps, *node.args[1:], like=node)
+    steps = call(node, bgnn.dequantize.default, codes.node, 1.0, codes.zero)
+    return call(node, node.target, steps, *node.args[1:])
 
 
 def _cat(node: fx.Node) -> fx.Node | None:
@@ -263,8 +248,8 @@ def _cat(node: fx.Node) -> fx.Node | None:
     parts = [codes_of(part) or _as_codes(part, first) for part in given]
     if any(p is None or (p.scale, p.zero) != (first.scale, first.zero) for p in parts):
         return None
-    joined = call(node, aten.cat.default, [cast(Codes, p).node for p in parts], *node.args[1:], like=node)
-    return call(node, bgnn.dequantize.default, joined, first.scale, first.zero, like=node)
+    joined = call(node, aten.cat.default, [cast(Codes, p).node for p in parts], *node.args[1:])
+    return call(node, bgnn.dequantize.default, joined, first.scale, first.zero)
 
 
 def _as_codes(part: fx.Node, like: Codes) -> Codes | None:
@@ -287,8 +272,8 @@ def _sum(node: fx.Node) -> fx.Node | None:
         return None
     if shape[axes[0]] * accumulators.reach(codes.zero) > accumulators.LARGEST:
         return None
-    total = call(node, bgnn.q_sum_float.default, *_triple(codes), axes[0], like=node)
-    return call(node, aten.div.Tensor, total, shape[axes[0]], like=node) if is_call(node, aten.mean) else total
+    total = call(node, bgnn.q_sum_float.default, *_triple(codes), axes[0])
+    return call(node, aten.div.Tensor, total, shape[axes[0]]) if is_call(node, aten.mean) else total
 
 
 def _closed_sum(node: fx.Node, last: tuple[float, int, int, int]) -> fx.Node | None:
@@ -309,26 +294,18 @@ def _segment_max(node: fx.Node) -> fx.Node | None:
     codes = codes_of(node.args[0])
     if codes is None:
         return None
-    largest = call(node, bgnn.q_segment_max.default, codes.node, codes.zero, *node.args[1:], like=node)
-    return call(node, bgnn.dequantize.default, largest, codes.scale, codes.zero, like=node)
+    largest = call(node, bgnn.q_segment_max.default, codes.node, codes.zero, *node.args[1:])
+    return call(node, bgnn.dequantize.default, largest, codes.scale, codes.zero)
 
 
 def _scaled(node: fx.Node) -> fx.Node | None:
     """`dequantize(q) * c` for one number c > 0."""
     for data, factor in (node.args[:2], tuple(reversed(node.args[:2]))):
         codes = codes_of(data)
-        number = _number(factor)
+        number = number_of(factor)
         if codes is not None and number is not None and number > 0:
             scale = float(torch.tensor(codes.scale) * torch.tensor(number))
-            return call(node, bgnn.dequantize.default, codes.node, scale, codes.zero, like=node)
-    return None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, (int, float)):
-        return float(value)
-    if is_constant(value) and value_of(value).numel() == 1:
-        return float(value_of(value))
+            return call(node, bgnn.dequantize.default, codes.node, scale, codes.zero)
     return None
 
 
@@ -349,8 +326,8 @@ def _relu(node: fx.Node) -> fx.Node | None:
             maker.meta["tap"] = maker.meta["tap"].changed(floor=codes.zero)
         return cast(fx.Node, node.args[0])
     same = (codes.scale, codes.zero)
-    above = call(node, bgnn.requantize.default, codes.node, *same, 0.0, *same, codes.zero, 255, like=node)
-    return call(node, bgnn.dequantize.default, above, *same, like=node)
+    above = call(node, bgnn.requantize.default, codes.node, *same, 0.0, *same, codes.zero, 255)
+    return call(node, bgnn.dequantize.default, above, *same)
 
 
 def _clamp(node: fx.Node) -> fx.Node | None:
@@ -362,8 +339,8 @@ def _clamp(node: fx.Node) -> fx.Node | None:
     if None in given:
         return None
     same = (codes.scale, codes.zero)
-    between = call(node, bgnn.requantize.default, codes.node, *same, 1.0, *same, *given, like=node)
-    return call(node, bgnn.dequantize.default, between, *same, like=node)
+    between = call(node, bgnn.requantize.default, codes.node, *same, 1.0, *same, *given)
+    return call(node, bgnn.dequantize.default, between, *same)
 
 
 def _code(codes: Codes, bound: Any, end: int) -> int | None:
@@ -380,7 +357,7 @@ def _quantize(node: fx.Node, narrow: int) -> fx.Node | None:
     scale, zero, low, high = cast(tuple[float, int, int, int], node.args[1:])
     last = (scale, zero, low, high)
     if is_call(x, aten.relu) and low <= zero:
-        return call(node, bgnn.quantize.default, x.args[0], scale, zero, min(zero, high), high, like=node)
+        return call(node, bgnn.quantize.default, x.args[0], scale, zero, min(zero, high), high)
     slope = 1.0
     source: Any = x
     if is_call(x, aten.leaky_relu):
@@ -389,7 +366,7 @@ def _quantize(node: fx.Node, narrow: int) -> fx.Node | None:
     if codes is not None:
         if slope == 1.0 and _keeps(codes, last):
             return codes.node
-        return call(node, bgnn.requantize.default, codes.node, codes.scale, codes.zero, slope, *last, like=node)
+        return call(node, bgnn.requantize.default, codes.node, codes.scale, codes.zero, slope, *last)
     if is_call(x, bgnn.segment_sum, bgnn.segment_mean):
         codes = codes_of(x.args[0])
         if codes is None or accumulators.of_segments(codes.zero) > accumulators.LARGEST:
@@ -408,8 +385,8 @@ def _quantize(node: fx.Node, narrow: int) -> fx.Node | None:
     if closed is not None:
         return closed
     if _is_joined(x) and only_user(x) is node:
-        parts = [call(node, bgnn.quantize.default, part, *last, like=node) for part in cast(list[fx.Node], x.args[0])]
-        return call(node, aten.cat.default, parts, *x.args[1:], like=node)
+        parts = [call(node, bgnn.quantize.default, part, *last) for part in cast(list[fx.Node], x.args[0])]
+        return call(node, aten.cat.default, parts, *x.args[1:])
     return _closed_before(node, last, narrow)
 
 
@@ -446,7 +423,7 @@ def _closed_before(node: fx.Node, last: tuple[float, int, int, int], narrow: int
     if is_call(source, bgnn.q_linear_float):
         value = _closed_linear(node, source, (scale, zero, low, high), narrow)
     elif _is_total(source) or _is_joined(source):
-        value = call(node, bgnn.quantize.default, source, scale, zero, low, high, like=node)
+        value = call(node, bgnn.quantize.default, source, scale, zero, low, high)
     for step in reversed(chain) if value is not None else ():
         value = call(node, step.target, value, *step.args[1:], like=step, **step.kwargs)
     return value
@@ -486,11 +463,8 @@ def _linear(node: fx.Node) -> fx.Node | None:
         moved = real @ shift.double().expand(real.shape[1]) + (0 if bias is None else value_of(bias).double())
         bias = constant(node, moved.float(), f"{weight.name}_bias")
     source = cast(fx.Node, weight.args[0]) if is_weight(weight) else weight
-    name = str(source.target)
-    operands = [constant(node, values, f"{name}_codes"), constant(node, scales, f"{name}_scale")]
-    if "source" in source.meta:
-        operands[0].meta["source"] = source.meta["source"]
-    return call(node, bgnn.q_linear_float.default, *_triple(codes), *operands, zero, bias, like=node)
+    operands = [constant(node, values, source), constant(node, scales, f"{source.target}_scale")]
+    return call(node, bgnn.q_linear_float.default, *_triple(codes), *operands, zero, bias)
 
 
 def weight_codes(weight: fx.Node) -> tuple[Tensor, Tensor, int] | None:
@@ -594,10 +568,7 @@ def _why_float(layer: fx.Node) -> str | None:
 
 def _why_real(node: fx.Node) -> str:
     """Why a tensor is no codes: arithmetic, moves and sums over edges made it of codes, or of what rounds otherwise."""
-    seen: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        current = stack.pop()
+    for current in above(node, through=lambda n: not is_call(n, aten.linear, bgnn.q_linear_float)):
         if is_call(current, bgnn.dequantize):
             return (
                 "its input is computed from codes with real arithmetic, and not quantised again: a fake-quantiser in "
@@ -605,9 +576,6 @@ def _why_real(node: fx.Node) -> str:
             )
         if "stays_float" in current.meta:
             return f"its input is rounded, but {current.meta['stays_float']}"
-        if current not in seen and not is_call(current, aten.linear, bgnn.q_linear_float):
-            seen.add(current)
-            stack += current.all_input_nodes
     return "its input is not quantised"
 
 
@@ -616,6 +584,4 @@ def _fold_weights(gm: fx.GraphModule) -> None:
     for node in calls(gm.graph, *FAKE):
         if is_weight(node):
             source = cast(fx.Node, node.args[0])
-            folded = constant(node, _faked_weight(node), str(source.target))
-            folded.meta.update({k: v for k, v in source.meta.items() if k == "source"})
-            replace(node, folded)
+            replace(node, constant(node, _faked_weight(node), source))

@@ -21,12 +21,10 @@ from bgnn.passes.graph import (
     arg,
     aten,
     call,
-    calls,
     constant,
     is_call,
     is_constant,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
 )
 
@@ -38,76 +36,73 @@ bgnn = torch.ops.bgnn
 
 def run(gm: fx.GraphModule, naive: bool = False, popcount: bool = False) -> PassResult:
     """Replaces every `bgnn::knn`."""
-    result = PassResult()
-    for node in calls(gm.graph, bgnn.knn):
+
+    def lowered(node: fx.Node) -> fx.Node:
         x, k, metric = cast(tuple[fx.Node, int, str], node.args[:3])
         group = cast("fx.Node | None", arg(node, 3, "group"))
         if popcount and group is None:
-            replace(node, _counted(node, x, k, metric))
-            result.rewrites += 1
-            continue
+            return _counted(node, x, k, metric)
         score = _naive_score(node, x, metric) if naive else _score(node, x, metric)
         if group is not None:
             score = _within(node, score, group)
-        top = call(node, bgnn.topk_lowest.default, score, k, 2, True, like=node)
-        replace(node, call(node, operator.getitem, top, 1, like=node))
-        result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+        top = call(node, bgnn.topk_lowest.default, score, k, 2, True)
+        return call(node, operator.getitem, top, 1)
+
+    return rewrite(gm, [([bgnn.knn], lowered)])
 
 
 def _counted(node: fx.Node, x: fx.Node, k: int, metric: str) -> fx.Node:
     """The project's own operators. Flipped channels are flipped in both rows: they change no distance."""
     if metric == "l2":
-        return call(node, bgnn.real_knn.default, x, k, like=node)
+        return call(node, bgnn.real_knn.default, x, k)
     if is_call(x, bgnn.unpack):
         words, channels = cast(fx.Node, x.args[0]), cast(int, x.args[1])
         if is_call(words, aten.bitwise_xor) and is_constant(words.args[1]):
             words = cast(fx.Node, words.args[0])
     else:
-        words, channels = call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1]
-    return call(node, bgnn.hamming_knn.default, words, channels, k, like=node)
+        words, channels = call(node, bgnn.pack.default, x), shape_of(x)[-1]
+    return call(node, bgnn.hamming_knn.default, words, channels, k)
 
 
 def _within(node: fx.Node, score: fx.Node, group: fx.Node) -> fx.Node:
     """The score, below all others between nodes of different graphs."""
     batch = shape_of(group)[0]  # 1 where a batch says which graph a node is of
-    columns = call(node, aten.reshape.default, group, [batch, -1, 1], like=node)
-    rows = call(node, aten.reshape.default, group, [batch, 1, -1], like=node)
-    apart = call(node, aten.ne.Tensor, columns, rows, like=node)
-    return call(node, aten.where.self, apart, constant(node, torch.tensor(float("-inf")), "far"), score, like=node)
+    columns = call(node, aten.reshape.default, group, [batch, -1, 1])
+    rows = call(node, aten.reshape.default, group, [batch, 1, -1])
+    apart = call(node, aten.ne.Tensor, columns, rows)
+    return call(node, aten.where.self, apart, constant(node, torch.tensor(float("-inf")), "far"), score)
 
 
 def _score(node: fx.Node, x: fx.Node, metric: str) -> fx.Node:
     if metric == "hamming":
-        return call(node, aten.matmul.default, x, _turned(node, x), like=node)
+        return call(node, aten.matmul.default, x, _turned(node, x))
     # [x_i, -1] . [2 x_j, |x_j|^2]: the whole score in one product, no second pass over N x N values
     square = _squares(node, x)
     minus_one = constant(node, torch.full((1, 1, 1), -1.0), "minus_one")
     sizes = [
-        size if isinstance(size, int) else call(node, aten.sym_size.int, square, axis, like=node)
+        size if isinstance(size, int) else call(node, aten.sym_size.int, square, axis)
         for axis, size in enumerate(shape_of(square))
     ]
-    minus_one = call(node, aten.expand.default, minus_one, sizes, like=node)
-    left = call(node, aten.cat.default, [x, minus_one], 2, like=node)
-    right = call(node, aten.cat.default, [call(node, aten.mul.Tensor, x, 2.0, like=node), square], 2, like=node)
-    return call(node, aten.matmul.default, left, _turned(node, right), like=node)
+    minus_one = call(node, aten.expand.default, minus_one, sizes)
+    left = call(node, aten.cat.default, [x, minus_one], 2)
+    right = call(node, aten.cat.default, [call(node, aten.mul.Tensor, x, 2.0), square], 2)
+    return call(node, aten.matmul.default, left, _turned(node, right))
 
 
 def _naive_score(node: fx.Node, x: fx.Node, metric: str) -> fx.Node:
-    product = call(node, aten.matmul.default, x, _turned(node, x), like=node)
+    product = call(node, aten.matmul.default, x, _turned(node, x))
     if metric == "hamming":
-        distance = call(node, aten.sub.Tensor, product, float(shape_of(x)[-1]), like=node)
+        distance = call(node, aten.sub.Tensor, product, float(shape_of(x)[-1]))
         return distance
     square = _squares(node, x)
-    inner = call(node, aten.mul.Tensor, product, -2.0, like=node)
-    score = call(node, aten.sub.Tensor, call(node, aten.neg.default, square, like=node), inner, like=node)
-    return call(node, aten.sub.Tensor, score, _turned(node, square), like=node)
+    inner = call(node, aten.mul.Tensor, product, -2.0)
+    score = call(node, aten.sub.Tensor, call(node, aten.neg.default, square), inner)
+    return call(node, aten.sub.Tensor, score, _turned(node, square))
 
 
 def _squares(node: fx.Node, x: fx.Node) -> fx.Node:
-    return call(node, aten.sum.dim_IntList, call(node, aten.mul.Tensor, x, x, like=node), [2], True, like=node)
+    return call(node, aten.sum.dim_IntList, call(node, aten.mul.Tensor, x, x), [2], True)
 
 
 def _turned(node: fx.Node, x: fx.Node) -> fx.Node:
-    return call(node, aten.permute.default, x, [0, 2, 1], like=node)
+    return call(node, aten.permute.default, x, [0, 2, 1])

@@ -14,23 +14,16 @@ import torch
 from torch import fx
 
 from bgnn.passes import merge_equal_nodes, ops
-from bgnn.passes.graph import PassResult, arg, aten, call, calls, is_call, remove_dead_code, replace, shape_of
+from bgnn.passes.graph import PassResult, arg, aten, call, calls, is_call, rewrite, shape_of
 
 ELEMENTWISE = ops.having("elementwise")
 
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Replaces every write through one mask, whose shape is that of the first axes."""
-    result = PassResult()
     if any(calls(gm.graph, aten.index_put)):
         merge_equal_nodes.run(gm)  # a mask that is written out twice is one
-    for node in calls(gm.graph, aten.index_put):
-        new = _as_choice(node)
-        if new is not None:
-            replace(node, new)
-            result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+    return rewrite(gm, [([aten.index_put], _as_choice)])
 
 
 def _as_choice(node: fx.Node) -> fx.Node | None:
@@ -53,5 +46,5 @@ def _as_choice(node: fx.Node) -> fx.Node | None:
     elif len(shape_of(values)) > rest:  # one for each place, in order
         return None
     for _ in range(rest):
-        mask = call(node, aten.unsqueeze.default, mask, -1, like=node)
-    return call(node, aten.where.self, mask, values, base, like=node)
+        mask = call(node, aten.unsqueeze.default, mask, -1)
+    return call(node, aten.where.self, mask, values, base)

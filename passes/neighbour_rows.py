@@ -180,7 +180,7 @@ class _Rows:
             if node is not row and self._is(node, expected):
                 return row
         if self._is(node, PROBE.flip(0)):
-            new = call(node, aten.stack.default, [self.rows[1], self.rows[0]], like=node)
+            new = call(node, aten.stack.default, [self.rows[1], self.rows[0]])
             self.at[new], self.axis[new] = str(shape_of(node)[1]), 1
             return new
         if isinstance(value, Tensor):
@@ -210,9 +210,9 @@ class _Rows:
         if str(shape_of(x)[0]) != str(self.count) or literal(shape_of(x)) is None:
             return None
         length, rest = next(str(size) for size in shape_of(node) if str(size) in self.there), shape_of(x)[1:]
-        rows = call(node, aten.reshape.default, x, literal((self.count, 1, *rest)), like=node)
-        rows = call(node, aten.expand.default, rows, [-1, self.k, *rest], like=node)
-        new = call(node, aten.reshape.default, rows, [-1, *rest], like=node)
+        rows = call(node, aten.reshape.default, x, literal((self.count, 1, *rest)))
+        rows = call(node, aten.expand.default, rows, [-1, self.k, *rest])
+        new = call(node, aten.reshape.default, rows, [-1, *rest])
         self.at[new], self.axis[new] = length, 0
         return new
 
@@ -269,9 +269,9 @@ class _Rows:
         length = str(shape_of(node)[len(index) - 1])
         before = self.there[self.at[mask]]
         if length not in self.there:
-            both = mask if before is None else call(node, aten.logical_and.default, before, mask, like=node)
+            both = mask if before is None else call(node, aten.logical_and.default, before, mask)
             self.there[length] = both
-        new = call(node, aten.alias.default, values, like=node)
+        new = call(node, aten.alias.default, values)
         self.at[new], self.axis[new] = length, self.axis[values]
         return new
 
@@ -284,11 +284,11 @@ class _Rows:
             return
         there = [self.there[self.at[part]] if part in on_edges else None for part in parts]
         if any(one is not None for one in there):
-            sizes = [call(node, aten.sym_size.int, part, axis, like=node) for part in parts]
+            sizes = [call(node, aten.sym_size.int, part, axis) for part in parts]
             cpu = torch.device("cpu")
-            ones = [call(node, aten.full.default, [n], True, dtype=torch.bool, device=cpu, like=node) for n in sizes]
+            ones = [call(node, aten.full.default, [n], True, dtype=torch.bool, device=cpu) for n in sizes]
             both = [one or every for one, every in zip(there, ones, strict=True)]
-            self.there[length] = call(node, aten.cat.default, both, 0, like=node)
+            self.there[length] = call(node, aten.cat.default, both, 0)
         else:
             self.there[length] = None
 
@@ -305,54 +305,54 @@ class _Rows:
     def _dense(self, node: fx.Node, values: fx.Node, there: fx.Node | None) -> fx.Node:
         """A reduction over each node's neighbours."""
         rest = shape_of(values)[1:]
-        rows = call(node, aten.reshape.default, values, literal((self.count, self.k, *rest)), like=node)
+        rows = call(node, aten.reshape.default, values, literal((self.count, self.k, *rest)))
         mask = None
         if there is not None and not (is_call(node, bgnn.segment_max) and there is self.first and self.filled):
-            mask = call(node, aten.reshape.default, there, literal((self.count, self.k, *[1] * len(rest))), like=node)
+            mask = call(node, aten.reshape.default, there, literal((self.count, self.k, *[1] * len(rest))))
         if is_call(node, bgnn.segment_softmax):
             if mask is not None:
                 rows = _where(node, mask, rows, LOWEST)
-            shares = call(node, aten.softmax.int, rows, 1, like=node)
-            new = call(node, aten.reshape.default, shares, literal((-1, *rest)), like=node)
+            shares = call(node, aten.softmax.int, rows, 1)
+            new = call(node, aten.reshape.default, shares, literal((-1, *rest)))
             self.at[new], self.axis[new] = self.at[values], 0
             return new
         if is_call(node, bgnn.segment_max):
             if mask is None:
-                return call(node, aten.amax.default, rows, [1], like=node)
-            largest = call(node, aten.amax.default, _where(node, mask, rows, LOWEST), [1], like=node)
-            some = call(node, aten.gt.Scalar, self._number(node, mask), 0, like=node)
+                return call(node, aten.amax.default, rows, [1])
+            largest = call(node, aten.amax.default, _where(node, mask, rows, LOWEST), [1])
+            some = call(node, aten.gt.Scalar, self._number(node, mask), 0)
             return _where(node, some, largest, 0.0)
         if mask is None:
             mean = is_call(node, bgnn.segment_mean)
-            return call(node, aten.mean.dim if mean else aten.sum.dim_IntList, rows, [1], like=node)
-        total = call(node, aten.sum.dim_IntList, _where(node, mask, rows, 0.0), [1], like=node)
+            return call(node, aten.mean.dim if mean else aten.sum.dim_IntList, rows, [1])
+        total = call(node, aten.sum.dim_IntList, _where(node, mask, rows, 0.0), [1])
         if is_call(node, bgnn.segment_sum):
             return total
-        return call(node, aten.div.Tensor, total, self._at_least_one(node, self._number(node, mask)), like=node)
+        return call(node, aten.div.Tensor, total, self._at_least_one(node, self._number(node, mask)))
 
     def _number(self, node: fx.Node, mask: fx.Node) -> fx.Node:
         """How many neighbours are there, f32, in the mask's shape without axis 1."""
-        return call(node, aten.sum.dim_IntList, _as_float(node, mask), [1], like=node)
+        return call(node, aten.sum.dim_IntList, _as_float(node, mask), [1])
 
     def _at_least_one(self, node: fx.Node, number: fx.Node) -> fx.Node:
-        return call(node, aten.clamp.default, number, 1.0, like=node)
+        return call(node, aten.clamp.default, number, 1.0)
 
     def _masked(self, node: fx.Node, values: fx.Node, index: fx.Node, n: Any, there: fx.Node) -> fx.Node:
         """A reduction by another index, over what is there."""
         ones = [1] * (len(shape_of(values)) - 1)
-        mask = call(node, aten.reshape.default, there, [-1, *ones], like=node)
-        numbers = call(node, bgnn.segment_sum.default, _as_float(node, mask), index, n, like=node)
+        mask = call(node, aten.reshape.default, there, [-1, *ones])
+        numbers = call(node, bgnn.segment_sum.default, _as_float(node, mask), index, n)
         if is_call(node, bgnn.segment_sum, bgnn.segment_mean):
-            total = call(node, bgnn.segment_sum.default, _where(node, mask, values, 0.0), index, n, like=node)
+            total = call(node, bgnn.segment_sum.default, _where(node, mask, values, 0.0), index, n)
             if is_call(node, bgnn.segment_sum):
                 return total
-            return call(node, aten.div.Tensor, total, self._at_least_one(node, numbers), like=node)
+            return call(node, aten.div.Tensor, total, self._at_least_one(node, numbers))
         lowered = _where(node, mask, values, LOWEST)
-        new = call(node, node.target, lowered, index, n, like=node)
+        new = call(node, node.target, lowered, index, n)
         if is_call(node, bgnn.segment_softmax):
             self.at[new], self.axis[new] = self.at[values], 0
             return new
-        return _where(node, call(node, aten.gt.Scalar, numbers, 0, like=node), new, 0.0)
+        return _where(node, call(node, aten.gt.Scalar, numbers, 0), new, 0.0)
 
 
 def _group(ptr: fx.Node | None) -> fx.Node | None:
@@ -386,9 +386,9 @@ def _size_of(sizes: tuple[Any, ...]) -> Any:
 
 
 def _as_float(node: fx.Node, mask: fx.Node) -> fx.Node:
-    return call(node, aten._to_copy.default, mask, dtype=torch.float32, like=node)
+    return call(node, aten._to_copy.default, mask, dtype=torch.float32)
 
 
 def _where(node: fx.Node, mask: fx.Node, values: fx.Node, other: float) -> fx.Node:
     number = torch.tensor(other, dtype=values.meta["val"].dtype)
-    return call(node, aten.where.self, mask, values, constant(node, number, "left_out"), like=node)
+    return call(node, aten.where.self, mask, values, constant(node, number, "left_out"))

@@ -10,14 +10,14 @@ something is divided by (a softmax's sum) is none of them. Nothing is rewritten 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
 from torch import fx
 
 from bgnn.passes import ops
-from bgnn.passes.graph import aten, calls, is_call, is_constant, only_user, reduced_axes, shape_of
+from bgnn.passes.graph import above, aten, calls, is_call, is_constant, only_user, reduced_axes, shape_of
 
 bgnn = torch.ops.bgnn
 
@@ -28,11 +28,16 @@ EACH_ROW = [*ops.having("elementwise"), *MOVES, *ops.having("channel"), aten.cat
 
 @dataclasses.dataclass(frozen=True)
 class NeighbourSum:
-    """`how`: "sum" or "mean". `values`: what is added up, before it is moved. `on_edges`: computed edge by edge."""
+    """`how`: "sum" or "mean". `values`: what is added up, before it is moved. `on_edges`: computed edge by edge.
+
+    `held`: the edges are the model's own. `parts`: a sum for the nodes of each degree.
+    """
 
     how: str
     values: fx.Node
     on_edges: bool
+    held: bool
+    parts: tuple[fx.Node, ...]
 
 
 def neighbour_sums(graph: fx.Graph) -> dict[fx.Node, NeighbourSum]:
@@ -41,16 +46,18 @@ def neighbour_sums(graph: fx.Graph) -> dict[fx.Node, NeighbourSum]:
     for node in calls(graph, aten.sum, aten.mean):
         if reduced_axes(node) != [len(shape_of(cast(fx.Node, node.args[0]))) - 2]:
             continue
-        source, gathered = cast(fx.Node, node.args[0]), False
+        source, gathers = cast(fx.Node, node.args[0]), []
         while is_call(source, *MOVES) or _is_padded(source):
-            gathered |= _gathers(source, found)
+            gathers += [source] if _gathers(source, found) else []
             first = source.args[0]
             source = cast(fx.Node, first[0] if isinstance(first, (list, tuple)) else first)
-        on_edges = _is_on_edges(source, found)
+        on_edges = list(_on_edges(source, found))
         end = _end(node)
-        if (gathered or on_edges) and not _is_divisor(end):
+        if (gathers or on_edges) and not _is_divisor(end):
             lengths = is_call(node, aten.mean) or any(is_call(one, aten.div) for one in (end, *end.all_input_nodes))
-            found[end] = NeighbourSum("mean" if lengths else "sum", source, on_edges)
+            held = all(is_constant(one.args[-1]) for one in (*gathers, *on_edges))
+            parts = (*found[end].parts, node) if end in found else (node,)
+            found[end] = NeighbourSum("mean" if lengths else "sum", source, bool(on_edges), held, parts)
     return found
 
 
@@ -64,18 +71,10 @@ def _is_padded(node: fx.Node) -> bool:
     return is_call(node, aten.cat) and all(is_constant(part) for part in cast(list[fx.Node], node.args[0])[1:])
 
 
-def _is_on_edges(node: fx.Node, found: Mapping[fx.Node, NeighbourSum]) -> bool:
-    """Whether a tensor is computed of gathered rows, with each by itself."""
-    waiting, seen = [node], {node}
-    while waiting:
-        one = waiting.pop()
-        if _gathers(one, found):
-            return True
-        if is_call(one, *EACH_ROW) and one not in found:
-            new = [source for source in one.all_input_nodes if source not in seen]
-            seen.update(new)
-            waiting += new
-    return False
+def _on_edges(node: fx.Node, found: Mapping[fx.Node, NeighbourSum]) -> Iterator[fx.Node]:
+    """The gathers of rows that a tensor is computed of, with each row by itself."""
+    way = above(node, through=lambda one: is_call(one, *EACH_ROW) and one not in found)
+    return (one for one in way if _gathers(one, found))
 
 
 def _end(total: fx.Node) -> fx.Node:

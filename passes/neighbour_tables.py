@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from bgnn.passes import ops
-from bgnn.passes.graph import PassResult, arg, call, is_call, remove_dead_code, replace, shape_of, size_of
+from bgnn.passes.graph import PassResult, above, arg, call, is_call, remove_dead_code, replace, shape_of, size_of
 
 NEEDS = ("segment_sum", "segment_mean", "segment_max", "q_segment_sum", "q_segment_sum_float", "q_segment_mean",
          "q_segment_max", "with_self_loops", "join_edges", "drop_loops")  # fmt: skip
@@ -220,18 +220,18 @@ class Edges:
             return node not in self.list_of
         if node not in self.list_of:
             return False
-        seen, pending = set(), [node]
-        while pending:
-            one = pending.pop()
-            if one in seen or one not in self.list_of:
+
+        def is_made(one: fx.Node) -> bool:
+            """Whether it is computed of other tensors of edges."""
+            return one in self.list_of and not is_call(one, aten.index_select, *FILLED) and not is_listed(one)
+
+        for one in above(node, through=is_made):
+            if one not in self.list_of:
                 continue
-            seen.add(one)
             if self.list_of[one] is not index.source or not self._edgewise(one, index, size):
                 return False
-            if not is_call(one, aten.index_select, *FILLED) and not is_listed(one):
-                if any(source not in self.list_of and _has_rows(source) for source in one.all_input_nodes):
-                    return False  # of edges, but of no list that is known
-                pending += one.all_input_nodes
+            if is_made(one) and any(a not in self.list_of and _has_rows(a) for a in one.all_input_nodes):
+                return False  # of edges, but of no list that is known
         return True
 
     def _edgewise(self, node: fx.Node, index: Index, size: int | fx.Node) -> bool:

@@ -110,7 +110,7 @@ def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     channels = shape_of(node)[-1]
     x = node.args[0]
     if is_call(node, bgnn.binarize):
-        return Bits(call(node, bgnn.pack.default, x, like=node), channels)
+        return Bits(call(node, bgnn.pack.default, x), channels)
     if is_call(node, bgnn.dot_threshold):
         return _threshold_layer(node, packed)
     if is_call(node, bgnn.xor_edge_layer):
@@ -132,16 +132,16 @@ def _bits(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
         return _maximum(node, bits)
     if is_call(node, aten.reshape) and same_channels:
         shape = (*shape_of(node)[:-1], shape_of(bits.words)[-1])
-        return Bits(reshape(node, bits.words, shape, like=node), channels, bits.flip)
+        return Bits(reshape(node, bits.words, shape), channels, bits.flip)
     if is_call(node, aten.expand) and same_channels:
         shape_list = [*shape_of(node)[:-1], shape_of(bits.words)[-1]]
-        return Bits(expand(node, bits.words, shape_list, like=node), channels, bits.flip)
+        return Bits(expand(node, bits.words, shape_list), channels, bits.flip)
     if is_call(node, bgnn.gather_nodes):
-        return Bits(call(node, node.target, bits.words, node.args[1], like=node), channels, bits.flip)
+        return Bits(call(node, node.target, bits.words, node.args[1]), channels, bits.flip)
     moves_rows = is_call(node, aten.slice, aten.index_select) and cast(int, node.args[1]) % rank != rank - 1
     keeps_last = is_call(node, aten.permute) and cast(list[int], node.args[1])[-1] % rank == rank - 1
     if moves_rows or keeps_last:
-        return Bits(call(node, node.target, bits.words, *node.args[1:], like=node), channels, bits.flip)
+        return Bits(call(node, node.target, bits.words, *node.args[1:]), channels, bits.flip)
     return None
 
 
@@ -157,10 +157,10 @@ def _maximum(node: fx.Node, bits: Bits) -> Bits | None:
     else:
         words = _flipped(node, bits.words, bits.channels, signs)
     for dim in reversed(reduced_axes(node)):
-        words = call(node, bgnn.packed_max.default, words, dim, like=node)
+        words = call(node, bgnn.packed_max.default, words, dim)
     shape = (*shape_of(node)[:-1], shape_of(words)[-1])
     flip = -torch.ones(bits.channels) if lowest else None
-    return Bits(reshape(node, words, shape, like=node), bits.channels, flip)
+    return Bits(reshape(node, words, shape), bits.channels, flip)
 
 
 def _product(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
@@ -182,7 +182,7 @@ def _product(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     if other not in packed or shape_of(other)[-1] != shape_of(left)[-1]:
         return None
     twin = packed[other]
-    words = call(node, aten.bitwise_xor.Tensor, bits.words, twin.words, like=node)
+    words = call(node, aten.bitwise_xor.Tensor, bits.words, twin.words)
     return Bits(words, channels, bits.times(twin.flip))
 
 
@@ -202,7 +202,7 @@ def _join(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
         words = [b.words for b in bits]
     else:
         words = [_flipped(node, b.words, b.channels, b.flip) for b in bits]
-    return Bits(call(node, aten.cat.default, words, dim, like=node), shape_of(node)[-1], flip)
+    return Bits(call(node, aten.cat.default, words, dim), shape_of(node)[-1], flip)
 
 
 def _flipped(before: fx.Node, words: fx.Node, channels: int, flip: Tensor | None) -> fx.Node:
@@ -210,7 +210,7 @@ def _flipped(before: fx.Node, words: fx.Node, channels: int, flip: Tensor | None
     if flip is None or bool((flip == 1).all()):
         return words
     mask = torch.ops.bgnn.pack(flip)
-    return call(before, aten.bitwise_xor.Tensor, words, constant(before, mask, "flip_mask"), like=before)
+    return call(before, aten.bitwise_xor.Tensor, words, constant(before, mask, "flip_mask"))
 
 
 def _unpacked(before: fx.Node, bits: Bits) -> fx.Node:
@@ -220,7 +220,7 @@ def _unpacked(before: fx.Node, bits: Bits) -> fx.Node:
 
 def _threshold_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
     x, weight, thresholds = cast(tuple[fx.Node, fx.Node, fx.Node], node.args)
-    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1])
+    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x), shape_of(x)[-1])
     signs = value_of(weight) if bits.flip is None else value_of(weight) * bits.flip
     filters = constant(node, torch.ops.bgnn.pack(signs), str(weight.target))
     rows = list(value_of(thresholds))
@@ -235,9 +235,9 @@ def _threshold_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
             continue
         step = call(
             node, bgnn.bconv_bits.default, bits.words, filters, bits.channels,
-            constant(node, row, str(thresholds.target)), like=node,
+            constant(node, row, str(thresholds.target)),
         )  # fmt: skip
-        words = step if words is None else call(node, aten.bitwise_xor.Tensor, words, step, like=node)
+        words = step if words is None else call(node, aten.bitwise_xor.Tensor, words, step)
     assert words is not None
     channels = shape_of(node)[-1]
     return Bits(_flipped(node, words, channels, inverted), channels)
@@ -246,13 +246,13 @@ def _threshold_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits | None:
 def _edge_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits:
     """A fused XOR edge layer. A flipped channel turns the node half's weight; x_i * x_j turns twice, so not at all."""
     x, index, weight, thresholds = cast(tuple[fx.Node, ...], node.args)
-    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1])
+    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x), shape_of(x)[-1])
     signs = value_of(weight).clone()
     if bits.flip is not None:
         signs[:, : bits.channels] *= bits.flip
     filters = constant(node, packed_weight(signs, bits.channels), str(weight.target))
     words = call(
-        node, bgnn.xor_edge_conv.default, bits.words, index, filters, thresholds, bits.channels, like=node
+        node, bgnn.xor_edge_conv.default, bits.words, index, filters, thresholds, bits.channels
     )  # fmt: skip
     return Bits(words, shape_of(node)[-1])
 
@@ -260,22 +260,22 @@ def _edge_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> Bits:
 def _pooled_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> None:
     """A fused dense layer and pooling."""
     x, weight = cast(tuple[fx.Node, fx.Node], node.args[:2])
-    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x, like=node), shape_of(x)[-1])
+    bits = packed.get(x) or Bits(call(node, bgnn.pack.default, x), shape_of(x)[-1])
     signs = value_of(weight) if bits.flip is None else value_of(weight) * bits.flip
     filters = constant(node, torch.ops.bgnn.pack(signs), str(weight.target))
-    replace(node, call(node, bgnn.dense_pool.default, bits.words, filters, node.args[2], bits.channels, like=node))
+    replace(node, call(node, bgnn.dense_pool.default, bits.words, filters, node.args[2], bits.channels))
 
 
 def _real_edge_layer(node: fx.Node, packed: dict[fx.Node, Bits]) -> None:
     """A fused layer on real features, whose node half comes as bits."""
     signs, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[5])
-    bits = packed.get(signs) or Bits(call(node, bgnn.pack.default, signs, like=node), shape_of(signs)[-1])
+    bits = packed.get(signs) or Bits(call(node, bgnn.pack.default, signs), shape_of(signs)[-1])
     values = value_of(weight).clone()
     if bits.flip is not None:
         values[:, : bits.channels] *= bits.flip
     filters = constant(node, packed_weight(values, bits.channels), str(weight.target))
     args = [bits.words, *node.args[1:5], filters, *node.args[6:], bits.channels]
-    replace(node, call(node, bgnn.bin_edge_conv.default, *args, like=node))
+    replace(node, call(node, bgnn.bin_edge_conv.default, *args))
 
 
 def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_affine: bool) -> None:
@@ -298,7 +298,7 @@ def _dense(node: fx.Node, packed: dict[fx.Node, Bits], result: PassResult, fuse_
         multiplier, bias = multiplier * affine[0], bias * affine[0] + affine[1]
         last = following
     bits = packed.get(x)
-    words = bits.words if bits is not None else call(node, bgnn.pack.default, x, like=node)
+    words = bits.words if bits is not None else call(node, bgnn.pack.default, x)
     if bits is not None and bits.flip is not None:
         signs = signs * bits.flip
     name = str(weight.target)
@@ -317,13 +317,13 @@ def _quantise_signs(gm: fx.GraphModule) -> None:
     """A sign whose +-1 are read as numbers goes through bits and back: LCE has no other sign."""
     for node in list(gm.graph.nodes):
         if is_call(node, bgnn.binarize) and _has_channels(node):
-            words = call(node, bgnn.pack.default, node.args[0], like=node)
+            words = call(node, bgnn.pack.default, node.args[0])
             for user in list(node.users):
                 if is_call(user, bgnn.pack):
                     replace(user, words)
             if node.users:
                 tap: Any = node.meta.get("tap")
-                replace(node, call(node, bgnn.unpack.default, words, shape_of(node)[-1], like=node), tap)
+                replace(node, call(node, bgnn.unpack.default, words, shape_of(node)[-1]), tap)
             elif "tap" in node.meta:
                 words.meta["tap"] = node.meta["tap"].changed(channels=shape_of(node)[-1])
     remove_dead_code(gm)

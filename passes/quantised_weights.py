@@ -26,6 +26,7 @@ from bgnn.passes.binary_rows import binary_rows
 from bgnn.passes.expressions import attempt
 from bgnn.passes.graph import (
     PassResult,
+    above,
     arg,
     aten,
     call,
@@ -76,7 +77,7 @@ def run(gm: fx.GraphModule) -> PassResult:
     for node in list(gm.graph.nodes):
         if node not in known or is_constant(node) or is_call(node, *FAKE) or all(user in known for user in node.users):
             continue
-        roundings = _roundings(node, known)
+        roundings = _roundings(node)
         value = node.meta["val"]
         if not roundings or value.numel() <= 1 or not value.is_floating_point():
             continue
@@ -89,9 +90,7 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         if isinstance(found, Grid) and found.is_beside and not all(_takes(user, node) for user in node.users):
             found = "its levels lie beside the whole multiples of its steps, and no dense layer takes them"
-        made = constant(node, values - found.beside if isinstance(found, Grid) else values, str(origin.target))
-        if "source" in origin.meta:
-            made.meta["source"] = origin.meta["source"]
+        made = constant(node, values - found.beside if isinstance(found, Grid) else values, origin)
         if isinstance(found, str):
             result.refuse(roundings[0], found)
             made.meta["stays_float"] = found
@@ -99,11 +98,11 @@ def run(gm: fx.GraphModule) -> PassResult:
             continue
         arguments = (found.zero, -128, 127)
         if found.axis is None:
-            new = call(node, bgnn.fake_quant.default, made, float(found.steps), *arguments, like=node)
+            new = call(node, bgnn.fake_quant.default, made, float(found.steps), *arguments)
         else:
             steps = constant(node, found.steps, f"{made.target}_steps")
             zeros = constant(node, torch.full_like(found.steps, found.zero), f"{made.target}_zeros")
-            new = call(node, bgnn.fake_quant_channel.default, made, steps, zeros, found.axis, *arguments[1:], like=node)
+            new = call(node, bgnn.fake_quant_channel.default, made, steps, zeros, found.axis, *arguments[1:])
         for layer in list(node.users) if found.is_beside else []:
             _add_sums(layer, values, found.beside, made.meta.get("source"))
         replace(node, new)
@@ -121,10 +120,10 @@ def _add_sums(layer: fx.Node, values: Tensor, beside: Tensor, source: str | None
     unit = float(beside) if beside.dim() == 0 else 1.0
     row = constant(layer, torch.full_like(values[:1], unit), "beside")
     row.meta.update({"source": f"{source}, sums"} if source else {})
-    codes = call(layer, bgnn.fake_quant.default, row, unit, 0, -128, 127, like=layer)
+    codes = call(layer, bgnn.fake_quant.default, row, unit, 0, -128, 127)
     rest = [None, *layer.args[3:]] if len(layer.args) > 3 else []
     users = list(layer.users)
-    sums = call(layer, layer.target, layer.args[0], codes, *rest, like=layer)
+    sums = call(layer, layer.target, layer.args[0], codes, *rest)
     layer.append(sums)  # behind the layer, with what it is added to
     if beside.dim():
         each = beside.flatten() if is_call(layer, aten.linear) else beside[:, 0]  # [O], or [O, 1] of channels first
@@ -156,35 +155,19 @@ def _known(gm: fx.GraphModule) -> set[fx.Node]:
     return known
 
 
-def _roundings(last: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
+def _roundings(last: fx.Node) -> list[fx.Node]:
     """What is rounded, or is stored in bytes, nearest to `last` on each way back from it.
 
     Of these, what another one is made of rounds no weight, but a scale: `round(w / s) * s` with s a power of 2.
     """
-    found, seen, stack = [], set(), [last]
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if is_call(node, *ROUNDINGS) or node.meta["val"].dtype in BYTES or to_whole_numbers(node):
-            found.append(node)
-        elif not is_call(node, *FAKE):
-            stack += node.all_input_nodes
-    before = _before(found)
+
+    def rounds(node: fx.Node) -> bool:
+        return is_call(node, *ROUNDINGS) or node.meta["val"].dtype in BYTES or to_whole_numbers(node)
+
+    way = above(last, through=lambda n: not rounds(n) and not is_call(n, *FAKE))
+    found = [node for node in way if rounds(node)]
+    before = set(above(*(n for node in found for n in node.all_input_nodes)))
     return [node for node in found if node not in before]
-
-
-def _before(nodes: list[fx.Node]) -> set[fx.Node]:
-    """All that some nodes are made of."""
-    seen: set[fx.Node] = set()
-    stack = [n for node in nodes for n in node.all_input_nodes]
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack += node.all_input_nodes
-    return seen
 
 
 def grid(last: fx.Node, values: Tensor, roundings: list[fx.Node]) -> Grid | str | None:
@@ -250,27 +233,14 @@ def _is_of_signs(node: fx.Node, values: Tensor) -> bool:
     """Whether these are the weights of a binary layer, whose scales alone were rounded (IR-Net's powers of two)."""
     if values.dim() < 2 or binary_rows(values.flatten(1)) is None:
         return False
-    seen: set[fx.Node] = set()
-    pending = [n for user in node.users for n in user.all_input_nodes if n is not node]
-    while pending:
-        current = pending.pop()
-        if is_call(current, bgnn.binarize):
-            return True
-        if current not in seen and is_call(current, *MOVES, *AFFINE):
-            seen.add(current)
-            pending += current.all_input_nodes
-    return False
+    beside = [n for user in node.users for n in user.all_input_nodes if n is not node]
+    return any(is_call(n, bgnn.binarize) for n in above(*beside, through=lambda n: is_call(n, *MOVES, *AFFINE)))
 
 
 def _origin(node: fx.Node, values: Tensor) -> fx.Node | None:
     """The stored weight that a constant is made of; None if it is made of sizes alone (`eye`)."""
-    leaves, seen, stack = [], set(), [node]
-    while stack:
-        one = stack.pop()
-        if one not in seen:
-            seen.add(one)
-            stack += one.all_input_nodes
-            leaves += [one] if is_constant(one) else []
-    return max(
-        leaves, key=lambda leaf: (leaf.meta["val"].numel() == values.numel(), leaf.meta["val"].numel()), default=None
-    )
+
+    def size(leaf: fx.Node) -> tuple[bool, int]:
+        return leaf.meta["val"].numel() == values.numel(), leaf.meta["val"].numel()
+
+    return max(filter(is_constant, above(node)), key=size, default=None)

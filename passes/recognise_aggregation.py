@@ -25,16 +25,16 @@ from bgnn.passes.canonicalise import reshape
 from bgnn.passes.expressions import Tried, attempt
 from bgnn.passes.graph import (
     PassResult,
+    Rule,
+    above,
     arg,
     aten,
     call,
-    calls,
     constant,
     is_call,
     is_constant,
     literal,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
     value_of,
 )
@@ -52,24 +52,8 @@ ONES = [aten.new_ones, aten.ones, aten.ones_like, aten.full, aten.new_full, aten
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Replaces every aggregation and softmax over neighbours."""
-    result = PassResult()
-    for targets, rule in (
-        (SCATTERS, _segment),
-        ([aten.gather], _rows_gathered),
-        ([aten.mul], _times_one),
-        ([aten.div], _mean),
-        ([aten.div], _softmax),
-        ([bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max], _each_row),
-    ):
-        for node in calls(gm.graph, *targets):
-            new = rule(node)
-            if new is not None:
-                replace(node, new)
-                result.rewrites += 1
-    for node in gm.graph.nodes:
-        node.meta.pop("total", None)
-    remove_dead_code(gm)
-    return result
+    result = rewrite(gm, [([aten.div], _fixed_mean)])
+    return rewrite(gm, RULES, result, again=True)
 
 
 def is_filled(node: Any, value: float, makers: Sequence[Any]) -> bool:
@@ -121,8 +105,14 @@ def _one_index(index: fx.Node, dim: int, before: fx.Node) -> fx.Node | Tensor | 
     return index if len(shape_of(index)) == 1 and shape_of(index)[0] == edges else None
 
 
-def _segment(node: fx.Node) -> fx.Node | None:
-    """A reduction of rows by an index, onto a tensor that may hold values itself."""
+def _fixed_mean(node: fx.Node) -> fx.Node | None:
+    """A sum over edges that the model holds by the number of each node's edges, at least 1."""
+    total, count = node.args[:2]
+    return _segment(total, node) if is_call(total, *SCATTERS) and is_constant(count) else None
+
+
+def _segment(node: Any, divided: fx.Node | None = None) -> fx.Node | None:
+    """A reduction of rows by an index, onto a tensor that may hold values itself; `divided`: the mean to be made."""
     if is_call(node, aten.index_put):
         base, indices, values = cast(tuple[fx.Node, list[Any], fx.Node], node.args[:3])
         if not arg(node, 3, "accumulate", False) or len(indices) != 1 or indices[0] is None:
@@ -141,21 +131,25 @@ def _segment(node: fx.Node) -> fx.Node | None:
     if len(shape_of(index)) > 1 and _but(shape_of(index), dim) != _but(shape_of(values), dim):
         return None  # not all columns
     n = _size_of(base, dim, node)
+    if divided is not None and not isinstance(one, Tensor):
+        return None
     if isinstance(one, Tensor):
         if not isinstance(n, int) or literal(shape_of(values)) is None or one.numel() != shape_of(values)[dim]:
             return None
         count = torch.bincount(one, minlength=n).float().reshape(-1, *[1] * (len(shape_of(values)) - dim - 1))
         reduce = partial(fixed_edges.reduced, node, dim, one, n)
-        made = _reduced(node, base, values, how, alone, reduce, lambda: constant(node, count, "degrees"))
-        if made is not None and how == "sum" and is_filled(base, 0, ZEROS) and node.kwargs.get("alpha", 1) == 1:
-            made.meta["total"] = count, partial(fixed_edges.reduced, dim=dim, index=one, size=n, values=values)
-        return made
+        if divided is None:
+            return _reduced(node, base, values, how, alone, reduce, lambda: constant(node, count, "degrees"))
+        shape, given = shape_of(divided), value_of(cast(fx.Node, divided.args[1]))
+        plain = how == "sum" and is_filled(base, 0, ZEROS) and node.kwargs.get("alpha", 1) == 1
+        fits = given.dim() <= len(shape) and torch.equal(given.expand(shape), count.clamp(min=1).expand(shape))
+        return reduce(values, "mean") if plain and fits else None
     if dim:  # the same with the nodes' axis as the first
         order = [dim, *(axis for axis in range(len(shape_of(values))) if axis != dim)]
-        base, values = (call(node, aten.permute.default, x, order, like=node) for x in (base, values))
+        base, values = (call(node, aten.permute.default, x, order) for x in (base, values))
         found = _segments(node, base, values, one, n, how, alone)
         back = [order.index(axis) for axis in range(len(order))]
-        return None if found is None else call(node, aten.permute.default, found, back, like=node)
+        return None if found is None else call(node, aten.permute.default, found, back)
     return _segments(node, base, values, one, n, how, alone)
 
 
@@ -170,21 +164,21 @@ def _segments(
     if shape_of(one)[0] != shape_of(values)[0]:  # a scatter takes as many rows as the index has
         if is_call(node, aten.index_add, aten.index_put, aten.index_reduce):
             return None
-        end = call(node, aten.sym_size.int, one, 0, like=node)
+        end = call(node, aten.sym_size.int, one, 0)
         values = _first_rows(node, values, end, shape_of(one)[0])
     if not values.meta["val"].is_floating_point():
         return _counted(node, base, one, values, n) if how == "sum" else None
     ops = {"sum": bgnn.segment_sum, "mean": bgnn.segment_mean, "amax": bgnn.segment_max}
 
     def reduce(what: fx.Node, by: str) -> fx.Node:
-        return call(node, ops[by].default, what, one, n, like=node)
+        return call(node, ops[by].default, what, one, n)
 
     def counts() -> fx.Node:
         edges = shape_of(values)[0]
-        sizes = [edges if isinstance(edges, int) else call(node, aten.sym_size.int, values, 0, like=node)]
+        sizes = [edges if isinstance(edges, int) else call(node, aten.sym_size.int, values, 0)]
         sizes += [1] * (len(shape_of(values)) - 1)
         kind = values.meta["val"].dtype
-        ones = call(node, aten.full.default, sizes, 1.0, dtype=kind, device=torch.device("cpu"), like=node)
+        ones = call(node, aten.full.default, sizes, 1.0, dtype=kind, device=torch.device("cpu"))
         return reduce(ones, "sum")
 
     return _reduced(node, base, values, how, alone, reduce, counts)
@@ -198,10 +192,10 @@ def _reduced(
     if not values.meta["val"].is_floating_point() or how not in ("sum", "mean", "amax", "amin"):
         return None
     if node.kwargs.get("alpha", 1) != 1:
-        values = call(node, aten.mul.Tensor, values, node.kwargs["alpha"], like=node)
+        values = call(node, aten.mul.Tensor, values, node.kwargs["alpha"])
     if how == "amin":
-        largest = reduce(call(node, aten.neg.default, values, like=node), "amax")
-        result = call(node, aten.neg.default, largest, like=node)
+        largest = reduce(call(node, aten.neg.default, values), "amax")
+        result = call(node, aten.neg.default, largest)
     else:
         result = reduce(values, "sum" if how == "mean" and not alone else how)
     return _onto(node, base, result, how, alone, counts)
@@ -221,11 +215,11 @@ def _each_row(node: fx.Node) -> fx.Node | None:
         sizes = literal((count, k, *rest))
         if known is None or not torch.equal(known, wanted) or str(edges) != str(count * k) or sizes is None:
             return None
-        table = call(node, aten.reshape.default, values, sizes, like=node)
+        table = call(node, aten.reshape.default, values, sizes)
         if is_call(node, bgnn.segment_max):
-            return call(node, aten.amax.default, table, [1], like=node)
+            return call(node, aten.amax.default, table, [1])
         mean = is_call(node, bgnn.segment_mean)
-        return call(node, aten.mean.dim if mean else aten.sum.dim_IntList, table, [1], like=node)
+        return call(node, aten.mean.dim if mean else aten.sum.dim_IntList, table, [1])
     return None
 
 
@@ -238,7 +232,7 @@ def _rows_gathered(node: fx.Node) -> fx.Node | None:
     one = _one_index(index, dim, node)
     if one is None or isinstance(one, Tensor):
         return None
-    return call(node, aten.index_select.default, x, dim, one, like=node)
+    return call(node, aten.index_select.default, x, dim, one)
 
 
 def _first_rows(node: fx.Node, values: fx.Node, end: fx.Node, count: Any) -> fx.Node:
@@ -258,24 +252,24 @@ def _onto(
     if is_filled(base, 0, ZEROS) and (alone or how == "sum"):
         return result  # a segment without elements is 0
     if how == "sum" and not alone:
-        return call(node, aten.add.Tensor, base, result, like=node)
+        return call(node, aten.add.Tensor, base, result)
     if how == "mean" and not alone:
-        both = call(node, aten.add.Tensor, base, result, like=node)
-        return call(node, aten.div.Tensor, both, call(node, aten.add.Tensor, counts(), 1, like=node), like=node)
+        both = call(node, aten.add.Tensor, base, result)
+        return call(node, aten.div.Tensor, both, call(node, aten.add.Tensor, counts(), 1))
     if not alone:
         extreme = aten.maximum.default if how == "amax" else aten.minimum.default
-        result = call(node, extreme, base, result, like=node)
-    some = call(node, aten.gt.Scalar, counts(), 0, like=node)
-    return call(node, aten.where.self, some, result, base, like=node)
+        result = call(node, extreme, base, result)
+    some = call(node, aten.gt.Scalar, counts(), 0)
+    return call(node, aten.where.self, some, result, base)
 
 
 def _counted(node: fx.Node, base: fx.Node, index: fx.Node, values: fx.Node, n: Any) -> fx.Node | None:
     """Elements counted in whole numbers: exact as a float sum up to 2^24 of them in a segment."""
     if not is_filled(base, 0, ZEROS) or not is_filled(values, 1, ONES):
         return None
-    ones = call(node, aten._to_copy.default, values, dtype=torch.float32, like=node)
-    total = call(node, bgnn.segment_sum.default, ones, index, n, like=node)
-    return call(node, aten._to_copy.default, total, dtype=node.meta["val"].dtype, like=node)
+    ones = call(node, aten._to_copy.default, values, dtype=torch.float32)
+    total = call(node, bgnn.segment_sum.default, ones, index, n)
+    return call(node, aten._to_copy.default, total, dtype=node.meta["val"].dtype)
 
 
 def _times_one(node: fx.Node) -> fx.Node | None:
@@ -290,14 +284,6 @@ def _times_one(node: fx.Node) -> fx.Node | None:
 
 def _mean(node: fx.Node) -> fx.Node | None:
     total, count = node.args[:2]
-    if isinstance(total, fx.Node) and "total" in total.meta and is_constant(count):
-        degrees, reduced = total.meta["total"]
-        given = value_of(cast(fx.Node, count))
-        if given.dim() <= len(shape_of(node)) and torch.equal(
-            given.expand(shape_of(node)), degrees.clamp(min=1).expand(shape_of(node))
-        ):
-            return cast(fx.Node, reduced(node, how="mean"))
-        return None
     while is_call(count, aten.reshape, aten.expand):
         count = cast(fx.Node, count).args[0]
     if not is_call(total, bgnn.segment_sum) or not is_call(count, aten.clamp, aten.clamp_min):
@@ -309,7 +295,7 @@ def _mean(node: fx.Node) -> fx.Node | None:
     ones = cast(fx.Node, ones)
     if not is_filled(ones.args[0], 1, ONES) or ones.args[1] is not index or ones.args[2] is not n:
         return None
-    return call(node, bgnn.segment_mean.default, values, index, n, like=node)
+    return call(node, bgnn.segment_mean.default, values, index, n)
 
 
 def _softmax(node: fx.Node) -> fx.Node | None:
@@ -320,7 +306,8 @@ def _softmax(node: fx.Node) -> fx.Node | None:
     if not is_call(difference, aten.sub):
         return None
     values = cast(fx.Node, cast(fx.Node, difference).args[0])
-    found = next((n for n in _above(node, values) if is_call(n, bgnn.segment_sum)), None)
+    below = above(node, through=lambda n: n is not values)
+    found = next((n for n in below if n is not values and is_call(n, bgnn.segment_sum)), None)
     if found is None:
         return None
     index, n = cast(tuple[fx.Node, Any], found.args[1:])
@@ -333,16 +320,14 @@ def _softmax(node: fx.Node) -> fx.Node | None:
         given = attempt(node, known)
         if given is None or not torch.allclose(given, bgnn.segment_softmax(probe, target, nodes), 1e-6, 1e-7):
             return None
-    return call(node, bgnn.segment_softmax.default, values, index, n, like=node)
+    return call(node, bgnn.segment_softmax.default, values, index, n)
 
 
-def _above(node: fx.Node, stop: fx.Node) -> list[fx.Node]:
-    """What `node` is computed from, down to `stop`."""
-    seen: dict[fx.Node, None] = {}
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current not in seen and current is not stop and current.op == "call_function":
-            seen[current] = None
-            stack += current.all_input_nodes
-    return list(seen)
+RULES: list[tuple[Sequence[Any], Rule]] = [
+    (SCATTERS, _segment),
+    ([aten.gather], _rows_gathered),
+    ([aten.mul], _times_one),
+    ([aten.div], _mean),
+    ([aten.div], _softmax),
+    ([bgnn.segment_sum, bgnn.segment_mean, bgnn.segment_max], _each_row),
+]

@@ -247,20 +247,20 @@ def _written(node: fx.Node, source: fx.Node, step: Step) -> fx.Node | None:
         if bool(((threshold != 0) & (threshold.abs() < DENORMAL)).any()):
             return None
         below, above = above, below
-        x = call(node, aten.neg.default, x, like=node)
+        x = call(node, aten.neg.default, x)
     if bool((threshold != 0).any()):
-        x = call(node, aten.sub.Tensor, x, _operand(node, threshold, "sign_threshold"), like=node)
-    new = call(node, bgnn.binarize.default, x, like=node)
+        x = call(node, aten.sub.Tensor, x, _operand(node, threshold, "sign_threshold"))
+    new = call(node, bgnn.binarize.default, x)
     if step.width is not None:
         new.meta["zero_was_zero"] = True
         new.meta["zero_width"] = step.width
     scale, offset = (above - below) / 2, (above + below) / 2
     if bool((scale == -1).all()):
-        new = call(node, aten.neg.default, new, like=node)
+        new = call(node, aten.neg.default, new)
     elif bool((scale != 1).any()):
-        new = call(node, aten.mul.Tensor, new, _operand(node, scale, "sign_scale"), like=node)
+        new = call(node, aten.mul.Tensor, new, _operand(node, scale, "sign_scale"))
     if bool((offset != 0).any()):
-        new = call(node, aten.add.Tensor, new, _operand(node, offset, "sign_offset"), like=node)
+        new = call(node, aten.add.Tensor, new, _operand(node, offset, "sign_offset"))
     return new
 
 

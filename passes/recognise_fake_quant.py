@@ -31,6 +31,7 @@ from bgnn.passes import ops
 from bgnn.passes.expressions import attempt, expressions
 from bgnn.passes.graph import (
     PassResult,
+    above,
     aten,
     call,
     calls,
@@ -97,7 +98,7 @@ def run(gm: fx.GraphModule) -> PassResult:
         reason = rounding.meta.get("stays_float", NO_QUANTISER)
         result.refuse(rounding, reason)
         if rounding.target is aten.round.default and rounding.meta["val"].is_floating_point():
-            new = call(rounding, bgnn.fake_quant.default, rounding.args[0], 1.0, 0, -NO_END, NO_END, like=rounding)
+            new = call(rounding, bgnn.fake_quant.default, rounding.args[0], 1.0, 0, -NO_END, NO_END)
             new.meta["stays_float"] = reason
             replace(rounding, new)
     remove_dead_code(gm)
@@ -142,7 +143,7 @@ def written_out(node: fx.Node) -> tuple[fx.Node | None, fx.Node] | None:
             made[inner] = constant(node, value_of(inner), str(inner.target))
         elif inner.op == "call_function":
             args, kwargs = fx.node.map_arg((inner.args, dict(inner.kwargs)), lambda n: made[n])
-            made[inner] = call(node, inner.target, *args, like=node, **kwargs)
+            made[inner] = call(node, inner.target, *args, **kwargs)
         else:
             codes, value = inner.args[0]
     if codes is None:
@@ -160,7 +161,7 @@ def _layer(node: fx.Node) -> None:
     rest = list(weight.args[1:])
     if is_call(weight, bgnn.fake_quant_channel):
         rest[2] = 1 - cast(int, rest[2]) % 2
-    replace(node, call(node, aten.linear.default, x, call(node, weight.target, turned, *rest, like=weight), like=node))
+    replace(node, call(node, aten.linear.default, x, call(node, weight.target, turned, *rest, like=weight)))
 
 
 def _recognise(rounding: fx.Node, result: PassResult) -> None:
@@ -214,14 +215,7 @@ def _part_of_a_larger(source: fx.Node, last: fx.Node) -> str | None:
 
 def _scales(nodes: list[fx.Node]) -> set[fx.Node]:
     """Nodes, and what they are made of by arithmetic with numbers, up to reductions."""
-    seen: set[fx.Node] = set()
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack += node.all_input_nodes if is_call(node, *ELEMENTWISE, aten.reshape, aten.expand, aten.pow) else []
-    return seen
+    return set(above(*nodes, through=lambda n: is_call(n, *ELEMENTWISE, aten.reshape, aten.expand, aten.pow)))
 
 
 def _differs(node: fx.Node) -> bool:
@@ -370,7 +364,7 @@ def _by_channel(source: fx.Node, last: fx.Node) -> bool:
 
 
 def _replace(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.Node], found: Staircase) -> None:
-    new = call(last, bgnn.fake_quant.default, source, *found.arguments, like=last)
+    new = call(last, bgnn.fake_quant.default, source, *found.arguments)
     points = ties(found).reshape(-1, *[1] * (len(shape_of(source)) - 1)) if shape_of(source) else ties(found)[0]
     given = attempt(last, {source: points})
     exact = given is not None and torch.equal(given, bgnn.fake_quant(points, *found.arguments) * found.factor)
@@ -378,7 +372,7 @@ def _replace(source: fx.Node, rounding: fx.Node, last: fx.Node, inside: set[fx.N
         new.meta["as_written"] = _copied(source, rounding, last, inside | {last}, found)
         new.meta["own_ties"] = not is_call(rounding, aten.round)  # they do not go to even codes
     name = last.name
-    replace(last, new if found.factor == 1 else call(last, aten.mul.Tensor, new, found.factor, like=last))
+    replace(last, new if found.factor == 1 else call(last, aten.mul.Tensor, new, found.factor))
     if found.factor == 1:
         new.name = name
 

@@ -167,14 +167,14 @@ def _build(
     order: tuple[int, ...],
 ) -> fx.Node | None:
     batch, m, k, channels = sizes
-    rows = permute(node, features, (0, 2, 1), like=node) if channel_first else features
+    rows = permute(node, features, (0, 2, 1)) if channel_first else features
     found = shape_of(rows)
     if len(found) == 2:
         if batch != 1 and not is_static(features):
             return None
         found = (batch, found[0] if batch == 1 else found[0] // batch, channels)
-    rows = reshape(node, rows, found, like=node)
-    table = reshape(node, index, (batch, m, k), like=node)
-    gathered = call(node, bgnn.gather_nodes.default, rows, table, like=node)
-    moved = permute(node, gathered, order, like=node)
-    return reshape(node, moved, shape_of(node), like=node) if can_reshape(moved, shape_of(node)) else None
+    rows = reshape(node, rows, found)
+    table = reshape(node, index, (batch, m, k))
+    gathered = call(node, bgnn.gather_nodes.default, rows, table)
+    moved = permute(node, gathered, order)
+    return reshape(node, moved, shape_of(node)) if can_reshape(moved, shape_of(node)) else None

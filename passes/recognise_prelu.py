@@ -59,9 +59,9 @@ def run(gm: fx.GraphModule) -> PassResult:
 
 def _prelu(node: fx.Node, source: fx.Node, slope: Tensor) -> fx.Node:
     if bool((slope == 0).all()):
-        return call(node, aten.relu.default, source, like=node)
+        return call(node, aten.relu.default, source)
     same = bool((slope == slope[0]).all())
-    return call(node, bgnn.prelu.default, source, constant(node, slope[:1] if same else slope, "slope"), like=node)
+    return call(node, bgnn.prelu.default, source, constant(node, slope[:1] if same else slope, "slope"))
 
 
 def _slope(node: fx.Node, source: fx.Node, inside: set[fx.Node]) -> Tensor | None:

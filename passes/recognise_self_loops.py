@@ -27,15 +27,17 @@ from bgnn.passes import merge_equal_nodes
 from bgnn.passes.expressions import attempt
 from bgnn.passes.graph import (
     PassResult,
+    above,
     arg,
     aten,
     calls,
     compute_meta,
     is_call,
+    is_constant,
+    is_list,
     remove_dead_code,
     replace,
     shape_of,
-    value_of,
 )
 
 MAKES = ("with_self_loops", "drop_loops", "loop_rows")
@@ -111,7 +113,7 @@ def _picked(node: fx.Node) -> tuple[int, fx.Node] | None:
 
 
 def _added(node: fx.Node) -> fx.Node | None:
-    leaves = _leaves(node) if _is_list(node) else None
+    leaves = _leaves(node) if is_list(node.meta["val"]) else None
     if leaves is None:
         return None
     edges, n = leaves
@@ -128,7 +130,7 @@ def _dropped(node: fx.Node) -> fx.Node | None:
     edges = _edges_behind(masked[0]) if len(masked) == 1 else None
     if edges is None:
         return None
-    if values is edges and _is_list(node):
+    if values is edges and is_list(node.meta["val"]):
         if _computes(node, edges, partial(bgnn.with_self_loops, loops="none")):
             return _new(node, bgnn.with_self_loops.default, edges, 0, "none")
         return None
@@ -152,11 +154,6 @@ def _loop_rows(node: fx.Node) -> fx.Node | None:
     if not _computes(index[0], edges, lambda e, size: e[0][e[0] == e[1]]) or shape_of(values)[0] != shape_of(edges)[1]:
         return None
     return _new(node, bgnn.loop_rows.default, values, edges, base)
-
-
-def _is_list(node: fx.Node) -> bool:
-    value = node.meta["val"]
-    return not value.is_floating_point() and value.dim() == 2 and bool(value.shape[0] == 2)
 
 
 def _new(node: fx.Node, target: Any, *args: Any) -> fx.Node:
@@ -193,20 +190,8 @@ def _count_anew(loops: fx.Node) -> None:
 
 def _edges_behind(node: fx.Node) -> fx.Node | None:
     """The input of edges that `node` is computed from alone."""
-    edges: fx.Node | None = None
-    seen, stack = set(), [node]
-    while stack:
-        current = stack.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if _is_given(current):
-            if (edges is not None and edges is not current) or not _is_list(current):
-                return None
-            edges = current
-            continue
-        stack += current.all_input_nodes
-    return edges
+    given = [n for n in above(node, through=lambda n: not _is_given(n)) if _is_given(n)]
+    return given[0] if len(given) == 1 and is_list(given[0].meta["val"]) else None
 
 
 def _is_given(node: fx.Node) -> bool:
@@ -224,28 +209,14 @@ def _counts_edges(size: fx.Node) -> bool:
 
 def _leaves(node: fx.Node) -> tuple[fx.Node, fx.Node | int] | None:
     """(edges, number of nodes) if `node` is made of these alone; a known number is that of the loops in a constant."""
-    edges: fx.Node | None = None
-    number: fx.Node | int | None = None
-    seen: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if isinstance(current.meta.get("val"), torch.SymInt) and not _counts_edges(current):
-            if isinstance(number, fx.Node) and number is not current:
-                return None
-            number = current
-            continue
-        if _is_given(current):
-            if edges is not None and edges is not current:
-                return None
-            edges = current
-            continue
-        if current.op == "get_attr" and value_of(current).numel() > 0:
-            if number is None and len(shape_of(current)) == 2:
-                number = shape_of(current)[1]
-            continue
-        stack += current.all_input_nodes
-    return (edges, number) if edges is not None and number is not None else None
+
+    def counts(n: fx.Node) -> bool:
+        return isinstance(n.meta.get("val"), torch.SymInt) and not _counts_edges(n)
+
+    way = list(above(node, through=lambda n: not counts(n) and not _is_given(n)))
+    sizes, lists = [n for n in way if counts(n)], [n for n in way if _is_given(n) and not counts(n)]
+    if len(lists) != 1 or len(sizes) > 1:
+        return None
+    loops = [shape_of(n)[1] for n in way if is_constant(n) and len(shape_of(n)) == 2 and shape_of(n)[1] > 0]
+    numbers: list[Any] = [*sizes, *loops]
+    return (lists[0], numbers[0]) if numbers else None

@@ -106,18 +106,18 @@ def _swap(user: fx.Node, z: fx.Node, varying: fx.Node, direction: str) -> None:
     axes = reduced_axes(user)
 
     def of(reduce: Any) -> fx.Node:
-        small = call(user, reduce, varying, axes, True, like=user)
+        small = call(user, reduce, varying, axes, True)
         return call(user, z.target, *(small if a is varying else a for a in z.args), like=z, **z.kwargs)
 
     if is_call(user, aten.mean):
         new = of(aten.mean.dim)
     elif direction == "ends":
         pick = aten.maximum if is_call(user, aten.amax) else aten.minimum
-        new = call(user, pick.default, of(aten.amax.default), of(aten.amin.default), like=user)
+        new = call(user, pick.default, of(aten.amax.default), of(aten.amin.default))
     else:
         largest = is_call(user, aten.amax) == (direction == "rising")
         new = of(aten.amax.default if largest else aten.amin.default)
-    replace(user, reshape(user, new, shape_of(user), like=user))
+    replace(user, reshape(user, new, shape_of(user)))
 
 
 def _without_expand(node: fx.Node, rank: int, axes: list[int]) -> fx.Node | None:

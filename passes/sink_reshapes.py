@@ -22,8 +22,7 @@ from bgnn.passes.graph import (
     is_call,
     is_constant,
     reduced_axes,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
 )
 
@@ -33,23 +32,7 @@ PER_ROW = [*UNARY, *BINARY, aten.linear, aten.cat, bgnn.batch_norm, bgnn.prelu]
 
 def run(gm: fx.GraphModule) -> PassResult:
     """One walk in order: a reshape that moved past one op is seen again by the next."""
-    result = PassResult()
-    for node in list(gm.graph.nodes):
-        if node._erased or node.op != "call_function":
-            continue
-        if is_call(node, *PER_ROW):
-            new = _past_row_op(node)
-        elif is_call(node, *REDUCE):
-            new = _past_reduction(node)
-        elif is_call(node, aten.reshape):
-            new = _of_expand(node)
-        else:
-            continue
-        if new is not None:
-            replace(node, new)
-            result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+    return rewrite(gm, [(PER_ROW, _past_row_op), (REDUCE, _past_reduction), ([aten.reshape], _of_expand)])
 
 
 def _source(node: fx.Node) -> fx.Node | None:
@@ -86,16 +69,16 @@ def _past_row_op(node: fx.Node) -> fx.Node | None:
     told = zip(map(shape_of, cast(list[fx.Node], sources)), rows, strict=True)
     if not all(can_tell(*pair) for pair in told) or not can_tell(lead, shape_of(node)[:-1]):
         return None
-    bases = [reshape(node, cast(fx.Node, s), shape, like=node) for s, shape in zip(sources, rows, strict=True)]
+    bases = [reshape(node, cast(fx.Node, s), shape) for s, shape in zip(sources, rows, strict=True)]
     by_operand = dict(zip(operands, bases, strict=True))
     if is_call(node, aten.cat):
-        new = call(node, node.target, bases, len(lead), like=node)
+        new = call(node, node.target, bases, len(lead))
     else:
         args = [by_operand.get(a, a) if isinstance(a, fx.Node) else a for a in node.args]
         new = call(node, node.target, *args, like=node, **node.kwargs)
     if "tap" in node.meta:
         new.meta["tap"] = node.meta["tap"]  # a tap reshapes by itself
-    return reshape(node, new, shape_of(node), like=node)
+    return reshape(node, new, shape_of(node))
 
 
 def _past_reduction(node: fx.Node) -> fx.Node | None:
@@ -110,8 +93,8 @@ def _past_reduction(node: fx.Node) -> fx.Node | None:
         return None
     if not can_tell(new_shape, shape_of(node)):
         return None
-    reduced = call(node, node.target, x, dims, arg(node, 2, "keepdim", False), like=node)
-    return reshape(node, reduced, shape_of(node), like=node)
+    reduced = call(node, node.target, x, dims, arg(node, 2, "keepdim", False))
+    return reshape(node, reduced, shape_of(node))
 
 
 def _of_expand(node: fx.Node) -> fx.Node | None:
@@ -141,4 +124,4 @@ def _of_expand(node: fx.Node) -> fx.Node | None:
         i, j = ni, nj
     if len(small) != len(after):
         return None
-    return expand(node, reshape(node, x, tuple(small), like=node), after, like=node)
+    return expand(node, reshape(node, x, tuple(small)), after)

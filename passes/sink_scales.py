@@ -62,16 +62,13 @@ def run(gm: fx.GraphModule) -> PassResult:
         if not rows:
             inner, outer = torch.zeros_like(inner), inner + outer
         name = str(given.target)
-        matrix = constant(layer, signed, name)
-        if "source" in given.meta:
-            matrix.meta["source"] = given.meta["source"]
-        new = call(layer, aten.linear.default, signs, matrix, like=layer)
+        new = call(layer, aten.linear.default, signs, constant(layer, signed, given))
         new.meta["rescaled"] = True
         if uniform and scale[0] != 1:
-            new = call(layer, aten.mul.Tensor, new, float(scale[0]), like=layer)
+            new = call(layer, aten.mul.Tensor, new, float(scale[0]))
         new = _plus(layer, new, inner.float(), f"{name}_offset")
         for row in rows:
-            new = call(layer, aten.mul.Tensor, new, row, like=layer)
+            new = call(layer, aten.mul.Tensor, new, row)
         replace(layer, _plus(layer, new, outer.float(), f"{name}_bias"))
         result.rewrites += 1
     remove_dead_code(gm)
@@ -79,7 +76,7 @@ def run(gm: fx.GraphModule) -> PassResult:
 
 
 def _plus(layer: fx.Node, x: fx.Node, shift: Tensor, name: str) -> fx.Node:
-    return x if not bool(shift.any()) else call(layer, aten.add.Tensor, x, constant(layer, shift, name), like=layer)
+    return x if not bool(shift.any()) else call(layer, aten.add.Tensor, x, constant(layer, shift, name))
 
 
 def unscaled(x: fx.Node, domains: dm.Domains) -> tuple[fx.Node, list[fx.Node], tuple[Tensor, Tensor], Tensor] | None:

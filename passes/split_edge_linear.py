@@ -108,21 +108,18 @@ def _merged(terms: list[Term]) -> list[Term]:
 
 def _split(layer: fx.Node, terms: list[Term]) -> None:
     source = cast(fx.Node, layer.args[1])
-    name = str(source.target)
     bias = layer.args[2] if len(layer.args) > 2 else None
     parts: list[fx.Node] = []
     # The smallest product carries the bias, and additions go from small to large tensors.
     for term in sorted(terms, key=lambda t: (t.index is not None, t.base.meta["val"].numel())):
-        weight = constant(layer, term.weight, f"{name}_part")
-        weight.meta.update({key: value for key, value in source.meta.items() if key == "source"})
-        product = call(layer, aten.linear.default, term.base, weight, bias, like=layer)
+        product = call(layer, aten.linear.default, term.base, constant(layer, term.weight, source), bias)
         bias = None
         if term.index is not None:
-            product = call(layer, bgnn.gather_nodes.default, product, term.index, like=layer)
+            product = call(layer, bgnn.gather_nodes.default, product, term.index)
         parts.append(product)
     total = parts[0]
     for part in parts[1:]:
-        total = call(layer, aten.add.Tensor, part, total, like=layer)
+        total = call(layer, aten.add.Tensor, part, total)
     if shape_of(total) != shape_of(layer):
-        total = expand(layer, total, shape_of(layer), like=layer)
+        total = expand(layer, total, shape_of(layer))
     replace(layer, total)

@@ -18,13 +18,11 @@ from bgnn.passes.graph import (
     arg,
     aten,
     call,
-    calls,
     constant,
     is_call,
     is_constant,
     reduced_axes,
-    remove_dead_code,
-    replace,
+    rewrite,
     shape_of,
     value_of,
 )
@@ -35,14 +33,7 @@ bgnn = torch.ops.bgnn
 
 def run(gm: fx.GraphModule) -> PassResult:
     """Rewrites every score."""
-    result = PassResult()
-    for node in calls(gm.graph, aten.sum):
-        new = _score(node)
-        if new is not None:
-            replace(node, new)
-            result.rewrites += 1
-    remove_dead_code(gm)
-    return result
+    return rewrite(gm, [([aten.sum], _score)])
 
 
 def _score(node: fx.Node) -> fx.Node | None:
@@ -66,9 +57,9 @@ def _score(node: fx.Node) -> fx.Node | None:
     if value_of(inner).numel() != heads * channels:
         return None
     matrix = constant(node, _diagonal(value_of(inner).reshape(heads, channels)), inner)
-    weight = call(node, vector.target, matrix, *vector.args[1:], like=node) if is_weight(vector) else matrix
-    flat = call(node, aten.reshape.default, x, [-1, heads * channels], like=node)
-    return call(node, aten.linear.default, flat, weight, like=node)
+    weight = call(node, vector.target, matrix, *vector.args[1:]) if is_weight(vector) else matrix
+    flat = call(node, aten.reshape.default, x, [-1, heads * channels])
+    return call(node, aten.linear.default, flat, weight)
 
 
 def _diagonal(vectors: Tensor) -> Tensor:

@@ -36,14 +36,13 @@ def run(gm: fx.GraphModule) -> PassResult:
         if levels is None or (domains[x].kind != "binary" and (found is None or bool((found[2][0].diff() != 0).any()))):
             continue
         signs, middle = levels
-        matrix, ones = constant(layer, signs, str(weight.target)), constant(layer, torch.ones_like(signs[:1]), "ones")
+        matrix, ones = constant(layer, signs, weight), constant(layer, torch.ones_like(signs[:1]), "ones")
         if "source" in weight.meta:
-            matrix.meta["source"] = weight.meta["source"]
             ones.meta["source"] = f"{weight.meta['source']}, sums"
-        whole = call(layer, layer.target, x, matrix, *layer.args[2:], like=layer)
-        sums = call(layer, aten.linear.default, x, ones, like=layer)
-        rest = call(layer, aten.mul.Tensor, sums, constant(layer, middle, "middle"), like=layer)
-        replace(layer, call(layer, aten.add.Tensor, whole, rest, like=layer))
+        whole = call(layer, layer.target, x, matrix, *layer.args[2:])
+        sums = call(layer, aten.linear.default, x, ones)
+        rest = call(layer, aten.mul.Tensor, sums, constant(layer, middle, "middle"))
+        replace(layer, call(layer, aten.add.Tensor, whole, rest))
         result.rewrites += 1
     return result
 

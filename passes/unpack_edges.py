@@ -129,15 +129,15 @@ def _rows(node: fx.Node, source: fx.Node) -> Tensor | None:
 
 
 def _row(node: fx.Node, source: fx.Node, row: int) -> fx.Node:
-    return call(node, aten.select.int, source, 0, row, like=node)
+    return call(node, aten.select.int, source, 0, row)
 
 
 def _repeated(node: fx.Node, source: fx.Node, rows: Tensor) -> fx.Node:
     """One row, along the open axis of `node` and the same in all others."""
     sizes = [size if isinstance(size, int) else -1 for size in shape_of(node)]
     flat = tuple(1 if isinstance(size, int) else size for size in shape_of(node))
-    row = reshape(node, _row(node, source, int(rows.flatten()[0])), flat, like=node)
-    return row if rows.numel() == 1 else call(node, aten.expand.default, row, sizes, like=node)
+    row = reshape(node, _row(node, source, int(rows.flatten()[0])), flat)
+    return row if rows.numel() == 1 else call(node, aten.expand.default, row, sizes)
 
 
 def _is_spelled(node: fx.Node, source: fx.Node) -> bool:
@@ -161,9 +161,9 @@ def _gathers(node: fx.Node, lists: dict[fx.Node, fx.Node]) -> fx.Node | None:
     def gathered(rows: Tensor) -> fx.Node:
         axis = next((axis for axis, size in enumerate(rows.shape) if size > 1), None)
         if axis is not None:
-            return call(node, aten.cat.default, [gathered(part) for part in rows.split(1, axis)], axis, like=node)
-        picked = call(node, aten.index_select.default, x, 0, _row(node, source, int(rows)), like=node)
+            return call(node, aten.cat.default, [gathered(part) for part in rows.split(1, axis)], axis)
+        picked = call(node, aten.index_select.default, x, 0, _row(node, source, int(rows)))
         edges = [1 if isinstance(size, int) else size for size in shape_of(index)]
-        return reshape(node, picked, (*edges, *rest), like=node)
+        return reshape(node, picked, (*edges, *rest))
 
     return gathered(rows)

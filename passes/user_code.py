@@ -87,13 +87,18 @@ def describe(func: Any) -> tuple[str, str]:
         tracing = type(module).__module__.startswith(("torch.export", "torch._"))  # what it wraps models in
         if isinstance(module, nn.Module) and not tracing and not isinstance(module, (nn.Sequential, nn.ModuleList)):
             layer = type(module).__name__
-        elif "/torch_" in frame.f_code.co_filename and frame.f_code.co_name != "wrapper":  # a decorator
+        elif "/torch_" in frame.f_code.co_filename and not _is_inner(frame):
             function = frame.f_code.co_name
         frame = frame.f_back
     made_by = layer or function
     shown = frame or inner
     place = _line(shown.f_code.co_filename, shown.f_lineno) if shown is not None else ""
     return _name(func) + (f" in {made_by}" if made_by else ""), place
+
+
+def _is_inner(frame: FrameType) -> bool:
+    """Whether a function was made in another one, as what a decorator puts in a function's place."""
+    return "<locals>" in getattr(frame.f_code, "co_qualname", "")
 
 
 def running() -> str:

@@ -91,9 +91,9 @@ def _written(node: fx.Node, result: PassResult) -> fx.Node | None:
         if name in ("quantize_per_tensor", "quantize_per_channel"):
             low, high, dtype = rest
             codes = _codes(node, x, scale, zero, axis, low, high)
-            return call(node, aten._to_copy.default, codes, dtype=dtype, like=node)
+            return call(node, aten._to_copy.default, codes, dtype=dtype)
         if name in ("dequantize_per_tensor", "dequantize_per_channel"):
-            real = call(node, aten._to_copy.default, x, dtype=node.meta["val"].dtype, like=node)
+            real = call(node, aten._to_copy.default, x, dtype=node.meta["val"].dtype)
             return _real(node, real, scale, zero, axis)
     return None
 
@@ -105,21 +105,21 @@ def _faked(node: fx.Node, x: Any, scale: Any, zero: Any, axis: Any, low: Any, hi
 def _codes(node: fx.Node, x: Any, scale: Any, zero: Any, axis: Any, low: Any, high: Any) -> fx.Node:
     scale, zero = _column(node, scale, axis), _column(node, zero, axis)
     if isinstance(scale, fx.Node):
-        inverse: Any = call(node, aten.reciprocal.default, scale, like=node)
+        inverse: Any = call(node, aten.reciprocal.default, scale)
     else:
         inverse = float(1 / torch.tensor(scale, dtype=torch.float32))
-    codes = call(node, aten.round.default, call(node, aten.mul.Tensor, x, inverse, like=node), like=node)
+    codes = call(node, aten.round.default, call(node, aten.mul.Tensor, x, inverse))
     target = aten.clamp.Tensor if isinstance(low, fx.Node) else aten.clamp.default
-    return call(node, target, _shifted(node, aten.add.Tensor, codes, zero), low, high, like=node)
+    return call(node, target, _shifted(node, aten.add.Tensor, codes, zero), low, high)
 
 
 def _real(node: fx.Node, codes: Any, scale: Any, zero: Any, axis: Any) -> fx.Node:
     shifted = _shifted(node, aten.sub.Tensor, codes, _column(node, zero, axis))
-    return call(node, aten.mul.Tensor, shifted, _column(node, scale, axis), like=node)
+    return call(node, aten.mul.Tensor, shifted, _column(node, scale, axis))
 
 
 def _shifted(node: fx.Node, target: Any, codes: fx.Node, zero: Any) -> fx.Node:
-    return codes if zero is None or zero == 0 else call(node, target, codes, zero, like=node)
+    return codes if zero is None or zero == 0 else call(node, target, codes, zero)
 
 
 def _column(node: fx.Node, value: Any, axis: Any) -> Any:
@@ -127,7 +127,7 @@ def _column(node: fx.Node, value: Any, axis: Any) -> Any:
     if not isinstance(value, fx.Node):
         return value
     if value.meta["val"].dtype != torch.float32:
-        value = call(node, aten._to_copy.default, value, dtype=torch.float32, like=node)
+        value = call(node, aten._to_copy.default, value, dtype=torch.float32)
     rank = len(shape_of(cast(fx.Node, node.args[0])))
     shape = [] if axis is None else [-1 if i == axis % rank else 1 for i in range(rank)]
-    return call(node, aten.reshape.default, value, shape, like=node)
+    return call(node, aten.reshape.default, value, shape)

@@ -14,10 +14,10 @@ from torch import fx
 
 from bgnn.converter.emitted_file import named_ends
 from bgnn.converter.file_inputs import describe, dims_of, symbols_of
-from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, own_sign_ops, sign_ops
+from bgnn.converter.onnx import float_ops, graph_ops, int8_ops, own_ops, sign_ops
 from bgnn.converter.onnx.builder import ModelBuilder
 from bgnn.converter.onnx.tables import TableForm
-from bgnn.converter.onnx.walk import Walk
+from bgnn.converter.onnx.walk import I32, Walk
 from bgnn.passes import code_ranges, ops
 from bgnn.passes.graph import is_call
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
@@ -29,7 +29,7 @@ _LOWERINGS: dict[str, Callable[..., Any]] = {
     **int8_ops.LOWERINGS,
     **sign_ops.LOWERINGS,
 }
-_OWN_LOWERINGS = {**_LOWERINGS, **own_ops.LOWERINGS, **own_sign_ops.LOWERINGS}
+_OWN_LOWERINGS = {**_LOWERINGS, **own_ops.LOWERINGS}
 
 
 def supported_ops(kernels: str = "stock") -> list[str]:
@@ -76,7 +76,10 @@ def emit(
     walk.packed = set() if own else sign_ops.packed_nodes(gm)
     symbols = symbols_of(names)
     for node, input_name in names.items():
-        walk.values[node] = builder.input(input_name, walk.dtype(node), dims_of(node, symbols))
+        dtype = I32 if node in walk.packed else walk.dtype(node)
+        walk.values[node] = builder.input(input_name, dtype, dims_of(node, symbols))
+        if node in walk.packed:
+            walk.values[node] = sign_ops.codes(walk, walk.values[node], walk.rank(node))
     for node in gm.graph.nodes:
         if node.op == "get_attr":
             walk.arrays[node] = _array(walk, node, attrgetter(str(node.target))(gm))

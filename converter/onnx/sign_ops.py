@@ -21,6 +21,7 @@ from bgnn.converter.onnx.float_ops import reduce
 from bgnn.converter.onnx.walk import BOOL, FLOAT, I8, I32, U8, Walk
 
 _ONE = 255
+_EACH_BIT = np.array([1 << i for i in range(WORD)], np.uint32).view(np.int32)
 
 
 def bits(words: np.ndarray) -> np.ndarray:
@@ -109,15 +110,21 @@ def words(walk: Walk, codes: Value, rank: int) -> Value:
     """Codes [..., 32 W] as packed int32 [..., W], as the IR has them."""
     split = walk.reshape(codes, [*[0] * (rank - 1), -1, WORD])
     ones = walk.cast(walk.cast(split, BOOL), I32)
-    values = walk.op(
-        "Mul", [ones, walk.constant(np.array([1 << i for i in range(WORD)], np.uint32).view(np.int32))], I32
-    )
+    values = walk.op("Mul", [ones, walk.constant(_EACH_BIT)], I32)
     return reduce(walk, "ReduceSum", values, [-1])
+
+
+def codes(walk: Walk, words: Value, rank: int) -> Value:
+    """Packed int32 [..., W], an input that holds signs, as codes [..., 32 W]."""
+    each = walk.op("Unsqueeze", [words, walk.indices([-1])], I32)
+    ones = walk.cast(walk.op("BitwiseAnd", [each, walk.constant(_EACH_BIT)], I32), BOOL)
+    spread = walk.op("Where", [ones, walk.constant(np.uint8(_ONE)), walk.constant(np.uint8(0))], U8)
+    return walk.reshape(spread, [*[0] * (rank - 1), -1])
 
 
 def packed_nodes(gm: fx.GraphModule) -> set[fx.Node]:
     """The nodes that hold packed signs, and the constants that stand for some."""
-    packed: set[fx.Node] = set()
+    packed = {node for node in gm.graph.nodes if node.op == "placeholder" and node.meta.get("packed")}
     for node in gm.graph.nodes:
         if node.op != "call_function":
             continue

@@ -258,22 +258,10 @@ def _swaps_last_two(order: Sequence[int]) -> bool:
 
 
 def _order(node: fx.Node) -> list[int] | None:
-    """The axis order of a permute or transpose; None for any other node."""
-    name = op_name(node)
-    if node.op != "call_function" or name not in (
-        "aten.permute.default",
-        "aten.transpose.int",
-        "aten.t.default",
-    ):
+    """The axis order of a permute; None for any other node."""
+    if node.op != "call_function" or op_name(node) != "aten.permute.default":
         return None
-    rank = len(node.meta["val"].shape)
-    if name == "aten.permute.default":
-        return [dim % rank for dim in arguments(node)[1]]
-    order = list(range(rank))
-    a, b = (0, 1) if name == "aten.t.default" else [dim % rank for dim in arguments(node)[1:]]
-    if rank > 1:
-        order[a], order[b] = order[b], order[a]
-    return order
+    return [dim % len(node.meta["val"].shape) for dim in arguments(node)[1]]
 
 
 _MATMULS = ("aten.matmul.default", "aten.bmm.default", "aten.mm.default")

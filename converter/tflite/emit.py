@@ -21,7 +21,7 @@ from bgnn.converter.tflite.builder import FileBuilder, Value
 from bgnn.converter.tflite.resizing import Written, resized
 from bgnn.converter.tflite.walk import INT, Walk, arguments, op_name
 from bgnn.passes import ops
-from bgnn.passes.graph import is_static
+from bgnn.passes.graph import above, is_static
 
 _STOCK: dict[str, Callable[..., Any]] = {
     **builtin_ops.LOWERINGS,
@@ -107,12 +107,11 @@ def emit(
 
 def _needed(wanted: Sequence[fx.Node]) -> set[fx.Node]:
     """The nodes that tensors of the file depend on: sizes are known."""
-    waiting, seen = list(wanted), set(wanted)
-    while waiting:
-        sources = [one for one in waiting.pop().all_input_nodes if not isinstance(one.meta.get("val"), torch.SymInt)]
-        waiting += [one for one in sources if one not in seen]
-        seen.update(sources)
-    return seen
+
+    def is_tensor(node: fx.Node) -> bool:
+        return not isinstance(node.meta.get("val"), torch.SymInt)
+
+    return {node for node in above(*wanted, through=is_tensor) if is_tensor(node)}
 
 
 def _rows(

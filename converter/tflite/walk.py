@@ -18,6 +18,7 @@ from bgnn.converter.errors import ConversionError
 from bgnn.converter.padding import Sizes
 from bgnn.converter.tflite.builder import Codes, FileBuilder, Value, numel
 from bgnn.passes import user_code
+from bgnn.passes.graph import by_name, parameters
 
 # The file's dtype for each of PyTorch's. int64 tensors are indices, and TFLite's indices are int32.
 _DTYPES = {
@@ -226,11 +227,12 @@ def op_name(node: fx.Node) -> str:
 
 def arguments(node: fx.Node) -> list[Any]:
     """A call's arguments in the order of its op's schema, with defaults filled in."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverloadPacket):
-        target = target.default
-    assert isinstance(target, torch._ops.OpOverload)
-    given = list(node.args)
-    for argument in target._schema.arguments[len(given) :]:
-        given.append(node.kwargs.get(argument.name, argument.default_value))
-    return given
+    return list(by_name(node).values())
+
+
+def named(node: fx.Node, given: Sequence[Any]) -> dict[str, Any]:
+    """`arguments`, as a lowering was given them, by the schema's names; what is a real number there is a float."""
+    return {
+        one.name: float(value) if one.type.kind() == "FloatType" else value
+        for one, value in zip(parameters(node), given, strict=True)
+    }

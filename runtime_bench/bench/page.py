@@ -105,11 +105,12 @@ def picture(bars: Sequence[Bar], unit: str) -> str:
 def markdown_files(sheets: Sequence[Sheet], path: Path) -> dict[Path, bytes]:
     """The tables as Markdown, and beside it their charts."""
     files: dict[Path, bytes] = {}
-    pictures = {}
-    for number, sheet in enumerate(sheet for sheet in sheets if sheet.bars):
-        place = path.with_name(f"{path.stem}-{number}.svg")
-        files[place] = picture(sheet.bars, sheet.unit).encode("utf-8", "backslashreplace")
-        pictures[sheet.title] = place.name
+    pictures: dict[int, str] = {}
+    for number, sheet in enumerate(sheets):
+        if sheet.bars:
+            place = path.with_name(f"{path.stem}-{len(pictures)}.svg")
+            files[place] = picture(sheet.bars, sheet.unit).encode("utf-8", "backslashreplace")
+            pictures[number] = place.name
     files[path] = markdown(sheets, pictures).encode("utf-8", "backslashreplace")
     return files
 

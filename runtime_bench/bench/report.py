@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from bgnn.runtime_bench.bench.emulated import INSTRUCTIONS, MODELLED
@@ -57,17 +58,17 @@ def print_sheet(sheet: Sheet) -> None:
         print(line)
 
 
-def markdown(sheets: Iterable[Sheet], pictures: Mapping[str, str]) -> str:
-    """Tables as Markdown. `pictures`: the paths of charts by their sheets' titles."""
+def markdown(sheets: Iterable[Sheet], pictures: Mapping[int, str]) -> str:
+    """Tables as Markdown. `pictures`: the paths of charts by their sheets' numbers."""
 
     def row(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
 
     lines: list[str] = []
-    for sheet in sheets:
+    for number, sheet in enumerate(sheets):
         lines += [f"### {sheet.title}", ""]
-        if sheet.title in pictures:
-            lines += [f"![{sheet.title}]({pictures[sheet.title]})", ""]
+        if number in pictures:
+            lines += [f"![{sheet.title}]({pictures[number]})", ""]
         lines += [row(sheet.heads), "|---|" + "---:|" * (len(sheet.heads) - 1), *map(row, sheet.rows), ""]
         lines += [f"{line}  " for line in (sheet.caption, *sheet.notes) if line] + [""]
     return "\n".join(lines)
@@ -122,7 +123,9 @@ def _run_sheet(rows: Sequence[Record]) -> Sheet:
     cells = [(head, column) for head, column in cells if any(column)]
     size = first.figure("file_bytes")
     what = f"{size:,.0f} bytes, " if one_case and size else ""
-    title = f"{first.case if one_case else first.settings.get('title', 'side by side')}: {what}{_threads(first)}"
+    words = zip(*(row.case.split() for row in rows), strict=False)
+    shared = " ".join(at[0] for at in takewhile(lambda at: len(set(at)) == 1, words))
+    title = f"{shared or 'side by side'}: {what}{_threads(first)}"
     caption = (
         f"medians (quartiles) of {first.settings.get('rounds')} interleaved rounds, {first.device['cpu']}, "
         f"{first.device['cores']} cores; ratios: of {'CPU time' if first.threads == 1 else 'elapsed time'} in a "

@@ -132,6 +132,10 @@ def test_codes_are_summed_as_integers(target: str, kernels: str) -> None:
     graph = done.graph.graph
     assert len(list(calls(graph, torch.ops.bgnn.q_mul))) == len(list(calls(graph, torch.ops.bgnn.q_sum))) == 2
     assert not list(calls(graph, aten.sum, aten.mul, aten.linear))
+    sums = [layer for layer in done.report.layers if layer.name.startswith("aggregation")]
+    assert [layer.was.split(",")[0] for layer in sums] == ["sum over edges that the model holds"] * 2
+    assert all((layer.became, layer.why) == ("INT8", "its messages are quantised") for layer in sums)
+    assert all(layer.integer_macs > 0 == layer.float_macs for layer in sums)
 
 
 def test_an_open_batch() -> None:

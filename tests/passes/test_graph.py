@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from graphs import Wrapped, aten, bgnn, count, exported, graph, only, outputs, randn, signs
+from torch import fx
 
 from bgnn.converter import dialect
 from bgnn.converter.sizes import graph_axes
@@ -13,6 +14,7 @@ from bgnn.passes import user_code
 from bgnn.passes.graph import (
     PassResult,
     Tap,
+    above,
     call,
     calls,
     compute_meta,
@@ -21,6 +23,7 @@ from bgnn.passes.graph import (
     only_user,
     remove_dead_code,
     replace,
+    rewrite,
     shape_of,
     snapshot,
 )
@@ -112,6 +115,37 @@ def test_snapshot_is_left_alone_by_later_passes() -> None:
     assert not hasattr(gm, "c")
     assert only(copy, bgnn.binarize).meta["tap"].name == node.name
     assert torch.equal(outputs(copy, x)[0], torch.where(x >= 0, 1.0, -1.0) * copy.c)
+
+
+def test_a_rewrite_takes_the_first_rule_that_gives_anything_until_nothing_changes() -> None:
+    def halved(node: fx.Node) -> fx.Node | None:
+        number = node.args[1]
+        return call(node, aten.add.Tensor, node.args[0], number // 2, like=node) if number > 1 else None
+
+    def never(node: fx.Node) -> fx.Node | None:
+        return None
+
+    gm = graph(lambda m, x: aten.add.Tensor(x, 8), randn(3))
+    before = snapshot(gm)
+    assert rewrite(before, [([aten.add], never), ([aten.mul], halved)], again=True).rewrites == 0
+    assert rewrite(before, [([aten.add], never), ([aten.add], halved)]).rewrites == 1
+    assert only(before, aten.add).args[1] == 4
+    assert rewrite(gm, [([aten.add], halved)], again=True).rewrites == 3
+    assert only(gm, aten.add).args[1] == 1
+
+
+def test_what_a_node_is_computed_from_is_met_once_and_as_far_as_asked() -> None:
+    def forward(m, x):
+        y = aten.neg.default(x)
+        return aten.add.Tensor(aten.relu.default(y), aten.exp.default(y))
+
+    gm = graph(forward, randn(3))
+    end = only(gm, aten.add)
+    assert sorted(str(n.target) for n in above(end) if n.op == "call_function") == [
+        "aten.add.Tensor", "aten.exp.default", "aten.neg.default", "aten.relu.default",
+    ]  # fmt: skip
+    assert len(list(above(end))) == 5
+    assert set(above(end, through=lambda n: n is end)) == {end, *end.all_input_nodes}
 
 
 def test_is_call_knows_packets_and_overloads() -> None:

@@ -1,0 +1,195 @@
+"""manifest.json of `bgnn-convert --split-layers`: the chain of small ONNX files, and what flows between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgnn.runtime_bench.runtime.errors import UsageError
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+
+VERSION = 1
+ROWS = ("destinations", "sources", "edges", "all", "list", "whole", "total")
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """What flows: an input of the network or a stage's output. `per`: "node" or "edge" (a row each), or "graph".
+
+    `shape`: of a row, or of all (-1: open). `scale` and `zero`: what codes stand for, where it is known.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    per: str = "node"
+    scale: float | None = None
+    zero: int | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """An input of a stage's file: which rows of which value. With `rows` "list" it is the edges of the set `edges`."""
+
+    name: str
+    value: str | None
+    rows: str
+    edges: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One file. `kind`: "nodes" (a block of nodes), "edges" (destination nodes with their in-edges) or "whole".
+
+    `bytes`: what all of its tensors take at most for each destination ("row"), source and edge.
+    """
+
+    file: str
+    kind: str
+    fed: tuple[Fed, ...]
+    results: tuple[str, ...]
+    bytes: dict[str, int]
+    hubs: Hubs | None = None
+
+    def all(self) -> list[Stage]:
+        """The stage, and those of its hubs."""
+        return [self] if self.hubs is None else [self, self.hubs.pieces, self.hubs.finish]
+
+    @property
+    def sets(self) -> list[str]:
+        """The sets of edges that it reads."""
+        return list(dict.fromkeys(one.edges for one in self.fed if one.edges is not None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Total:
+    """What the pieces of a node's in-edges give, of the set `edges`; `how` they are joined: "whole" numbers and "real"
+    ones are added, of "most" the largest is taken."""
+
+    name: str
+    how: str
+    edges: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Hubs:
+    """The two files that compute a stage for a node whose in-edges do not fit: `pieces` gives totals of some of them,
+    `finish` the stage's results from the joined ones (its inputs of rows "total")."""
+
+    pieces: Stage
+    finish: Stage
+    totals: tuple[Total, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """`edges`: the name of the list of edges. `sets`: by name, which of its rows are [source, target] (for each copy,
+    where it is taken several times over), and which row of a stage's list has the targets."""
+
+    model: str
+    edges: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: dict[str, Value]
+    sets: dict[str, dict[str, Any]]
+    stages: tuple[Stage, ...]
+    max_degree: int
+    made_by: dict[str, str]
+
+    def to_json(self) -> str:
+        """The file's text."""
+        found = {"version": VERSION, **dataclasses.asdict(self)}
+        return json.dumps(found, indent=1) + "\n"
+
+    def files(self) -> list[str]:
+        """The names of all files."""
+        stages = [one for stage in self.stages for one in stage.all()]
+        return [stage.file for stage in stages]
+
+    def inputs_per(self, what: str) -> list[Value]:
+        """The inputs with a row for each "node" or "edge"."""
+        return [self.values[name] for name in self.inputs if self.values[name].per == what]
+
+
+def read(path: Path) -> Manifest:
+    """A manifest, or the one in a folder. Raises UsageError where it is none, or of another version."""
+    path = path / "manifest.json" if path.is_dir() else path
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no manifest of bgnn-convert --split-layers: it is no JSON") from error
+    version = found.get("version") if isinstance(found, dict) else None
+    if version != VERSION:
+        raise UsageError(
+            f"{path} is "
+            + ("no manifest of bgnn-convert --split-layers" if version is None else f"of version {version}")
+            + f": this bgnn-graph reads version {VERSION}; write it with the same bgnn-convert"
+        )
+    try:
+        return _read(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}): write it again") from error
+
+
+def _read(found: dict[str, Any]) -> Manifest:
+    values = {
+        name: Value(
+            one["name"], str(np.dtype(one["dtype"])), tuple(map(int, one["shape"])), one["per"], one["scale"],
+            one["zero"],
+        )
+        for name, one in found["values"].items()
+    }  # fmt: skip
+    stages = tuple(_stage(one) for one in found["stages"])
+    known = set(found["inputs"])
+    for stage in stages:
+        for fed in (fed for one in stage.all() for fed in one.fed):
+            if fed.rows not in ROWS or (fed.rows not in ("list", "total") and fed.value not in known):
+                raise ValueError(f"{stage.file} is given {fed.value}")
+            if fed.edges is not None and fed.edges not in found["sets"]:
+                raise ValueError(f"{stage.file} reads edges {fed.edges}")
+        known |= set(stage.results)
+    if not known <= set(values) or not set(found["outputs"]) <= known:
+        raise ValueError("it names values that nothing makes")
+    return Manifest(
+        str(found["model"]), str(found["edges"]), tuple(found["inputs"]), tuple(found["outputs"]), values,
+        {name: {"target": int(one["target"]), "pairs": [list(map(int, pair)) for pair in one["pairs"]]}
+         for name, one in found["sets"].items()},
+        stages, int(found["max_degree"]), dict(found["made_by"]),
+    )  # fmt: skip
+
+
+def _stage(one: dict[str, Any]) -> Stage:
+    hubs = one["hubs"]
+    return Stage(
+        Path(one["file"]).name,
+        one["kind"],
+        tuple(Fed(**fed) for fed in one["fed"]),
+        tuple(one["results"]),
+        {key: int(one["bytes"][key]) for key in ("row", "source", "edge")},
+        None
+        if hubs is None
+        else Hubs(_stage(hubs["pieces"]), _stage(hubs["finish"]), tuple(Total(**total) for total in hubs["totals"])),
+    )
+
+
+def opener(read: Callable[[str], bytes]) -> Callable[[str], OnnxModel]:
+    """Opens files of a chain on ONNX Runtime, one thread, each once. `read(file)`: its bytes. Raises BgnnError."""
+
+    @functools.cache
+    def opened(file: str) -> OnnxModel:
+        return OnnxModel(read(file), 1)
+
+    return opened

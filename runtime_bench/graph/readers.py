@@ -1,0 +1,322 @@
+"""What the user gives `bgnn-graph run`: edges and features, as Parquet, .npy, .npz, or a PyG dataset's processed file.
+
+Nodes are numbered in the order of their features. Parquet names them by the column `id`, whole numbers or text; without
+it, and in all other files, a node is named by its row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgnn.runtime_bench.graph import torch_files
+from bgnn.runtime_bench.graph.manifest import Manifest, Value
+from bgnn.runtime_bench.runtime import limits
+from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+
+ID, SOURCE, TARGET = "id", "source", "target"
+ROWS = 1 << 18  # of features at a time
+Allocate = Callable[[str, Sequence[int], np.dtype], np.ndarray]
+
+
+class Features:
+    """The nodes: `values` by the names of the network's inputs, and what the nodes are called (`ids`, None: by row)."""
+
+    def __init__(self, path: Path, manifest: Manifest, allocate: Allocate) -> None:
+        self.path = path
+        self.ids: Any = None
+        wanted = manifest.inputs_per("node")
+        if _is_parquet(path):
+            self.values, self.ids = _read_parquet(path, wanted, allocate)
+        else:
+            self.values = _arrays(path, wanted, "features")
+        lengths = {name: len(array) for name, array in self.values.items()}
+        self.count = next(iter(lengths.values()))
+        if len(set(lengths.values())) > 1:
+            raise UsageError(f"{path}: the inputs are of different numbers of nodes: {lengths}")
+        if not self.count:
+            raise UsageError(f"{path} holds no nodes")
+        self._order: np.ndarray | None = None
+
+    def numbers(self, names: Any, where: str) -> np.ndarray:
+        """The nodes' numbers by what they are called: an Arrow array or a NumPy one -> int64 [k].
+
+        Raises UsageError with the first name that no node has.
+        """
+        if self.ids is None:
+            numbers = _whole(names, where)
+            wrong = (numbers < 0) | (numbers >= self.count)
+            if wrong.any():
+                bad = numbers[int(wrong.argmax())]
+                raise UsageError(f"{where} name node {bad}, and {self.path} has rows 0 to {self.count - 1}")
+            return numbers
+        if isinstance(self.ids, np.ndarray):
+            if self._order is None:
+                self._order = np.argsort(self.ids, kind="stable")
+                self._sorted = self.ids[self._order]
+                same = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
+                if len(same):
+                    raise UsageError(f"{self.path} has several rows of id {self._sorted[same[0]]}")
+            numbers = _whole(names, where)
+            at = np.minimum(np.searchsorted(self._sorted, numbers), self.count - 1)
+            unknown = self._sorted[at] != numbers
+            if unknown.any():
+                raise UsageError(f"{where} name node {numbers[int(unknown.argmax())]}, which {self.path} does not have")
+            return self._order[at]
+        return self._numbers_of_text(names, where)
+
+    def _numbers_of_text(self, names: Any, where: str) -> np.ndarray:
+        pa, pc = _arrow().pa, _arrow().pc
+        if isinstance(names, np.ndarray) or not (
+            pa.types.is_string(names.type) or pa.types.is_large_string(names.type)
+        ):
+            raise UsageError(f"{where} name nodes by numbers, and {self.path} by text")
+        if self._order is None:
+            self._order = np.empty(0)
+            if len(pc.unique(self.ids)) != len(self.ids):
+                twice = next(one["values"].as_py() for one in pc.value_counts(self.ids) if one["counts"].as_py() > 1)
+                raise UsageError(f"{self.path} has several rows of id {twice}")
+        found = pc.index_in(names.cast(self.ids.type), value_set=self.ids)
+        if found.null_count:
+            unknown = names[int(np.argmax(found.is_null().to_numpy(zero_copy_only=False)))]
+            raise UsageError(f"{where} name node {unknown}, which {self.path} does not have")
+        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
+
+class Edges:
+    """The edges: `pieces(rows)` gives (sources, targets, the edges' values by name), as they are in the file."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.wanted = manifest.inputs_per("edge")
+        self._files: list[Path] = []
+        if _is_parquet(path):
+            self._files = _parquet_files(path)
+            self.count = sum(_open_parquet(file).metadata.num_rows for file in self._files)
+            return
+        index = Value(manifest.edges, "int64", (), "edge")
+        given = {index.name: _load(path)} if path.suffix == ".npy" else _load_named(path)
+        if path.suffix == ".npy" and self.wanted:
+            names = ", ".join(one.name for one in self.wanted)
+            raise UsageError(f"{path} holds no {names}: the network reads values of edges; give an .npz or Parquet")
+        if index.name not in given:
+            raise UsageError(f"{path} holds no {index.name}: it has {', '.join(given)}")
+        self._index = given[index.name]
+        if self._index.ndim != 2 or len(self._index) != 2 or self._index.dtype.kind not in "iu":
+            raise UsageError(
+                f"{path}: edges are whole numbers [2, edges], got {self._index.dtype} {list(self._index.shape)}"
+            )
+        self.count = self._index.shape[1]
+        self._values = {one.name: _checked(given, one, path, self.count) for one in self.wanted}
+
+    def pieces(self, rows: int) -> Iterator[tuple[Any, Any, dict[str, np.ndarray]]]:
+        """At most so many edges at a time."""
+        if not self._files:
+            for start in range(0, self.count, rows):
+                part = slice(start, start + rows)
+                values = {name: np.ascontiguousarray(array[part]) for name, array in self._values.items()}
+                yield self._index[0, part], self._index[1, part], values
+            return
+        for file in self._files:
+            columns = [SOURCE, TARGET, *(one.name for one in self.wanted)]
+            opened = _open_parquet(file)
+            _check_columns(file, opened, columns)
+            for batch in _batches(file, opened, rows, columns):
+                values = {one.name: _rows(batch.column(one.name), one, file) for one in self.wanted}
+                yield batch.column(SOURCE), batch.column(TARGET), values
+
+
+def _whole(names: Any, where: str) -> np.ndarray:
+    if not isinstance(names, np.ndarray):
+        if names.null_count:
+            raise UsageError(f"{where} have {names.null_count} rows without a node")
+        if not _arrow().pa.types.is_integer(names.type):
+            raise UsageError(
+                f"{where} name nodes by {names.type}, and the features by whole numbers: features in Parquet with a "
+                f"column {ID!r} of the same type are looked up by it"
+            )
+        names = names.to_numpy(zero_copy_only=False)
+    return np.asarray(names, np.int64)
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix in (".parquet", ".pq") or path.is_dir()
+
+
+def _load(path: Path) -> np.ndarray:
+    """A single array, mapped."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no whole .npy array ({' '.join(str(error).split())[:200]})") from error
+
+
+def _load_named(path: Path) -> Mapping[str, np.ndarray]:
+    if path.suffix in (".pt", ".pth"):
+        return torch_files.read(path)
+    if path.suffix == ".npz":
+        return limits.read_npz(path, str(path))
+    raise UsageError(f"{path}: give Parquet (.parquet, or a folder of them), .npy, .npz, or a PyG dataset's .pt")
+
+
+def _arrays(path: Path, wanted: Sequence[Value], what: str) -> dict[str, np.ndarray]:
+    if path.suffix == ".npy":
+        if len(wanted) != 1:
+            raise UsageError(
+                f"{path} holds one array, and the network reads {', '.join(v.name for v in wanted)}: an .npz"
+            )
+        given: Mapping[str, np.ndarray] = {wanted[0].name: _load(path)}
+    else:
+        given = _load_named(path)
+    return {one.name: _checked(given, one, path, None) for one in wanted}
+
+
+def _checked(given: Mapping[str, np.ndarray], wanted: Value, path: Path, rows: int | None) -> np.ndarray:
+    if wanted.name not in given:
+        raise UsageError(f"{path} holds no {wanted.name}: it has {', '.join(given)}")
+    array = given[wanted.name]
+    shape = ", ".join(["rows" if rows is None else str(rows), *map(str, wanted.shape)])
+    if array.ndim != 1 + len(wanted.shape) or array.shape[1:] != wanted.shape or rows not in (None, len(array)):
+        raise UsageError(f"{path}: {wanted.name} must be {wanted.dtype} [{shape}], got {list(array.shape)}")
+    if array.dtype != wanted.dtype:
+        raise UsageError(f"{path}: {wanted.name} must be {wanted.dtype} [{shape}], got {array.dtype}: save it as that")
+    return array
+
+
+# Parquet.
+
+
+class _Arrow:
+    def __init__(self) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        self.pa, self.pc, self.pq = pa, pc, pq
+
+
+_loaded: list[_Arrow] = []
+
+
+def _arrow() -> Any:
+    if not _loaded:
+        try:
+            _loaded.append(_Arrow())
+        except ImportError as error:
+            raise UsageError("Parquet needs pyarrow: pip install 'bgnn-convert[graph]'") from error
+    return _loaded[0]
+
+
+def need_arrow() -> None:
+    """Raises UsageError without pyarrow."""
+    _arrow()
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"{path} is a folder without .parquet files")
+    return files
+
+
+def _open_parquet(file: Path) -> Any:
+    pq = _arrow().pq
+    try:
+        return pq.ParquetFile(file, memory_map=True)
+    except Exception as error:  # Arrow's errors are ValueErrors and OSErrors of its own
+        raise UsageError(f"{file} is no whole Parquet file ({' '.join(str(error).split())[:200]})") from error
+
+
+def _check_columns(file: Path, opened: Any, wanted: Sequence[str]) -> None:
+    there = opened.schema_arrow.names
+    for name in wanted:
+        if name not in there:
+            raise UsageError(f"{file} has no column {name!r}: its columns are {', '.join(there)}")
+
+
+def _batches(file: Path, opened: Any, rows: int, columns: Sequence[str]) -> Iterator[Any]:
+    try:
+        yield from opened.iter_batches(batch_size=rows, columns=list(columns), use_threads=False)
+    except (OSError, ValueError) as error:
+        if isinstance(error, BgnnError):
+            raise
+        raise UsageError(f"{file} is damaged ({' '.join(str(error).split())[:200]})") from error
+
+
+def _read_parquet(path: Path, wanted: Sequence[Value], allocate: Allocate) -> tuple[dict[str, np.ndarray], Any]:
+    pa = _arrow().pa
+    files = _parquet_files(path)
+    count = sum(_open_parquet(file).metadata.num_rows for file in files)
+    values = {one.name: allocate(one.name, [count, *one.shape], np.dtype(one.dtype)) for one in wanted}
+    ids: list[Any] = []
+    start = 0
+    for file in files:
+        opened = _open_parquet(file)
+        names = opened.schema_arrow.names
+        of = {one.name: _columns_of(one, wanted, names, file) for one in wanted}
+        columns = list(dict.fromkeys([*([ID] if ID in names else []), *(c for group in of.values() for c in group)]))
+        for batch in _batches(file, opened, ROWS, columns):
+            stop = start + batch.num_rows
+            for one in wanted:
+                group = of[one.name]
+                if group == [one.name]:
+                    values[one.name][start:stop] = _rows(batch.column(one.name), one, file)
+                else:
+                    for place, name in enumerate(group):
+                        column = Value(name, one.dtype, ())
+                        values[one.name][start:stop, place] = _rows(batch.column(name), column, file)
+            if ID in names:
+                ids.append(batch.column(ID))
+            start = stop
+    if not ids:
+        return values, None
+    named = pa.concat_arrays(ids)
+    if len(named) != count or named.null_count:
+        raise UsageError(f"{path}: {count - len(named) + named.null_count} rows have no {ID}")
+    if pa.types.is_integer(named.type):
+        return values, np.asarray(named.to_numpy(zero_copy_only=False), np.int64)
+    if not (pa.types.is_string(named.type) or pa.types.is_large_string(named.type)):
+        raise UsageError(f"{path}: column {ID!r} is {named.type}, and nodes are named by whole numbers or text")
+    return values, named
+
+
+def _columns_of(one: Value, wanted: Sequence[Value], names: Sequence[str], file: Path) -> list[str]:
+    """The columns that an input stands in: one of its name, or all that are left, in the file's order."""
+    if one.name in names:
+        return [one.name]
+    rest = [name for name in names if name != ID]
+    if len(wanted) == 1 and one.shape == (len(rest),):
+        return rest
+    shape = list(one.shape)
+    raise UsageError(
+        f"{file} has no column {one.name!r} of lists {shape}"
+        + (f", nor {shape[0]} columns of numbers beside {ID!r}" if len(wanted) == 1 and len(shape) == 1 else "")
+        + f": its columns are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+    )
+
+
+def _rows(column: Any, wanted: Value, file: Path) -> np.ndarray:
+    """A column of numbers, or of lists of them, in the input's dtype and shape."""
+    pa = _arrow().pa
+    size = int(np.prod(wanted.shape, dtype=np.int64))
+    flat = column
+    if wanted.shape and hasattr(column, "value_lengths") and len(_arrow().pc.unique(column.value_lengths())) > 1:
+        raise UsageError(f"{file}: the lists of column {wanted.name!r} are of different lengths")
+    while pa.types.is_list(flat.type) or pa.types.is_large_list(flat.type) or pa.types.is_fixed_size_list(flat.type):
+        flat = flat.flatten()
+    if column.null_count or flat.null_count:
+        raise UsageError(f"{file}: column {wanted.name!r} has empty rows: replace missing values first")
+    if len(flat) != size * len(column):
+        raise UsageError(f"{file}: column {wanted.name!r} must hold {size} numbers a row ({list(wanted.shape)})")
+    with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        cast = flat.cast(pa.from_numpy_dtype(np.dtype(wanted.dtype)), safe=np.dtype(wanted.dtype).kind != "f")
+        return cast.to_numpy(zero_copy_only=False).reshape(len(column), *wanted.shape)
+    raise UsageError(f"{file}: column {wanted.name!r} holds {flat.type}, and the network reads {wanted.dtype}")

@@ -1,0 +1,272 @@
+"""The outer loop: nodes and edges read once, then layer by layer, part by part."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgnn.runtime_bench.graph import in_edges, manifest, parts, readers
+from bgnn.runtime_bench.graph.engines import Engine, Local
+from bgnn.runtime_bench.graph.in_edges import InEdges
+from bgnn.runtime_bench.graph.manifest import Manifest, Stage
+from bgnn.runtime_bench.graph.work import Work, key_of
+from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.outputs import check_output
+
+BASE = 160 << 20  # Python, NumPy, ONNX Runtime and its session
+NUMBERING = 5  # bytes a node, of each worker (parts.Worker)
+SORTING = 80  # bytes an edge of a piece, while edges are read and sorted
+SORTED = 16  # bytes a node, while edges are sorted
+Say = Callable[[str], None]
+
+
+def run(
+    path: Path, edges: Path, features: Path, output: Path, *, memory: int, workers: int = 1,
+    engine: str = "local", address: str | None = None,
+    say: Say = lambda line: None,
+) -> None:  # fmt: skip
+    """Computes all nodes of a graph and writes them to `output` (.npy or .parquet), in the order of `features`.
+
+    `memory`: bytes for everything but the pages of files that the system may drop. Raises UsageError and BgnnError;
+    what was finished stays in `output`.work, and the same call goes on from there.
+    """
+    chain = manifest.read(path)
+    folder = path if path.is_dir() else path.parent
+    _check(chain, edges, features, output)
+    files = [folder / file for file in chain.files()]
+    for file in [*files, edges, features]:
+        if not file.exists():
+            raise UsageError(f"cannot read {file}: no such file")
+    work = Work(Path(f"{output}.work"), key_of([chain], [*files, edges, features]))
+    if work.resumed:
+        say(f"going on from {work.folder}")
+    nodes, sets, values = _read(chain, edges, features, memory, work, say)
+    each = (memory - BASE) // workers - NUMBERING * nodes.count
+    if each <= 0:
+        raise BgnnError(
+            f"{nodes.count} nodes and {workers} workers take {parts.readable(memory - each * workers)} before any part "
+            f"of the graph: a larger --memory than {parts.readable(memory)} is needed"
+        )
+    workforce = _engine(engine, address, folder, chain, workers)
+    try:
+        for number, stage in enumerate(chain.stages):
+            blocks = parts.plan(stage, sets, nodes.count, each, workers)
+            title = f"layer {number + 1} of {len(chain.stages)}"
+            _run_stage(chain, stage, title, blocks, workforce, values, sets, nodes.count, work, say)
+    finally:
+        workforce.close()
+    _write(chain, nodes, values, output, work)
+    work.remove()
+
+
+def _engine(name: str, address: str | None, folder: Path, chain: Manifest, workers: int) -> Engine:
+    if name == "local":
+        return Local(folder, chain, workers)
+    from bgnn.runtime_bench.graph.ray_engine import Ray  # which most runs do without
+
+    return Ray(folder, chain, workers, address)
+
+
+def _check(chain: Manifest, edges: Path, features: Path, output: Path) -> None:
+    if output.suffix not in (".npy", ".parquet"):
+        raise UsageError(f"-o {output}: the output is a .npy or a .parquet")
+    if output.suffix == ".parquet":
+        readers.need_arrow()
+    check_output(output, {"the edges": edges, "the features": features})
+    if len(chain.outputs) > 1:
+        raise UsageError("the network gives several tensors: convert it with one --keep-output")
+
+
+def _read(
+    chain: Manifest, edges: Path, features: Path, memory: int, work: Work, say: Say
+) -> tuple[readers.Features, dict[str, InEdges], dict[str, np.ndarray]]:
+    """The nodes; the edges, sorted; the network's inputs."""
+
+    def allocate(name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        return work.allocate(f"input-{name}", shape, dtype)
+
+    started = time.perf_counter()
+    nodes = readers.Features(features, chain, allocate)
+    sets = _opened(chain, work)
+    if sets is None:
+        given = readers.Edges(edges, chain)
+        say(f"{nodes.count:,} nodes, {given.count:,} edges")
+        room = memory - BASE - SORTED * nodes.count
+        if room < SORTING * 1024:
+            raise BgnnError(
+                f"sorting edges of {nodes.count} nodes takes {parts.readable(BASE + SORTED * nodes.count)}: a larger "
+                f"--memory than {parts.readable(memory)} is needed"
+            )
+        piece = min(room // SORTING, 1 << 24)
+        sets = _sorted(chain, nodes, given, int(piece), work)
+        say(f"edges sorted in {time.perf_counter() - started:.1f} s")
+    _check_degrees(chain, sets, nodes)
+    return nodes, sets, dict(nodes.values)
+
+
+def _names(name: str, what: str) -> str:
+    return f"{name}-{what}"
+
+
+def _opened(chain: Manifest, work: Work) -> dict[str, InEdges] | None:
+    """The edges as an earlier run has sorted them."""
+    if not all(work.is_done(name) for name in chain.sets):
+        return None
+    values = [one.name for one in chain.inputs_per("edge")]
+    return {
+        name: InEdges(
+            work.open(_names(name, "bounds")), work.open(_names(name, "sources")),
+            {value: work.open(_names(name, value)) for value in values},
+        )
+        for name in chain.sets
+    }  # fmt: skip
+
+
+def _sorted(
+    chain: Manifest, nodes: readers.Features, given: readers.Edges, piece: int, work: Work
+) -> dict[str, InEdges]:
+    wanted = chain.inputs_per("edge")
+    ends = work.allocate("ends", [2, given.count], np.dtype(np.int32 if nodes.count < 2**31 else np.int64))
+    listed = {
+        one.name: work.allocate(f"listed-{one.name}", [given.count, *one.shape], np.dtype(one.dtype)) for one in wanted
+    }
+    start = 0
+    for sources, targets, values in given.pieces(piece):
+        part = slice(start, start + len(sources))
+        ends[0, part] = nodes.numbers(sources, f"{given.path}: sources")
+        ends[1, part] = nodes.numbers(targets, f"{given.path}: targets")
+        for name, array in values.items():
+            listed[name][part] = array
+        start = part.stop
+    if start != given.count:
+        raise UsageError(f"{given.path} has {start} edges, and says {given.count}")
+
+    def pieces() -> Iterator[in_edges.Piece]:
+        return in_edges.pieces_of(ends, listed, piece)
+
+    found = {}
+    for name, one in chain.sets.items():
+
+        def allocate(what: str, shape: Sequence[int], dtype: np.dtype, name: str = name) -> np.ndarray:
+            return work.allocate(_names(name, what), shape, dtype)
+
+        of = {value.name: (np.dtype(value.dtype), value.shape) for value in wanted}
+        found[name] = in_edges.sort(pieces, nodes.count, one["pairs"], of, allocate)
+        work.finish(name)
+    for path in [work.path("ends"), *(work.path(f"listed-{one.name}") for one in wanted)]:
+        path.unlink()
+    return found
+
+
+def _check_degrees(chain: Manifest, sets: Mapping[str, InEdges], nodes: readers.Features) -> None:
+    """The 32-bit sums were proven for so many edges of a node, its loop included."""
+    for one in sets.values():
+        degrees = np.diff(one.bounds)
+        most = int(degrees.argmax())
+        if degrees[most] >= chain.max_degree:
+            raise BgnnError(
+                f"node {most} has {int(degrees[most])} in-edges: 32-bit sums are proven for fewer than "
+                f"{chain.max_degree}"
+            )
+
+
+def _run_stage(
+    chain: Manifest, stage: Stage, title: str, blocks: list[parts.Part], engine: Engine,
+    values: dict[str, np.ndarray], sets: Mapping[str, InEdges], count: int, work: Work, say: Say,
+) -> None:  # fmt: skip
+    """One file over all nodes; its results join `values`."""
+
+    def step(block: parts.Part) -> str:
+        return f"{stage.file} {block[0]}-{block[1]}"
+
+    begun = work.is_done(f"{stage.file} begun")
+    left = [block for block in blocks if not (begun and work.is_done(step(block)))]
+    if work.is_done(stage.file):
+        left = []
+    elif not begun:
+        for value in (chain.values[name] for name in stage.results):
+            if value.per == "node":
+                work.allocate(value.name, [count, *value.shape], np.dtype(value.dtype))
+        work.finish(f"{stage.file} begun")
+    if left:
+        made = {name: work.open(name, write=True) for name in stage.results if chain.values[name].per == "node"}
+        progress = _Progress(title, stage, sum(stop - start for start, stop, _ in left), sets, say)
+        for (start, stop, pieces), found in engine.run(stage, left, values, sets, count):
+            for name, array in found.items():
+                if name in made:
+                    made[name][start:stop] = array
+                else:
+                    work.allocate(name, array.shape, array.dtype)[...] = array
+            work.finish(step((start, stop, pieces)))
+            progress.add(start, stop)
+        for array in made.values():
+            array.flush()  # type: ignore[attr-defined]
+        work.finish(stage.file)
+    for name in stage.results:
+        values[name] = work.open(name)
+
+
+class _Progress:
+    """A line now and then: how far, how fast, when it ends."""
+
+    EVERY = 5.0
+
+    def __init__(self, title: str, stage: Stage, nodes: int, sets: Mapping[str, InEdges], say: Say) -> None:
+        self.title, self.nodes, self.say = f"{title} ({stage.file})", nodes, say
+        self.bounds = [sets[name].bounds for name in stage.sets]
+        self.done = self.edges = 0
+        self.started = self.told = time.perf_counter()
+
+    def add(self, start: int, stop: int) -> None:
+        """So many more nodes are done."""
+        self.done += stop - start
+        self.edges += sum(int(bounds[stop] - bounds[start]) for bounds in self.bounds)
+        now = time.perf_counter()
+        if self.done < self.nodes and now - self.told < self.EVERY:
+            return
+        self.told, spent = now, max(now - self.started, 1e-9)
+        rate = f"{self.done / spent:,.0f} nodes/s"
+        rate += f", {self.edges / spent / 1e6:,.1f} M edges/s" if self.edges else ""
+        if self.done == self.nodes:
+            self.say(f"{self.title}: {self.nodes:,} nodes in {spent:.1f} s ({rate})")
+        else:
+            left = spent * (self.nodes - self.done) / self.done
+            self.say(f"{self.title}: {100 * self.done / self.nodes:.0f}%, {rate}, {left:,.0f} s left")
+
+
+def _write(
+    chain: Manifest, nodes: readers.Features, values: Mapping[str, np.ndarray], output: Path, work: Work
+) -> None:  # fmt: skip
+    """The result takes its place when it is complete."""
+    name = chain.outputs[0]
+    if output.suffix == ".npy":
+        with work.named():
+            os.replace(work.path(name), output)
+        return
+    made = work.folder / "output.parquet"
+    with work.named():
+        _write_parquet(made, name, values[name], nodes.ids)
+        os.replace(made, output)
+
+
+def _write_parquet(path: Path, name: str, array: np.ndarray, ids: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer = None
+    for start in range(0, len(array), readers.ROWS):
+        rows = np.asarray(array[start : start + readers.ROWS])
+        names = np.arange(start, start + len(rows)) if ids is None else ids[start : start + len(rows)]
+        column = pa.array(rows.reshape(-1))
+        if rows.ndim > 1:
+            column = pa.FixedSizeListArray.from_arrays(column, int(np.prod(rows.shape[1:])))
+        table = pa.table({readers.ID: names, name: column})
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()

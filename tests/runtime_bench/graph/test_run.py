@@ -1,0 +1,270 @@
+"""`bgnn-graph run` end to end: the same bits whatever the parts, the workers and the interruptions; wrong inputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from graph_models import GCN, random_graph
+
+from bgnn.converter.api import convert
+from bgnn.runtime_bench.graph import parts, run
+from bgnn.runtime_bench.graph.cli import main
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+
+NODES, EDGES = 3000, 20_000
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """layers/, x.npy and edges.npy of a graph with a hub, and whole.npy, what the whole file gives."""
+    folder = tmp_path_factory.mktemp("given")
+    done = convert(GCN().eval(), random_graph(40, 160), target="onnx-int8-x86", kernels="bgnn", split_layers=True)
+    (folder / "layers").mkdir()
+    for name, data in done.layers.items():
+        (folder / "layers" / name).write_bytes(data)
+    x, edges = random_graph(NODES, EDGES, seed=5)
+    edges[1, :1500] = 7
+    np.save(folder / "x.npy", x.numpy())
+    np.save(folder / "edges.npy", edges.numpy())
+    assert done.model_bytes is not None
+    (expected,) = OnnxModel(done.model_bytes).run(x=x.numpy(), edge_index=edges.numpy()).values()
+    np.save(folder / "whole.npy", expected)
+    return folder
+
+
+def command(given: Path, output: Path, *more: str, **files: Path) -> list[str]:
+    edges, features = files.get("edges", given / "edges.npy"), files.get("features", given / "x.npy")
+    return ["run", str(given / "layers"), "--edges", str(edges), "--features", str(features), "-o", str(output), *more]
+
+
+def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> str:
+    """The one line of a command that fails."""
+    assert main(arguments) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bgnn-graph: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(("workers", "spare"), [(1, 8), (2, 8), (1, 1), (3, 1)])
+def test_parts_and_workers_change_no_bit(
+    given: Path, tmp_path: Path, workers: int, spare: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    plan = parts.plan
+
+    def counted(*args: Any) -> list[parts.Part]:
+        sizes.append(len(found := plan(*args)))
+        return found
+
+    monkeypatch.setattr(parts, "plan", counted)
+    room = workers * (run.NUMBERING * NODES + spare * 400_000)
+    assert (
+        main(command(given, tmp_path / "out.npy", "--workers", str(workers), "--memory", str(run.BASE + int(room))))
+        == 0
+    )
+    assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+    assert not (tmp_path / "out.npy.work").exists()
+    assert max(sizes) > (5 if spare == 1 else 1)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed for good (SIGKILL) in the middle of the third file; the parts that were done are not done again."""
+    output, log = tmp_path / "out.npy", tmp_path / "out.npy.work" / "done"
+    arguments = command(given, output, "--memory", str(run.BASE + 600_000))
+    code = (
+        "import os, sys\n"
+        "from bgnn.runtime_bench.graph import work, cli\n"
+        "finish = work.Work.finish\n"
+        "def killed(self, step):\n"
+        "    finish(self, step)\n"
+        "    if step.startswith('2-edges.onnx ') and sum(s.startswith('2-edges.onnx ') for s in self._done) == 4:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "work.Work.finish = killed\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=100)
+    assert killed.returncode == -9
+    before = log.read_text().splitlines()
+    assert "1-edges.onnx" in before
+    assert not output.exists()
+    with log.open("a") as file:
+        file.write("2-edges.onnx 0-")  # a line that the kill tore is none
+    again: list[str] = []
+    finish = run.Work.finish
+    try:
+        run.Work.finish = lambda self, step: (again.append(step), finish(self, step))[1]  # type: ignore[method-assign]
+        assert main(arguments) == 0
+    finally:
+        run.Work.finish = finish  # type: ignore[method-assign]
+    assert not set(again) & set(before)
+    assert "going on from" in capsys.readouterr().err
+    assert np.array_equal(np.load(output), np.load(given / "whole.npy"))
+
+
+def test_parquet_with_text_ids(given: Path, tmp_path: Path) -> None:
+    """Nodes and edges in another order, in several files; the output names its nodes."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    x, edges = np.load(given / "x.npy"), np.load(given / "edges.npy")
+    names = np.array([f"item {i * 7919 % 1_000_003}" for i in range(NODES)])
+    rows = {"id": names, **{f"f{i}": x[:, i].astype(np.float64) for i in range(x.shape[1])}}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    (tmp_path / "edges").mkdir()
+    for number, part in enumerate(np.array_split(edges, 3, axis=1)):
+        columns = {"target": names[part[1]], "source": names[part[0]]}
+        pq.write_table(pa.table(columns), tmp_path / "edges" / f"part-{number}.parquet")
+    files = {"edges": tmp_path / "edges", "features": tmp_path / "x.parquet"}
+    assert main(command(given, tmp_path / "out.parquet", **files)) == 0
+    made = pq.read_table(tmp_path / "out.parquet")
+    assert made["id"].to_pylist() == names.tolist()
+    values = np.array(made.column(1).to_pylist(), np.float32)
+    assert np.array_equal(values, np.load(given / "whole.npy"))
+
+
+def test_numbers_as_ids(given: Path, tmp_path: Path) -> None:
+    """64-bit ids in lists of features."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    x, edges = np.load(given / "x.npy"), np.load(given / "edges.npy")
+    ids = (np.arange(NODES, dtype=np.int64) * 7919 % 1_000_003) << 35
+    pq.write_table(pa.table({"x": list(x), "id": ids}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"source": ids[edges[0]], "target": ids[edges[1]]}), tmp_path / "edges.parquet")
+    files = {"edges": tmp_path / "edges.parquet", "features": tmp_path / "x.parquet"}
+    assert main(command(given, tmp_path / "out.npy", **files)) == 0
+    assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+
+
+def test_a_processed_file_of_pyg(given: Path, tmp_path: Path) -> None:
+    from torch_geometric.data import Data, InMemoryDataset
+
+    x, edges = (torch.from_numpy(np.load(given / name)) for name in ("x.npy", "edges.npy"))
+    InMemoryDataset.save([Data(x=x, edge_index=edges, y=torch.zeros(len(x)))], str(tmp_path / "data.pt"))
+    files = {"edges": tmp_path / "data.pt", "features": tmp_path / "data.pt"}
+    assert main(command(given, tmp_path / "out.npy", **files)) == 0
+    assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+
+
+def _beyond(folder: Path) -> dict[str, Path]:
+    edges = np.load(folder / "edges.npy")
+    edges[0, 55] = NODES
+    np.save(folder / "beyond.npy", edges)
+    return {"edges": folder / "beyond.npy"}
+
+
+def _nan(folder: Path) -> dict[str, Path]:
+    x = np.load(folder / "x.npy")
+    x[5, 1] = np.nan
+    np.save(folder / "nan.npy", x)
+    return {"features": folder / "nan.npy"}
+
+
+def _torn(folder: Path) -> dict[str, Path]:
+    data = (folder / "edges.npy").read_bytes()
+    (folder / "torn.npy").write_bytes(data[: len(data) // 2])
+    return {"edges": folder / "torn.npy"}
+
+
+WRONG: dict[str, tuple[Callable[[Path], dict[str, Path]], str, int]] = {
+    "an id beyond the features": (_beyond, r"sources name node 3000, and .*x.npy has rows 0 to 2999", 2),
+    "a number that is none": (_nan, r"input x holds 1 NaN", 2),
+    "a torn file": (_torn, r"torn.npy is no whole .npy array", 2),
+    "no file": (lambda folder: {"edges": folder / "none.npy"}, r"none.npy: no such file", 2),
+    "features of another width": (
+        lambda folder: {"features": folder / "whole.npy"},
+        r"x must be float32 \[rows, 6\]",
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(WRONG))
+def test_wrong_inputs_are_one_line(given: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, said, code = WRONG[name]
+    folder = tmp_path / "given"
+    shutil.copytree(given, folder)
+    line = fails(capsys, command(folder, tmp_path / "out.npy", **spoil(folder)), code)
+    assert re.search(said, line), line
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_wrong_parquet_is_one_line(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing column, an id that the features do not have, and a last file that is torn."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    ids = np.arange(NODES) + 10**12
+    pq.write_table(pa.table({"id": ids, "x": list(np.load(given / "x.npy"))}), tmp_path / "x.parquet")
+    ends = {"source": ids, "target": ids[::-1].copy()}
+    (tmp_path / "edges").mkdir()
+    first, last = (tmp_path / "edges" / f"{i}.parquet" for i in (0, 1))
+    files = {"edges": tmp_path / "edges", "features": tmp_path / "x.parquet"}
+    output = tmp_path / "out.npy"
+    pq.write_table(pa.table({"source": ids, "dest": ids}), first)
+    assert "has no column 'target': its columns are source, dest" in fails(capsys, command(given, output, **files), 2)
+    pq.write_table(pa.table({**ends, "source": ids + 1}), first)
+    assert f"name node {10**12 + NODES}, which" in fails(capsys, command(given, output, **files), 2)
+    pq.write_table(pa.table(ends), first)
+    last.write_bytes(first.read_bytes()[:-100])
+    assert "1.parquet is no whole Parquet file" in fails(capsys, command(given, output, **files), 2)
+
+
+def test_a_manifest_of_another_version(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(given, tmp_path / "given")
+    path = tmp_path / "given" / "layers" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 9}))
+    line = fails(capsys, command(tmp_path / "given", tmp_path / "out.npy"), 2)
+    assert "of version 9: this bgnn-graph reads version 1" in line
+
+
+def test_a_full_disk_leaves_what_is_finished(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, allocate = tmp_path / "out.npy", os.posix_fallocate
+
+    count = 0
+
+    def later(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise OSError(28, "No space left on device")
+        allocate(*args)
+
+    monkeypatch.setattr(os, "posix_fallocate", later)
+    line = fails(capsys, command(given, output), 1)
+    assert "No space left on device; what is finished stays there, and the same command goes on from it" in line
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    assert main(command(given, output)) == 0
+    assert np.array_equal(np.load(output), np.load(given / "whole.npy"))
+
+
+def test_a_hub_that_does_not_fit_is_summed_in_pieces(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 7 has 1500 in-edges, in more memory than there is."""
+    pieces: list[int] = []
+    plan = parts.plan
+
+    def noted(*args: Any) -> list[parts.Part]:
+        found = plan(*args)
+        pieces.extend(part[2] for part in found if part[0] == 7)
+        return found
+
+    monkeypatch.setattr(parts, "plan", noted)
+    memory = str(run.BASE + 2 * (run.NUMBERING * NODES + 95_000))
+    assert main(command(given, tmp_path / "out.npy", "--memory", memory, "--workers", "2")) == 0
+    assert max(pieces) > 1
+    assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+
+
+def test_memory_that_is_too_small_says_so(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.npy"
+    assert "a larger --memory than 100 MiB is needed" in fails(capsys, command(given, output, "--memory", "100M"), 1)
+    assert "--memory lots is no size" in fails(capsys, command(given, output, "--memory", "lots"), 2)
