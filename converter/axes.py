@@ -4,7 +4,8 @@ The program says which (the symbols of a .pt2), the user says which (`--open NAM
 each family has a default: of a network on a graph's edges, or of one with a batch vector (that rows are summed by, or
 compared by, or that says how many graphs there are), the numbers of nodes, edges and graphs are open; any other has the
 sizes of its example. Where a target has
-no open sizes, they are those of the largest graph (`--fixed nodes=4096`; else the example's). Nothing follows from a
+no open sizes, they are those of the largest graph (`--fixed nodes=4096`; else the example's), and of `[batch, nodes,
+features]` the batch is the example's. Nothing follows from a
 shape or a name alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by
 them; which axes have one size shows in PyTorch's symbols.
 """
@@ -12,7 +13,7 @@ them; which axes have one size shows in PyTorch's symbols.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -47,16 +48,27 @@ def trace_sized(
     if may_be_open or all(is_static(node) for node in gm.graph.nodes if node.op == "placeholder"):
         return gm
     if edge_inputs(gm.graph) or _depends_on_data(gm):
-        return gm
+        frames = _frames(gm)
+        return _trace_open(model, inputs, keep_outputs, opened, fixed, True, frames) if frames else gm
     return _trace_open(model, inputs, keep_outputs, opened, fixed, False)
+
+
+def _frames(gm: fx.GraphModule) -> set[Axis]:
+    """Open axes beside those of nodes and edges, as of `[batch, nodes, features]`: a largest graph is none of them."""
+    symbols, edges = _symbols(gm), edge_inputs(gm.graph)
+    counted = {str(size) for size in numbers_of_nodes(gm.graph)} | {str(node.meta["val"].shape[-1]) for node in edges}
+    counted |= {str(node.meta["val"].shape[0]) for node in group_inputs(gm.graph)}
+    ranks = [node.meta["val"].dim() for node in gm.graph.nodes if node.op == "placeholder"]
+    return {axis for axis, symbol in symbols.items() if ranks[axis[0]] > 2 and symbol not in counted}
 
 
 def _trace_open(
     model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...], keep_outputs: Sequence[int], opened: Sequence[str],
-    fixed: Sequence[str], may_be_open: bool,
+    fixed: Sequence[str], may_be_open: bool, frames: Collection[Axis] = (),
 ) -> fx.GraphModule:  # fmt: skip
+    """`frames`: axes that are fixed unasked."""
     names = input_names(model, len(inputs))
-    to_open, to_fix = _told_open(opened, names, inputs), _told_fixed(fixed, names, inputs)
+    to_open, to_fix = _told_open(opened, names, inputs), _told_fixed(fixed, names, inputs) | set(frames)
     if isinstance(model, ExportedProgram):
         own = _of_program(model)
         for i, axis in to_open - own.keys():
@@ -95,9 +107,13 @@ def _trace_auto(
     """With the axes open that PyTorch leaves so, of those wanted; `failed`: why not all of the `default` ones."""
     every = {(i, axis) for i, value in enumerate(inputs) for axis in range(value.dim())}
     gm = trace(model, inputs, keep_outputs, _spec(every, inputs, names, Dim.AUTO))
+    rows = {(i, 0) for i, value in enumerate(inputs) if is_list(value)} - to_open
+    if rows and not edge_inputs(gm.graph):  # of a list that forward takes rows of one by one, any number may be there
+        two = trace(model, inputs, keep_outputs, _spec(every - rows, inputs, names, Dim.AUTO))
+        gm = two if edge_inputs(two.graph) else gm
     symbols, edges, wanted = _symbols(gm), edge_inputs(gm.graph), set(to_open)
-    rows = {str(node.meta["val"].shape[0]) for node in group_inputs(gm.graph)}
-    wanted |= {axis for axis, symbol in symbols.items() if symbol in rows}
+    grouped = {str(node.meta["val"].shape[0]) for node in group_inputs(gm.graph)}
+    wanted |= {axis for axis, symbol in symbols.items() if symbol in grouped}
     if edges:
         nodes = {str(size) for size in numbers_of_nodes(gm.graph)}
         given = [node for node in gm.graph.nodes if node.op == "placeholder"]

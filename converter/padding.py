@@ -151,7 +151,8 @@ def check_rows(gm: fx.GraphModule) -> None:
 def _refusal(node: fx.Node, what: str) -> str:
     return (
         f"{user_code.called(node)}{user_code.where(node)} {what}, and a file of fixed sizes has rows behind a smaller "
-        "graph's: reduce by a batch vector (global_mean_pool(x, batch)), or use --target onnx-x86 or onnx-int8-x86"
+        "graph's: reduce by a batch vector (global_mean_pool(x, batch)), fix their number "
+        "(--fixed NAME=SIZE), or use --target onnx-x86 or onnx-int8-x86"
     )
 
 

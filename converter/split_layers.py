@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, cast
 
 import sympy
@@ -77,12 +77,14 @@ class EdgeSet:
 @dataclasses.dataclass(frozen=True)
 class Given:
     """An input of a stage's graph: which value, and which rows of it: "destinations", "sources", "edges" (of `edges`),
-    "all", "list" (the edges themselves) or "whole" (it has no rows)."""
+    "all", "list" (the edges themselves), "whole" (it has no rows) or "total" (of a node's pieces:
+    split_layers_hubs.py)."""
 
     node: fx.Node
     value: fx.Node | None
     rows: str
     edges: EdgeSet | None = None
+    total: str = ""
 
 
 @dataclasses.dataclass
@@ -96,6 +98,10 @@ class Stage:
     gm: fx.GraphModule
     given: list[Given]
     results: list[fx.Node]
+    reduced: list[fx.Node] = dataclasses.field(
+        default_factory=list
+    )  # over edges, by the nodes of the graph that is cut
+    builder: Callable[[type[Builder]], Builder] | None = None  # another one for the same values
 
 
 @dataclasses.dataclass
@@ -119,7 +125,7 @@ def split(gm: fx.GraphModule) -> Chain:
 
     Raises ConversionError for what cannot be cut, with the user's operation and its place.
     """
-    cut = _Cut(gm)
+    cut = Cut(gm)
     results = results_of(gm)
     for node in results:
         if cut.rows[node] not in (NODES, WHOLE) or node.op == "placeholder":
@@ -134,9 +140,9 @@ def split(gm: fx.GraphModule) -> Chain:
             here = [n for n in gm.graph.nodes if n in wanted and cut.rows[n] == kind and cut.level[n] == level]
             if not here:
                 continue
-            first = _Builder(cut, level, wanted, []).build(here)
+            first = Builder(cut, level, wanted, []).build(here)
             read = [one.value for one in first.given if one.rows == "sources" and one.value is not None]
-            stage = _Builder(cut, level, wanted, read).build(here) if kind == NODES else first
+            stage = Builder(cut, level, wanted, read).build(here) if kind == NODES else first
             stages.append(stage)
             wanted |= {
                 one.value: None for one in stage.given if one.value is not None and one.value.op != "placeholder"
@@ -158,7 +164,7 @@ def width(node: fx.Node) -> int:
     return math.prod(size for size in value.shape[1:] if isinstance(size, int)) * value.dtype.itemsize
 
 
-class _Cut:
+class Cut:
     """What each value has rows of, and its level."""
 
     def __init__(self, gm: fx.GraphModule) -> None:
@@ -402,39 +408,42 @@ def _axis(node: fx.Node, position: int, value: Tensor) -> int:
     return cast(int, arg(node, position, "dim", 0)) % value.dim()
 
 
-class _Builder:
+class Builder:
     """Copies what one stage computes. `wanted`: the values that later stages read; `read`: those whose rows
     at the sources this one reads, as a first build of it found."""
 
-    def __init__(self, cut: _Cut, level: int, wanted: Iterable[fx.Node], read: Iterable[fx.Node]) -> None:
+    def __init__(self, cut: Cut, level: int, wanted: Iterable[fx.Node], read: Iterable[fx.Node]) -> None:
         self.cut, self.level, self.wanted, self.read = cut, level, set(wanted), set(read)
+        self.arguments = (cut, level, self.wanted, self.read)
         self.graph, self.module = fx.Graph(), torch.nn.Module()
         self.given: dict[Any, Given] = {}
         self.made: dict[Any, fx.Node] = {}
         self.costs: dict[fx.Node, int] = {}
         self.sets: list[EdgeSet] = []
+        self.reduced: list[fx.Node] = []
         self.whole = False
 
     def build(self, results: list[fx.Node]) -> Stage:
         """The stage that makes these values, which are all of nodes or all whole."""
         self.whole = self.cut.rows[results[0]] == WHOLE
-        made = [self._whole(node) if self.whole else self._row(node) for node in results]
+        return self.finished([self._whole(node) if self.whole else self._row(node) for node in results], results)
+
+    def finished(self, made: list[fx.Node], results: list[fx.Node]) -> Stage:
+        """What was made as a stage."""
         self.graph.output(tuple(made))
         gm = fx.GraphModule(self.module, self.graph)
         order = {node: place for place, node in enumerate(gm.graph.nodes)}
         given = sorted(self.given.values(), key=lambda one: order[one.node])
         kind = "whole" if self.whole else "edges" if any(one.edges is not None for one in given) else "nodes"
-        return Stage(kind, gm, given, results)
+        return Stage(kind, gm, given, results, self.reduced, lambda kind: kind(*self.arguments))
 
     # What is given.
 
     def _input(self, value: fx.Node, rows: str, edges: EdgeSet | None = None) -> fx.Node:
         key = (value, rows, edges)
         if key not in self.given:
-            first = next((node for node in self.graph.nodes if node.op != "placeholder"), None)
             suffix = {"sources": "_sources", "list": f"_{edges.target}" if edges is not None else ""}.get(rows, "")
-            with self.graph.inserting_before(first) if first is not None else contextlib.nullcontext():
-                node = self.graph.placeholder(f"{value.name}{suffix}")
+            node = self.placeholder(f"{value.name}{suffix}")
             node.meta = {key: value.meta[key] for key in ("val", "stack_trace") if key in value.meta}
             known = node.meta["val"]
             if rows == "sources":
@@ -445,6 +454,12 @@ class _Builder:
             node.meta["packed"] = _holds_bits(value)
             self.given[key] = Given(node, None if rows == "list" else value, rows, edges)
         return self.given[key].node
+
+    def placeholder(self, name: str) -> fx.Node:
+        """A new input, behind the others."""
+        first = next((node for node in self.graph.nodes if node.op != "placeholder"), None)
+        with self.graph.inserting_before(first) if first is not None else contextlib.nullcontext():
+            return self.graph.placeholder(name)
 
     def _of_set(self, value: Any, edges: EdgeSet) -> Any:
         """What is known of a value of edges, in the sizes of this set: each set has a number of edges of its own."""
@@ -470,7 +485,9 @@ class _Builder:
         if earlier or node.op == "placeholder":
             return self._input(node, "destinations")
         edges = self.cut.set_of(node)
-        return self._copy(node, edges, "destinations")
+        if edges is not None and node not in self.reduced:
+            self.reduced.append(node)
+        return self.copy(node, edges, "destinations")
 
     def _moves_here(self, node: fx.Node) -> bool:
         """Whether a value of an earlier level, read at the destinations alone, is made here."""
@@ -533,27 +550,27 @@ class _Builder:
                 self.made[key] = self.graph.call_function(cast(Any, node.target), (rows, node.args[1], places))
                 self.made[key].meta = {**_notes(node), "val": self._of_set(node.meta["val"], edges)}
             return self.made[key]
-        return self._copy(node, edges, "edges")
+        return self.copy(node, edges, "edges")
 
     def _end(self, node: fx.Node, edges: EdgeSet) -> fx.Node:
-        return self._copy(node, edges, "edges")
+        return self.copy(node, edges, "edges")
 
     def _list(self, node: fx.Node, edges: EdgeSet) -> fx.Node:
         if node is edges.edges:
             return self._input(self.cut.edges, "list", edges)
         if node.op == "placeholder" or is_call(node, bgnn.join_edges):
             refuse(node, "gives edges, and others are summed over", _WHOLE_FILE)
-        return self._copy(node, edges, "edges")
+        return self.copy(node, edges, "edges")
 
     def _whole(self, node: fx.Node) -> fx.Node:
         """A value of no rows: computed here in a stage of all rows, unless it is kept for another; else given."""
         if not self.whole or (self.cut.level[node] < self.level and node in self.wanted):
             return self._input(node, "whole")
-        return self._copy(node, None, "whole")
+        return self.copy(node, None, "whole")
 
     def _constant(self, node: fx.Node) -> fx.Node:
         if node.op != "get_attr":
-            return self._copy(node, None, "constant")
+            return self.copy(node, None, "constant")
         key = (node, "constant")
         if key not in self.made:
             name = str(node.target).replace(".", "_")
@@ -575,7 +592,7 @@ class _Builder:
 
     def _size(self, node: fx.Node, edges: EdgeSet | None) -> fx.Node:
         if self.whole:
-            return self._copy(node, None, "whole")
+            return self.copy(node, None, "whole")
         if self.cut.size(node):
             if "size" not in self.made:
                 self.made["size"] = self.graph.call_function(aten.sym_size.int, (self._any_rows(), 0))
@@ -583,7 +600,7 @@ class _Builder:
             return self.made["size"]
         if edges is None or not is_call(node, aten.sym_size):
             refuse(node, "computes with sizes", _WHOLE_FILE)
-        return self._copy(node, edges, "edges")
+        return self.copy(node, edges, "edges")
 
     def _any_rows(self) -> fx.Node:
         """An input with a row for each destination: its length is their number."""
@@ -594,7 +611,8 @@ class _Builder:
         values: list[fx.Node] = [value for value in sources if value is not None] or self.cut.node_inputs
         return self._input(min(values, key=width), "destinations")
 
-    def _operand(self, node: fx.Node, edges: EdgeSet | None) -> fx.Node:
+    def operand(self, node: fx.Node, edges: EdgeSet | None) -> fx.Node:
+        """What a copy is given in place of an operand; `edges`: for which edges, if that is of edges."""
         rows = self.cut.rows[node]
         if rows in (LIST, END, EDGES):
             assert edges is not None
@@ -603,12 +621,20 @@ class _Builder:
             return self._size(node, edges)
         return {NODES: self._row, WHOLE: self._whole, CONSTANT: self._constant}[rows](node)
 
-    def _copy(self, node: fx.Node, edges: EdgeSet | None, form: str) -> fx.Node:
+    def call(self, like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A call of another op, in the place of a node of the graph that is cut."""
+        node = self.graph.call_function(target, args, kwargs)
+        node.meta = {key: like.meta[key] for key in ("stack_trace", "custom") if key in like.meta}
+        compute_meta(node)
+        return node
+
+    def copy(self, node: fx.Node, edges: EdgeSet | None, form: str) -> fx.Node:
+        """The same call of what stands here for its operands."""
         key = (node, edges if form == "edges" else form)
         if key not in self.made:
             filled = is_call(node, *_FILLED)
             known = {
-                one: self._nothing(one) if filled and self.cut.rows[one] != SIZE else self._operand(one, edges)
+                one: self._nothing(one) if filled and self.cut.rows[one] != SIZE else self.operand(one, edges)
                 for one in node.all_input_nodes
             }
             self.made[key] = self.graph.node_copy(node, lambda n: known[n])

@@ -7,7 +7,7 @@ stages as one more output, and the chain with the nodes in one part and in sever
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,14 +17,16 @@ from torch import Tensor, fx
 from bgnn.converter import split_layers, stages
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.emit import emit, run_file
+from bgnn.converter.split_layers_hubs import hubs_of
 from bgnn.converter.verify import Check, compare_outputs
 from bgnn.passes import accumulators
 from bgnn.passes.graph import snapshot
 from bgnn.runtime_bench.graph import in_edges, parts
-from bgnn.runtime_bench.graph.manifest import Fed, Manifest, Stage, Value
+from bgnn.runtime_bench.graph.manifest import Fed, Hubs, Manifest, Stage, Total, Value, opener
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 PARTS = (1, 3)  # in how many the example's nodes are when the chain is compared
+PIECES = 2  # and in how many each node's edges, as a hub's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,24 +45,40 @@ def write(chain: split_layers.Chain, plan: stages.Plan, name: str, metadata: Map
     """The files of a chain. Raises ConversionError for what the target cannot write."""
     sets: dict[split_layers.EdgeSet, str] = {}
     files: dict[str, bytes] = {}
-    described: list[Stage] = []
-    for number, stage in enumerate(chain.stages):
+
+    def written(stage: split_layers.Stage, file: str, results: Sequence[str]) -> Stage:
         given = {one.node.name: one for one in stage.given}
         finish(stage.gm, plan)
-        file = f"{number}-{stage.kind}.onnx"
         files[file] = emit(
-            stage.gm, name=f"{name}: {file}", input_names=list(given), output_names=[v.name for v in stage.results],
-            metadata=metadata, optimize=plan.optimize, kernels=plan.kernels,
+            stage.gm, name=f"{name}: {file}", input_names=list(given), output_names=list(results), metadata=metadata,
+            optimize=plan.optimize, kernels=plan.kernels,
         )  # fmt: skip
         for one in stage.given:
             if one.edges is not None:
                 sets.setdefault(one.edges, f"edges{len(sets)}")
         fed = [
-            Fed(key, one.value.name if one.value is not None else None, one.rows, sets.get(cast(Any, one.edges)))
+            Fed(
+                key,
+                one.value.name if one.value is not None else one.total or None,
+                one.rows,
+                sets.get(cast(Any, one.edges)),
+            )
             for key, one in given.items()
         ]
-        results = tuple(value.name for value in stage.results)
-        described.append(Stage(file, stage.kind, tuple(fed), results, _bytes(stage, plan)))
+        return Stage(file, stage.kind, tuple(fed), tuple(results), _bytes(stage, plan))
+
+    described: list[Stage] = []
+    for number, stage in enumerate(chain.stages):
+        made = written(stage, f"{number}-{stage.kind}.onnx", [value.name for value in stage.results])
+        found = hubs_of(stage)
+        if found is not None:
+            hubs = Hubs(
+                written(found.pieces, f"{number}-pieces.onnx", [total.name for total in found.totals]),
+                written(found.finish, f"{number}-finish.onnx", made.results),
+                tuple(Total(total.name, total.how, sets[total.edges]) for total in found.totals),
+            )
+            made = dataclasses.replace(made, hubs=hubs)
+        described.append(made)
     inputs = [*chain.node_inputs, *chain.edge_inputs]
     manifest = Manifest(
         name, chain.edges.name, tuple(node.name for node in inputs), tuple(node.name for node in chain.results),
@@ -136,7 +154,7 @@ def check(
         whole, name="whole", input_names=placeholders, output_names=[f"value/{name}" for name in names], metadata={},
         optimize=plan.optimize, kernels=plan.kernels,
     )  # fmt: skip
-    models = [OnnxModel(layers.files[stage.file]) for stage in layers.manifest.stages]
+    opened = opener(layers.files.__getitem__)
     found = []
     for said, inputs in graphs:
         arrays = dict(zip(placeholders, (value.numpy() for value in inputs), strict=True))
@@ -144,39 +162,41 @@ def check(
         one = Check("split layers" + (", second graph" if said else ""))
         integers = sum(array.size for array in expected.values() if array.dtype.kind != "f")
         counts = " and in ".join(map(str, PARTS))
+        hubs = f", hubs in {PIECES} pieces" if any(stage.hubs for stage in layers.manifest.stages) else ""
+        equal = f"{integers:,} integers equal: " if integers else ""
         one.note = (
-            f"{integers:,} integers equal: the chain of {len(models)} files, its nodes in {counts} parts, "
-            "and the whole file"
+            f"{equal}the chain of {len(layers.manifest.stages)} stages, its nodes in {counts} parts{hubs}, and the "
+            "whole file"
         )
-        for count in PARTS:
-            made = run_chain(layers.manifest, models, arrays, count)
+        for count, pieces in (*((count, 1) for count in PARTS), (1, PIECES)):
+            made = run_chain(layers.manifest, opened, arrays, count, pieces)
             for name in names:
-                _compare(one, name, expected[name], made[name], count)
+                _compare(one, name, expected[name], made[name], f"{count} parts, hubs in {pieces} pieces")
         found.append(one)
     return found
 
 
 def run_chain(
-    manifest: Manifest, models: Sequence[OnnxModel], arrays: Mapping[str, np.ndarray], count: int
+    manifest: Manifest, opened: Callable[[str], OnnxModel], arrays: Mapping[str, np.ndarray], count: int, pieces: int
 ) -> dict[str, np.ndarray]:
-    """The chain on a graph in memory, in `count` parts."""
+    """The chain on a graph in memory, in `count` parts; with `pieces`, each node's edges in so many."""
     edge_values = {one.name: arrays[one.name] for one in manifest.inputs_per("edge")}
     nodes = len(arrays[manifest.inputs_per("node")[0].name])
     edges = arrays[manifest.edges]
 
-    def pieces() -> list[in_edges.Piece]:
+    def listed() -> list[in_edges.Piece]:
         return [(edges, edge_values)]
 
     sets = {
         name: in_edges.sort(
-            pieces, nodes, one["pairs"], {key: (v.dtype, v.shape[1:]) for key, v in edge_values.items()}
+            listed, nodes, one["pairs"], {key: (v.dtype, v.shape[1:]) for key, v in edge_values.items()}
         )
         for name, one in manifest.sets.items()
     }
-    return parts.run_in_memory(manifest, models, {name: arrays[name] for name in manifest.inputs}, sets, count)
+    return parts.run_in_memory(manifest, opened, {name: arrays[name] for name in manifest.inputs}, sets, count, pieces)
 
 
-def _compare(check: Check, name: str, expected: np.ndarray, made: np.ndarray, count: int) -> None:
+def _compare(check: Check, name: str, expected: np.ndarray, made: np.ndarray, how: str) -> None:
     if expected.dtype != made.dtype or expected.shape != made.shape:
         raise ConversionError(
             f"split layers: {name} is {made.dtype} {list(made.shape)}, and {expected.dtype} {list(expected.shape)} in "
@@ -188,6 +208,6 @@ def _compare(check: Check, name: str, expected: np.ndarray, made: np.ndarray, co
         return
     if wrong := int((expected != made).sum()):
         raise ConversionError(
-            f"split layers: {wrong} of {expected.size} integers of {name} differ from the whole file's, with the nodes "
-            f"in {count} {'part' if count == 1 else 'parts'}: please report this model"
+            f"split layers: {wrong} of {expected.size} integers of {name} differ from the whole file's "
+            f"(nodes in {how}): please report this model"
         )

@@ -11,10 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from bgnn.runtime_bench.graph.in_edges import InEdges
-from bgnn.runtime_bench.graph.manifest import Manifest, Stage, open_stage
-from bgnn.runtime_bench.graph.parts import Worker
+from bgnn.runtime_bench.graph.manifest import Manifest, Stage, opener
+from bgnn.runtime_bench.graph.parts import Part, Worker
 
-Part = tuple[int, int]
 Results = dict[str, np.ndarray]
 
 
@@ -42,12 +41,13 @@ class Local:
         nodes: int,
     ) -> Iterator[tuple[Part, Results]]:  # fmt: skip
         """Each part with its results, as they are finished; no more are begun than are taken."""
-        model, own = open_stage(self.folder, stage), threading.local()
+        opened, own = opener(lambda file: (self.folder / file).read_bytes()), threading.local()
+        opened(stage.file)
 
         def compute(part: Part) -> tuple[Part, Results]:
             if not hasattr(own, "worker"):
-                own.worker = Worker(self.manifest, stage, model, nodes)
-            return part, own.worker.run(*part, values, {name: sets[name].part(*part) for name in stage.sets})
+                own.worker = Worker(self.manifest, stage, opened, nodes)
+            return part, own.worker.run(part, values, {name: sets[name].part(*part[:2]) for name in stage.sets})
 
         yield from _in_turn(compute, parts, self.workers)
 

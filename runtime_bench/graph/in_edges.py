@@ -30,6 +30,11 @@ class InEdges:
         values = {name: np.asarray(array[span]) for name, array in self.values.items()}
         return InEdges(bounds - bounds[0], np.asarray(self.sources[span]), values)
 
+    def piece(self, first: int, last: int) -> InEdges:
+        """Some of the edges of a part of one node."""
+        values = {name: array[first:last] for name, array in self.values.items()}
+        return InEdges(np.array([0, last - first]), self.sources[first:last], values)
+
 
 def allocate_memory(name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """An array in memory; one of the ways to give `sort` its arrays."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bgnn.runtime_bench.runtime.errors import UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 VERSION = 1
-ROWS = ("destinations", "sources", "edges", "all", "list", "whole")
+ROWS = ("destinations", "sources", "edges", "all", "list", "whole", "total")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +60,36 @@ class Stage:
     fed: tuple[Fed, ...]
     results: tuple[str, ...]
     bytes: dict[str, int]
+    hubs: Hubs | None = None
+
+    def all(self) -> list[Stage]:
+        """The stage, and those of its hubs."""
+        return [self] if self.hubs is None else [self, self.hubs.pieces, self.hubs.finish]
 
     @property
     def sets(self) -> list[str]:
         """The sets of edges that it reads."""
         return list(dict.fromkeys(one.edges for one in self.fed if one.edges is not None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Total:
+    """What the pieces of a node's in-edges give, of the set `edges`; `how` they are joined: "whole" numbers and "real"
+    ones are added, of "most" the largest is taken."""
+
+    name: str
+    how: str
+    edges: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Hubs:
+    """The two files that compute a stage for a node whose in-edges do not fit: `pieces` gives totals of some of them,
+    `finish` the stage's results from the joined ones (its inputs of rows "total")."""
+
+    pieces: Stage
+    finish: Stage
+    totals: tuple[Total, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +111,11 @@ class Manifest:
         """The file's text."""
         found = {"version": VERSION, **dataclasses.asdict(self)}
         return json.dumps(found, indent=1) + "\n"
+
+    def files(self) -> list[str]:
+        """The names of all files."""
+        stages = [one for stage in self.stages for one in stage.all()]
+        return [stage.file for stage in stages]
 
     def inputs_per(self, what: str) -> list[Value]:
         """The inputs with a row for each "node" or "edge"."""
@@ -120,20 +152,11 @@ def _read(found: dict[str, Any]) -> Manifest:
         )
         for name, one in found["values"].items()
     }  # fmt: skip
-    stages = tuple(
-        Stage(
-            Path(one["file"]).name,
-            one["kind"],
-            tuple(Fed(**fed) for fed in one["fed"]),
-            tuple(one["results"]),
-            {key: int(one["bytes"][key]) for key in ("row", "source", "edge")},
-        )
-        for one in found["stages"]
-    )
+    stages = tuple(_stage(one) for one in found["stages"])
     known = set(found["inputs"])
     for stage in stages:
-        for fed in stage.fed:
-            if fed.rows not in ROWS or (fed.rows != "list" and fed.value not in known):
+        for fed in (fed for one in stage.all() for fed in one.fed):
+            if fed.rows not in ROWS or (fed.rows not in ("list", "total") and fed.value not in known):
                 raise ValueError(f"{stage.file} is given {fed.value}")
             if fed.edges is not None and fed.edges not in found["sets"]:
                 raise ValueError(f"{stage.file} reads edges {fed.edges}")
@@ -148,6 +171,25 @@ def _read(found: dict[str, Any]) -> Manifest:
     )  # fmt: skip
 
 
-def open_stage(folder: Path, stage: Stage) -> OnnxModel:
-    """A stage's file on ONNX Runtime, one thread. Raises BgnnError."""
-    return OnnxModel(folder / stage.file, 1)
+def _stage(one: dict[str, Any]) -> Stage:
+    hubs = one["hubs"]
+    return Stage(
+        Path(one["file"]).name,
+        one["kind"],
+        tuple(Fed(**fed) for fed in one["fed"]),
+        tuple(one["results"]),
+        {key: int(one["bytes"][key]) for key in ("row", "source", "edge")},
+        None
+        if hubs is None
+        else Hubs(_stage(hubs["pieces"]), _stage(hubs["finish"]), tuple(Total(**total) for total in hubs["totals"])),
+    )
+
+
+def opener(read: Callable[[str], bytes]) -> Callable[[str], OnnxModel]:
+    """Opens files of a chain on ONNX Runtime, one thread, each once. `read(file)`: its bytes. Raises BgnnError."""
+
+    @functools.cache
+    def opened(file: str) -> OnnxModel:
+        return OnnxModel(read(file), 1)
+
+    return opened

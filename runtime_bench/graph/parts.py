@@ -7,21 +7,28 @@ so that a self-loop is one here as well.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from bgnn.runtime_bench.graph.in_edges import InEdges
-from bgnn.runtime_bench.graph.manifest import Manifest, Stage
+from bgnn.runtime_bench.graph.manifest import Hubs, Manifest, Stage
 from bgnn.runtime_bench.runtime.errors import BgnnError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
+HUB_BYTES = 8  # of an edge of a hub, while its pieces are taken
 LIST_BYTES = 3 * 16  # of an edge beside what a stage's tensors take: its two ends, and copies while they are made
+PIECE = 1 << 16  # edges of a hub at a time, at most: float32 holds the total of so many codes exactly
+HUBS = 8  # of a small graph that is to try them
 PARTS_EACH = 4  # at least, for each worker: they end at about the same time
 
 
-def plan(stage: Stage, sets: Mapping[str, InEdges], nodes: int, memory: int, workers: int = 1) -> list[tuple[int, int]]:
-    """The blocks of destinations [start, stop), each of which takes at most `memory` bytes.
+Part = tuple[int, int, int]
+"""Destinations [start, stop), and in how many pieces their edges are: more than 1 for a hub alone."""
+
+
+def plan(stage: Stage, sets: Mapping[str, InEdges], nodes: int, memory: int, workers: int = 1) -> list[Part]:
+    """The parts of a stage, each of which takes at most `memory` bytes; a node whose edges do not fit comes in pieces.
 
     Raises BgnnError where one node does not fit, or a stage of all nodes.
     """
@@ -32,23 +39,33 @@ def plan(stage: Stage, sets: Mapping[str, InEdges], nodes: int, memory: int, wor
                 f"{stage.file} reduces all {nodes} nodes at once, which takes {readable(need(0, nodes))} of the "
                 f"{readable(memory)} that a worker has: a larger --memory is needed"
             )
-        return [(0, nodes)]
+        return [(0, nodes, 1)]
     most = max(1024, -(-nodes // (PARTS_EACH * workers)))
-    blocks, start = [], 0
+    found, start = list[Part](), 0
     while start < nodes:
         low, high = start, min(nodes, start + most)
         while low < high:  # the largest stop that fits
             middle = (low + high + 1) // 2
             low, high = (middle, high) if need(start, middle) <= memory else (low, middle - 1)
-        if low == start:
-            raise BgnnError(
-                f"{stage.file}: node {start} with its {need.edges(start, start + 1)} in-edges takes "
-                f"{readable(need(start, start + 1))} of the {readable(memory)} that a worker has: a larger --memory is "
-                "needed, or fewer --workers"
-            )
-        blocks.append((start, low))
-        start = low
-    return blocks
+        found.append((start, low, 1) if low > start else (start, start + 1, _pieces(need, start, memory)))
+        start = found[-1][1]
+    return found
+
+
+def _pieces(need: _Need, node: int, memory: int) -> int:
+    """In how many pieces the in-edges of one node are summed."""
+    stage, edges = need.stage, need.edges(node, node + 1)
+    if stage.hubs is not None:
+        of = stage.hubs.pieces.bytes
+        room = memory - of["row"] - of["source"] - HUB_BYTES * edges
+        each = min(room // (of["source"] + of["edge"] + LIST_BYTES), PIECE)
+        if each >= 1:
+            return -(-edges // each)
+    way_out = "the sums of this stage cannot be taken in pieces; " if stage.hubs is None else ""
+    raise BgnnError(
+        f"{stage.file}: node {node} with its {edges} in-edges takes {readable(need(node, node + 1))} of the "
+        f"{readable(memory)} that a worker has: {way_out}a larger --memory is needed, or fewer --workers"
+    )
 
 
 class _Need:
@@ -76,22 +93,55 @@ def readable(size: int) -> str:
 
 
 class Worker:
-    """Computes parts of one stage: the file, opened, and room to number nodes anew (5 bytes a node)."""
+    """Computes parts of one stage; it has room to number nodes anew (5 bytes a node). `opened(file)`: an open file."""
 
-    def __init__(self, manifest: Manifest, stage: Stage, model: OnnxModel, nodes: int) -> None:
-        self.manifest, self.stage, self.model, self.nodes = manifest, stage, model, nodes
+    def __init__(self, manifest: Manifest, stage: Stage, opened: Callable[[str], OnnxModel], nodes: int) -> None:
+        self.manifest, self.stage, self.opened, self.nodes = manifest, stage, opened, nodes
         self._seen: np.ndarray | None = None
 
-    def run(
-        self, start: int, stop: int, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]
-    ) -> dict[str, np.ndarray]:
-        """The stage's results for destinations [start, stop): of each value its rows, or the whole.
+    def run(self, part: Part, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]) -> dict[str, np.ndarray]:
+        """The stage's results for a part's destinations: of each value its rows, or the whole.
 
         `values`: all that earlier stages made, and the network's inputs. `edges`: those of the part. Raises BgnnError.
         """
+        start, stop, pieces = part
+        if pieces == 1:
+            return self._run(self.stage, start, stop, values, edges)
+        assert self.stage.hubs is not None
+        totals = self._totals(self.stage.hubs, start, pieces, values, edges)
+        return self._run(self.stage.hubs.finish, start, stop, {**values, **totals}, {})
+
+    def _totals(
+        self, hubs: Hubs, node: int, pieces: int, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]
+    ) -> dict[str, np.ndarray]:
+        """The joined totals of one node. The file adds a self-loop to each piece: those too many are taken back."""
+        counts = {name: len(one.sources) for name, one in edges.items()}
+        spans = [
+            {name: (count * i // pieces, count * (i + 1) // pieces) for name, count in counts.items()}
+            for i in range(pieces)
+        ]
+        parts = [{name: edges[name].piece(*span) for name, span in spanned.items()} for spanned in spans]
+        alone = self._run(hubs.pieces, node, node + 1, values, {name: one.piece(0, 0) for name, one in edges.items()})
+        joined: dict[str, np.ndarray] = {}
+        for number, one in enumerate(parts):
+            found = self._run(hubs.pieces, node, node + 1, values, one)
+            for total in hubs.totals:
+                array = found[total.name]
+                if total.how == "most":
+                    if len(one[total.edges].sources) or not counts[total.edges]:
+                        joined[total.name] = np.maximum(joined.get(total.name, array), array)
+                    continue
+                array = array.astype(np.float64)
+                joined[total.name] = array if number == 0 else joined[total.name] + (array - alone[total.name])
+        dtypes = {total.name: alone[total.name].dtype for total in hubs.totals}
+        return {name: array.astype(dtypes[name]) for name, array in joined.items()}
+
+    def _run(
+        self, stage: Stage, start: int, stop: int, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]
+    ) -> dict[str, np.ndarray]:
         count, arrays = stop - start, dict[str, np.ndarray]()
         others = self._number([one.sources for one in edges.values()], start, stop)
-        for fed in self.stage.fed:
+        for fed in stage.fed:
             if fed.edges is not None:
                 of_part = edges[fed.edges]
                 arrays[fed.name] = self._list(fed.edges, of_part) if fed.value is None else of_part.values[fed.value]
@@ -106,8 +156,9 @@ class Worker:
                 arrays[fed.name] = rows
             else:
                 arrays[fed.name] = of
-        found = self.model.run_feeds(self.model.feeds(**arrays))
-        return dict(zip(self.stage.results, found.values(), strict=True))
+        model = self.opened(stage.file)
+        found = model.run_feeds(model.feeds(**arrays))
+        return dict(zip(stage.results, found.values(), strict=True))
 
     def _list(self, name: str, edges: InEdges) -> np.ndarray:
         """The part's edges, int64 [2, e], as the file numbers nodes."""
@@ -134,18 +185,23 @@ class Worker:
 
 
 def run_in_memory(
-    manifest: Manifest, models: Sequence[OnnxModel], values: Mapping[str, np.ndarray], sets: Mapping[str, InEdges],
-    parts: int,
+    manifest: Manifest, opened: Callable[[str], OnnxModel], values: Mapping[str, np.ndarray],
+    sets: Mapping[str, InEdges], parts: int, pieces: int = 1,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """The whole chain on a small graph, its destinations in `parts` blocks: every value that flows, and the inputs."""
+    """The whole chain on a small graph, its destinations in `parts` blocks: every value that flows, and the inputs.
+
+    With `pieces`, the nodes of the most edges are taken for hubs where the stage allows that.
+    """
     nodes, known = len(next(iter(sets.values())).bounds) - 1, dict(values)
-    for stage, model in zip(manifest.stages, models, strict=True):
-        worker = Worker(manifest, stage, model, nodes)
-        bounds = np.unique(np.linspace(0, nodes, 2 if stage.kind == "whole" else parts + 1).astype(int))
-        found = [
-            worker.run(a, b, known, {name: sets[name].part(a, b) for name in stage.sets})
-            for a, b in itertools.pairwise(bounds.tolist())
-        ]
+    for stage in manifest.stages:
+        worker = Worker(manifest, stage, opened, nodes)
+        ends = np.linspace(0, nodes, 2 if stage.kind == "whole" else parts + 1).astype(int)
+        hubs = np.empty(0, int)
+        if pieces > 1 and stage.hubs is not None:
+            hubs = np.argsort(-np.diff(sets[stage.sets[0]].bounds), kind="stable")[:HUBS]
+        bounds = np.unique(np.concatenate([ends, hubs, hubs + 1])).tolist()
+        blocks = [(a, b, pieces if a in hubs else 1) for a, b in itertools.pairwise(bounds)]
+        found = [worker.run(one, known, {name: sets[name].part(*one[:2]) for name in stage.sets}) for one in blocks]
         for name in stage.results:
             per_node = manifest.values[name].per == "node"
             known[name] = np.concatenate([one[name] for one in found]) if per_node else found[0][name]

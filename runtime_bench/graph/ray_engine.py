@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.graph.engines import Part, Results
+from bgnn.runtime_bench.graph.engines import Results
 from bgnn.runtime_bench.graph.in_edges import InEdges
-from bgnn.runtime_bench.graph.manifest import Manifest, Stage
-from bgnn.runtime_bench.graph.parts import Worker
+from bgnn.runtime_bench.graph.manifest import Manifest, Stage, opener
+from bgnn.runtime_bench.graph.parts import Part, Worker
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
-from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 AHEAD = 2  # parts that an actor has been given, so that it need not wait for the next
 
@@ -26,11 +25,11 @@ AHEAD = 2  # parts that an actor has been given, so that it need not wait for th
 class _Actor:
     """Computes parts of one stage in a process of its own."""
 
-    def __init__(self, manifest: Manifest, stage: Stage, data: bytes, nodes: int) -> None:
-        self.worker = Worker(manifest, stage, OnnxModel(data, 1), nodes)
+    def __init__(self, manifest: Manifest, stage: Stage, files: dict[str, bytes], nodes: int) -> None:
+        self.worker = Worker(manifest, stage, opener(files.__getitem__), nodes)
 
     def run(self, part: Part, edges: dict[str, InEdges], names: Sequence[str], *arrays: np.ndarray) -> Results:
-        return self.worker.run(*part, dict(zip(names, arrays, strict=True)), edges)
+        return self.worker.run(part, dict(zip(names, arrays, strict=True)), edges)
 
     def process(self) -> int:
         """Its process, by number."""
@@ -61,19 +60,19 @@ class Ray:
     ) -> Iterator[tuple[Part, Results]]:  # fmt: skip
         """Each part with its results, as they are finished."""
         ray = self.ray
-        names = list(dict.fromkeys(fed.value for fed in stage.fed if fed.value is not None and fed.edges is None))
+        names = _read_by(stage)
         arrays = [ray.put(np.asarray(values[name])) for name in names]
-        data = ray.put((self.folder / stage.file).read_bytes())
+        files = ray.put({one.file: (self.folder / one.file).read_bytes() for one in stage.all()})
         kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Actor)
         self.actors = actors = [
-            kind.remote(self.manifest, stage, data, nodes) for _ in range(min(self.workers, len(parts)))
+            kind.remote(self.manifest, stage, files, nodes) for _ in range(min(self.workers, len(parts)))
         ]
         waiting, running = list(reversed(parts)), dict[Any, tuple[Part, Any]]()
 
         def give(actor: Any) -> None:
             if waiting:
                 part = waiting.pop()
-                edges = {name: sets[name].part(*part) for name in stage.sets}
+                edges = {name: sets[name].part(*part[:2]) for name in stage.sets}
                 running[actor.run.remote(part, edges, names, *arrays)] = (part, actor)
 
         try:
@@ -94,3 +93,9 @@ class Ray:
     def close(self) -> None:
         """Ends the cluster of this machine, or leaves the other one."""
         self.ray.shutdown()
+
+
+def _read_by(stage: Stage) -> list[str]:
+    """The values that a stage's files read, but for those of edges."""
+    fed = [one for file in stage.all() for one in file.fed if one.edges is None and one.rows != "total"]
+    return list(dict.fromkeys(str(one.value) for one in fed))

@@ -38,7 +38,7 @@ def run(
     chain = manifest.read(path)
     folder = path if path.is_dir() else path.parent
     _check(chain, edges, features, output)
-    files = [folder / stage.file for stage in chain.stages]
+    files = [folder / file for file in chain.files()]
     for file in [*files, edges, features]:
         if not file.exists():
             raise UsageError(f"cannot read {file}: no such file")
@@ -176,12 +176,12 @@ def _check_degrees(chain: Manifest, sets: Mapping[str, InEdges], nodes: readers.
 
 
 def _run_stage(
-    chain: Manifest, stage: Stage, title: str, blocks: list[tuple[int, int]], engine: Engine,
+    chain: Manifest, stage: Stage, title: str, blocks: list[parts.Part], engine: Engine,
     values: dict[str, np.ndarray], sets: Mapping[str, InEdges], count: int, work: Work, say: Say,
 ) -> None:  # fmt: skip
     """One file over all nodes; its results join `values`."""
 
-    def step(block: tuple[int, int]) -> str:
+    def step(block: parts.Part) -> str:
         return f"{stage.file} {block[0]}-{block[1]}"
 
     begun = work.is_done(f"{stage.file} begun")
@@ -195,14 +195,14 @@ def _run_stage(
         work.finish(f"{stage.file} begun")
     if left:
         made = {name: work.open(name, write=True) for name in stage.results if chain.values[name].per == "node"}
-        progress = _Progress(title, stage, sum(stop - start for start, stop in left), sets, say)
-        for (start, stop), found in engine.run(stage, left, values, sets, count):
+        progress = _Progress(title, stage, sum(stop - start for start, stop, _ in left), sets, say)
+        for (start, stop, pieces), found in engine.run(stage, left, values, sets, count):
             for name, array in found.items():
                 if name in made:
                     made[name][start:stop] = array
                 else:
                     work.allocate(name, array.shape, array.dtype)[...] = array
-            work.finish(step((start, stop)))
+            work.finish(step((start, stop, pieces)))
             progress.add(start, stop)
         for array in made.values():
             array.flush()  # type: ignore[attr-defined]

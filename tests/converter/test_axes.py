@@ -48,6 +48,15 @@ class Conv(Plain):
         return self.conv(feat, adj)
 
 
+class ChannelsFirst(Plain):
+    """Rows of the edges one by one, and the nodes' axis the last."""
+
+    def forward(self, feat: Tensor, adj: Tensor) -> Tensor:
+        h = self.dense(feat.transpose(1, 2))
+        targets = adj[1].expand(h.size(0), h.size(1), -1)
+        return h.new_zeros(h.shape).scatter_add(2, targets, h.index_select(2, adj[0]))
+
+
 class EdgesFirst(Plain):
     def forward(self, adj: Tensor, weight: Tensor, x: Tensor) -> Tensor:
         return self.conv(x, adj, weight)
@@ -137,6 +146,10 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Inputs], l
         lambda: Conv(conv=SAGEConv(4, 3)), lambda n, e: (floats(n // 5, n, 4), whole(n, 2, e)),
         [["feat_0", N, 4], [2, E]],
     ),
+    "frames, channels first": (
+        lambda: ChannelsFirst(dense=nn.Conv1d(4, 3, 1)), lambda n, e: (floats(n // 5, n, 4), whole(n, 2, e)),
+        [["feat_0", N, 4], [2, E]],
+    ),
     "frames, a maximum": (
         lambda: Conv(conv=SAGEConv(4, 3, aggr="max")), lambda n, e: (floats(n // 5, n, 4), whole(n, 2, e)),
         [["feat_0", N, 4], [2, E]],
@@ -160,6 +173,17 @@ def test_graph_networks_are_open_and_agree_at_other_sizes(form: str) -> None:
     for sizes in ((20, 70), (33, 41)):
         given = inputs(*sizes)
         np.testing.assert_allclose(ran(done, *given), model(*given).detach().numpy(), atol=1e-5)
+
+
+def test_frames_of_a_largest_graph_are_as_many_as_the_examples() -> None:
+    make, inputs, _ = GRAPHS["frames, channels first"]
+    model = make().eval()
+    done = convert(model, inputs(20, 70), target="tflite-arm64")
+    assert done.report.inputs.startswith("feat float32 [4, nodes, 4], adj int64 [2, edges]; at most 20 nodes, 70 edges")
+    assert done.model_bytes is not None
+    given = floats(4, 13, 4), whole(13, 2, 51)
+    (found,) = run_file(done.model_bytes, [given[0].numpy(), given[1].numpy().astype(np.int32)])
+    np.testing.assert_allclose(found, model(*given).detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("clouds", [1, 2, 3])

@@ -16,7 +16,6 @@ from bgnn.converter.api import convert
 from bgnn.runtime_bench.graph import in_edges, manifest, parts
 from bgnn.runtime_bench.graph.cli import main
 from bgnn.runtime_bench.graph.ray_engine import Ray
-from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -45,13 +44,13 @@ def test_two_actors_give_the_same_bits_even_when_one_is_killed(chain: Path, engi
     one = manifest.read(chain)
     x, edges = (value.numpy() for value in random_graph(NODES, 3000, seed=5))
     sets = {name: in_edges.sort(lambda: [(edges, {})], NODES, about["pairs"], {}) for name, about in one.sets.items()}
-    models = [OnnxModel(chain / stage.file) for stage in one.stages]
-    expected = parts.run_in_memory(one, models, {"x": x}, sets, 1)
+    opened = manifest.opener(lambda file: (chain / file).read_bytes())
+    expected = parts.run_in_memory(one, opened, {"x": x}, sets, 1)
     values: dict[str, Any] = {"x": x}
-    blocks = [(start, start + 20) for start in range(0, NODES, 20)]
+    blocks = [(start, start + 20, 1) for start in range(0, NODES, 20)]
     killed: set[int] = set()
     for stage in one.stages:
-        found: dict[tuple[int, int], Any] = {}
+        found: dict[parts.Part, Any] = {}
         for part, results in engine.run(stage, blocks, values, sets, NODES):
             assert part not in found
             found[part] = results

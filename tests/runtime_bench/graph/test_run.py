@@ -63,7 +63,7 @@ def test_parts_and_workers_change_no_bit(
     sizes: list[int] = []
     plan = parts.plan
 
-    def counted(*args: Any) -> list[tuple[int, int]]:
+    def counted(*args: Any) -> list[parts.Part]:
         sizes.append(len(found := plan(*args)))
         return found
 
@@ -245,11 +245,26 @@ def test_a_full_disk_leaves_what_is_finished(
     assert np.array_equal(np.load(output), np.load(given / "whole.npy"))
 
 
-def test_memory_that_is_too_small_says_what_does_not_fit(
-    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_hub_that_does_not_fit_is_summed_in_pieces(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Node 7 has 1500 in-edges, in more memory than there is."""
+    pieces: list[int] = []
+    plan = parts.plan
+
+    def noted(*args: Any) -> list[parts.Part]:
+        found = plan(*args)
+        pieces.extend(part[2] for part in found if part[0] == 7)
+        return found
+
+    monkeypatch.setattr(parts, "plan", noted)
+    memory = str(run.BASE + 2 * (run.NUMBERING * NODES + 95_000))
+    assert main(command(given, tmp_path / "out.npy", "--memory", memory, "--workers", "2")) == 0
+    assert max(pieces) > 1
+    assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+
+
+def test_memory_that_is_too_small_says_so(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.npy"
-    assert "--memory" in fails(capsys, command(given, output, "--memory", "100M"), 1)
-    line = fails(capsys, command(given, output, "--memory", str(run.BASE + 150_000)), 1)
-    assert "node 7 with its" in line
+    assert "a larger --memory than 100 MiB is needed" in fails(capsys, command(given, output, "--memory", "100M"), 1)
     assert "--memory lots is no size" in fails(capsys, command(given, output, "--memory", "lots"), 2)
