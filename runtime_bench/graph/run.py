@@ -33,8 +33,8 @@ def run(
 ) -> None:  # fmt: skip
     """Computes all nodes of a graph and writes them to `output` (.npy or .parquet), in the order of `features`.
 
-    `memory`: bytes; the pages of mapped files that a part reads come on top, until the part is done. Raises UsageError and BgnnError;
-    what was finished stays in `output`.work, and the same call goes on from there.
+    `memory`: bytes; the pages of mapped files that a part reads come on top, until the part is done. Raises UsageError
+    and BgnnError; what was finished stays in `output`.work, and the same call goes on from there.
     """
     chain = manifest.read(path)
     folder = path if path.is_dir() else path.parent
