@@ -162,10 +162,11 @@ def check(
         one = Check("split layers" + (", second graph" if said else ""))
         integers = sum(array.size for array in expected.values() if array.dtype.kind != "f")
         counts = " and in ".join(map(str, PARTS))
+        hubs = f", hubs in {PIECES} pieces" if any(stage.hubs for stage in layers.manifest.stages) else ""
         equal = f"{integers:,} integers equal: " if integers else ""
         one.note = (
-            f"{equal}the chain of {len(layers.manifest.stages)} stages, its nodes in {counts} parts, and hubs in "
-            f"{PIECES} pieces, and the whole file"
+            f"{equal}the chain of {len(layers.manifest.stages)} stages, its nodes in {counts} parts{hubs}, and the "
+            "whole file"
         )
         for count, pieces in (*((count, 1) for count in PARTS), (1, PIECES)):
             made = run_chain(layers.manifest, opened, arrays, count, pieces)

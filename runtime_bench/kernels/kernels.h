@@ -11,7 +11,7 @@
  *
  * `shared` and `scratch` are aligned to 64 bytes and never overlap. Arguments are trusted: sizes are non-negative,
  * shapes agree, `words` is ceil(channels / 32), padding bits of packed tensors are 0, the `*_bytes` sums fit. The
- * caller (the delegate) checks that; only the values of neighbour lists are checked here, by `begin`.
+ * caller (a plan of ops/) checks that; only the values of neighbour lists are checked here, by `begin`.
  *
  * Packed tensors are int32 `[..., ceil(C/32)]`: bit i of word w is set where channel 32w + i is -1. Tensors are
  * dense and row-major. "Plain" float arithmetic: every operation is rounded by itself (no fused multiply-add), so

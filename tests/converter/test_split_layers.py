@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from torch_geometric.nn import DirGNNConv, GATConv, GCNConv, GINEConv, SAGEConv,
 
 from bgnn.converter import split_layers, split_layers_files, stages
 from bgnn.converter.api import convert
+from bgnn.converter.cli import main
 from bgnn.converter.errors import ConversionError, UsageError
+from bgnn.runtime_bench.graph import manifest
 
 GRAPH = random_graph(40, 160)
 KINDS = torch.randint(0, 5, (40,), generator=torch.Generator().manual_seed(2))
@@ -156,3 +159,20 @@ def test_what_cannot_be_cut_is_named(name: str) -> None:
 def test_targets_of_fixed_sizes_are_refused() -> None:
     with pytest.raises(UsageError, match="--split-layers cuts into ONNX files"):
         convert(GCN().eval(), GRAPH, target="lce-arm64", split_layers=True)
+
+
+@pytest.mark.parametrize("more", [["--target", "lce-arm64"], ["--target", "onnx-x86", "--stop-after", "traced"]])
+def test_a_command_that_cannot_cut_is_wrong(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model.pt", "--split-layers", "layers", *more]) == 2
+    assert "--split-layers" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_folder(tmp_path: Path) -> None:
+    model = Path(__file__).parents[2] / "models" / "trained" / "cora_gcn_dq8.pt"
+    command = [str(model), "--target", "onnx-int8-x86", "-o", str(tmp_path / "gcn.onnx")]
+    assert main([*command, "--split-layers", str(tmp_path / "layers")]) == 0
+    found = manifest.read(tmp_path / "layers")
+    assert [stage.kind for stage in found.stages] == ["nodes", "edges", "edges", "edges"]
+    assert sorted(found.files()) == sorted(path.name for path in (tmp_path / "layers").glob("*.onnx"))
+    assert found.values[found.stages[0].results[0]].dtype == "uint8"  # what flows from the first layer is codes

@@ -1,4 +1,4 @@
-/* The operators on signs, by the kernels that the TFLite delegate has too (../kernels.h). */
+/* The operators on points and signs: each a plan for one of ../kernels.h. */
 #ifndef BGNN_BINARY_H
 #define BGNN_BINARY_H
 
