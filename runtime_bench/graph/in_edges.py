@@ -23,6 +23,10 @@ class InEdges:
     sources: np.ndarray
     values: dict[str, np.ndarray]
 
+    def arrays(self) -> list[np.ndarray]:
+        """All of them."""
+        return [self.bounds, self.sources, *self.values.values()]
+
     def part(self, start: int, stop: int) -> InEdges:
         """The edges into nodes [start, stop), as arrays in memory; `bounds` begin with 0."""
         bounds = np.asarray(self.bounds[start : stop + 1])

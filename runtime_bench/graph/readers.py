@@ -113,6 +113,10 @@ class Edges:
         self.count = self._index.shape[1]
         self._values = {one.name: _checked(given, one, path, self.count) for one in self.wanted}
 
+    def mapped(self) -> list[np.ndarray]:
+        """The arrays that the pieces are parts of, if they are."""
+        return [] if self._files else [self._index, *self._values.values()]
+
     def pieces(self, rows: int) -> Iterator[tuple[Any, Any, dict[str, np.ndarray]]]:
         """At most so many edges at a time."""
         if not self._files:

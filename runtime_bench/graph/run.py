@@ -14,12 +14,13 @@ from bgnn.runtime_bench.graph import in_edges, manifest, parts, readers
 from bgnn.runtime_bench.graph.engines import Engine, Local
 from bgnn.runtime_bench.graph.in_edges import InEdges
 from bgnn.runtime_bench.graph.manifest import Manifest, Stage
-from bgnn.runtime_bench.graph.work import Work, key_of
+from bgnn.runtime_bench.graph.work import Work, forget, key_of
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.outputs import check_output
 
 BASE = 160 << 20  # Python, NumPy, ONNX Runtime and its session
 NUMBERING = 5  # bytes a node, of each worker (parts.Worker)
+ARENA = 1.5  # what ONNX Runtime takes of the system for what its tensors take: it grows in large steps
 SORTING = 80  # bytes an edge of a piece, while edges are read and sorted
 SORTED = 16  # bytes a node, while edges are sorted
 Say = Callable[[str], None]
@@ -32,8 +33,8 @@ def run(
 ) -> None:  # fmt: skip
     """Computes all nodes of a graph and writes them to `output` (.npy or .parquet), in the order of `features`.
 
-    `memory`: bytes for everything but the pages of files that the system may drop. Raises UsageError and BgnnError;
-    what was finished stays in `output`.work, and the same call goes on from there.
+    `memory`: bytes; the pages of mapped files that a part reads come on top, until the part is done. Raises UsageError
+    and BgnnError; what was finished stays in `output`.work, and the same call goes on from there.
     """
     chain = manifest.read(path)
     folder = path if path.is_dir() else path.parent
@@ -46,11 +47,11 @@ def run(
     if work.resumed:
         say(f"going on from {work.folder}")
     nodes, sets, values = _read(chain, edges, features, memory, work, say)
-    each = (memory - BASE) // workers - NUMBERING * nodes.count
+    each = int(((memory - BASE) // workers - NUMBERING * nodes.count) / ARENA)
     if each <= 0:
         raise BgnnError(
-            f"{nodes.count} nodes and {workers} workers take {parts.readable(memory - each * workers)} before any part "
-            f"of the graph: a larger --memory than {parts.readable(memory)} is needed"
+            f"{nodes.count} nodes take {parts.readable(BASE + workers * NUMBERING * nodes.count)} with --workers "
+            f"{workers} before any part of the graph: a larger --memory than {parts.readable(memory)} is needed"
         )
     workforce = _engine(engine, address, folder, chain, workers)
     try:
@@ -143,17 +144,22 @@ def _sorted(
         for name, array in values.items():
             listed[name][part] = array
         start = part.stop
+        forget([ends, *listed.values(), *given.mapped()])
     if start != given.count:
         raise UsageError(f"{given.path} has {start} edges, and says {given.count}")
 
     def pieces() -> Iterator[in_edges.Piece]:
-        return in_edges.pieces_of(ends, listed, piece)
+        for one in in_edges.pieces_of(ends, listed, piece):
+            yield one
+            forget([ends, *listed.values(), *made])
 
-    found = {}
+    found: dict[str, InEdges] = {}
+    made: list[np.ndarray] = []
     for name, one in chain.sets.items():
 
         def allocate(what: str, shape: Sequence[int], dtype: np.dtype, name: str = name) -> np.ndarray:
-            return work.allocate(_names(name, what), shape, dtype)
+            made.append(work.allocate(_names(name, what), shape, dtype))
+            return made[-1]
 
         of = {value.name: (np.dtype(value.dtype), value.shape) for value in wanted}
         found[name] = in_edges.sort(pieces, nodes.count, one["pairs"], of, allocate)
@@ -203,6 +209,7 @@ def _run_stage(
                 else:
                     work.allocate(name, array.shape, array.dtype)[...] = array
             work.finish(step((start, stop, pieces)))
+            forget([*values.values(), *made.values(), *(array for one in sets.values() for array in one.arrays())])
             progress.add(start, stop)
         for array in made.values():
             array.flush()  # type: ignore[attr-defined]

@@ -7,9 +7,10 @@ space is taken when they are made, so that a full disk is an error there and the
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,15 @@ class Work:
     def named(self) -> _Named:
         """Within the block, errors of the file system are one line."""
         return _Named(self.folder)
+
+
+def forget(arrays: Iterable[np.ndarray]) -> None:
+    """Lets go of the pages of mapped files, so that they do not count as this process's memory: what is read again
+    comes from the system's cache, or from the disk where that was needed for something else."""
+    for array in arrays:
+        pages = getattr(array, "_mmap", None)
+        if pages is not None:
+            pages.madvise(mmap.MADV_DONTNEED)
 
 
 class _Named:
