@@ -3,11 +3,10 @@
 The program says which (the symbols of a .pt2), the user says which (`--open NAME[=AXIS]`, `--fixed NAME=SIZE`), and
 each family has a default: of a network on a graph's edges, or of one with a batch vector (that rows are summed by, or
 compared by, or that says how many graphs there are), the numbers of nodes, edges and graphs are open; any other has the
-sizes of its example. Where a target has
-no open sizes, they are those of the largest graph (`--fixed nodes=4096`; else the example's), and of `[batch, nodes,
-features]` the batch is the example's. Nothing follows from a
-shape or a name alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by
-them; which axes have one size shows in PyTorch's symbols.
+sizes of its example. Where a target has no open sizes, they are those of the largest graph (`--fixed nodes=4096`; else
+the example's), and of `[batch, nodes, features]` the batch is the example's. Nothing follows from a shape or a name
+alone. That a network works on edges shows in its traced graph, where rows are gathered and summed by them; which axes
+have one size shows in PyTorch's symbols.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ class Padding:
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The inputs in the file's order, int32 indices as int64. Raises UsageError for what does not fit the file."""
-        wide = {name: array.astype(np.int64) if array.dtype == np.int32 else array for name, array in inputs.items()}
+        long = {one["name"] for one in self.inputs if one["dtype"] == "int64"}
+        wide = {n: a.astype(np.int64) if n in long and a.dtype == np.int32 else a for n, a in inputs.items()}
         arrays = checked(self.inputs, wide, self.max_degree)
         for one in self.inputs:
             for size, word in zip(arrays[one["name"]].shape, one["shape"], strict=True):

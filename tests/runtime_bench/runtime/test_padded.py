@@ -40,8 +40,9 @@ def test_metadata_are_read_from_the_file() -> None:
     assert padding_of(file_with({"a": "b"})) is None
 
 
-def test_a_graph_is_filled_up_and_its_results_are_cut() -> None:
-    padding = Padding(told())
+@pytest.mark.parametrize("dtype", ["int64", "int32"])  # the model's, of edges that the file has as int32
+def test_a_graph_is_filled_up_and_its_results_are_cut(dtype: str) -> None:
+    padding = Padding(told(inputs=[X, {**EDGES, "dtype": dtype}]))
     x, edges = np.ones((2, 2), np.float32), np.array([[0], [1]], np.int32)
     arrays = padding.check({"x": x, "edges": edges})
     whole, index = padding.fill(arrays)
