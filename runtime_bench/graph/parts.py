@@ -140,35 +140,47 @@ class Worker:
         self, stage: Stage, start: int, stop: int, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]
     ) -> dict[str, np.ndarray]:
         count, arrays = stop - start, dict[str, np.ndarray]()
-        others = self._number([one.sources for one in edges.values()], start, stop)
+        # Some operators refuse to have no edges: then one more destination, like the first, has an edge to itself.
+        spare = int(any(not len(one.sources) for one in edges.values()))
+        others = self._number([one.sources for one in edges.values()], start, stop, spare)
         for fed in stage.fed:
             if fed.edges is not None:
                 of_part = edges[fed.edges]
-                arrays[fed.name] = self._list(fed.edges, of_part) if fed.value is None else of_part.values[fed.value]
+                if fed.value is None:
+                    arrays[fed.name] = self._list(fed.edges, of_part, count)
+                else:
+                    given = of_part.values[fed.value]
+                    arrays[fed.name] = given if len(given) else np.zeros([1, *given.shape[1:]], given.dtype)
                 continue
             of = values[str(fed.value)]
             if fed.rows == "destinations":
-                arrays[fed.name] = of[start:stop]
+                arrays[fed.name] = (
+                    np.concatenate([of[start:stop], of[start : start + spare]]) if spare else of[start:stop]
+                )
             elif fed.rows == "sources":
-                rows = np.empty([count + len(others), *of.shape[1:]], of.dtype)
+                rows = np.empty([count + spare + len(others), *of.shape[1:]], of.dtype)
                 rows[:count] = of[start:stop]
-                np.take(of, others, axis=0, out=rows[count:], mode="clip")
+                rows[count : count + spare] = of[start]
+                np.take(of, others, axis=0, out=rows[count + spare :], mode="clip")
                 arrays[fed.name] = rows
             else:
                 arrays[fed.name] = of
         model = self.opened(stage.file)
         found = model.run_feeds(model.feeds(**arrays))
-        return dict(zip(stage.results, found.values(), strict=True))
+        made = dict(zip(stage.results, found.values(), strict=True))
+        return {name: array[:count] for name, array in made.items()} if spare else made
 
-    def _list(self, name: str, edges: InEdges) -> np.ndarray:
-        """The part's edges, int64 [2, e], as the file numbers nodes."""
+    def _list(self, name: str, edges: InEdges, spare: int) -> np.ndarray:
+        """The part's edges, int64 [2, e], as the file numbers nodes; that of the spare one where there are none."""
+        if not len(edges.sources):
+            return np.full([2, 1], spare)
         target = self.manifest.sets[name]["target"]
         listed = np.empty([2, len(edges.sources)], np.int64)
         listed[target] = np.repeat(np.arange(len(edges.bounds) - 1), np.diff(edges.bounds))
         listed[1 - target] = self._place[edges.sources]
         return listed
 
-    def _number(self, sources: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
+    def _number(self, sources: Sequence[np.ndarray], start: int, stop: int, spare: int) -> np.ndarray:
         """Numbers the destinations and then the other sources, which are returned; `_place` is each one's number."""
         if not sources:
             return np.empty(0, np.int64)
@@ -180,7 +192,7 @@ class Worker:
         others = np.flatnonzero(self._seen)
         self._seen[others] = False
         self._place[start:stop] = np.arange(stop - start)
-        self._place[others] = np.arange(stop - start, stop - start + len(others))
+        self._place[others] = np.arange(len(others)) + (stop - start + spare)
         return others
 
 

@@ -128,6 +128,32 @@ def test_the_chain_equals_the_whole_file(name: str, kernels: str) -> None:
     assert all(check.column_error < 1e-5 for check in checks)
 
 
+class Signs(nn.Module):
+    """Sums of the sources' signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.weight = nn.Linear(6, 40), nn.Parameter(torch.randn(5, 40))
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        signs = torch.sign(self.dense(x))
+        sums = torch.zeros_like(signs).index_add(0, edge_index[1], signs[edge_index[0]])
+        return F.linear(torch.sign(sums + 0.5), torch.sign(self.weight))
+
+
+@pytest.mark.parametrize("kernels", ["stock", "bgnn"])
+def test_signs_flow_as_bits_and_parts_may_have_no_edges(kernels: str) -> None:
+    torch.manual_seed(0)
+    x, edges = GRAPH
+    plan = stages.Plan("onnx-int8-x86", 1, kernels)
+    before = staged(Signs(), GRAPH, "integer", kernels=kernels)
+    chain = split_layers.split(before)
+    (crossing,) = (one for one in chain.stages[1].given if one.rows == "sources")
+    assert (crossing.node.meta["val"].dtype, crossing.node.meta["val"].shape[1]) == (torch.int32, 2)  # 40 of 64 bits
+    layers = split_layers_files.write(chain, plan, "net", {})
+    split_layers_files.check(layers, before, chain, plan, [("", GRAPH), ("no edges to the last", (x, edges // 2))])
+
+
 class Refused(nn.Module):
     """Something that cannot be cut, after a layer that can."""
 
