@@ -489,6 +489,7 @@ static bool run_plan(NodeCall* whole) {
       !make_output(call, 0, plan->shape.rank, plan->shape.dim, &result)) {
     return false;
   }
+  if (!has_elements(plan)) return true;
   const TfLiteTensor* memory = &whole->context->tensors[node->scratch_index];
   REQUIRE(memory->data && memory->bytes >= (size_t)run.memory.bytes, "its scratch has no memory of %lld bytes",
           (long long)run.memory.bytes);

@@ -41,21 +41,32 @@ static bool neighbours_of(Call* call, int input, bool each_node) {
          (!each_node || dimension(call, input, 1, call->in[0].dim[1], "the number of nodes"));
 }
 
-bool not_empty(Call* call) {
+static bool not_empty_from(Call* call, int first) {
   const InputSpec* specs = call->kernel->kind->inputs;
-  for (int i = 0; specs[i].name; ++i) {
+  for (int i = first; specs[i].name; ++i) {
     REQUIRE(call->in[i].count >= 1 || (specs[i].optional && call->in[i].rank == 0), "%s is empty", specs[i].name);
   }
   return true;
 }
 
-/* No empty inputs, and nothing beyond 2 GiB (all elements have 4 bytes). */
-static bool sizes_fit(Call* call) {
+bool not_empty(Call* call) { return not_empty_from(call, 0); }
+
+/* Nothing beyond 2 GiB (all elements have 4 bytes). */
+static bool within_memory(Call* call) {
   const InputSpec* specs = call->kernel->kind->inputs;
   for (int i = 0; specs[i].name; ++i) {
     REQUIRE(call->in[i].count <= kMostBytes / 4, "%s is larger than 2 GiB", specs[i].name);
   }
-  return not_empty(call);
+  return true;
+}
+
+static bool sizes_fit(Call* call) { return within_memory(call) && not_empty(call); }
+
+/* As sizes_fit, but there may be no rows x, as there are none of the edges of a graph that has none. */
+static bool rows_fit(Call* call) {
+  const Input* x = &call->in[0];
+  REQUIRE(x->rank > 1 ? x->dim[x->rank - 1] >= 1 : x->count >= 1, "%s is empty", call->kernel->kind->inputs[0].name);
+  return within_memory(call) && not_empty_from(call, 1);
 }
 
 bool set_output(Call* call, Plan* plan, void* field, int rank, const int64_t* dims) {
@@ -202,7 +213,7 @@ bool scaled_pool(Call* call, Plan* plan) {
 static bool plan_dense(Call* call, Plan* plan) {
   const Input* x = &call->in[0];
   const int64_t channels = channels_of(call), outputs = call->in[1].dim[0];
-  if (!sizes_fit(call) || !is_packed(call, channels) ||
+  if (!rows_fit(call) || !is_packed(call, channels) ||
       !dimension(call, 1, 1, x->dim[x->rank - 1], "the words of a row") ||
       !dimension(call, 2, 0, outputs, "the number of output channels")) {
     return false;
@@ -306,7 +317,7 @@ bool binary_dense_bits(Call* call, Plan* plan) {
 
 bool pack(Call* call, Plan* plan) {
   const Input* x = &call->in[0];
-  if (!sizes_fit(call)) return false;
+  if (!rows_fit(call)) return false;
   const int64_t channels = x->dim[x->rank - 1];
   plan->kernel = &KERNELS->quantize;
   plan->args.quantize = {FLOATS(0), NULL, rows_of(x), channels};
@@ -315,7 +326,7 @@ bool pack(Call* call, Plan* plan) {
 
 bool unpack(Call* call, Plan* plan) {
   const int64_t channels = channels_of(call);
-  if (!sizes_fit(call) || !is_packed(call, channels)) return false;
+  if (!rows_fit(call) || !is_packed(call, channels)) return false;
   plan->kernel = &KERNELS->dequantize;
   plan->args.dequantize = {WORDS(0), NULL, rows_of(&call->in[0]), channels};
   return set_last(call, plan, &plan->args.dequantize.out, channels);

@@ -141,6 +141,9 @@ bool read_rank(Call*, int input, int64_t rank);
 /* Sets an input's count by its rank and dimensions. */
 bool count_elements(Call*, int input);
 
+/* Whether there is anything to compute: a graph may have no edges. */
+bool has_elements(const Plan*);
+
 /* A run of a plan, for which a binding brings memory, and threads that call run_items. Takes the output, and the memory
  * that the plan and its kernel ask for. The number of items, or -1 with an error set. */
 int64_t begin_plan(Call*, Plan*, void* result, void* temporary, void* shared);

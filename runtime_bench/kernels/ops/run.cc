@@ -24,6 +24,13 @@ bool count_elements(Call* call, int index) {
 
 /* ---- plans ---- */
 
+bool has_elements(const Plan* plan) {
+  for (int i = 0; i < plan->shape.rank; ++i) {
+    if (plan->shape.dim[i] == 0) return false;
+  }
+  return true;
+}
+
 int64_t begin_plan(Call* call, Plan* plan, void* result, void* temporary, void* shared) {
   plan->result = result;
   memcpy(plan->out, &result, sizeof result);

@@ -59,7 +59,7 @@ bool run_plan(Call* call) {
       !make_output(call, 0, run.plan.shape.rank, run.plan.shape.dim, &result)) {
     return false;
   }
-  const bool done = run_with(call, &run, result);
+  const bool done = !has_elements(&run.plan) || run_with(call, &run, result);
   for (int i = 0; i < kBuffers; ++i) free(run.scratch[i]);
   release(call, run.shared);
   release(call, run.temporary);

@@ -7,8 +7,10 @@ import torch
 from onnx_graphs import check, file_of, needs_ops, open_graph, random_edges
 from torch.nn import functional as F
 
+from bgnn.converter.api import convert
 from bgnn.converter.errors import ConversionError
 from bgnn.converter.onnx.inspect import operators
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 pytestmark = needs_ops
 bgnn = torch.ops.bgnn
@@ -125,3 +127,26 @@ def test_attention():
 def test_only_with_these_kernels():
     with pytest.raises(ConversionError, match=r"q_aggregate.* is not supported"):
         file_of(open_graph(q_gcn, torch.randn(9, 8), random_edges(9, 20)))
+
+
+def test_signs_along_edges_where_there_are_none() -> None:
+    """What crosses the edges as packed signs, and layers on edges, on graphs with edges and without."""
+    weights = {"node": torch.randn(24, 80), "edge": torch.randn(24, 80)}
+
+    class Net(torch.nn.Module):
+        def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+            source, target = edge_index
+            signs = torch.sign(x)
+            total = torch.zeros_like(signs).index_add_(0, target, signs[source])
+            node = F.linear(torch.sign(torch.cat([signs, total - 0.5], 1)), torch.sign(weights["node"]))
+            edge = F.linear(torch.cat([signs[source], signs[target]], 1), torch.sign(weights["edge"]))
+            return node + torch.zeros_like(node).index_add_(0, target, edge)
+
+    x, edges = torch.randn(30, 40), random_edges(30, 90)
+    done = convert(Net().eval(), (x, edges), target="onnx-int8-x86", kernels="bgnn")
+    assert done.model_bytes is not None
+    assert {"bgnn.Unpack", "bgnn.BinaryDense"} <= set(operators(done.model_bytes))
+    model = OnnxModel(done.model_bytes, 1)
+    for given in (edges, torch.zeros(2, 0, dtype=torch.int64)):
+        (got,) = model.run(x=x.numpy(), edge_index=given.numpy()).values()
+        torch.testing.assert_close(torch.from_numpy(got), Net()(x, given), rtol=0, atol=1e-4)

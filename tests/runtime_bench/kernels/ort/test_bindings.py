@@ -90,7 +90,12 @@ PLANNED = [case for case in CASES if case[0] in SIGNS]
 def changed(attributes: dict[str, Any], given: Arrays) -> Iterator[tuple[dict[str, Any], Arrays]]:
     """One operand, or attribute, with another rank, size or value; few of them are still right."""
     for name, array in given.items():
-        variants = [array[None], array[:0], *(np.concatenate([array, array], axis) for axis in range(array.ndim))]
+        variants = [
+            array[None],
+            array[:0],
+            array[..., :0],
+            *(np.concatenate([array, array], axis) for axis in range(array.ndim)),
+        ]
         if name == "neighbours":
             variants += [np.where(array == array.flat[-1], value, array) for value in (-1, 12, 2**31 - 1)]
         for variant in variants:
