@@ -182,9 +182,7 @@ FAULTS = {
         "torch.floor(_faked_weight(weight) / columns)",
         "codes",
     ),
-    "a quantiser's range one short": Fault(
-        lower_int8._introduce, "0, high - low, like=node)", "0, high - low - 1, like=node)", "codes"
-    ),
+    "a quantiser's range one short": Fault(lower_int8._introduce, "0, high - low)", "0, high - low - 1)", "codes"),
     "one entry of a table": Fault(
         tabulate._table,
         "return value.reshape(256, channels).t().contiguous()",
