@@ -15,9 +15,9 @@ import logging
 import os
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -211,6 +211,9 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--debug", action="store_true", help="show tracebacks and PyTorch's warnings")
     output.add_argument("--version", action="version", version=f"bgnn-convert {_version()}")
     return parser
+
+
+_fail = partial(streams.fail, "bgnn-convert: error")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -468,14 +471,6 @@ def _quiet(debug: bool) -> Iterator[None]:
             yield
         finally:
             logging.disable(previous)
-
-
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-    streams.complain(f"bgnn-convert: error: {streams.one_line(message)}")
-    return code
 
 
 _OUT_OF_MEMORY = "out of memory: give a smaller batch, fewer points or a smaller example graph"

@@ -10,9 +10,9 @@ import argparse
 import contextlib
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +140,9 @@ def _add_inputs_and_rounds(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int,
         help=f"exactly so many (default: {plan.rounds}, for {plan.seconds:g} to {plan.longest:g} seconds each)",
     )  # fmt: skip
+
+
+_fail = partial(streams.fail, "bgnn-bench: error")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -329,14 +332,6 @@ _COMMANDS = {"run": _run, "profile": _profile, "pack": _pack, "compare": _compar
 
 def _say(line: str) -> None:
     streams.complain(f"bgnn-bench: {streams.one_line(line)}")
-
-
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-    streams.complain(f"bgnn-bench: error: {streams.one_line(message)}")
-    return code
 
 
 if __name__ == "__main__":

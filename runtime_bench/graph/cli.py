@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bgnn.runtime_bench.graph.run import run
@@ -15,6 +16,9 @@ from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.outputs import Stopped, stops_as_errors
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+_fail = partial(streams.fail, "bgnn-graph")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,11 +85,6 @@ def _bytes(text: str) -> int:
     if not match:
         raise UsageError(f"--memory {text[:40]} is no size: write 2G, 500M or a number of bytes")
     return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _fail(message: str, code: int) -> int:
-    streams.complain(f"bgnn-graph: {streams.one_line(message)}")
-    return code
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 from bgnn.runtime_bench.graph.in_edges import InEdges
 from bgnn.runtime_bench.graph.manifest import Hubs, Manifest, Stage
 from bgnn.runtime_bench.runtime.errors import BgnnError
+from bgnn.runtime_bench.runtime.limits import readable
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 HUB_BYTES = 8  # of an edge of a hub, while its pieces are taken
@@ -80,16 +81,6 @@ class _Need:
     def __call__(self, start: int, stop: int) -> int:
         of, edges, rows = self.stage.bytes, self.edges(start, stop), stop - start
         return rows * of["row"] + min(edges + rows, self.nodes) * of["source"] + edges * (of["edge"] + LIST_BYTES)
-
-
-def readable(size: int) -> str:
-    """Bytes in words."""
-    number, unit = float(size), "bytes"
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if number < 1024 or unit == "TiB":
-            break
-        number /= 1024
-    return f"{number:.3g} {unit}"
 
 
 class Worker:

@@ -16,6 +16,7 @@ from bgnn.runtime_bench.graph.in_edges import InEdges
 from bgnn.runtime_bench.graph.manifest import Manifest, Stage
 from bgnn.runtime_bench.graph.work import Work, forget, key_of
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.limits import readable
 from bgnn.runtime_bench.runtime.outputs import check_output
 
 BASE = 160 << 20  # Python, NumPy, ONNX Runtime and its session
@@ -50,8 +51,8 @@ def run(
     each = int(((memory - BASE) // workers - NUMBERING * nodes.count) / ARENA)
     if each <= 0:
         raise BgnnError(
-            f"{nodes.count} nodes take {parts.readable(BASE + workers * NUMBERING * nodes.count)} with --workers "
-            f"{workers} before any part of the graph: a larger --memory than {parts.readable(memory)} is needed"
+            f"{nodes.count} nodes take {readable(BASE + workers * NUMBERING * nodes.count)} with --workers "
+            f"{workers} before any part of the graph: a larger --memory than {readable(memory)} is needed"
         )
     workforce = _engine(engine, address, folder, chain, workers)
     try:
@@ -100,8 +101,8 @@ def _read(
         room = memory - BASE - SORTED * nodes.count
         if room < SORTING * 1024:
             raise BgnnError(
-                f"sorting edges of {nodes.count} nodes takes {parts.readable(BASE + SORTED * nodes.count)}: a larger "
-                f"--memory than {parts.readable(memory)} is needed"
+                f"sorting edges of {nodes.count} nodes takes {readable(BASE + SORTED * nodes.count)}: a larger "
+                f"--memory than {readable(memory)} is needed"
             )
         piece = min(room // SORTING, 1 << 24)
         sets = _sorted(chain, nodes, given, int(piece), work)

@@ -42,7 +42,7 @@ def check_bytes(what: str, size: int) -> None:
     """Raises UsageError if `what` asks for more bytes than the budget."""
     if size > budget():
         raise UsageError(
-            f"{what} asks for {_readable(size)} of memory, more than the budget of {_readable(budget())}: "
+            f"{what} asks for {readable(size)} of memory, more than the budget of {readable(budget())}: "
             f"if that is meant, raise it with {VARIABLE} in the environment, as in {VARIABLE}=8G"
         )
 
@@ -59,10 +59,14 @@ def check_threads(name: str, threads: int) -> None:
         raise UsageError(f"{name} = {threads}: at least one thread is needed, and {MOST_THREADS} are the most")
 
 
-def _readable(size: int) -> str:
-    number = float(min(size, 10**300))
-    unit = next((name for name in ("bytes", "KiB", "MiB", "GiB") if (number := number / 1024) < 1), "TiB")
-    return f"{number * 1024:.3g} {unit}"
+def readable(size: int) -> str:
+    """Bytes in words."""
+    number, unit = float(min(size, 10**300)), "bytes"
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if number < 1024 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{number:.3g} {unit}"
 
 
 def read_npz(path: Path, where: str) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,9 @@ def _in_one_line(outputs: Mapping[str, np.ndarray]) -> str:
     return "; ".join(_summary(streams.one_line(name), array) for name, array in outputs.items())
 
 
+_fail = partial(streams.fail, "bgnn-run")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code (0; 1 the file or runtime failed; 2 the command is wrong)."""
     parser = argparse.ArgumentParser(prog="bgnn-run", description=__doc__)
@@ -121,11 +125,6 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     return data.getvalue()
-
-
-def _fail(message: str, code: int) -> int:
-    streams.complain(f"bgnn-run: {streams.one_line(message)}")
-    return code
 
 
 if __name__ == "__main__":

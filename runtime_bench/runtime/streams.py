@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -45,6 +46,15 @@ def complain(line: str) -> None:
     """Prints a line on standard error, if somebody takes it."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
+
+
+def fail(said_by: str, message: str, code: int, debug: bool = False) -> int:
+    """Tells why a command ends, in one line (`debug`: after the traceback), and returns its exit code."""
+    if debug:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+    complain(f"{said_by}: {one_line(message)}")
+    return code
 
 
 def one_line(message: str) -> str:

@@ -95,3 +95,12 @@ def test_threads() -> None:
     for threads in (0, -1, limits.MOST_THREADS + 1, 10**9):
         with pytest.raises(UsageError, match=f"threads = {threads}: at least one thread"):
             limits.check_threads("threads", threads)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(0, "0 bytes"), (1023, "1.02e+03 bytes"), (1024, "1 KiB"), (5 << 20, "5 MiB"), (40_000_000_000, "37.3 GiB"),
+     (5 << 40, "5 TiB"), (10**400, "9.09e+287 TiB")],
+)  # fmt: skip
+def test_bytes_in_words(size: int, words: str) -> None:
+    assert limits.readable(size) == words
