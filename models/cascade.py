@@ -4,7 +4,7 @@ A run has a folder, and whatever ends it, the same command goes on from there wi
 
     config.json   what is trained (another configuration is refused)       state.pt    where it is, in mid-epoch too
     stage0.pt ... the finished stages                                       curves.*    loss and accuracies per epoch
-    model.pt      the last stage's network, which bgnn-convert takes        result.json the accuracies
+    model.pt      the last stage's network, compact, for bgnn-convert       result.json the accuracies
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from bgnn.models.clouds import CloudData, Clouds
 from bgnn.models.curves import write_events, write_history
 from bgnn.models.distill import ALPHA, SIMILARITIES, cloud_lsp, distillation_loss
 from bgnn.models.fit import SAVE_EVERY, State, check_folder, fit, rate_at, say, settle_batch_norm, step_of
+from bgnn.models.layers import BinaryDot, use_surrogate
 from bgnn.models.recipes import CloudRecipe
 
 
@@ -86,6 +87,8 @@ def train_stage(
     schedule: str = "cosine",
     halve_every: int = 50,
     settle: bool = True,
+    surrogate: str = "straight",
+    latent_rate: float = 1.0,
     teacher: nn.Module | None = None,
     lsp: tuple[str, str, float] | None = None,
     state: State | None = None,
@@ -93,12 +96,21 @@ def train_stage(
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
     save_every: int = SAVE_EVERY,
 ) -> None:
-    """Trains `model` in place with Adam; `state`, `history` and `on_epoch` as of `fit`.
+    """Trains `model` in place with Adam; `state`, `history` and `on_epoch` as of `fit`, the rest as of `CloudRecipe`.
 
     Raises ValueError, one line, on a loss that is no number.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
+    latent = {id(m.weights_real) for m in model.modules() if isinstance(m, BinaryDot) and m.binary}
+    rest, binary = ([p for p in model.parameters() if (id(p) in latent) is part] for part in (False, True))
+    groups: list[dict[str, Any]] = [{"params": rest}]
+    if binary:
+        groups.append({"params": binary, "factor": latent_rate})
+    optimizer = torch.optim.Adam(groups, lr=rate, weight_decay=decay)
     steps = data.count // batch
+
+    def rate_of(epoch: int, step: int) -> float:
+        use_surrogate(model, surrogate, (epoch + step / steps) / epochs)
+        return rate_at(schedule, rate, epoch, epochs, step, steps, halve_every)
 
     def step(clouds: tuple[Tensor, Tensor]) -> tuple[float, float]:
         points, labels = clouds
@@ -114,7 +126,7 @@ def train_stage(
         batches=lambda epoch: data.epoch(stage, epoch, batch),
         step=step,
         measure=lambda: {"held-out accuracy": accuracy(model, *held_out)},
-        rate=lambda epoch, step: rate_at(schedule, rate, epoch, epochs, step, steps, halve_every),
+        rate=rate_of,
         scored="held-out accuracy",
         state=state,
         history=history,
@@ -141,14 +153,15 @@ def train_cascade(
     folder: Path,
     seed: int,
     *,
-    baseline: Path | None = None,
+    teacher: Path | None = None,
     tensorboard: bool = False,
     procedural: int = 6000,
     save_every: int = SAVE_EVERY,
 ) -> dict[str, float]:
     """Trains the stages of a recipe in `folder`, or what is missing of them; returns the accuracy after each.
 
-    `baseline`: a model.pt in place of stage 0. `procedural`: solids in an epoch where `data` is of them.
+    `teacher`: a model.pt in place of the stage that it is of, and of those before.
+    `procedural`: solids in an epoch where `data` is of them.
     Raises ValueError or OSError, one line.
     """
     clouds = Clouds(data.train, seed, count=procedural, num_points=recipe.points, augment=recipe.augment)
@@ -156,6 +169,7 @@ def train_cascade(
         raise ValueError(f"batch {recipe.batch} of {clouds.count} clouds: no full batch in an epoch")
     if recipe.batch % parallel.count():
         raise ValueError(f"batch {recipe.batch} is not a multiple of the {parallel.count()} processes")
+    previous, first = (None, -1) if teacher is None else _given(teacher, recipe, len(data.names))
     held_out = torch.from_numpy(data.test[0]), torch.from_numpy(data.test[1])
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = _fingerprint(recipe, data, seed, clouds.count)
@@ -171,15 +185,14 @@ def train_cascade(
                 write_events(folder, history)
 
     accuracies: dict[str, float] = {}
-    previous: nn.Module | None = None
     for stage in recipe.stages:
         path = folder / f"stage{stage}.pt"
-        if stage == 0 and baseline is not None and recipe.arch != "dgcnn":
-            previous = _baseline(baseline, recipe, len(data.names))
-        elif path.is_file():
+        if stage < first:
+            continue
+        if stage > first and path.is_file():
             previous = load_checkpoint(path)
             say(f"{names[stage]} is trained already: {path}")
-        else:
+        elif stage > first:
             torch.manual_seed(1000 * seed + stage)
             model = network(recipe, stage, len(data.names))
             from_teacher = stage == 2 or (stage == 3 and recipe.init == "teacher")
@@ -200,6 +213,8 @@ def train_cascade(
                 schedule=recipe.schedule[stage],
                 halve_every=recipe.halve_every,
                 settle=recipe.settle,
+                surrogate=recipe.surrogate,
+                latent_rate=recipe.latent_rate,
                 teacher=previous,
                 lsp=None if recipe.lsp == "none" or previous is None else (*weights, recipe.lsp_weight),
                 state=state,
@@ -211,10 +226,11 @@ def train_cascade(
                 save_checkpoint(path, model)
             parallel.wait()
             previous = model
+        assert previous is not None
         accuracies[names[stage]] = accuracy(previous, *held_out)
     if parallel.rank() == 0:
         assert previous is not None
-        save_checkpoint(folder / "model.pt", previous)
+        save_checkpoint(folder / "model.pt", previous, compact=True)
         result = {"seed": seed, "accuracy": accuracies, "clouds": len(held_out[0])}
         (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     return accuracies
@@ -227,11 +243,16 @@ def _fingerprint(recipe: CloudRecipe, data: CloudData, seed: int, count: int) ->
     return json.dumps({"seed": seed, "data": about, "recipe": dataclasses.asdict(recipe)}, indent=1)
 
 
-def _baseline(path: Path, recipe: CloudRecipe, classes: int) -> nn.Module:
-    model = load_checkpoint(path)
-    if model.architecture != "dgcnn":
-        raise ValueError(f"{path}: a {model.architecture} network; the baseline is a dgcnn")
-    for name, wanted in {"classes": classes, **recipe.sizes}.items():
-        if name not in ("num_points", "dropout", "k") and model.config[name] != wanted:
-            raise ValueError(f"{path}: {name} is {model.config[name]}, and {wanted} here")
-    return model
+def _given(path: Path, recipe: CloudRecipe, classes: int) -> tuple[nn.Module | None, int]:
+    """A trained network in place of one of the recipe's stages, and which. Raises ValueError where it is of none."""
+    model: Any = load_checkpoint(path)
+    stage = 0 if model.architecture == "dgcnn" else int(model.config.get("stage", -1))
+    if stage not in recipe.stages[:-1] or model.architecture != ("dgcnn" if stage == 0 else recipe.arch):
+        what = f"a {model.architecture} network" + (f" of stage {stage}" if stage > 0 else "")
+        raise ValueError(f"{path}: {what}, which teaches none of the stages {list(recipe.stages)} of {recipe.arch}")
+    free = ("num_points", "dropout", "k") if stage == 0 else ("dropout",)
+    wanted: Any = network(recipe, stage, classes)
+    for name, value in wanted.config.items():
+        if name not in free and model.config[name] != value:
+            raise ValueError(f"{path}: {name} is {model.config[name]}, and {value} here")
+    return model, stage

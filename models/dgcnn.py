@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgnn.models.layers import BinaryDot, Rescale, activation, center, edge_features, knn, sign
+from bgnn.models.layers import BinaryDot, Rescale, Sign, activation, center, edge_features, knn
 
 ACTIVATIONS = ("prelu", "relu", "leaky_relu", "none")
 METRICS = ("l2", "hamming", "l1")
@@ -206,17 +206,6 @@ class _UnusedNormBlock(BinaryBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activ(self.rescale(self.core_op(self.quantizer(x))))
-
-
-class Sign(nn.Module):
-    """`layers.sign` as a module: the quantiser of stages 2 and 3."""
-
-    def __init__(self, zero: str = "plus") -> None:
-        super().__init__()
-        self.zero = zero
-
-    def forward(self, x: Tensor) -> Tensor:
-        return sign(x, self.zero)
 
 
 class _BinaryNet(PointCloudNet):

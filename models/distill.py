@@ -77,8 +77,18 @@ def hamming(x: Tensor, edges: Tensor) -> Tensor:
     return torch.exp((_PerEdge.apply(x, edges, True) - x.shape[1]) / 2)
 
 
+def hamming_share(x: Tensor, edges: Tensor) -> Tensor:
+    """exp(-d / D): Eq. 22 of the share of differing bits. Its gradient is not 0 a few bits away, as Eq. 22's is."""
+    return torch.exp((_PerEdge.apply(x, edges, True) / x.shape[1] - 1) / 2)
+
+
 Similarity = Callable[[Tensor, Tensor], Tensor]
-SIMILARITIES: dict[str, Similarity] = {"squared": squared, "rbf": rbf, "hamming": hamming}
+SIMILARITIES: dict[str, Similarity] = {
+    "squared": squared,
+    "rbf": rbf,
+    "hamming": hamming,
+    "hamming_share": hamming_share,
+}
 
 
 def union(student: Tensor, teacher: Tensor, nodes: int) -> Tensor:

@@ -98,7 +98,8 @@ def fit(
     """Trains `model` in place, one progress line per epoch, from where `state` says it was.
 
     `batches(epoch)` gives `steps` of them, the same each time; `step` returns the loss and the training score of one;
-    `measure` is called after each epoch, and `rate(epoch, step)` before each step. The progress line shows `scored`.
+    `measure` is called after each epoch, and `rate(epoch, step)` before each step: of parameter groups with a "factor",
+    times that. The progress line shows `scored`.
     `best`: in the end the model is that of the epoch where this measured value was highest. `history` gets an entry per
     epoch and goes to `on_epoch`. Raises ValueError, one line, on a loss that is no number.
     """
@@ -133,7 +134,7 @@ def fit(
             if number < done:
                 continue
             for group in optimizer.param_groups:
-                group["lr"] = rate(epoch, number)
+                group["lr"] = rate(epoch, number) * group.get("factor", 1.0)
             try:
                 measured = step(batch)
             except ValueError as error:

@@ -12,28 +12,60 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SURROGATES = ("straight", "polynomial", "tanh")
+
 
 class _SignSTE(torch.autograd.Function):
-    """Sign as of `sign`; the gradient passes where |x| <= 1 (straight-through estimator)."""
+    """Sign as of `sign`; in its gradient another function takes its place."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, zero: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, zero: str, surrogate: str, sharpness: float) -> Tensor:
         ctx.save_for_backward(x)
+        ctx.surrogate, ctx.sharpness = surrogate, sharpness
         return torch.where(x >= 0, 1.0, -1.0) if zero == "plus" else torch.sign(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
-        return torch.where(x.abs() <= 1, grads[0], 0.0), None
+        if ctx.surrogate == "straight":
+            return torch.where(x.abs() <= 1, grads[0], 0.0), None, None, None
+        if ctx.surrogate == "polynomial":
+            return grads[0] * (2 - 2 * x.abs()).clamp_(min=0), None, None, None
+        t = ctx.sharpness
+        return grads[0] * ((1 - (t * x).tanh_().square_()) * max(t, 1.0)), None, None, None
 
 
-def sign(x: Tensor, zero: str = "plus") -> Tensor:
-    """Sign of a float32 tensor of any shape as +-1.0, with a straight-through gradient.
+def sign(x: Tensor, zero: str = "plus", surrogate: str = "straight", sharpness: float = 1.0) -> Tensor:
+    """Sign of a float32 tensor of any shape as +-1.0, with the gradient of a surrogate.
 
     `zero`: "plus" has sign(0) = +1 (Eq. 8), where a NaN gives -1 (a comparison with NaN is false); "zero" is
     `torch.sign`, as in the authors' code, where sign(0) = 0.
+    `surrogate`: "straight" passes the gradient where |x| <= 1 (straight-through estimator); "polynomial" is Bi-Real
+    Net's, of slope 2 - 2 |x| there; "tanh" is IR-Net's max(1 / t, 1) tanh(t x), t the `sharpness`.
     """
-    return _SignSTE.apply(x, zero)
+    return _SignSTE.apply(x, zero, surrogate, sharpness)
+
+
+def use_surrogate(model: nn.Module, kind: str, progress: float) -> None:
+    """Sets the gradient of all signs in `model`: a name of SURROGATES, and how far its training is, 0 to 1.
+
+    The sharpness of "tanh" rises from 0.1 to 10 with it, as in IR-Net.
+    """
+    for module in model.modules():
+        if isinstance(module, Sign | BinaryDot):
+            module.surrogate, module.sharpness = kind, 10 ** (2 * progress - 1)
+
+
+class Sign(nn.Module):
+    """`sign` as a module: the quantiser of stages 2 and 3."""
+
+    def __init__(self, zero: str = "plus") -> None:
+        super().__init__()
+        self.zero = zero
+        self.surrogate, self.sharpness = "straight", 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sign(x, self.zero, self.surrogate, self.sharpness)
 
 
 def center(x: Tensor, kind: str, dim: int) -> Tensor:
@@ -96,11 +128,14 @@ class BinaryDot(nn.Module):
         self.dims = dims
         self.binary = binary
         self.zero = zero
+        self.surrogate, self.sharpness = "straight", 1.0
         self.weights_real = nn.Parameter(torch.empty(outputs, inputs, *[1] * dims))
         nn.init.kaiming_normal_(self.weights_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = sign(self.weights_real, self.zero) if self.binary else self.weights_real
+        weight: Tensor = self.weights_real
+        if self.binary:
+            weight = sign(weight, self.zero, self.surrogate, self.sharpness)
         product = (F.linear, F.conv1d, F.conv2d)[self.dims]
         return product(x, weight)
 

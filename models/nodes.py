@@ -147,7 +147,8 @@ def train_nodes(
         assert previous is not None
         rng = np.random.default_rng(0)
         part = Neighbours(data.edge_index, len(data.x)).sample(data.test[:EXAMPLE].numpy(), recipe.sizes, rng)
-        save_checkpoint(folder / "model.pt", previous, example={"x": data.x[part.nodes], "edge_index": part.edges})
+        example = {"x": data.x[part.nodes], "edge_index": part.edges}
+        save_checkpoint(folder / "model.pt", previous, compact=True, example=example)
         (folder / "result.json").write_text(json.dumps({"seed": seed, "test": scores}, indent=1) + "\n")
     return scores
 

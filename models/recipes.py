@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from bgnn.models.distill import SIMILARITIES
+from bgnn.models.layers import SURROGATES
 
 VERSION = 1
 SCHEDULES = ("shares", "every", "cosine")
@@ -39,9 +40,12 @@ class CloudRecipe:
     init: "random" lets stage 3 start from random weights (the paper saw no difference).
     lsp: similarity of the local structures, or "none". "hamming" holds for binary features: the student's in stages 2
         and 3, the teacher's in stage 3 of a cascade; real features are compared by "rbf" (section 5, "Impact of LSP").
+        "hamming_share", not in the paper, likewise.
     epochs, rate, decay, schedule: of stages 0, 1, 2, 3. "shares" halves the rate at 50 % and 75 % of the epochs,
         "every" after each `halve_every` epochs, "cosine" lets it fall to 0 after a rise of 100 steps.
     settle: take the BatchNorm statistics anew at the end of each stage (not in the paper).
+    surrogate: whose gradient the sign has, see `layers.sign`. latent_rate: the rate of the latent weights of binary
+        products, as a multiple of `rate` (neither is in the paper; what is deployed stays the same).
     augment: scale by 2/3 to 3/2 and shift by up to 0.2 per axis, as the DGCNN authors' code.
     The rest are sizes: `settings_of("bf2")`'s names.
     """
@@ -71,6 +75,8 @@ class CloudRecipe:
     schedule: tuple[str, ...] = ("shares", "shares", "shares", "every")
     halve_every: int = 50
     settle: bool = False
+    surrogate: str = "straight"
+    latent_rate: float = 1.0
     augment: bool = True
 
     def __post_init__(self) -> None:
@@ -83,15 +89,21 @@ class CloudRecipe:
             raise ValueError("the baseline has no teacher: distillation must be 'none' for arch 'dgcnn'")
         if self.lsp != "none" and self.distillation == "none":
             raise ValueError(f"lsp is {self.lsp!r} without a teacher: set distillation to 'direct' or 'cascade'")
-        if self.lsp == "hamming" and self.arch == "rf":
-            raise ValueError("lsp is 'hamming', and rf has real node features: set it to 'rbf'")
+        if self.lsp.startswith("hamming") and self.arch == "rf":
+            raise ValueError(f"lsp is {self.lsp!r}, and rf has real node features: set it to 'rbf'")
+        _one_of("surrogate", self.surrogate, SURROGATES)
         for name in ("epochs", "rate", "decay", "schedule"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries; it needs 4, one per stage 0 to 3")
         for one in self.schedule:
             _one_of("schedule", one, SCHEDULES)
-        if min(self.epochs) < 0 or min(self.rate) < 0 or min(self.decay) < 0 or self.lsp_weight < 0:
-            raise ValueError("epochs, rate, decay and lsp_weight must not be negative")
+        if (
+            min(self.epochs) < 0
+            or min(self.rate) < 0
+            or min(self.decay) < 0
+            or min(self.lsp_weight, self.latent_rate) < 0
+        ):
+            raise ValueError("epochs, rate, decay, lsp_weight and latent_rate must not be negative")
         if self.halve_every < 1 or self.batch < 1:
             raise ValueError("halve_every and batch must be at least 1")
 
@@ -116,11 +128,11 @@ class CloudRecipe:
 
     def similarities(self, stage: int) -> tuple[str, str]:
         """Names in SIMILARITIES for the student's and the teacher's local structures at a stage."""
-        if self.lsp != "hamming":
+        if not self.lsp.startswith("hamming"):
             return self.lsp, self.lsp
         if stage == 1:
             return "rbf", "rbf"
-        return "hamming", "hamming" if stage == 3 and self.distillation == "cascade" else "rbf"
+        return self.lsp, self.lsp if stage == 3 and self.distillation == "cascade" else "rbf"
 
 
 @dataclass(frozen=True)

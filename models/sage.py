@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgnn.models.dgcnn import BinaryBlock, Sign
-from bgnn.models.layers import Rescale, activation
+from bgnn.models.dgcnn import BinaryBlock
+from bgnn.models.layers import Rescale, Sign, activation
 
 
 @dataclass

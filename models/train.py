@@ -93,8 +93,7 @@ def _by_config(options: argparse.Namespace) -> None:
         events_writer()
     if isinstance(recipe, CloudRecipe):
         clouds = load_clouds(options.data, recipe.points)
-        what = f"{clouds.what}, {len(clouds.names)} classes, {recipe.points} points; accuracies in percent on its "
-        what += f"{len(clouds.test[0])} test clouds"
+        what = clouds.about
     else:
         nodes = load_nodes(recipe.data, options.data or Path("data"))
         what = f"{nodes.what}, {len(nodes.x)} nodes, {nodes.edge_index.shape[1]} edges; "
@@ -106,7 +105,7 @@ def _by_config(options: argparse.Namespace) -> None:
     for seed in seeds:
         own = folder / f"seed{seed}"
         if isinstance(recipe, CloudRecipe):
-            done = train_cascade(recipe, clouds, own, seed, baseline=options.teacher, tensorboard=options.tensorboard)
+            done = train_cascade(recipe, clouds, own, seed, teacher=options.teacher, tensorboard=options.tensorboard)
         else:
             done = train_nodes(recipe, nodes, own, seed, tensorboard=options.tensorboard)
         for name, value in done.items():
@@ -198,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--folder", type=Path, help="of --config: where the run is kept, and goes on from (default: out/train/NAME)")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of --config: in place of the file's")
     add("--seeds", type=int, nargs="+", default=[], help="of --config: one run each (default: 0)")
-    add("--teacher", type=Path, help="of --config: a trained baseline in place of stage 0")
+    add("--teacher", type=Path, help="of --config: a trained network in place of its stage and those before")
     add("--tensorboard", action="store_true", help="of --config: events beside the curves")
     add("--licence", default="", help="of --config: of the data, for the model card")
     add("--arch", choices=("dgcnn", "rf", "bf1", "bf2"), help="in place of --config")

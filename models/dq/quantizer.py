@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bgnn.models.dq.bags import Bags
 
-OBSERVERS = ("min_max", "momentum", "percentile")
+OBSERVERS = ("min_max", "momentum", "percentile", "learned")
 GRADIENTS = ("vanilla", "clipped")
 FLOAT_BITS = 32
 #: A sampled observer looks at no fewer values than have so many beyond the percentile (or at all there are). With few,
@@ -31,7 +31,8 @@ class Scheme:
     bits: 2 to 16; 32 switches quantisation off (the float twin).
     symmetric: a zero point in the middle of the codes in place of one fitted to the range.
     observer: "min_max" widens the range to all that was seen (Eq. 1), "momentum" is a moving average with rate
-        `momentum` (Eq. 2), "percentile" is min_max with the share `percentile` of values cut off at each end.
+        `momentum` (Eq. 2), "percentile" is min_max with the share `percentile` of values cut off at each end. "learned"
+        takes the percentiles of the first values seen, and learns the step between codes from there (A.5.4; LSQ).
     gradient: the straight-through estimator: "vanilla" passes gradients unchanged, "clipped" (GC, appendix A.3)
         stops them where the code leaves [low, high].
     noise: the share of a weight's elements that is quantised in a training step; below 1 it is noisy QAT (nQAT).
@@ -55,6 +56,8 @@ class Scheme:
         for name, value, allowed in (("observer", self.observer, OBSERVERS), ("gradient", self.gradient, GRADIENTS)):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+        if self.observer == "learned" and self.gradient != "clipped":
+            raise ValueError(f"gradient is {self.gradient!r}; a learned step needs 'clipped'")
         if not 0 <= self.percentile < 0.5:
             raise ValueError(f"percentile is {self.percentile}; it is a share below 0.5, for example 0.001")
         for name in ("momentum", "noise", "sample"):
@@ -130,8 +133,33 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None, None, None, None, None, None
 
 
+class _Round(torch.autograd.Function):
+    """Rounding that passes the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0]
+
+
+def learned_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+    """`fake_quantize` with LSQ's gradients (Esser et al., 2020), of `x` and of `scale`.
+
+    Within the codes' range x passes its gradient, and the scale has (q - zero_point) - x / scale; beyond, 0 and
+    q - zero_point. LSQ's constant factor on the latter is left out: Adam divides by it.
+    """
+    codes = torch.clamp(_Round.apply(x / scale + zero_point), low, high)
+    return (codes - zero_point) * scale
+
+
 class Quantizer(nn.Module):
     """Observes a tensor's range while training, and rounds the tensor to the codes of that range.
+
+    A learned step is exp(`log_step`) times the one of the range, a parameter float32 scalar: as a logarithm it changes
+    by shares of itself, whatever the size of the tensor's values, and stays positive.
 
     Buffers `min_val`, `max_val`: float32 scalars, +inf and -inf until data was seen. `signed` says which codes.
     `weight`: this quantiser is of a weight, where noisy QAT applies.
@@ -150,6 +178,8 @@ class Quantizer(nn.Module):
         self.seen = False
         self.register_buffer("min_val", torch.tensor(float("inf")))
         self.register_buffer("max_val", torch.tensor(float("-inf")))
+        if scheme.observer == "learned":
+            self.log_step = nn.Parameter(torch.zeros(()))
 
     def extra_repr(self) -> str:
         return f"bits={self.scheme.bits}, codes=[{self.low}, {self.high}], observer={self.scheme.observer}"
@@ -177,24 +207,36 @@ class Quantizer(nn.Module):
         if not self.seen:  # every row is protected, and always was
             return x
         scale, zero_point = self.affine()
-        clipped = self.scheme.gradient == "clipped"
-        y = _StraightThrough.apply(x, scale, zero_point, self.low, self.high, clipped, protected)
+        if self.scheme.observer == "learned":
+            y = learned_quantize(x, scale, zero_point, self.low, self.high)
+            if protected is not None:
+                y = torch.where(protected.view(-1, *[1] * (x.dim() - 1)), x, y)
+        else:
+            clipped = self.scheme.gradient == "clipped"
+            y = _StraightThrough.apply(x, scale, zero_point, self.low, self.high, clipped, protected)
         if self.noise < 1.0:
             y = torch.where(torch.rand_like(x) < self.noise, y, x)
         return y
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """(scale, zero_point) of the present range, float32 scalars."""
-        return affine(self.min_val, self.max_val, self.low, self.high, self.scheme.symmetric)
+        """(scale, zero_point) of the present range, float32 scalars; the scale is a learned one where it is learned."""
+        scale, zero_point = affine(self.min_val, self.max_val, self.low, self.high, self.scheme.symmetric)
+        return (scale * self.log_step.exp() if self.scheme.observer == "learned" else scale), zero_point
 
     @torch.no_grad()
     def observe(self, x: Tensor, protected: Tensor | None = None, zeros: int = 0) -> None:
-        """Updates the range with the values of `x`, any shape, less those in `protected` rows, and so many zeros."""
+        """Updates the range with the values of `x`, any shape, less those in `protected` rows, and so many zeros.
+
+        Where the step is learned, the first range stays.
+        """
+        if self.seen and self.scheme.observer == "learned":
+            return
         x, zeros = self._looked_at(x, protected, zeros)
         count = x.numel() + zeros
         if count == 0:
             return
-        cut = max(1, int(count * self.scheme.percentile)) if self.scheme.observer == "percentile" else 1
+        by_share = self.scheme.observer in ("percentile", "learned")
+        cut = max(1, int(count * self.scheme.percentile)) if by_share else 1
         lowest, highest = _end(x, zeros, cut, False), _end(x, zeros, cut, True)
         if not self.seen:
             self.min_val.copy_(lowest)

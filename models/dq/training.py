@@ -49,7 +49,7 @@ def train_citation(
     torch.manual_seed(seed)
     model = build(config)
     protect = protection(graph.edge_index, int(graph.num_nodes or 0), recipe.p_min, recipe.p_max)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    optimizer = _adam(model, recipe)
     bags = model.settings.conv != "sage" and int((graph.x != 0).sum()) < SPARSE * graph.x.numel()
     features = Bags.of(graph.x, graph.edge_index) if bags else graph.x
 
@@ -85,7 +85,7 @@ def train_graphs(
     torch.manual_seed(seed)
     model = build(config)
     loss_of: Callable[..., Tensor] = F.l1_loss if model.settings.classes == 1 else F.cross_entropy
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    optimizer = _adam(model, recipe)
     for i in fold[0]:
         graph = graphs[i]
         graph.protect = protection(graph.edge_index, int(graph.num_nodes or 0), recipe.p_min, recipe.p_max)
@@ -108,6 +108,16 @@ def train_graphs(
         return _whole(model, fixed[0], loss_of)[0], _whole(model, fixed[1], loss_of)[1]
 
     return _fit(model, optimizer, recipe, step, measure, progress, state)
+
+
+def _adam(model: DegreeQuantNet, recipe: Recipe) -> torch.optim.Adam:
+    """Learned steps have no weight decay, which would hold them where they began."""
+    steps = [value for name, value in model.named_parameters() if name.endswith(".log_step")]
+    held = {id(step) for step in steps}
+    groups: list[dict[str, Any]] = [{"params": [value for value in model.parameters() if id(value) not in held]}]
+    if steps:
+        groups.append({"params": steps, "weight_decay": 0.0})
+    return torch.optim.Adam(groups, lr=recipe.rate, weight_decay=recipe.decay)
 
 
 def _batches(graphs: list[Data], size: int) -> Iterator[Any]:

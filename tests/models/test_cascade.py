@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -150,8 +151,8 @@ def test_a_killed_run_goes_on_with_the_same_result(tmp_path, monkeypatch, steps)
     torch.manual_seed(99)  # of another process
     count = -1000
     assert train_cascade(recipe, DATA, tmp_path / "broken", 0, save_every=2) == whole
-    want = load_checkpoint(tmp_path / "whole/model.pt").state_dict()
-    for key, value in load_checkpoint(tmp_path / "broken/model.pt").state_dict().items():
+    want = load_checkpoint(tmp_path / "whole/stage3.pt").state_dict()
+    for key, value in load_checkpoint(tmp_path / "broken/stage3.pt").state_dict().items():
         assert torch.equal(value, want[key]), key
     assert (tmp_path / "broken/curves.jsonl").read_text() == (tmp_path / "whole/curves.jsonl").read_text()
     assert 1000 + count < 20  # what was done was not done again: 4 epochs of 5 steps
@@ -176,10 +177,53 @@ def test_a_loss_that_is_no_number_is_said_with_its_place(tmp_path):
 def test_another_baseline_takes_the_place_of_stage_0(tmp_path):
     train_cascade(tiny(arch="dgcnn", distillation="none", stage=0), DATA, tmp_path / "base", 0)
     recipe = tiny(arch="rf", distillation="direct")
-    done = train_cascade(recipe, DATA, tmp_path / "rf", 0, baseline=tmp_path / "base/model.pt")
+    done = train_cascade(recipe, DATA, tmp_path / "rf", 0, teacher=tmp_path / "base/model.pt")
     assert list(done) == ["dgcnn", "rf stage 3"]
     assert not (tmp_path / "rf/stage0.pt").exists()
     shutil.rmtree(tmp_path / "rf")
+    with pytest.raises(ValueError, match="a dgcnn network, which teaches none of the stages \\[3\\] of rf"):
+        train_cascade(tiny(arch="rf", distillation="none"), DATA, tmp_path, 0, teacher=tmp_path / "base/model.pt")
     wide = CloudRecipe(**TINY | {"embedding": 16}, arch="rf")
     with pytest.raises(ValueError, match="embedding is 8, and 16 here"):
-        train_cascade(wide, DATA, tmp_path / "rf", 0, baseline=tmp_path / "base/model.pt")
+        train_cascade(wide, DATA, tmp_path / "rf", 0, teacher=tmp_path / "base/model.pt")
+
+
+def test_a_network_of_stage_2_takes_the_place_of_what_is_before(tmp_path):
+    """Stage 3 from it is that of the whole cascade, bit for bit."""
+    whole = train_cascade(tiny(arch="bf1", knn="hamming"), DATA, tmp_path / "whole", 0)
+    recipe = tiny(arch="bf1", knn="hamming")
+    done = train_cascade(recipe, DATA, tmp_path / "last", 0, teacher=tmp_path / "whole/stage2.pt")
+    assert done == {name: whole[name] for name in ("bf1 stage 2", "bf1 stage 3")}
+    want = load_checkpoint(tmp_path / "whole/stage3.pt").state_dict()
+    for key, value in load_checkpoint(tmp_path / "last/stage3.pt").state_dict().items():
+        assert torch.equal(value, want[key]), key
+    assert not (tmp_path / "last/stage2.pt").exists()
+    other = tiny(arch="bf1", knn="l2")
+    with pytest.raises(ValueError, match="knn is hamming, and l2 here"):
+        train_cascade(other, DATA, tmp_path / "other", 0, teacher=tmp_path / "whole/stage2.pt")
+    with pytest.raises(ValueError, match="a bf1 network of stage 2, which teaches none of the stages"):
+        train_cascade(
+            tiny(arch="bf2", knn="hamming"), DATA, tmp_path / "other", 0, teacher=tmp_path / "whole/stage2.pt"
+        )
+
+
+def test_knobs_of_training_change_it_and_not_what_is_deployed(tmp_path):
+    """The gradient's surrogate, and the rate of latent weights, reach the training; networks stay of the same form."""
+    plain = tiny(arch="bf1", knn="hamming", distillation="none")
+    train_cascade(plain, DATA, tmp_path / "plain", 0)
+    want = load_checkpoint(tmp_path / "plain/stage3.pt")
+    for name, value in (("surrogate", "polynomial"), ("surrogate", "tanh"), ("latent_rate", 9.0)):
+        own = tmp_path / f"{name}-{value}"
+        train_cascade(dataclasses.replace(plain, **{name: value}), DATA, own, 0)
+        model = load_checkpoint(own / "stage3.pt")
+        assert model.config == want.config
+        before, after = want.state_dict()["conv2.0.weights_real"], model.state_dict()["conv2.0.weights_real"]
+        assert not torch.equal(before, after)
+    torch.manual_seed(3)  # as `train_cascade`: seed 0, stage 3
+    fresh = build_model("bf1", classes=4, stage=3, **plain.sizes, **plain.knobs)
+    train_cascade(dataclasses.replace(plain, latent_rate=0.0), DATA, tmp_path / "still", 0)
+    still = load_checkpoint(tmp_path / "still/stage3.pt").state_dict()
+    clip_and_center(fresh)
+    latent = fresh.state_dict()["conv2.0.weights_real"]
+    torch.testing.assert_close(still["conv2.0.weights_real"], latent)
+    assert not torch.equal(still["linear3.core_op.weights_real"], fresh.state_dict()["linear3.core_op.weights_real"])

@@ -91,8 +91,16 @@ def test_voxels_in_an_npz(tmp_path):
     assert data.train[0].shape == (6, 32, 3)
     assert data.names == ("0", "1")
     np.savez(tmp_path / "v.npz", **arrays | {"X_test": np.zeros_like(grids[:2])})
-    with pytest.raises(ValueError, match=r"v\.npz: grid 0 of the test part is empty"):
+    with pytest.raises(ValueError, match=r"v\.npz: 2 of 2 grids of the test part are empty"):
         load_clouds(tmp_path / "v.npz", 32)
+    many = {part: np.concatenate([grids] * 50) for part in ("X_train", "X_test")}
+    many |= {part: np.arange(300) % 2 for part in ("y_train", "y_test")}
+    many["X_train"][[0, 7]] = 0  # in two hundred, one may be empty
+    np.savez(tmp_path / "v.npz", **many)
+    data = load_clouds(tmp_path / "v.npz", 32)
+    assert (len(data.train[0]), len(data.test[0])) == (298, 300)
+    assert data.train[1].tolist() == np.delete(many["y_train"], [0, 7]).tolist()
+    assert data.about.startswith(f"{tmp_path}/v.npz without its 2 empty grids, 2 classes, 32 points")
     np.savez(tmp_path / "v.npz", **arrays | {"y_test": np.arange(3)})
     with pytest.raises(ValueError, match=r"grids \(2, 5, 5, 5\) and labels \(3,\)"):
         load_clouds(tmp_path / "v.npz", 32)
@@ -147,6 +155,30 @@ def test_folders_without_data(tmp_path):
 def test_the_shared_sets_load():
     data = load_clouds(SHARED / "bimnet10", 64)
     assert (len(data.train[0]), len(data.test[0]), len(data.names)) == (165, 51, 10)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not on this machine")
+def test_the_shared_voxels_load(monkeypatch):
+    """All grids but one in forty: the whole takes seconds."""
+    real = np.load
+
+    class Some(dict):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    def some(path, **options):
+        with real(path, **options) as arrays:
+            return Some({name: arrays[name][::40] for name in arrays.files})
+
+    monkeypatch.setattr(np, "load", some)
+    data = load_clouds(SHARED / "modelnet10-voxels", 64)
+    assert (len(data.train[0]), len(data.test[0]), len(data.names)) == (100, 23, 10)
+    assert data.what.endswith("modelnet10.npz")
+    assert data.train[0].dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(data.train[0], axis=2).max(1), 1, rtol=1e-5)
 
 
 def test_augmentation_scales_and_shifts_whole_clouds():

@@ -26,8 +26,9 @@ def by_hand(x: Tensor, i: int, js: list[int], name: str) -> Tensor:
     """LS_ij of Eq. 6 over `js`, written as the paper writes it."""
     similar = []
     for j in js:
-        if name == "hamming":
-            similar.append(torch.exp(-0.5 * (1 - x[i] * x[j]).sum()))  # below Eq. 22
+        if name.startswith("hamming"):
+            differing = 0.5 * (1 - x[i] * x[j]).sum()  # below Eq. 22
+            similar.append(torch.exp(-differing / (x.shape[1] if name == "hamming_share" else 1)))
         else:
             distance = (x[i] - x[j]).pow(2).sum()
             similar.append(torch.exp(-distance) if name == "rbf" else distance)
@@ -44,7 +45,7 @@ def test_lsp_is_the_papers_sum_over_the_union_of_neighbourhoods(name, chunk, mon
         0.5 * torch.randn(nodes, 3, dtype=torch.float64),
         0.5 * torch.randn(nodes, 5, dtype=torch.float64),
     )
-    if name == "hamming":
+    if name.startswith("hamming"):
         student, teacher = student.sign(), teacher.sign()
     graphs = [torch.stack([torch.arange(nodes).repeat_interleave(3), torch.randint(nodes, (21,))]) for _ in range(2)]
     edges = union(*graphs, nodes)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgnn.models.layers import BinaryDot, Rescale, center, edge_features, knn, sign
+from bgnn.models.layers import BinaryDot, Rescale, Sign, center, edge_features, knn, sign, use_surrogate
 
 
 def nearest_by_definition(distance: np.ndarray, k: int) -> np.ndarray:
@@ -24,6 +24,24 @@ def test_sign_passes_the_gradient_only_within_one():
     x = torch.tensor([-1.5, -1.0, 0.0, 0.5, 1.0, 1.01], requires_grad=True)
     sign(x).backward(torch.arange(1.0, 7.0))
     assert x.grad.tolist() == [0, 2, 3, 4, 5, 0]
+
+
+def test_surrogates_give_their_slopes_and_leave_the_sign():
+    x = torch.tensor([-1.5, -0.5, 0.0, 0.25, 1.0], requires_grad=True)
+    assert torch.equal(sign(x, surrogate="polynomial"), sign(x))
+    (slope,) = torch.autograd.grad(sign(x, surrogate="polynomial").sum(), x)
+    assert slope.tolist() == [0, 1, 2, 1.5, 0]
+    for sharpness in (0.1, 1.0, 10.0):
+        (slope,) = torch.autograd.grad(sign(x, surrogate="tanh", sharpness=sharpness).sum(), x)
+        (want,) = torch.autograd.grad((max(1 / sharpness, 1) * torch.tanh(sharpness * x)).sum(), x)
+        torch.testing.assert_close(slope, want)
+
+
+def test_a_surrogate_is_set_in_all_signs_and_sharpens():
+    model = torch.nn.Sequential(BinaryDot(2, 2, 0, binary=True), Sign())
+    for progress, sharpness in ((0, 0.1), (0.5, 1), (1, 10)):
+        use_surrogate(model, "tanh", progress)
+        assert [(m.surrogate, m.sharpness) for m in model] == [("tanh", pytest.approx(sharpness))] * 2
 
 
 def test_binary_dot_takes_signs_and_leaves_the_latent_weights():

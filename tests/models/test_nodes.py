@@ -105,8 +105,8 @@ def test_a_killed_run_goes_on_with_the_same_result(tmp_path, monkeypatch):
         with pytest.raises(Killed):
             train_nodes(recipe, data(), tmp_path / "broken", 0, save_every=2)
     assert train_nodes(recipe, data(), tmp_path / "broken", 0, save_every=2) == whole
-    want = load_checkpoint(tmp_path / "whole/model.pt").state_dict()
-    for key, value in load_checkpoint(tmp_path / "broken/model.pt").state_dict().items():
+    want = load_checkpoint(tmp_path / "whole/stage3.pt").state_dict()
+    for key, value in load_checkpoint(tmp_path / "broken/stage3.pt").state_dict().items():
         assert torch.equal(value, want[key]), key
 
 

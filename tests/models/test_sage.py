@@ -9,8 +9,10 @@ import torch.nn.functional as F
 
 from bgnn.converter.api import convert
 from bgnn.models.checkpoint import build_model, load_checkpoint, load_example, save_checkpoint
+from bgnn.models.compare import runner
 from bgnn.models.neighbours import Neighbours, graph_of, infer, most_nodes
 from bgnn.models.sage import NODE_ARCHITECTURES, scales
+from bgnn.runtime_bench.runtime.tflite_runner import run_file
 
 
 def graph(nodes=30, edges=110, features=6):
@@ -155,9 +157,35 @@ def test_features_of_another_width_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("target", "options"), [("onnx-int8-x86", {}), ("lce-arm64", {"fixed_sizes": ("nodes=40", "edges=150")})]
-)
-def test_binsage_converts(target, options):
-    done = convert(settled("binsage", activation="prelu"), graph(), target=target, **options)
-    assert any(check.signs for check in done.report.checks if check.what.startswith("emitted file"))
+@pytest.mark.parametrize("architecture", NODE_ARCHITECTURES)
+@pytest.mark.parametrize("target", ["onnx-x86", "onnx-int8-x86"])
+def test_onnx_files_take_graphs_of_any_size(architecture, target):
+    pytest.importorskip("torch_geometric")
+    model = settled(architecture)
+    done = convert(model, graph(), target=target)
+    run = runner(done.model_bytes, ["x", "edge_index"])
+    for nodes, edges in ((30, 110), (57, 20), (9, 300)):
+        x, edge_index = graph(nodes, edges)
+        want = model(x, edge_index).detach().numpy()
+        got = run(x.numpy(), edge_index.numpy())
+        if architecture == "binsage" or target == "onnx-x86":
+            np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+        else:
+            assert got.shape == want.shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["sage", "binsage"])
+def test_sampled_graphs_of_a_stated_size_go_to_tflite(architecture):
+    """A file of 40 nodes and 150 edges runs sampled neighbourhoods of up to so many."""
+    model, rng = settled(architecture), np.random.default_rng(0)
+    done = convert(model, graph(), target="lce-arm64", fixed_sizes=("nodes=40", "edges=150"))
+    checks = [check for check in done.report.checks if check.what.startswith("emitted file")]
+    assert checks
+    assert architecture == "sage" or any(check.signs for check in checks)
+    x, edge_index = graph(90, 150)
+    sample = Neighbours(edge_index, 90).sample(np.array([5, 17, 60]), (4, 2, 2), rng)
+    inputs = x[sample.nodes], sample.edges
+    assert len(sample.nodes) < 40
+    (got,) = run_file(done.model_bytes, [one.numpy() for one in inputs])
+    np.testing.assert_allclose(got, model(*inputs).detach().numpy(), atol=1e-4)

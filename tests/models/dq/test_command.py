@@ -42,6 +42,17 @@ def test_all_methods_learn(citation, conv, method):
     assert not run.model.training
 
 
+def test_learned_steps_are_learned_without_decay_and_kept(citation, tmp_path):
+    out = tmp_path / "m.pt"
+    train.main(f"dq --dataset cora --model gcn --bits 4 --observer learned --epochs 40 --out {out}".split())
+    model = load_checkpoint(out)
+    steps = [value.item() for name, value in model.named_parameters() if name.endswith("log_step")]
+    assert len(steps) > 4
+    assert sum(abs(step) > 0.05 for step in steps) > len(steps) / 2
+    groups = training._adam(model, presets.recipe("cora", "gcn", "dq", 4)).param_groups
+    assert [(group["weight_decay"] > 0, len(group["params"])) for group in groups][1] == (False, len(steps))
+
+
 def test_train_prints_and_saves_the_best_run(citation, tmp_path, capsys):
     out = tmp_path / "m.pt"
     train.main(f"dq --dataset cora --model gcn --runs 2 --epochs 20 --p-max 0.3 --out {out}".split())

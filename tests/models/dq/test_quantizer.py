@@ -205,8 +205,67 @@ def test_32_bits_is_the_identity():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"bits": 1}, {"bits": 17}, {"observer": "mean"}, {"gradient": "x"}, {"percentile": 0.5}, {"noise": 0.0}]
+    "bad",
+    [
+        {"bits": 1},
+        {"bits": 17},
+        {"observer": "mean"},
+        {"gradient": "x"},
+        {"percentile": 0.5},
+        {"noise": 0.0},
+        {"gradient": "vanilla", "observer": "learned"},
+    ],
 )
 def test_bad_schemes(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Scheme(**bad)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_learned_step_has_lsqs_gradients(signed):
+    q = made(-1.0, 2.0, signed, bits=4, observer="learned", percentile=0.0)
+    first = q.affine()[0].item()
+    x = torch.tensor([-3.0, -0.33, 0.0, 0.41, 1.17, 9.0], requires_grad=True)
+    y = q(x)
+    weight = torch.arange(1.0, 7.0)
+    (y * weight).sum().backward()
+    scale, zero_point = q.affine()
+    codes = torch.round(x / scale + zero_point).clamp(q.low, q.high)
+    inside = torch.tensor([0.0, 1, 1, 1, 1, 0])
+    assert torch.equal(x.grad, weight * inside)
+    of_scale = (weight * (codes - zero_point - inside * x / scale)).sum()
+    torch.testing.assert_close(q.log_step.grad, (of_scale * scale).detach())
+    torch.testing.assert_close(y, q.eval()(x))
+    assert (q.min_val.item(), q.max_val.item()) == (-1.0, 2.0)  # the first range stays
+    with torch.no_grad():
+        q.log_step.fill_(0.5)
+    assert q.affine()[0].item() == pytest.approx(first * 1.6487, rel=1e-4)
+    assert q(torch.zeros(3)).tolist() == [0, 0, 0]  # whatever the step, 0 is a code
+
+
+def test_a_learned_step_learns_a_narrower_range():
+    """Values in +-1 and a first one of 6: the step shrinks to what loses least."""
+    torch.manual_seed(0)
+    q = made(-6.0, 6.0, bits=4, observer="learned", percentile=0.0)
+    x = torch.rand(500) * 2 - 1
+    optimizer = torch.optim.Adam(q.parameters(), lr=0.02)
+    errors = []
+    for _ in range(300):
+        loss = (q(x) - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(loss.item())
+    assert min(errors) == pytest.approx((2 / 15) ** 2 / 12, rel=0.3)
+    assert errors[-1] < 0.1 * errors[0]
+    assert q.affine()[0].item() == pytest.approx(2 / 15, rel=0.3)
+
+
+def test_protected_rows_are_nothing_to_a_learned_step():
+    q = made(-1.0, 1.0, bits=4, observer="learned", percentile=0.0)
+    x = torch.tensor([[0.123, 5.0], [0.2, -0.7]], requires_grad=True)
+    y = q(x, torch.tensor([True, False]))
+    assert torch.equal(y[0], x[0])
+    y[0].sum().backward()
+    assert q.log_step.grad.item() == 0
+    assert x.grad.tolist() == [[1, 1], [0, 0]]

@@ -1,0 +1,1 @@
+"""Tables of trained networks: a JSON file each (bgnn.models.table)."""
