@@ -11,8 +11,12 @@ rest, as the stage does from its own totals:
 
 A piece's total is a whole number that float32 holds, as long as the piece has at most 2^16 edges. The
 sum of the pieces is the sum: integers are exact. A piece has its node's self-loop too, as the file adds it; the host
-takes those back that are too many. A softmax over a node's edges, or a value of edges made of sums over them, has no
-such form: then the stage has no pieces.
+takes those back that are too many. A value of edges made of sums over them has no such form: then the stage has no
+pieces.
+
+A softmax over a node's edges takes three rounds over the pieces: the largest score, which is exact; the sum of
+exp(score - largest); the totals above, whose messages read both. The second is a sum of floats in another order, so a
+code of a result may differ by one from the stage's own. Packed signs of such a sum have no pieces.
 """
 
 from __future__ import annotations
@@ -48,12 +52,19 @@ class Total:
 
 
 @dataclasses.dataclass
-class Hubs:
-    """The two graphs. `totals`: the outputs of `pieces`; `finish` is given them by their names."""
+class Round:
+    """A graph that computes `totals` of some of a node's edges, from those of earlier rounds by their names."""
 
     pieces: Stage
-    finish: Stage
     totals: list[Total]
+
+
+@dataclasses.dataclass
+class Hubs:
+    """`finish` is given the totals of the last round by their names."""
+
+    rounds: list[Round]
+    finish: Stage
 
 
 class _NoPieces(Exception):
@@ -61,24 +72,52 @@ class _NoPieces(Exception):
 
 
 def hubs_of(stage: Stage) -> Hubs | None:
-    """The two graphs of a stage, None where it has none."""
-    if stage.builder is None or not all(is_call(node, *SUMS, *CODE_SUMS, *LARGEST) for node in stage.reduced):
+    """The graphs of a stage, None where it has none."""
+    if (
+        not stage.builder
+        or not stage.reduced
+        or not all(is_call(n, *SUMS, *CODE_SUMS, *LARGEST) for n in stage.reduced)
+    ):
         return None
     try:
-        pieces, finish = stage.builder(_Pieces), stage.builder(_Finish)
-        assert isinstance(pieces, _Pieces)
-        made = pieces.totals_of(stage.reduced)
-        return Hubs(made, finish.build(stage.results), pieces.totals) if stage.reduced else None
+        last, finish = stage.builder(_Pieces), stage.builder(_Finish)
+        assert isinstance(last, _Pieces)
+        rounds = [Round(last.totals_of(stage.reduced), last.totals)]
+        if last.softmaxes and any(node.meta["val"].dtype == torch.int32 for node in stage.results):
+            return None
+        for what in ("sum", "most") if last.softmaxes else ():
+            one = stage.builder(_Pieces)
+            assert isinstance(one, _Pieces)
+            rounds.insert(0, Round(one.totals_of_softmaxes(last.softmaxes, what), one.totals))
+        return Hubs(rounds, finish.build(stage.results))
     except _NoPieces:
         return None
 
 
-class _Pieces(Builder):
+class _GivenTotals(Builder):
+    """A builder whose graph may be given totals."""
+
+    def total(self, node: fx.Node, what: str, dtype: torch.dtype, one: bool = False) -> fx.Node:
+        """Such an input, of a row for each destination (`one`: a number)."""
+        name = f"{node.name}_{what}"
+        if name not in self.given:
+            shape = [self.cut.node_inputs[0].meta["val"].shape[0], *([] if one else node.meta["val"].shape[1:])]
+            placeholder = self.placeholder(name)
+            placeholder.meta["val"] = torch.empty(shape, dtype=dtype, device="meta")
+            self.given[name] = Given(placeholder, None, "total", total=name)
+        return self.given[name].node
+
+
+class _Pieces(_GivenTotals):
     """Makes the totals of reductions."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.totals: list[Total] = []
+        self.softmaxes: dict[fx.Node, EdgeSet] = {}
 
     def totals_of(self, reduced: list[fx.Node]) -> Stage:
         """The stage whose outputs are `totals`."""
-        self.totals: list[Total] = []
         made: list[fx.Node] = []
         for node in reduced:
             edges = cast(EdgeSet, self.cut.set_of(node))
@@ -104,13 +143,45 @@ class _Pieces(Builder):
                 self.totals.append(Total(f"{node.name}_count", "whole", edges))
         return self.finished(made, reduced)
 
+    def totals_of_softmaxes(self, softmaxes: dict[fx.Node, EdgeSet], what: str) -> Stage:
+        """The stage whose outputs are the largest scores of softmaxes ("most"), or their sums of powers ("sum")."""
+        made: list[fx.Node] = []
+        for node, edges in softmaxes.items():
+            values, index, size = operands(node)
+            target = self.operand(index, edges)
+            rows = self.operand(size, edges) if isinstance(size, fx.Node) else size
+            if what == "most":
+                made.append(self.call(node, bgnn.segment_max.default, self.operand(values, edges), target, rows))
+            else:
+                made.append(self.call(node, bgnn.segment_sum.default, self._powers(node, edges), target, rows))
+            self.totals.append(Total(f"{node.name}_{what}", "most" if what == "most" else "real", edges))
+        if self.softmaxes:
+            raise _NoPieces  # softmaxes of softmaxes
+        return self.finished(made, list(softmaxes))
+
     def copy(self, node: fx.Node, edges: EdgeSet | None, form: str) -> fx.Node:
+        if is_call(node, bgnn.segment_softmax) and edges is not None:
+            if (node, edges) not in self.made:
+                self.softmaxes[node] = edges
+                total = self.call(node, aten.add.Tensor, self.total(node, "sum", torch.float32), 1e-16)
+                self.made[node, edges] = self.call(
+                    node, aten.div.Tensor, self._powers(node, edges), self._by_edge(node, total, edges)
+                )
+            return self.made[node, edges]
         if is_call(node, *ops.having("segment"), bgnn.loop_rows):
             raise _NoPieces  # a total of all edges, in what a piece sums
         return super().copy(node, edges, form)
 
+    def _powers(self, node: fx.Node, edges: EdgeSet) -> fx.Node:
+        largest = self._by_edge(node, self.total(node, "most", torch.float32), edges)
+        scores = self.operand(operands(node)[0], edges)
+        return self.call(node, aten.exp.default, self.call(node, aten.sub.Tensor, scores, largest))
 
-class _Finish(Builder):
+    def _by_edge(self, node: fx.Node, total: fx.Node, edges: EdgeSet) -> fx.Node:
+        return self.call(node, aten.index_select.default, total, 0, self.operand(operands(node)[1], edges))
+
+
+class _Finish(_GivenTotals):
     """Copies the stage, with totals that are given."""
 
     def copy(self, node: fx.Node, edges: EdgeSet | None, form: str) -> fx.Node:
@@ -125,12 +196,12 @@ class _Finish(Builder):
 
     def _from_total(self, node: fx.Node) -> fx.Node:
         value = node.meta["val"]
-        total = self._given(node, "total", value.shape, value.dtype if is_call(node, *LARGEST) else torch.float32)
+        total = self.total(node, "total", value.dtype if is_call(node, *LARGEST) else torch.float32)
         if is_call(node, *LARGEST, bgnn.segment_sum):
             return total
         count: Any = None
         if is_call(node, *MEANS):
-            count = self._given(node, "count", value.shape[:1], torch.float32)
+            count = self.total(node, "count", torch.float32, one=True)
             count = self.call(node, aten.clamp.default, count, 1.0)
             if value.dim() > 1:
                 count = self.call(node, aten.reshape.default, count, [-1, *[1] * (value.dim() - 1)])
@@ -154,10 +225,3 @@ class _Finish(Builder):
         self.made[name] = self.graph.get_attr(name)
         self.made[name].meta["val"] = torch.empty((), device="meta")
         return self.made[name]
-
-    def _given(self, node: fx.Node, what: str, shape: Any, dtype: torch.dtype) -> fx.Node:
-        name = f"{node.name}_{what}"
-        placeholder = self.placeholder(name)
-        placeholder.meta["val"] = torch.empty(shape, dtype=dtype, device="meta")
-        self.given[name] = Given(placeholder, None, "total", total=name)
-        return placeholder

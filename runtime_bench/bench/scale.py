@@ -1,8 +1,8 @@
 """`python -m bgnn.runtime_bench.bench.scale FOLDER`: all nodes of a large graph, our chains beside PyG layer by layer.
 
 Each runs in a process of its own: wall time, processor time, peak memory (resident, with the pages of mapped files).
-PyG goes over blocks of nodes with all their in-edges, as its `inference()` does with a NeighborLoader; here the edges
-are sorted once and cut by hand, since that loader needs pyg-lib. The figures are in docs/scale.md.
+PyG is its `GraphSAGE.inference()` with its NeighborLoader, whose sampler is ours (`AllInEdges`): PyG's own needs
+pyg-lib or torch-sparse. The figures are in docs/scale.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
+from torch_geometric.loader import NeighborLoader
+from torch_geometric.nn import GraphSAGE
+from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 
 from bgnn.runtime_bench.graph.synthetic import products_like
 
@@ -28,36 +32,41 @@ FEATURES, HIDDEN, CLASSES = 100, 128, 47  # those of ogbn-products, and what its
 BLOCK = 16_384  # nodes that PyG computes at a time
 
 
-class SAGE(nn.Module):
-    """GraphSAGE of PyG's layers."""
+class GCN(nn.Module):
+    """Three of Degree-Quant's GCN layers."""
 
     def __init__(self) -> None:
         super().__init__()
-        from torch_geometric.nn import SAGEConv
+        from bgnn.models.dq.layers import QuantizedGCN
+        from bgnn.models.dq.quantizer import Scheme
 
-        widths = [FEATURES, HIDDEN, HIDDEN, CLASSES]
-        self.convs = nn.ModuleList([SAGEConv(a, b) for a, b in itertools.pairwise(widths)])
+        widths = itertools.pairwise([FEATURES, HIDDEN, HIDDEN, CLASSES])
+        self.convs = nn.ModuleList([QuantizedGCN(a, b, Scheme(), signed=not n) for n, (a, b) in enumerate(widths)])
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        for number, conv in enumerate(self.convs):
-            x = conv(x, edge_index)
-            x = x.relu() if number + 1 < len(self.convs) else x
-        return x
+        for conv in self.convs[:-1]:
+            x = conv(x, edge_index).relu()
+        return self.convs[-1](x, edge_index)
+
+
+def sage() -> GraphSAGE:
+    """PyG's GraphSAGE."""
+    torch.manual_seed(0)
+    return GraphSAGE(FEATURES, HIDDEN, num_layers=3, out_channels=CLASSES).eval()
 
 
 def networks() -> dict[str, tuple[nn.Module, bool]]:
     """By name: a network, and whether it is calibrated."""
-    from bgnn.models.dq.networks import build
     from bgnn.models.sage import BinSAGE
 
     torch.manual_seed(0)
-    gcn = build({"conv": "gcn", "features": FEATURES, "hidden": HIDDEN, "classes": CLASSES, "signed_input": True})
+    gcn = GCN()
     with torch.no_grad():
         gcn.train()(*_example())
     binary = BinSAGE(features=FEATURES, classes=CLASSES, hidden=HIDDEN, layers=3)
     return {
-        "sage-int8": (SAGE(), True),
-        "sage-float": (SAGE(), False),
+        "sage-int8": (sage(), True),
+        "sage-float": (sage(), False),
         "binsage": (binary, False),
         "gcn-dq": (gcn, False),
     }
@@ -85,25 +94,44 @@ def convert_all(folder: Path) -> None:
             (folder / name / file).write_bytes(data)
 
 
+class AllInEdges(BaseSampler):
+    """What `num_neighbors=[-1]` samples: the seeds first, then the other sources of all their in-edges."""
+
+    num_neighbors = (-1,)
+
+    def __init__(self, edges: Tensor, nodes: int) -> None:
+        self.sources = edges[0][edges[1].argsort(stable=True)]
+        counts = torch.bincount(edges[1], minlength=nodes)
+        self.bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self.place = torch.full([nodes], -1)
+
+    def sample_from_nodes(self, index: NodeSamplerInput, **kwargs: Any) -> SamplerOutput:
+        """The seeds' in-edges, numbered anew."""
+        seeds = index.node
+        first, counts = self.bounds[seeds], self.bounds[seeds + 1] - self.bounds[seeds]
+        at = torch.repeat_interleave(first - counts.cumsum(0) + counts, counts)
+        source = self.sources[at.add_(torch.arange(len(at)))]
+        self.place[seeds] = torch.arange(len(seeds))
+        others = source[self.place[source] < 0].unique()
+        self.place[others] = torch.arange(len(others)) + len(seeds)
+        row, node = self.place[source], torch.cat([seeds, others])
+        self.place[node] = -1
+        col = torch.repeat_interleave(torch.arange(len(seeds)), counts)
+        return SamplerOutput(node, row, col, None, metadata=(index.input_id, index.time))
+
+    def sample_from_edges(self, *args: Any, **kwargs: Any) -> Any:
+        """Not what inference asks for."""
+        raise NotImplementedError
+
+
 def layer_by_layer(folder: Path) -> None:
-    """The float network by PyG's layers."""
-    torch.manual_seed(0)
-    model, x = SAGE().eval(), torch.from_numpy(np.load(folder / "x.npy"))
+    """The float network by PyG's own `inference()`."""
     edges = torch.from_numpy(np.load(folder / "edges.npy"))
-    sources = edges[0][edges[1].argsort(stable=True)]
-    bounds = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(edges[1], minlength=len(x)).cumsum(0)])
+    data = Data(x=torch.from_numpy(np.load(folder / "x.npy")), edge_index=edges[:, :0])
+    sampler = AllInEdges(edges, len(data.x))
     del edges
-    with torch.no_grad():
-        for number, conv in enumerate(model.convs):
-            made = []
-            for start in range(0, len(x), BLOCK):
-                stop = min(len(x), start + BLOCK)
-                source = sources[bounds[start] : bounds[stop]]
-                target = torch.repeat_interleave(torch.arange(stop - start), bounds[start : stop + 1].diff())
-                nodes, places = torch.unique(source, return_inverse=True)
-                y = conv((x[nodes], x[start:stop]), torch.stack([places, target]))
-                made.append(y.relu() if number + 1 < len(model.convs) else y)
-            x = torch.cat(made)
+    loader = NeighborLoader(data, [-1], neighbor_sampler=sampler, batch_size=BLOCK)
+    np.save(folder / "PyG.npy", sage().inference(loader).numpy())
 
 
 def measured(command: Sequence[str]) -> tuple[float, float, float]:
@@ -148,6 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, command in commands.items():
         wall, processor, peak = measured([sys.executable, "-W", "ignore", "-m", *map(str, command)])
         print(f"{name}: {wall:.1f} s, {processor:.1f} s of a processor, peak {peak:,.0f} MB", flush=True)
+    ours, theirs = (np.load(folder / f"{name}.npy") for name in ("sage-float", "PyG"))
+    print(
+        f"sage-float and PyG differ by at most {np.abs(ours - theirs).max() / np.abs(theirs).max():.1e} of the largest"
+    )
     return 0
 
 

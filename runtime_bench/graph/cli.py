@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--engine", default="local", metavar="{local,ray}", help="local (default): threads of this process"
     )
     one.add_argument("--address", help="with --engine ray: the cluster (default: one on this machine, while it runs)")
+    one.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(arguments)
+    fail = partial(_fail, debug=options.debug)
     streams.make_safe()
     try:
         with stops_as_errors():
@@ -57,11 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Stopped, KeyboardInterrupt) as stop:
         return _fail(f"{str(stop) or 'interrupted'}: the same command goes on", getattr(stop, "exit_code", 130))
     except BgnnError as error:
-        return _fail(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except MemoryError:
-        return _fail("out of memory: give a smaller --memory, which makes the parts smaller", 1)
+        return fail("out of memory: give a smaller --memory, which makes the parts smaller", 1)
     except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    except Exception as error:
+        hint = "" if options.debug else " (a bug in bgnn-graph: run again with --debug and report it)"
+        return fail(f"internal error: {type(error).__name__}: {error}{hint}", 1)
 
 
 def _run(options: argparse.Namespace) -> None:

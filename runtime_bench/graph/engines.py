@@ -1,4 +1,5 @@
-"""Who computes a stage's parts. `Local`: threads of this process (ONNX Runtime works outside Python's lock)."""
+"""Who sorts the edges and computes a stage's parts. `Local`: threads of this process (ONNX Runtime works outside
+Python's lock)."""
 
 from __future__ import annotations
 
@@ -10,15 +11,20 @@ from typing import Protocol
 
 import numpy as np
 
+from bgnn.runtime_bench.graph import readers, sorting
 from bgnn.runtime_bench.graph.in_edges import InEdges
 from bgnn.runtime_bench.graph.manifest import Manifest, Stage, opener
 from bgnn.runtime_bench.graph.parts import Part, Worker
+from bgnn.runtime_bench.graph.work import Work
 
 Results = dict[str, np.ndarray]
 
 
 class Engine(Protocol):
-    """The seam: whoever computes the parts of a stage."""
+    """The seam: whoever sorts the edges, and computes the parts of a stage."""
+
+    def sort(self, given: readers.Edges, names: readers.Names, memory: int, work: Work) -> dict[str, InEdges]:
+        """The edges of each set by target, in arrays of the work folder; each set is finished there."""
 
     def run(
         self, stage: Stage, parts: Sequence[Part], values: Mapping[str, np.ndarray], sets: Mapping[str, InEdges],
@@ -35,6 +41,10 @@ class Local:
 
     def __init__(self, folder: Path, manifest: Manifest, workers: int) -> None:
         self.folder, self.manifest, self.workers = folder, manifest, workers
+
+    def sort(self, given: readers.Edges, names: readers.Names, memory: int, work: Work) -> dict[str, InEdges]:
+        """In this thread, by pieces."""
+        return sorting.sort(self.manifest, given, names, memory, work)
 
     def run(
         self, stage: Stage, parts: Sequence[Part], values: Mapping[str, np.ndarray], sets: Mapping[str, InEdges],

@@ -14,7 +14,7 @@ import numpy as np
 from bgnn.runtime_bench.runtime.errors import UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
-VERSION = 1
+VERSION = 2
 ROWS = ("destinations", "sources", "edges", "all", "list", "whole", "total")
 
 
@@ -64,7 +64,7 @@ class Stage:
 
     def all(self) -> list[Stage]:
         """The stage, and those of its hubs."""
-        return [self] if self.hubs is None else [self, self.hubs.pieces, self.hubs.finish]
+        return [self] if self.hubs is None else [self, *(one.pieces for one in self.hubs.rounds), self.hubs.finish]
 
     @property
     def sets(self) -> list[str]:
@@ -83,13 +83,21 @@ class Total:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hubs:
-    """The two files that compute a stage for a node whose in-edges do not fit: `pieces` gives totals of some of them,
-    `finish` the stage's results from the joined ones (its inputs of rows "total")."""
+class Round:
+    """A file that gives totals of some of a node's in-edges. It may read the joined ones of earlier rounds (its inputs
+    of rows "total")."""
 
     pieces: Stage
-    finish: Stage
     totals: tuple[Total, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hubs:
+    """The files that compute a stage for a node whose in-edges do not fit: the rounds in turn, then `finish`, which
+    gives the stage's results from the joined totals."""
+
+    rounds: tuple[Round, ...]
+    finish: Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +152,19 @@ def read(path: Path) -> Manifest:
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}): write it again") from error
 
 
+def _name(name: Any) -> str:
+    """A name, which files in a folder are named by: it leads nowhere else."""
+    if not isinstance(name, str) or not name.isprintable() or name.strip() != name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no name")
+    if "/" in name or "\\" in name:
+        raise ValueError(f"{name!r} leads out of a folder")
+    return name
+
+
 def _read(found: dict[str, Any]) -> Manifest:
     values = {
-        name: Value(
-            one["name"], str(np.dtype(one["dtype"])), tuple(map(int, one["shape"])), one["per"], one["scale"],
+        _name(name): Value(
+            _name(one["name"]), str(np.dtype(one["dtype"])), tuple(map(int, one["shape"])), one["per"], one["scale"],
             one["zero"],
         )
         for name, one in found["values"].items()
@@ -165,7 +182,7 @@ def _read(found: dict[str, Any]) -> Manifest:
         raise ValueError("it names values that nothing makes")
     return Manifest(
         str(found["model"]), str(found["edges"]), tuple(found["inputs"]), tuple(found["outputs"]), values,
-        {name: {"target": int(one["target"]), "pairs": [list(map(int, pair)) for pair in one["pairs"]]}
+        {_name(name): {"target": int(one["target"]), "pairs": [list(map(int, pair)) for pair in one["pairs"]]}
          for name, one in found["sets"].items()},
         stages, int(found["max_degree"]), dict(found["made_by"]),
     )  # fmt: skip
@@ -174,14 +191,17 @@ def _read(found: dict[str, Any]) -> Manifest:
 def _stage(one: dict[str, Any]) -> Stage:
     hubs = one["hubs"]
     return Stage(
-        Path(one["file"]).name,
+        _name(one["file"]),
         one["kind"],
         tuple(Fed(**fed) for fed in one["fed"]),
-        tuple(one["results"]),
+        tuple(map(_name, one["results"])),
         {key: int(one["bytes"][key]) for key in ("row", "source", "edge")},
         None
         if hubs is None
-        else Hubs(_stage(hubs["pieces"]), _stage(hubs["finish"]), tuple(Total(**total) for total in hubs["totals"])),
+        else Hubs(
+            tuple(Round(_stage(r["pieces"]), tuple(Total(**total) for total in r["totals"])) for r in hubs["rounds"]),
+            _stage(hubs["finish"]),
+        ),
     )
 
 

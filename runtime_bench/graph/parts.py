@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from bgnn.runtime_bench.graph.in_edges import InEdges
-from bgnn.runtime_bench.graph.manifest import Hubs, Manifest, Stage
+from bgnn.runtime_bench.graph.manifest import Manifest, Round, Stage
 from bgnn.runtime_bench.runtime.errors import BgnnError
 from bgnn.runtime_bench.runtime.limits import readable
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
@@ -57,9 +57,10 @@ def _pieces(need: _Need, node: int, memory: int) -> int:
     """In how many pieces the in-edges of one node are summed."""
     stage, edges = need.stage, need.edges(node, node + 1)
     if stage.hubs is not None:
-        of = stage.hubs.pieces.bytes
-        room = memory - of["row"] - of["source"] - HUB_BYTES * edges
-        each = min(room // (of["source"] + of["edge"] + LIST_BYTES), PIECE)
+        each = PIECE
+        for of in (one.pieces.bytes for one in stage.hubs.rounds):
+            room = memory - of["row"] - of["source"] - HUB_BYTES * edges
+            each = min(room // (of["source"] + of["edge"] + LIST_BYTES), each)
         if each >= 1:
             return -(-edges // each)
     way_out = "the sums of this stage cannot be taken in pieces; " if stage.hubs is None else ""
@@ -99,11 +100,13 @@ class Worker:
         if pieces == 1:
             return self._run(self.stage, start, stop, values, edges)
         assert self.stage.hubs is not None
-        totals = self._totals(self.stage.hubs, start, pieces, values, edges)
-        return self._run(self.stage.hubs.finish, start, stop, {**values, **totals}, {})
+        known = dict(values)
+        for one in self.stage.hubs.rounds:
+            known |= self._totals(one, start, pieces, known, edges)
+        return self._run(self.stage.hubs.finish, start, stop, known, {})
 
     def _totals(
-        self, hubs: Hubs, node: int, pieces: int, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]
+        self, hubs: Round, node: int, pieces: int, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]
     ) -> dict[str, np.ndarray]:
         """The joined totals of one node. The file adds a self-loop to each piece: those too many are taken back."""
         counts = {name: len(one.sources) for name, one in edges.items()}
@@ -144,18 +147,18 @@ class Worker:
                     arrays[fed.name] = given if len(given) else np.zeros([1, *given.shape[1:]], given.dtype)
                 continue
             of = values[str(fed.value)]
-            if fed.rows == "destinations":
-                arrays[fed.name] = (
-                    np.concatenate([of[start:stop], of[start : start + spare]]) if spare else of[start:stop]
-                )
+            if fed.rows in ("destinations", "total"):
+                first = start if fed.rows == "destinations" else 0
+                own = of[first : first + count]
+                arrays[fed.name] = np.concatenate([own, of[first : first + spare]]) if spare else own
             elif fed.rows == "sources":
                 rows = np.empty([count + spare + len(others), *of.shape[1:]], of.dtype)
                 rows[:count] = of[start:stop]
-                rows[count : count + spare] = of[start]
+                rows[count : count + spare] = of[start : start + spare]
                 np.take(of, others, axis=0, out=rows[count + spare :], mode="clip")
                 arrays[fed.name] = rows
             else:
-                arrays[fed.name] = of
+                arrays[fed.name] = of[...]
         model = self.opened(stage.file)
         found = model.run_feeds(model.feeds(**arrays))
         made = dict(zip(stage.results, found.values(), strict=True))
@@ -189,13 +192,14 @@ class Worker:
 
 def run_in_memory(
     manifest: Manifest, opened: Callable[[str], OnnxModel], values: Mapping[str, np.ndarray],
-    sets: Mapping[str, InEdges], parts: int, pieces: int = 1,
+    sets: Mapping[str, InEdges], parts: int, pieces: int = 1, instead: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """The whole chain on a small graph, its destinations in `parts` blocks: every value that flows, and the inputs.
 
-    With `pieces`, the nodes of the most edges are taken for hubs where the stage allows that.
+    With `pieces`, the nodes of the most edges are taken for hubs where the stage allows that. Stages read `instead` in
+    place of what earlier ones made.
     """
-    nodes, known = len(next(iter(sets.values())).bounds) - 1, dict(values)
+    nodes, known, made = len(next(iter(sets.values())).bounds) - 1, dict(values), dict(values)
     for stage in manifest.stages:
         worker = Worker(manifest, stage, opened, nodes)
         ends = np.linspace(0, nodes, 2 if stage.kind == "whole" else parts + 1).astype(int)
@@ -207,5 +211,6 @@ def run_in_memory(
         found = [worker.run(one, known, {name: sets[name].part(*one[:2]) for name in stage.sets}) for one in blocks]
         for name in stage.results:
             per_node = manifest.values[name].per == "node"
-            known[name] = np.concatenate([one[name] for one in found]) if per_node else found[0][name]
-    return known
+            made[name] = np.concatenate([one[name] for one in found]) if per_node else found[0][name]
+            known[name] = made[name] if instead is None else instead[name]
+    return made

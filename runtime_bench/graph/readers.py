@@ -7,6 +7,7 @@ it, and in all other files, a node is named by its row.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,24 +24,25 @@ ROWS = 1 << 18  # of features at a time
 Allocate = Callable[[str, Sequence[int], np.dtype], np.ndarray]
 
 
-class Features:
-    """The nodes: `values` by the names of the network's inputs, and what the nodes are called (`ids`, None: by row)."""
+class Names:
+    """What nodes are called: `ids`, whole numbers or an Arrow array of text (None: by row). `path`: who says so.
 
-    def __init__(self, path: Path, manifest: Manifest, allocate: Allocate) -> None:
-        self.path = path
-        self.ids: Any = None
-        wanted = manifest.inputs_per("node")
-        if _is_parquet(path):
-            self.values, self.ids = _read_parquet(path, wanted, allocate)
-        else:
-            self.values = _arrays(path, wanted, "features")
-        lengths = {name: len(array) for name, array in self.values.items()}
-        self.count = next(iter(lengths.values()))
-        if len(set(lengths.values())) > 1:
-            raise UsageError(f"{path}: the inputs are of different numbers of nodes: {lengths}")
-        if not self.count:
-            raise UsageError(f"{path} holds no nodes")
-        self._order: np.ndarray | None = None
+    Raises UsageError where two nodes have one name.
+    """
+
+    def __init__(self, path: Path, ids: Any, count: int) -> None:
+        self.path, self.ids, self.count = path, ids, count
+        if isinstance(ids, np.ndarray):
+            self._order = np.argsort(ids, kind="stable")
+            self._sorted = ids[self._order]
+            same = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
+            if len(same):
+                raise UsageError(f"{path} has several rows of id {self._sorted[same[0]]}")
+        elif ids is not None:
+            pc = _arrow().pc
+            if len(pc.unique(ids)) != len(ids):
+                twice = next(one["values"].as_py() for one in pc.value_counts(ids) if one["counts"].as_py() > 1)
+                raise UsageError(f"{path} has several rows of id {twice}")
 
     def numbers(self, names: Any, where: str) -> np.ndarray:
         """The nodes' numbers by what they are called: an Arrow array or a NumPy one -> int64 [k].
@@ -55,12 +57,6 @@ class Features:
                 raise UsageError(f"{where} name node {bad}, and {self.path} has rows 0 to {self.count - 1}")
             return numbers
         if isinstance(self.ids, np.ndarray):
-            if self._order is None:
-                self._order = np.argsort(self.ids, kind="stable")
-                self._sorted = self.ids[self._order]
-                same = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
-                if len(same):
-                    raise UsageError(f"{self.path} has several rows of id {self._sorted[same[0]]}")
             numbers = _whole(names, where)
             at = np.minimum(np.searchsorted(self._sorted, numbers), self.count - 1)
             unknown = self._sorted[at] != numbers
@@ -75,11 +71,6 @@ class Features:
             pa.types.is_string(names.type) or pa.types.is_large_string(names.type)
         ):
             raise UsageError(f"{where} name nodes by numbers, and {self.path} by text")
-        if self._order is None:
-            self._order = np.empty(0)
-            if len(pc.unique(self.ids)) != len(self.ids):
-                twice = next(one["values"].as_py() for one in pc.value_counts(self.ids) if one["counts"].as_py() > 1)
-                raise UsageError(f"{self.path} has several rows of id {twice}")
         found = pc.index_in(names.cast(self.ids.type), value_set=self.ids)
         if found.null_count:
             unknown = names[int(np.argmax(found.is_null().to_numpy(zero_copy_only=False)))]
@@ -87,51 +78,96 @@ class Features:
         return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
+class Features:
+    """The nodes: `values` by the names of the network's inputs, and what the nodes are called."""
+
+    def __init__(self, path: Path, manifest: Manifest, allocate: Allocate) -> None:
+        ids: Any = None
+        wanted = manifest.inputs_per("node")
+        if _is_parquet(path):
+            self.values, ids = _read_parquet(path, wanted, allocate)
+        else:
+            self.values = _arrays(path, wanted, "features")
+        lengths = {name: len(array) for name, array in self.values.items()}
+        self.count = next(iter(lengths.values()))
+        if len(set(lengths.values())) > 1:
+            raise UsageError(f"{path}: the inputs are of different numbers of nodes: {lengths}")
+        if not self.count:
+            raise UsageError(f"{path} holds no nodes")
+        self.names = Names(path, ids, self.count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Some of the edges, which can be read alone: a row group of a Parquet file, or all of another file. `first`: how
+    many edges stand before these `count`."""
+
+    file: Path
+    group: int
+    first: int
+    count: int
+
+
 class Edges:
-    """The edges: `pieces(rows)` gives (sources, targets, the edges' values by name), as they are in the file."""
+    """The edges, as they are in the file or files. It can be sent to another process, which opens them there."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+        self.path, self.index = path, manifest.edges
         self.wanted = manifest.inputs_per("edge")
-        self._files: list[Path] = []
-        if _is_parquet(path):
-            self._files = _parquet_files(path)
-            self.count = sum(_open_parquet(file).metadata.num_rows for file in self._files)
+        self.spans: list[Span] = []
+        self._opened: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
+        if not _is_parquet(path):
+            self.count = self._arrays()[0].shape[1]
+            self.spans = [Span(path, 0, 0, self.count)]
             return
-        index = Value(manifest.edges, "int64", (), "edge")
-        given = {index.name: _load(path)} if path.suffix == ".npy" else _load_named(path)
-        if path.suffix == ".npy" and self.wanted:
-            names = ", ".join(one.name for one in self.wanted)
-            raise UsageError(f"{path} holds no {names}: the network reads values of edges; give an .npz or Parquet")
-        if index.name not in given:
-            raise UsageError(f"{path} holds no {index.name}: it has {', '.join(given)}")
-        self._index = given[index.name]
-        if self._index.ndim != 2 or len(self._index) != 2 or self._index.dtype.kind not in "iu":
-            raise UsageError(
-                f"{path}: edges are whole numbers [2, edges], got {self._index.dtype} {list(self._index.shape)}"
-            )
-        self.count = self._index.shape[1]
-        self._values = {one.name: _checked(given, one, path, self.count) for one in self.wanted}
+        self.count = 0
+        for file in _parquet_files(path):
+            opened = _open_parquet(file)
+            _check_columns(file, opened, self._columns())
+            for group in range(opened.metadata.num_row_groups):
+                self.spans.append(Span(file, group, self.count, opened.metadata.row_group(group).num_rows))
+                self.count += self.spans[-1].count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def _columns(self) -> list[str]:
+        return [SOURCE, TARGET, *(one.name for one in self.wanted)]
+
+    def _arrays(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        if self._opened is None:
+            path = self.path
+            given = {self.index: _load(path)} if path.suffix == ".npy" else _load_named(path)
+            if path.suffix == ".npy" and self.wanted:
+                names = ", ".join(one.name for one in self.wanted)
+                raise UsageError(f"{path} holds no {names}: the network reads values of edges; give an .npz or Parquet")
+            if self.index not in given:
+                raise UsageError(f"{path} holds no {self.index}: it has {', '.join(given)}")
+            index = given[self.index]
+            if index.ndim != 2 or len(index) != 2 or index.dtype.kind not in "iu":
+                raise UsageError(f"{path}: edges are whole numbers [2, edges], got {index.dtype} {list(index.shape)}")
+            self._opened = index, {one.name: _checked(given, one, path, index.shape[1]) for one in self.wanted}
+        return self._opened
 
     def mapped(self) -> list[np.ndarray]:
         """The arrays that the pieces are parts of, if they are."""
-        return [] if self._files else [self._index, *self._values.values()]
+        return [] if self._opened is None else [self._opened[0], *self._opened[1].values()]
 
-    def pieces(self, rows: int) -> Iterator[tuple[Any, Any, dict[str, np.ndarray]]]:
-        """At most so many edges at a time."""
-        if not self._files:
+    def read(self, span: Span, rows: int) -> Iterator[tuple[Any, Any, dict[str, np.ndarray]]]:
+        """(sources, targets, the edges' values by name) of a span, at most so many edges at a time."""
+        if not _is_parquet(self.path):
+            index, values = self._arrays()
             for start in range(0, self.count, rows):
                 part = slice(start, start + rows)
-                values = {name: np.ascontiguousarray(array[part]) for name, array in self._values.items()}
-                yield self._index[0, part], self._index[1, part], values
+                yield index[0, part], index[1, part], {k: np.ascontiguousarray(v[part]) for k, v in values.items()}
             return
-        for file in self._files:
-            columns = [SOURCE, TARGET, *(one.name for one in self.wanted)]
-            opened = _open_parquet(file)
-            _check_columns(file, opened, columns)
-            for batch in _batches(file, opened, rows, columns):
-                values = {one.name: _rows(batch.column(one.name), one, file) for one in self.wanted}
-                yield batch.column(SOURCE), batch.column(TARGET), values
+        left = span.count
+        for batch in _batches(span.file, _open_parquet(span.file), rows, self._columns(), [span.group]):
+            left -= batch.num_rows
+            values = {one.name: _rows(batch.column(one.name), one, span.file) for one in self.wanted}
+            yield batch.column(SOURCE), batch.column(TARGET), values
+        if left:
+            raise UsageError(f"{span.file} is damaged: it has {span.count - left} edges, and says {span.count}")
 
 
 def _whole(names: Any, where: str) -> np.ndarray:
@@ -246,9 +282,11 @@ def _check_columns(file: Path, opened: Any, wanted: Sequence[str]) -> None:
             raise UsageError(f"{file} has no column {name!r}: its columns are {', '.join(there)}")
 
 
-def _batches(file: Path, opened: Any, rows: int, columns: Sequence[str]) -> Iterator[Any]:
+def _batches(
+    file: Path, opened: Any, rows: int, columns: Sequence[str], groups: Sequence[int] | None = None
+) -> Iterator[Any]:
     try:
-        yield from opened.iter_batches(batch_size=rows, columns=list(columns), use_threads=False)
+        yield from opened.iter_batches(batch_size=rows, row_groups=groups, columns=list(columns), use_threads=False)
     except (OSError, ValueError) as error:
         if isinstance(error, BgnnError):
             raise

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bgnn.runtime_bench.graph import in_edges, manifest, parts, readers
+from bgnn.runtime_bench.graph import manifest, parts, readers, sorting
 from bgnn.runtime_bench.graph.engines import Engine, Local
 from bgnn.runtime_bench.graph.in_edges import InEdges
 from bgnn.runtime_bench.graph.manifest import Manifest, Stage
+from bgnn.runtime_bench.graph.sorting import BASE
 from bgnn.runtime_bench.graph.work import Work, forget, key_of
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.limits import readable
 from bgnn.runtime_bench.runtime.outputs import check_output
 
-BASE = 160 << 20  # Python, NumPy, ONNX Runtime and its session
 NUMBERING = 5  # bytes a node, of each worker (parts.Worker)
 ARENA = 1.5  # what ONNX Runtime takes of the system for what its tensors take: it grows in large steps
-SORTING = 80  # bytes an edge of a piece, while edges are read and sorted
-SORTED = 16  # bytes a node, while edges are sorted
 Say = Callable[[str], None]
 
 
@@ -47,7 +45,7 @@ def run(
     work = Work(Path(f"{output}.work"), key_of([chain], [*files, edges, features]))
     if work.resumed:
         say(f"going on from {work.folder}")
-    nodes, sets, values = _read(chain, edges, features, memory, work, say)
+    nodes = readers.Features(features, chain, lambda name, *of: work.allocate(f"input-{name}", *of))
     each = int(((memory - BASE) // workers - NUMBERING * nodes.count) / ARENA)
     if each <= 0:
         raise BgnnError(
@@ -56,13 +54,14 @@ def run(
         )
     workforce = _engine(engine, address, folder, chain, workers)
     try:
+        sets, values = _sorted(chain, edges, nodes.names, memory, work, workforce, say), dict(nodes.values)
         for number, stage in enumerate(chain.stages):
             blocks = parts.plan(stage, sets, nodes.count, each, workers)
             title = f"layer {number + 1} of {len(chain.stages)}"
             _run_stage(chain, stage, title, blocks, workforce, values, sets, nodes.count, work, say)
     finally:
         workforce.close()
-    _write(chain, nodes, values, output, work)
+    _write(chain.outputs[0], nodes.names.ids, values, output, work)
     work.remove()
 
 
@@ -84,101 +83,29 @@ def _check(chain: Manifest, edges: Path, features: Path, output: Path) -> None:
         raise UsageError("the network gives several tensors: convert it with one --keep-output")
 
 
-def _read(
-    chain: Manifest, edges: Path, features: Path, memory: int, work: Work, say: Say
-) -> tuple[readers.Features, dict[str, InEdges], dict[str, np.ndarray]]:
-    """The nodes; the edges, sorted; the network's inputs."""
-
-    def allocate(name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-        return work.allocate(f"input-{name}", shape, dtype)
-
-    started = time.perf_counter()
-    nodes = readers.Features(features, chain, allocate)
-    sets = _opened(chain, work)
-    if sets is None:
-        given = readers.Edges(edges, chain)
-        say(f"{nodes.count:,} nodes, {given.count:,} edges")
-        room = memory - BASE - SORTED * nodes.count
-        if room < SORTING * 1024:
-            raise BgnnError(
-                f"sorting edges of {nodes.count} nodes takes {readable(BASE + SORTED * nodes.count)}: a larger "
-                f"--memory than {readable(memory)} is needed"
-            )
-        piece = min(room // SORTING, 1 << 24)
-        sets = _sorted(chain, nodes, given, int(piece), work)
-        say(f"edges sorted in {time.perf_counter() - started:.1f} s")
-    _check_degrees(chain, sets, nodes)
-    return nodes, sets, dict(nodes.values)
-
-
-def _names(name: str, what: str) -> str:
-    return f"{name}-{what}"
-
-
-def _opened(chain: Manifest, work: Work) -> dict[str, InEdges] | None:
-    """The edges as an earlier run has sorted them."""
-    if not all(work.is_done(name) for name in chain.sets):
-        return None
-    values = [one.name for one in chain.inputs_per("edge")]
-    return {
-        name: InEdges(
-            work.open(_names(name, "bounds")), work.open(_names(name, "sources")),
-            {value: work.open(_names(name, value)) for value in values},
-        )
-        for name in chain.sets
-    }  # fmt: skip
-
-
 def _sorted(
-    chain: Manifest, nodes: readers.Features, given: readers.Edges, piece: int, work: Work
+    chain: Manifest, edges: Path, names: readers.Names, memory: int, work: Work, engine: Engine, say: Say
 ) -> dict[str, InEdges]:
-    wanted = chain.inputs_per("edge")
-    ends = work.allocate("ends", [2, given.count], np.dtype(np.int32 if nodes.count < 2**31 else np.int64))
-    listed = {
-        one.name: work.allocate(f"listed-{one.name}", [given.count, *one.shape], np.dtype(one.dtype)) for one in wanted
-    }
-    start = 0
-    for sources, targets, values in given.pieces(piece):
-        part = slice(start, start + len(sources))
-        ends[0, part] = nodes.numbers(sources, f"{given.path}: sources")
-        ends[1, part] = nodes.numbers(targets, f"{given.path}: targets")
-        for name, array in values.items():
-            listed[name][part] = array
-        start = part.stop
-        forget([ends, *listed.values(), *given.mapped()])
-    if start != given.count:
-        raise UsageError(f"{given.path} has {start} edges, and says {given.count}")
-
-    def pieces() -> Iterator[in_edges.Piece]:
-        for one in in_edges.pieces_of(ends, listed, piece):
-            yield one
-            forget([ends, *listed.values(), *made])
-
-    found: dict[str, InEdges] = {}
-    made: list[np.ndarray] = []
-    for name, one in chain.sets.items():
-
-        def allocate(what: str, shape: Sequence[int], dtype: np.dtype, name: str = name) -> np.ndarray:
-            made.append(work.allocate(_names(name, what), shape, dtype))
-            return made[-1]
-
-        of = {value.name: (np.dtype(value.dtype), value.shape) for value in wanted}
-        found[name] = in_edges.sort(pieces, nodes.count, one["pairs"], of, allocate)
-        work.finish(name)
-    for path in [work.path("ends"), *(work.path(f"listed-{one.name}") for one in wanted)]:
-        path.unlink()
-    return found
+    """The edges, sorted by this run or an earlier one."""
+    sets = sorting.opened(chain, work)
+    if sets is None:
+        started = time.perf_counter()
+        given = readers.Edges(edges, chain)
+        say(f"{names.count:,} nodes, {given.count:,} edges")
+        sets = engine.sort(given, names, memory, work)
+        say(f"edges sorted in {time.perf_counter() - started:.1f} s")
+    _check_degrees(sets, chain.max_degree)
+    return sets
 
 
-def _check_degrees(chain: Manifest, sets: Mapping[str, InEdges], nodes: readers.Features) -> None:
+def _check_degrees(sets: Mapping[str, InEdges], limit: int) -> None:
     """The 32-bit sums were proven for so many edges of a node, its loop included."""
     for one in sets.values():
         degrees = np.diff(one.bounds)
         most = int(degrees.argmax())
-        if degrees[most] >= chain.max_degree:
+        if degrees[most] >= limit:
             raise BgnnError(
-                f"node {most} has {int(degrees[most])} in-edges: 32-bit sums are proven for fewer than "
-                f"{chain.max_degree}"
+                f"node {most} has {int(degrees[most])} in-edges: 32-bit sums are proven for fewer than {limit}"
             )
 
 
@@ -247,18 +174,15 @@ class _Progress:
             self.say(f"{self.title}: {100 * self.done / self.nodes:.0f}%, {rate}, {left:,.0f} s left")
 
 
-def _write(
-    chain: Manifest, nodes: readers.Features, values: Mapping[str, np.ndarray], output: Path, work: Work
-) -> None:  # fmt: skip
+def _write(name: str, ids: Any, values: Mapping[str, np.ndarray], output: Path, work: Work) -> None:
     """The result takes its place when it is complete."""
-    name = chain.outputs[0]
     if output.suffix == ".npy":
         with work.named():
             os.replace(work.path(name), output)
         return
     made = work.folder / "output.parquet"
     with work.named():
-        _write_parquet(made, name, values[name], nodes.ids)
+        _write_parquet(made, name, values[name], ids)
         os.replace(made, output)
 
 

@@ -8,39 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from graph_models import GCN, random_graph
+from graph_models import random_graph
+from torch_geometric.nn import GAT
 
 from bgnn.converter.api import convert
 from bgnn.runtime_bench.graph import parts, run
 from bgnn.runtime_bench.graph.cli import main
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
-NODES, EDGES = 3000, 20_000
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """layers/, x.npy and edges.npy of a graph with a hub, and whole.npy, what the whole file gives."""
-    folder = tmp_path_factory.mktemp("given")
-    done = convert(GCN().eval(), random_graph(40, 160), target="onnx-int8-x86", kernels="bgnn", split_layers=True)
-    (folder / "layers").mkdir()
-    for name, data in done.layers.items():
-        (folder / "layers" / name).write_bytes(data)
-    x, edges = random_graph(NODES, EDGES, seed=5)
-    edges[1, :1500] = 7
-    np.save(folder / "x.npy", x.numpy())
-    np.save(folder / "edges.npy", edges.numpy())
-    assert done.model_bytes is not None
-    (expected,) = OnnxModel(done.model_bytes).run(x=x.numpy(), edge_index=edges.numpy()).values()
-    np.save(folder / "whole.npy", expected)
-    return folder
+NODES = 3000  # of the graph `given`
 
 
 def command(given: Path, output: Path, *more: str, **files: Path) -> list[str]:
@@ -220,7 +203,60 @@ def test_a_manifest_of_another_version(given: Path, tmp_path: Path, capsys: pyte
     path = tmp_path / "given" / "layers" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 9}))
     line = fails(capsys, command(tmp_path / "given", tmp_path / "out.npy"), 2)
-    assert "of version 9: this bgnn-graph reads version 1" in line
+    assert "of version 9: this bgnn-graph reads version 2" in line
+
+
+def test_names_that_lead_elsewhere_are_refused(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A manifest of somebody else's: no name in it writes or reads outside of the work folder and its own."""
+    shutil.copytree(given, tmp_path / "a" / "b" / "given")
+    folder = tmp_path / "a" / "b" / "given"
+    path = folder / "layers" / "manifest.json"
+    good = json.loads(path.read_text())
+    stage = good["stages"][1]
+    before = sorted(tmp_path.rglob("*"))
+    for name in (stage["results"][0], stage["file"], "edges0"):
+        for other in ("../../x", "/tmp/x", "..", "a\\b", "a\nb", ""):
+            path.write_text(json.dumps(good).replace(json.dumps(name), json.dumps(other)))
+            assert "is damaged" in fails(capsys, command(folder, folder / "out.npy"), 2)
+            assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_debug_shows_the_traceback(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command(given, tmp_path / "out.npy", edges=tmp_path / "none.npy")
+    assert main(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert main([*arguments, "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", folder], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_really_full(
+    given: Path, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It fills up between two layers; with more room the same command goes on."""
+    np.save(tmp_path / "few.npy", np.load(given / "edges.npy")[:, :2000])
+    assert main(command(given, tmp_path / "out.npy", edges=tmp_path / "few.npy")) == 0
+    output = small_disk / "out.npy"
+    line = fails(capsys, command(given, output, edges=tmp_path / "few.npy"), 1)
+    assert "No space left on device; what is finished stays there, and the same command goes on from it" in line
+    done = (small_disk / "out.npy.work" / "done").read_text().splitlines()
+    assert "0-nodes.onnx" in done
+    assert not output.exists()
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    assert main(command(given, output, edges=tmp_path / "few.npy")) == 0
+    assert "going on from" in capsys.readouterr().err
+    assert np.array_equal(np.load(output), np.load(tmp_path / "out.npy"))
 
 
 def test_a_full_disk_leaves_what_is_finished(
@@ -262,6 +298,33 @@ def test_a_hub_that_does_not_fit_is_summed_in_pieces(
     assert main(command(given, tmp_path / "out.npy", "--memory", memory, "--workers", "2")) == 0
     assert max(pieces) > 1
     assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+
+
+def test_attention_of_a_hub_that_does_not_fit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rounds over the pieces: largest scores, sums of powers, weighted sums."""
+    torch.manual_seed(0)
+    model = GAT(6, 8, num_layers=2, out_channels=3, heads=2).eval()
+    done = convert(model, random_graph(40, 160), target="onnx-x86", kernels="bgnn", split_layers=True)
+    (tmp_path / "layers").mkdir()
+    for name, data in done.layers.items():
+        (tmp_path / "layers" / name).write_bytes(data)
+    assert done.model_bytes is not None
+    x, edges = np.load(given / "x.npy"), np.load(given / "edges.npy")
+    (expected,) = OnnxModel(done.model_bytes).run(x=x, edge_index=edges).values()
+    pieces: list[int] = []
+    plan = parts.plan
+
+    def noted(*args: Any) -> list[parts.Part]:
+        found = plan(*args)
+        pieces.extend(part[2] for part in found if part[0] == 7)
+        return found
+
+    monkeypatch.setattr(parts, "plan", noted)
+    files = {"edges": given / "edges.npy", "features": given / "x.npy"}
+    memory = str(run.BASE + run.NUMBERING * NODES + 300_000)
+    assert main(command(tmp_path, tmp_path / "out.npy", "--memory", memory, **files)) == 0
+    assert max(pieces) > 1
+    assert np.allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_memory_that_is_too_small_says_so(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
