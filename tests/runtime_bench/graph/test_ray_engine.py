@@ -68,7 +68,7 @@ def command(layers: Path, files: dict[str, Path], output: Path, *more: Any) -> l
     return [str(one) for one in what]
 
 
-@pytest.mark.parametrize(("workers", "room"), [(1, 400_000), (2, 1_500_000), (4, 400_000)])
+@pytest.mark.parametrize(("workers", "room"), [(1, 1_500_000), (4, 400_000)])
 def test_workers_and_sizes_of_parts_change_no_bit(
     cluster: str, given: Path, parquet: dict[str, Path], tmp_path: Path, workers: int, room: int,
     monkeypatch: pytest.MonkeyPatch,
