@@ -26,8 +26,10 @@ from bgnn.runtime_bench.graph.work import Work
 # Clusters on loopback, as the command makes them, that nobody else can use; Ray reads these when it is imported.
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 os.environ |= {ON_LOOPBACK: "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-ray = pytest.importorskip("ray")
-pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import ray  # noqa: E402
+
 pytestmark = pytest.mark.slow
 
 CLUSTER = """
