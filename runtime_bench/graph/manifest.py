@@ -15,6 +15,8 @@ from bgnn.runtime_bench.runtime.errors import UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 VERSION = 2
+PER = ("node", "edge", "graph")
+HOW = ("whole", "real", "most")
 ROWS = ("destinations", "sources", "edges", "all", "list", "whole", "total")
 
 
@@ -148,7 +150,7 @@ def read(path: Path) -> Manifest:
         )
     try:
         return _read(found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}): write it again") from error
 
 
@@ -162,47 +164,75 @@ def _name(name: Any) -> str:
 
 
 def _read(found: dict[str, Any]) -> Manifest:
-    values = {
-        _name(name): Value(
-            _name(one["name"]), str(np.dtype(one["dtype"])), tuple(map(int, one["shape"])), one["per"], one["scale"],
-            one["zero"],
-        )
-        for name, one in found["values"].items()
-    }  # fmt: skip
+    values = {_name(name): _value(one) for name, one in found["values"].items()}
+    sets = {_name(name): _set(one) for name, one in found["sets"].items()}
     stages = tuple(_stage(one) for one in found["stages"])
-    known = set(found["inputs"])
+    inputs, outputs = tuple(map(_name, found["inputs"])), tuple(map(_name, found["outputs"]))
+    known: set[str | None] = set(inputs)
     for stage in stages:
-        for fed in (fed for one in stage.all() for fed in one.fed):
-            if fed.rows not in ROWS or (fed.rows not in ("list", "total") and fed.value not in known):
-                raise ValueError(f"{stage.file} is given {fed.value}")
-            if fed.edges is not None and fed.edges not in found["sets"]:
-                raise ValueError(f"{stage.file} reads edges {fed.edges}")
+        totals: set[str | None] = set()
+        others: dict[str, set[str | None]] = {"list": {None}, "total": totals}
+        for one in stage.all():
+            for fed in one.fed:
+                if fed.rows not in ROWS or fed.value not in others.get(fed.rows, known):
+                    raise ValueError(f"{one.file} is given {fed.value}")
+                if fed.edges not in (sets if fed.rows in ("list", "edges") else {None}):
+                    raise ValueError(f"{one.file} reads edges {fed.edges}")
+            if one is not stage:
+                totals |= set(one.results)
+        rounds = stage.hubs.rounds if stage.hubs is not None else ()
+        if not all(total.edges in sets for one in rounds for total in one.totals):
+            raise ValueError(f"{stage.file} sums over other edges")
         known |= set(stage.results)
-    if not known <= set(values) or not set(found["outputs"]) <= known:
+    if not known <= set(values) or not outputs or not set(outputs) <= known:
         raise ValueError("it names values that nothing makes")
+    if not any(values[name].per == "node" for name in inputs):
+        raise ValueError("it has no input of nodes")
     return Manifest(
-        str(found["model"]), str(found["edges"]), tuple(found["inputs"]), tuple(found["outputs"]), values,
-        {_name(name): {"target": int(one["target"]), "pairs": [list(map(int, pair)) for pair in one["pairs"]]}
-         for name, one in found["sets"].items()},
-        stages, int(found["max_degree"]), dict(found["made_by"]),
+        str(found["model"]), _name(found["edges"]), inputs, outputs, values, sets, stages, int(found["max_degree"]),
+        dict(found["made_by"]),
     )  # fmt: skip
+
+
+def _value(one: dict[str, Any]) -> Value:
+    dtype, shape = np.dtype(one["dtype"]), tuple(map(int, one["shape"]))
+    least = -1 if one["per"] == "graph" else 0
+    if dtype.kind not in "biuf" or one["per"] not in PER or not all(least <= size < 1 << 31 for size in shape):
+        raise ValueError(f"{one['name']} is no value of nodes, edges or graphs")
+    return Value(_name(one["name"]), str(dtype), shape, one["per"], one["scale"], one["zero"])
+
+
+def _set(one: dict[str, Any]) -> dict[str, Any]:
+    target, pairs = int(one["target"]), [list(map(int, pair)) for pair in one["pairs"]]
+    if target not in (0, 1) or not pairs or not all(sorted(pair) == [0, 1] for pair in pairs):
+        raise ValueError("its sets of edges are none")
+    return {"target": target, "pairs": pairs}
+
+
+def _fed(one: dict[str, Any]) -> Fed:
+    value, edges = (one[key] if one[key] is None else _name(one[key]) for key in ("value", "edges"))
+    return Fed(_name(one["name"]), value, one["rows"], edges)
+
+
+def _round(one: dict[str, Any]) -> Round:
+    totals = tuple(Total(_name(total["name"]), total["how"], _name(total["edges"])) for total in one["totals"])
+    pieces = _stage(one["pieces"])
+    if tuple(total.name for total in totals) != pieces.results or not all(total.how in HOW for total in totals):
+        raise ValueError(f"{pieces.file} gives other totals")
+    return Round(pieces, totals)
 
 
 def _stage(one: dict[str, Any]) -> Stage:
     hubs = one["hubs"]
+    if one["kind"] not in ("nodes", "edges", "whole"):
+        raise ValueError(f"{one['file']} is of kind {one['kind']}")
+    takes = {key: int(one["bytes"][key]) for key in ("row", "source", "edge")}
+    if not all(0 <= size < 1 << 40 for size in takes.values()):
+        raise ValueError(f"{one['file']} takes {takes}")
     return Stage(
-        _name(one["file"]),
-        one["kind"],
-        tuple(Fed(**fed) for fed in one["fed"]),
-        tuple(map(_name, one["results"])),
-        {key: int(one["bytes"][key]) for key in ("row", "source", "edge")},
-        None
-        if hubs is None
-        else Hubs(
-            tuple(Round(_stage(r["pieces"]), tuple(Total(**total) for total in r["totals"])) for r in hubs["rounds"]),
-            _stage(hubs["finish"]),
-        ),
-    )
+        _name(one["file"]), one["kind"], tuple(map(_fed, one["fed"])), tuple(map(_name, one["results"])),
+        takes, None if hubs is None else Hubs(tuple(map(_round, hubs["rounds"])), _stage(hubs["finish"])),
+    )  # fmt: skip
 
 
 def opener(read: Callable[[str], bytes]) -> Callable[[str], OnnxModel]:

@@ -132,6 +132,9 @@ def _run_stage(
         progress = _Progress(title, stage, sum(stop - start for start, stop, _ in left), sets, say)
         for (start, stop, pieces), found in engine.run(stage, left, values, sets, count):
             for name, array in found.items():
+                about = chain.values[name]
+                if array.dtype != about.dtype or (about.per == "node" and array.shape[1:] != about.shape):
+                    raise BgnnError(f"{stage.file} gives {name} as {array.dtype} {list(array.shape)}: write it again")
                 if name in made:
                     made[name][start:stop] = array
                 else:

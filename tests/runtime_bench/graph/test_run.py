@@ -19,8 +19,9 @@ from graph_models import random_graph
 from torch_geometric.nn import GAT
 
 from bgnn.converter.api import convert
-from bgnn.runtime_bench.graph import parts, run
+from bgnn.runtime_bench.graph import manifest, parts, run
 from bgnn.runtime_bench.graph.cli import main
+from bgnn.runtime_bench.runtime.errors import UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 NODES = 3000  # of the graph `given`
@@ -214,11 +215,35 @@ def test_names_that_lead_elsewhere_are_refused(given: Path, tmp_path: Path, caps
     good = json.loads(path.read_text())
     stage = good["stages"][1]
     before = sorted(tmp_path.rglob("*"))
-    for name in (stage["results"][0], stage["file"], "edges0"):
+    for name in (stage["results"][0], stage["file"], "edges0", good["inputs"][0]):
         for other in ("../../x", "/tmp/x", "..", "a\\b", "a\nb", ""):
             path.write_text(json.dumps(good).replace(json.dumps(name), json.dumps(other)))
             assert "is damaged" in fails(capsys, command(folder, folder / "out.npy"), 2)
             assert sorted(tmp_path.rglob("*")) == before
+
+
+def _places(found: Any, *at: str | int) -> Iterator[tuple[str | int, ...]]:
+    yield at
+    for key in found if isinstance(found, dict) else range(len(found)) if isinstance(found, list) else ():
+        yield from _places(found[key], *at, key)
+
+
+@pytest.mark.parametrize("other", [None, -1, "x", [], {}, 10**30])
+def test_a_damaged_manifest_is_one_line(given: Path, tmp_path: Path, other: Any) -> None:
+    """Whatever stands in place of something: it is refused, or can be read."""
+    good = (given / "layers" / "manifest.json").read_text()
+    refused = 0
+    for *at, last in list(_places(json.loads(good)))[1:]:
+        found = within = json.loads(good)
+        for key in at:
+            within = within[key]
+        within[last] = other
+        (tmp_path / "manifest.json").write_text(json.dumps(found))
+        try:
+            manifest.read(tmp_path)
+        except UsageError:
+            refused += 1
+    assert refused > 100
 
 
 def test_debug_shows_the_traceback(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
