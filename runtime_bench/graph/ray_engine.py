@@ -25,6 +25,7 @@ from bgnn.runtime_bench.graph.parts import Part, Worker
 from bgnn.runtime_bench.graph.work import Work
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 
+DEATHS = 3  # of actors that a part survives: one that kills them, for want of memory, is given up
 AHEAD = 2  # parts that an actor has been given, so that it need not wait for the next
 BLOCK_BYTES = 4 << 20  # of rows in one object of the store
 
@@ -109,6 +110,10 @@ class Ray:
             ray.init(**where, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray's own, ConnectionError, RuntimeError
             raise BgnnError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from error
+        there = int(ray.cluster_resources().get("CPU", 0))
+        if there < workers:  # an actor that finds no place would be waited for without end
+            ray.shutdown()
+            raise UsageError(f"--workers {workers}: the cluster has {there} processors")
 
     def sort(self, given: readers.Edges, names: readers.Names, memory: int, work: Work) -> dict[str, InEdges]:
         """By Ray Data, whose memory is Ray's."""
@@ -127,7 +132,7 @@ class Ray:
         files = {one.file: (self.folder / one.file).read_bytes() for one in stage.all()}
         given = [ray.put((stage, files, nodes, {name: self._blocks[name] for name in _read_by(stage)}))]
         if not self.actors:  # not before the edges are sorted, which takes the same processors
-            kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Actor)
+            kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=DEATHS)(_Actor)
             self.actors = [kind.remote(self.manifest) for _ in range(self.workers)]
         waiting, running = list(reversed(parts)), dict[Any, tuple[Part, Any]]()
 

@@ -232,6 +232,14 @@ def test_what_a_worker_finds_wrong_is_one_line(
     assert "edges.parquet: sources name node nobody, which" in lines[0]
 
 
+def test_more_workers_than_processors(
+    cluster: str, given: Path, parquet: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--engine", "ray", "--address", cluster, "--workers", "5"]
+    assert main(command(given / "layers", parquet, tmp_path / "out.npy", *more)) == 2
+    assert "bgnn-graph: --workers 5: the cluster has 4 processors" in capsys.readouterr().err
+
+
 def test_a_cluster_that_is_not_there_is_one_line(
     given: Path, parquet: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
