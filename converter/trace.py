@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch._export.utils import _fakify_params_buffers
 from torch._functorch._aot_autograd import graph_capture_wrappers
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_impls import _is_tensor_constructor
+from torch._subclasses.fake_impls import _is_tensor_constructor, op_implementations_dict
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.ao.quantization import FakeQuantizeBase
 from torch.export import ExportedProgram, _trace
@@ -127,12 +127,11 @@ def _export_functional(model: nn.Module, inputs: tuple[Tensor, ...], dynamic: An
     PyTorch's two steps, `export` and `run_decompositions`, cost half as much again as its private parts that do both
     at once. Arithmetic of sizes is noted where an operation needs it: most is PyTorch's own, on strides, and unused.
     """
-    implicit, decompositions = _split_taken_apart()
-    to_aten = functools.partial(_trace._export_to_aten_ir, decomp_table=decompositions)
+    to_aten = functools.partial(_trace._export_to_aten_ir, decomp_table=_split_taken_apart()[1])
     with (
         user_code.recorded(),
         _any_names(),
-        _override_composite_implicit_decomp(implicit),
+        _composites_taken_apart(),
         mock.patch.object(_trace, "_export_to_aten_ir", to_aten),
         mock.patch.object(graph_capture_wrappers, "maybe_disable_thunkify", nullcontext),
         mock.patch.multiple(FunctionalTensor, **{name: getattr(Tensor, name) for name in _CONVERSIONS}),
@@ -466,11 +465,41 @@ _CONVERSIONS = ("bfloat16", "bool", "byte", "char", "cpu", "double", "float", "h
 def _split_taken_apart() -> tuple[Any, Any]:
     """`taken_apart`, as PyTorch's walk takes it: composites that it knows by itself, and the other ones.
 
-    A `partial` is the kernel that PyTorch runs anyway; to put those in place is a twentieth of a small export.
+    A `partial` is the kernel that PyTorch runs anyway.
     """
     implicit, others = _split_decomp_table_to_cia_and_python_decomp(dict(taken_apart()))
     written = {op: how for op, how in implicit.items() if not isinstance(how, functools.partial)}
     return written, others
+
+
+@functools.cache
+def _kernels_of_composites() -> Mapping[Any, tuple[dict[Any, Any], Any]]:
+    """What PyTorch puts in place so that its walk takes a composite apart as `taken_apart` says, by composite."""
+    implicit, _ = _split_taken_apart()
+    with _override_composite_implicit_decomp(implicit):
+        return {op: (dict(op.py_kernels), op_implementations_dict[op]) for op in implicit}
+
+
+@contextmanager
+def _composites_taken_apart() -> Iterator[None]:
+    """PyTorch's `_override_composite_implicit_decomp`, which makes 4,800 kernels anew each time: half a small export."""
+    made = _kernels_of_composites()
+    before = {op: (dict(op.py_kernels), op_implementations_dict.get(op)) for op in made}
+
+    def put(these: Mapping[Any, tuple[dict[Any, Any], Any]]) -> None:
+        for op, (kernels, of_fakes) in these.items():
+            op.py_kernels.clear()
+            op.py_kernels.update(kernels)
+            op._dispatch_cache.clear()
+            op_implementations_dict.pop(op, None)
+            if of_fakes is not None:
+                op_implementations_dict[op] = of_fakes
+
+    put(made)
+    try:
+        yield
+    finally:
+        put(before)
 
 
 @contextmanager

@@ -39,9 +39,7 @@ Form = tuple[int, str]
 
 def open_graph(function: Callable[..., Any], *inputs: Tensor, outputs: int = 1, **constants: Tensor) -> fx.GraphModule:
     """`function(m, *inputs)` with open numbers of nodes and edges; dialect ops may stand in it, in one spelling."""
-    axes = graph_axes(inputs)
-    program = torch.export.export(Wrapped(function, constants), inputs, dynamic_shapes=(tuple(axes),), strict=False)
-    gm = trace(program, inputs, range(outputs), axes)
+    gm = trace(Wrapped(function, constants), inputs, range(outputs), graph_axes(inputs))
     canonicalise.run(gm)
     return gm
 
