@@ -482,7 +482,7 @@ def _kernels_of_composites() -> Mapping[Any, tuple[dict[Any, Any], Any]]:
 
 @contextmanager
 def _composites_taken_apart() -> Iterator[None]:
-    """PyTorch's `_override_composite_implicit_decomp`, which makes 4,800 kernels anew each time: half a small export."""
+    """PyTorch's `_override_composite_implicit_decomp`, which makes 4,800 kernels anew for each small export."""
     made = _kernels_of_composites()
     before = {op: (dict(op.py_kernels), op_implementations_dict.get(op)) for op in made}
 
