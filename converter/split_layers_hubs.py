@@ -73,11 +73,8 @@ class _NoPieces(Exception):
 
 def hubs_of(stage: Stage) -> Hubs | None:
     """The graphs of a stage, None where it has none."""
-    if (
-        not stage.builder
-        or not stage.reduced
-        or not all(is_call(n, *SUMS, *CODE_SUMS, *LARGEST) for n in stage.reduced)
-    ):
+    known = all(is_call(node, *SUMS, *CODE_SUMS, *LARGEST) for node in stage.reduced)
+    if stage.builder is None or not stage.reduced or not known:
         return None
     try:
         last, finish = stage.builder(_Pieces), stage.builder(_Finish)

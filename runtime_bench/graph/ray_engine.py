@@ -104,7 +104,7 @@ class Ray:
         self.ray, self.folder, self.manifest, self.workers = ray, folder, manifest, workers
         self.actors: list[Any] = []
         self._blocks: dict[str, Blocks | np.ndarray] = {}
-        here = {"num_cpus": workers, "include_dashboard": False}
+        here = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         where: dict[str, Any] = here if address is None else {"address": address}
         try:
             ray.init(**where, log_to_driver=False, logging_level="ERROR")
