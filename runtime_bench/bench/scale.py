@@ -1,8 +1,8 @@
 """`python -m bgnn.runtime_bench.bench.scale FOLDER`: all nodes of a large graph, our chains beside PyG layer by layer.
 
 Each runs in a process of its own: wall time, processor time, peak memory (resident, with the pages of mapped files).
-PyG is its `GraphSAGE.inference()` with its NeighborLoader, whose sampler is ours (`AllInEdges`): PyG's own needs
-pyg-lib or torch-sparse. The figures are in docs/scale.md.
+PyG is its `GraphSAGE.inference()` with its NeighborLoader, whose sampler is ours (`AllInEdges`) where neither pyg-lib
+nor torch-sparse is installed, which PyG's own needs. The figures are in docs/scale.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch_geometric.data import Data
 from torch_geometric.loader import NeighborLoader
 from torch_geometric.nn import GraphSAGE
 from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
+from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
 
 from bgnn.runtime_bench.graph.synthetic import products_like
 
@@ -126,9 +127,10 @@ class AllInEdges(BaseSampler):
 
 def layer_by_layer(folder: Path) -> None:
     """The float network by PyG's own `inference()`."""
-    edges = torch.from_numpy(np.load(folder / "edges.npy"))
-    data = Data(x=torch.from_numpy(np.load(folder / "x.npy")), edge_index=edges[:, :0])
-    sampler = AllInEdges(edges, len(data.x))
+    edges, own = torch.from_numpy(np.load(folder / "edges.npy")), WITH_PYG_LIB or WITH_TORCH_SPARSE
+    print("PyG's own sampler" if own else "our sampler for PyG's loader", flush=True)
+    data = Data(x=torch.from_numpy(np.load(folder / "x.npy")), edge_index=edges if own else edges[:, :0])
+    sampler = None if own else AllInEdges(edges, len(data.x))
     del edges
     loader = NeighborLoader(data, [-1], neighbor_sampler=sampler, batch_size=BLOCK)
     np.save(folder / "PyG.npy", sage().inference(loader).numpy())
