@@ -74,7 +74,7 @@ def accuracy(model: nn.Module, points: Tensor, labels: Tensor, batch: int = 50) 
 
 
 def train_stage(
-    model: nn.Module,
+    model: Any,
     name: str,
     data: Clouds,
     held_out: tuple[Tensor, Tensor],
@@ -89,6 +89,7 @@ def train_stage(
     settle: bool = True,
     surrogate: str = "straight",
     latent_rate: float = 1.0,
+    still_scales: bool = False,
     teacher: nn.Module | None = None,
     lsp: tuple[str, str, float] | None = None,
     state: State | None = None,
@@ -101,7 +102,9 @@ def train_stage(
     Raises ValueError, one line, on a loss that is no number.
     """
     latent = {id(m.weights_real) for m in model.modules() if isinstance(m, BinaryDot) and m.binary}
-    rest, binary = ([p for p in model.parameters() if (id(p) in latent) is part] for part in (False, True))
+    still = {id(p) for scale in model.scales_before_norms() for p in scale.parameters()} if still_scales else set()
+    moving = [p for p in model.parameters() if id(p) not in still]
+    rest, binary = ([p for p in moving if (id(p) in latent) is part] for part in (False, True))
     groups: list[dict[str, Any]] = [{"params": rest}]
     if binary:
         groups.append({"params": binary, "factor": latent_rate})
@@ -140,7 +143,7 @@ def train_stage(
     model.eval()
 
 
-def network(recipe: CloudRecipe, stage: int, classes: int) -> nn.Module:
+def network(recipe: CloudRecipe, stage: int, classes: int) -> Any:
     """The network of a stage, with fresh weights, in training mode."""
     if stage == 0:
         return build_model("dgcnn", classes=classes, **recipe.sizes)
@@ -215,6 +218,7 @@ def train_cascade(
                 settle=recipe.settle,
                 surrogate=recipe.surrogate,
                 latent_rate=recipe.latent_rate,
+                still_scales=recipe.still_scales,
                 teacher=previous,
                 lsp=None if recipe.lsp == "none" or previous is None else (*weights, recipe.lsp_weight),
                 state=state,

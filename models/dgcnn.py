@@ -75,6 +75,10 @@ class PointCloudNet(nn.Module):
         """The logits, and of each EdgeConv the node features `[B, C, N]` and the neighbours `[B, N, k]`."""
         raise NotImplementedError
 
+    def scales_before_norms(self) -> list[Rescale]:
+        """The rescalings whose output a BatchNorm normalises again: what they learn has no effect."""
+        return []
+
     def _node_features(self, points: Tensor) -> Tensor:
         """`[B, N, 3]` to channel-first `[B, 3, N]`, after a look at the shape."""
         if points.dim() != 3 or points.shape[2] != 3:
@@ -424,6 +428,9 @@ class _BinaryFeatures(_BinaryNet):
         self.conv5 = self._conv(sum(self.config["channels"]), embedding, 1)
         self.bn1, self.bn2, self.bn3, self.bn4 = (self._edge_norm(width) for width in self.config["channels"])
         self.bn5 = nn.BatchNorm1d(embedding)
+
+    def scales_before_norms(self) -> list[Rescale]:
+        return [conv[1] for conv in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)]
 
     def _edge_norm(self, width: int) -> nn.Module:
         """The BatchNorm of one EdgeConv layer: its place is what BF1 and BF2 differ in."""

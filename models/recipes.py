@@ -46,6 +46,8 @@ class CloudRecipe:
     settle: take the BatchNorm statistics anew at the end of each stage (not in the paper).
     surrogate: whose gradient the sign has, see `layers.sign`. latent_rate: the rate of the latent weights of binary
         products, as a multiple of `rate` (neither is in the paper; what is deployed stays the same).
+    still_scales: leave the rescaling that a BatchNorm follows at 1 (bf1 and bf2; not in the paper). Its gradient is
+        next to nothing, of which Adam makes full steps, until the layer has faded out: docs/accuracy.md.
     augment: scale by 2/3 to 3/2 and shift by up to 0.2 per axis, as the DGCNN authors' code.
     The rest are sizes: `settings_of("bf2")`'s names.
     """
@@ -77,6 +79,7 @@ class CloudRecipe:
     settle: bool = False
     surrogate: str = "straight"
     latent_rate: float = 1.0
+    still_scales: bool = False
     augment: bool = True
 
     def __post_init__(self) -> None:

@@ -227,3 +227,23 @@ def test_knobs_of_training_change_it_and_not_what_is_deployed(tmp_path):
     latent = fresh.state_dict()["conv2.0.weights_real"]
     torch.testing.assert_close(still["conv2.0.weights_real"], latent)
     assert not torch.equal(still["linear3.core_op.weights_real"], fresh.state_dict()["linear3.core_op.weights_real"])
+
+
+def test_still_scales_stay_at_1_and_a_batch_norm_makes_them_idle(tmp_path):
+    plain = tiny(arch="bf1", knn="hamming", distillation="none")
+    train_cascade(dataclasses.replace(plain, still_scales=True), DATA, tmp_path / "still", 0)
+    train_cascade(plain, DATA, tmp_path / "plain", 0)
+    still, moved = (load_checkpoint(tmp_path / name / "stage3.pt") for name in ("still", "plain"))
+    assert len(still.scales_before_norms()) == 5
+    for scale in still.scales_before_norms():
+        assert all((factor == 1).all() for factor in scale.parameters())
+    assert not any((factor == 1).all() for scale in moved.scales_before_norms() for factor in scale.parameters())
+    assert (still.linear1.rescale.scale_a != 1).any()  # a sign follows that one, and no norm of its own layer
+    fresh = build_model("bf1", classes=4, stage=3, **plain.sizes | {"dropout": 0.0}, **plain.knobs)
+    points = torch.from_numpy(DATA.train[0])
+    before = fresh(points)  # in training mode
+    with torch.no_grad():
+        for scale in fresh.scales_before_norms():
+            for factor in scale.parameters():
+                factor.mul_(3)
+    assert (fresh(points).argmax(1) == before.argmax(1)).float().mean() > 0.9
