@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -430,7 +430,7 @@ class _BinaryFeatures(_BinaryNet):
         self.bn5 = nn.BatchNorm1d(embedding)
 
     def scales_before_norms(self) -> list[Rescale]:
-        return [conv[1] for conv in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)]
+        return [cast(Rescale, conv[1]) for conv in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)]
 
     def _edge_norm(self, width: int) -> nn.Module:
         """The BatchNorm of one EdgeConv layer: its place is what BF1 and BF2 differ in."""
