@@ -18,6 +18,7 @@ from bgnn.runtime_bench.graph import torch_files
 from bgnn.runtime_bench.graph.manifest import Manifest, Value
 from bgnn.runtime_bench.runtime import limits
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
+from bgnn.runtime_bench.runtime.live import numbers_by_value
 
 ID, SOURCE, TARGET = "id", "source", "target"
 ROWS = 1 << 18  # of features at a time
@@ -50,27 +51,28 @@ class Names:
         Raises UsageError with the first name that no node has.
         """
         if self.ids is None:
-            numbers = _whole(names, where)
-            wrong = (numbers < 0) | (numbers >= self.count)
+            given, numbers, lost = _whole(names, where, np.dtype(np.int64))
+            wrong = lost | (numbers < 0) | (numbers >= self.count)
             if wrong.any():
-                bad = numbers[int(wrong.argmax())]
+                bad = given[int(wrong.argmax())]
                 raise UsageError(f"{where} name node {bad}, and {self.path} has rows 0 to {self.count - 1}")
             return numbers
         if isinstance(self.ids, np.ndarray):
-            numbers = _whole(names, where)
+            given, numbers, lost = _whole(names, where, self.ids.dtype)
             at = np.minimum(np.searchsorted(self._sorted, numbers), self.count - 1)
-            unknown = self._sorted[at] != numbers
+            unknown = lost | (self._sorted[at] != numbers)
             if unknown.any():
-                raise UsageError(f"{where} name node {numbers[int(unknown.argmax())]}, which {self.path} does not have")
+                raise UsageError(f"{where} name node {given[int(unknown.argmax())]}, which {self.path} does not have")
             return self._order[at]
         return self._numbers_of_text(names, where)
 
     def _numbers_of_text(self, names: Any, where: str) -> np.ndarray:
         pa, pc = _arrow().pa, _arrow().pc
-        if isinstance(names, np.ndarray) or not (
-            pa.types.is_string(names.type) or pa.types.is_large_string(names.type)
-        ):
-            raise UsageError(f"{where} name nodes by numbers, and {self.path} by text")
+        if not isinstance(names, np.ndarray):
+            names = _plain(names)
+        if isinstance(names, np.ndarray) or not pa.types.is_large_string(names.type):
+            kind = names.dtype if isinstance(names, np.ndarray) else names.type
+            raise UsageError(f"{where} name nodes by {kind}, and {self.path} by text")
         found = pc.index_in(names.cast(self.ids.type), value_set=self.ids)
         if found.null_count:
             unknown = names[int(np.argmax(found.is_null().to_numpy(zero_copy_only=False)))]
@@ -170,17 +172,30 @@ class Edges:
             raise UsageError(f"{span.file} is damaged: it has {span.count - left} edges, and says {span.count}")
 
 
-def _whole(names: Any, where: str) -> np.ndarray:
+def _whole(names: Any, where: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whole numbers as they are, the same in a dtype of 64 bits, and which of them it does not hold."""
     if not isinstance(names, np.ndarray):
         if names.null_count:
             raise UsageError(f"{where} have {names.null_count} rows without a node")
+        names = _plain(names)
         if not _arrow().pa.types.is_integer(names.type):
             raise UsageError(
-                f"{where} name nodes by {names.type}, and the features by whole numbers: features in Parquet with a "
-                f"column {ID!r} of the same type are looked up by it"
+                f"{where} name nodes by {names.type}, and the features by whole numbers; text is looked up in a "
+                f"column {ID!r} of text, of features in Parquet"
             )
         names = names.to_numpy(zero_copy_only=False)
-    return np.asarray(names, np.int64)
+    numbers = names.astype(dtype)
+    return names, numbers, (names < 0) != (numbers < 0)
+
+
+def _plain(names: Any) -> Any:
+    """Names of nodes without the ways to store them: categories are what they stand for, text is of one type."""
+    pa = _arrow().pa
+    if pa.types.is_dictionary(names.type):
+        names = names.dictionary_decode()
+    if pa.types.is_string(names.type) or str(names.type) == "string_view":
+        names = names.cast(pa.large_string())
+    return names
 
 
 def _is_parquet(path: Path) -> bool:
@@ -261,10 +276,15 @@ def need_arrow() -> None:
 def _parquet_files(path: Path) -> list[Path]:
     if not path.exists():
         raise UsageError(f"{path}: no such file")
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    files = [one for one in path.rglob("*") if one.suffix in (".parquet", ".pq")]
     if not files:
         raise UsageError(f"{path} is a folder without .parquet files")
-    return files
+    deeper = next((one for one in files if one.parent != path), None)
+    if deeper is not None:
+        raise UsageError(f"{path}: {deeper} lies in a folder of its own: give one folder that holds all files")
+    return sorted(files, key=numbers_by_value)
 
 
 def _open_parquet(file: Path) -> Any:
@@ -299,11 +319,15 @@ def _read_parquet(path: Path, wanted: Sequence[Value], allocate: Allocate) -> tu
     count = sum(_open_parquet(file).metadata.num_rows for file in files)
     values = {one.name: allocate(one.name, [count, *one.shape], np.dtype(one.dtype)) for one in wanted}
     ids: list[Any] = []
-    start = 0
+    start, first = 0, dict[str, list[str]]()
     for file in files:
         opened = _open_parquet(file)
         names = opened.schema_arrow.names
         of = {one.name: _columns_of(one, wanted, names, file) for one in wanted}
+        first = first or of  # whose columns' order counts
+        if any(sorted(of[name]) != sorted(first[name]) for name in of):
+            raise UsageError(f"{file} has other columns than {files[0]}")
+        of = first
         columns = list(dict.fromkeys([*([ID] if ID in names else []), *(c for group in of.values() for c in group)]))
         for batch in _batches(file, opened, ROWS, columns):
             stop = start + batch.num_rows
@@ -316,16 +340,19 @@ def _read_parquet(path: Path, wanted: Sequence[Value], allocate: Allocate) -> tu
                         column = Value(name, one.dtype, ())
                         values[one.name][start:stop, place] = _rows(batch.column(name), column, file)
             if ID in names:
-                ids.append(batch.column(ID))
+                ids.append(_plain(batch.column(ID)))
             start = stop
     if not ids:
         return values, None
+    if len({str(one.type) for one in ids}) > 1:
+        raise UsageError(f"{path}: column {ID!r} is of several types: {', '.join(sorted({str(i.type) for i in ids}))}")
     named = pa.concat_arrays(ids)
     if len(named) != count or named.null_count:
         raise UsageError(f"{path}: {count - len(named) + named.null_count} rows have no {ID}")
     if pa.types.is_integer(named.type):
-        return values, np.asarray(named.to_numpy(zero_copy_only=False), np.int64)
-    if not (pa.types.is_string(named.type) or pa.types.is_large_string(named.type)):
+        numbers = named.to_numpy(zero_copy_only=False)
+        return values, numbers.astype(np.uint64 if numbers.dtype == np.uint64 else np.int64)
+    if not pa.types.is_large_string(named.type):
         raise UsageError(f"{path}: column {ID!r} is {named.type}, and nodes are named by whole numbers or text")
     return values, named
 
@@ -350,11 +377,13 @@ def _rows(column: Any, wanted: Value, file: Path) -> np.ndarray:
     pa = _arrow().pa
     size = int(np.prod(wanted.shape, dtype=np.int64))
     flat = column
-    if wanted.shape and hasattr(column, "value_lengths") and len(_arrow().pc.unique(column.value_lengths())) > 1:
-        raise UsageError(f"{file}: the lists of column {wanted.name!r} are of different lengths")
     while pa.types.is_list(flat.type) or pa.types.is_large_list(flat.type) or pa.types.is_fixed_size_list(flat.type):
+        if flat.null_count:
+            break
+        if len(_arrow().pc.unique(flat.value_lengths())) > 1:
+            raise UsageError(f"{file}: the lists of column {wanted.name!r} are of different lengths")
         flat = flat.flatten()
-    if column.null_count or flat.null_count:
+    if flat.null_count:
         raise UsageError(f"{file}: column {wanted.name!r} has empty rows: replace missing values first")
     if len(flat) != size * len(column):
         raise UsageError(f"{file}: column {wanted.name!r} must hold {size} numbers a row ({list(wanted.shape)})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import numpy as np
 from bgnn.runtime_bench.graph import manifest, parts, readers, sorting
 from bgnn.runtime_bench.graph.engines import Engine, Local
 from bgnn.runtime_bench.graph.in_edges import InEdges
-from bgnn.runtime_bench.graph.manifest import Manifest, Stage
+from bgnn.runtime_bench.graph.manifest import Manifest, Stage, Value
 from bgnn.runtime_bench.graph.sorting import BASE
 from bgnn.runtime_bench.graph.work import Work, forget, key_of
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
@@ -42,9 +43,20 @@ def run(
     for file in [*files, edges, features]:
         if not file.exists():
             raise UsageError(f"cannot read {file}: no such file")
+    output = Path(os.path.realpath(output))  # a link stays one
     work = Work(Path(f"{output}.work"), key_of([chain], [*files, edges, features]))
-    if work.resumed:
-        say(f"going on from {work.folder}")
+    with contextlib.closing(work):
+        if work.is_done(chain.stages[-1].file) and not work.path(chain.outputs[0]).exists():
+            work.begin()  # the result took its place, and the run was killed before it could say so
+        if work.resumed:
+            say(f"going on from {work.folder}")
+        _run(chain, folder, edges, features, output, work, memory, workers, engine, address, say)
+
+
+def _run(
+    chain: Manifest, folder: Path, edges: Path, features: Path, output: Path, work: Work, memory: int, workers: int,
+    engine: str, address: str | None, say: Say,
+) -> None:  # fmt: skip
     nodes = readers.Features(features, chain, lambda name, *of: work.allocate(f"input-{name}", *of))
     each = int(((memory - BASE) // workers - NUMBERING * nodes.count) / ARENA)
     if each <= 0:
@@ -61,7 +73,7 @@ def run(
             _run_stage(chain, stage, title, blocks, workforce, values, sets, nodes.count, work, say)
     finally:
         workforce.close()
-    _write(chain.outputs[0], nodes.names.ids, values, output, work)
+    _write(chain.values[chain.outputs[0]], nodes.names.ids, values, output, work)
     work.remove()
 
 
@@ -74,11 +86,15 @@ def _engine(name: str, address: str | None, folder: Path, chain: Manifest, worke
 
 
 def _check(chain: Manifest, edges: Path, features: Path, output: Path) -> None:
-    if output.suffix not in (".npy", ".parquet"):
-        raise UsageError(f"-o {output}: the output is a .npy or a .parquet")
+    for place in (output, Path(os.path.realpath(output))):
+        if place.suffix not in (".npy", ".parquet"):
+            raise UsageError(f"-o {place}: the output is a .npy or a .parquet")
     if output.suffix == ".parquet":
         readers.need_arrow()
     check_output(output, {"the edges": edges, "the features": features})
+    for what, given in {"edges": edges, "features": features}.items():
+        if given.is_dir() and given.samefile(output.parent):
+            raise UsageError(f"cannot write {output}: its folder is that of the {what}, which would hold it")
     if len(chain.outputs) > 1:
         raise UsageError("the network gives several tensors: convert it with one --keep-output")
 
@@ -177,15 +193,19 @@ class _Progress:
             self.say(f"{self.title}: {100 * self.done / self.nodes:.0f}%, {rate}, {left:,.0f} s left")
 
 
-def _write(name: str, ids: Any, values: Mapping[str, np.ndarray], output: Path, work: Work) -> None:
+def _write(about: Value, ids: Any, values: Mapping[str, np.ndarray], output: Path, work: Work) -> None:
     """The result takes its place when it is complete."""
     if output.suffix == ".npy":
         with work.named():
-            os.replace(work.path(name), output)
+            os.replace(work.path(about.name), output)
         return
-    made = work.folder / "output.parquet"
+    made, array = work.folder / "output.parquet", values[about.name]
+    if about.per == "graph":  # its rows, if it has any, are no nodes
+        array = np.atleast_1d(array)
+    elif ids is None:
+        ids = np.arange(len(array))
     with work.named():
-        _write_parquet(made, name, values[name], ids)
+        _write_parquet(made, about.name, array, ids if about.per == "node" else None)
         os.replace(made, output)
 
 
@@ -196,11 +216,11 @@ def _write_parquet(path: Path, name: str, array: np.ndarray, ids: Any) -> None:
     writer = None
     for start in range(0, len(array), readers.ROWS):
         rows = np.asarray(array[start : start + readers.ROWS])
-        names = np.arange(start, start + len(rows)) if ids is None else ids[start : start + len(rows)]
         column = pa.array(rows.reshape(-1))
         if rows.ndim > 1:
             column = pa.FixedSizeListArray.from_arrays(column, int(np.prod(rows.shape[1:])))
-        table = pa.table({readers.ID: names, name: column})
+        columns = {} if ids is None else {readers.ID: ids[start : start + len(rows)]}
+        table = pa.table({**columns, name: column})
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
     if writer is not None:

@@ -45,13 +45,13 @@ def items(source: str, inputs: int) -> Iterator[Item]:
     if not folder.is_dir():
         reason = "not a folder" if folder.exists() else "no such folder"
         raise UsageError(f"--stream {source}: {reason} (- reads standard input)")
-    paths = sorted(folder.glob("*.npz"), key=_numbers_by_value)
+    paths = sorted(folder.glob("*.npz"), key=numbers_by_value)
     if not paths:
         raise UsageError(f"--stream {source}: the folder holds no .npz files")
     return ((path.name, lambda path=path: limits.read_npz(path, path.name)) for path in paths)  # type: ignore[misc]
 
 
-def _numbers_by_value(path: Path) -> list[tuple[int, str]]:
+def numbers_by_value(path: Path) -> list[tuple[int, str]]:
     parts = re.findall(r"([0-9]+)|([^0-9]+)", path.name)
     return [(int(number), "") if number else (-1, text) for number, text in parts]
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from graph_models import random_graph
-from torch_geometric.nn import GAT
+from torch_geometric.nn import GAT, SAGEConv, global_add_pool
 
 from bgnn.converter.api import convert
-from bgnn.runtime_bench.graph import manifest, parts, run
+from bgnn.runtime_bench.graph import manifest, parts, readers, run
 from bgnn.runtime_bench.graph.cli import main
 from bgnn.runtime_bench.runtime.errors import UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
@@ -127,6 +127,143 @@ def test_numbers_as_ids(given: Path, tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
 
 
+def test_numbers_beyond_signed_ones_and_categories(given: Path, tmp_path: Path) -> None:
+    """Unsigned 64-bit ids come back as they were; text may be stored as categories."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    x, edges = np.load(given / "x.npy"), np.load(given / "edges.npy")
+    ids = np.arange(NODES, dtype=np.uint64) * np.uint64(7919) + np.uint64(2**63 - 7919 * 1000)
+    files = {"edges": tmp_path / "edges.parquet", "features": tmp_path / "x.parquet"}
+    for names in (pa.array(ids), pa.array([f"item {i}" for i in ids]).dictionary_encode()):
+        pq.write_table(pa.table({"id": names, "x": list(x)}), files["features"])
+        pq.write_table(pa.table({"source": names.take(edges[0]), "target": names.take(edges[1])}), files["edges"])
+        assert main(command(given, tmp_path / "out.parquet", **files)) == 0
+        made = pq.read_table(tmp_path / "out.parquet")
+        assert made["id"].to_pylist() == names.to_pylist()
+        assert np.array_equal(np.array(made.column(1).to_pylist(), np.float32), np.load(given / "whole.npy"))
+
+
+def test_an_id_that_only_looks_equal_is_refused(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same 64 bits, read as a signed number, name another node."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    edges = np.load(given / "edges.npy")
+    ids = np.arange(NODES, dtype=np.uint64) + np.uint64(2**63)
+    files = {"edges": tmp_path / "edges.parquet", "features": tmp_path / "x.parquet"}
+    for of_nodes, of_edges in ((ids, ids.view(np.int64)), (ids.view(np.int64), ids)):
+        pq.write_table(pa.table({"id": of_nodes, "x": list(np.load(given / "x.npy"))}), files["features"])
+        pq.write_table(pa.table({"source": of_edges[edges[0]], "target": of_edges[edges[1]]}), files["edges"])
+        line = fails(capsys, command(given, tmp_path / "out.npy", **files), 2)
+        assert f"sources name node {of_edges[edges[0, 0]]}, which" in line
+    np.save(tmp_path / "edges.npy", edges.astype(np.uint64) + np.uint64(2**63))
+    line = fails(capsys, command(given, tmp_path / "out.npy", edges=tmp_path / "edges.npy"), 2)
+    assert f"sources name node {int(edges[0, 0]) + 2**63}, and" in line
+
+
+def test_features_in_several_files(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns go by their names, not by their places; files by the numbers in their names; no file is passed over."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    x = np.load(given / "x.npy")
+    folder = tmp_path / "x"
+    folder.mkdir()
+    for number, rows in enumerate(np.array_split(x, 12)):
+        columns = {f"f{i}": rows[:, i] for i in range(x.shape[1])}
+        table = pa.table(dict(reversed(columns.items())) if number else columns)
+        pq.write_table(table, folder / f"part.{number}.{'pq' if number == 3 else 'parquet'}")
+    assert main(command(given, tmp_path / "out.npy", features=folder)) == 0
+    assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+    spoilt = folder / "part.9.parquet"
+    pq.write_table(table.rename_columns([f"g{i}" for i in range(x.shape[1])]), spoilt)
+    line = fails(capsys, command(given, tmp_path / "out.npy", features=folder), 2)
+    assert "part.9.parquet has other columns than" in line
+    pq.write_table(
+        pa.table({"id": np.arange(table.num_rows), **dict(zip(table.column_names, table.columns, strict=True))}), spoilt
+    )
+    assert "rows have no id" in fails(capsys, command(given, tmp_path / "out.npy", features=folder), 2)
+    (folder / "deeper").mkdir()
+    spoilt.rename(folder / "deeper" / spoilt.name)
+    assert "lies in a folder of its own" in fails(capsys, command(given, tmp_path / "out.npy", features=folder), 2)
+
+
+def test_lists_of_lists_have_one_shape(tmp_path: Path) -> None:
+    """As many numbers in all are not enough."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for rows, right in ([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], True), ([[[1, 2, 3], [4]], [[5], [6, 7, 8]]], False):
+        pq.write_table(pa.table({"x": pa.array(rows, pa.list_(pa.list_(pa.float32())))}), tmp_path / "x.parquet")
+        column = pq.read_table(tmp_path / "x.parquet")["x"].chunk(0)
+        if right:
+            found = readers._rows(column, manifest.Value("x", "float32", (2, 2)), tmp_path)
+            assert np.array_equal(found, np.array(rows, np.float32))
+        else:
+            with pytest.raises(UsageError, match="of different lengths"):
+                readers._rows(column, manifest.Value("x", "float32", (2, 2)), tmp_path)
+
+
+class Pooled(torch.nn.Module):
+    """A row for each graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = SAGEConv(6, 4)
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        return global_add_pool(self.conv(x, edge_index), batch)
+
+
+def test_rows_of_graphs_have_no_ids_of_nodes(given: Path, tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    batch = torch.arange(40) // 10
+    done = convert(Pooled().eval(), (*random_graph(40, 160), batch), target="onnx-x86", split_layers=True)
+    (tmp_path / "layers").mkdir()
+    for name, data in done.layers.items():
+        (tmp_path / "layers" / name).write_bytes(data)
+    x, of_nodes = np.load(given / "x.npy"), np.arange(NODES) // 1000
+    pq.write_table(pa.table({"id": np.arange(NODES), "x": list(x), "batch": of_nodes}), tmp_path / "x.parquet")
+    files = {"edges": given / "edges.npy", "features": tmp_path / "x.parquet"}
+    assert main(command(tmp_path, tmp_path / "out.parquet", **files)) == 0
+    made = pq.read_table(tmp_path / "out.parquet")
+    (whole,) = (
+        OnnxModel(done.model_bytes or b"").run(x=x, edge_index=np.load(given / "edges.npy"), batch=of_nodes).values()
+    )
+    assert made.num_columns == 1
+    assert np.allclose(np.array(made.column(0).to_pylist()), whole, rtol=1e-5)
+
+
+def test_an_output_that_is_a_link_stays_one(given: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "out.npy").symlink_to(tmp_path / "there" / "real.npy")
+    assert main(command(given, tmp_path / "out.npy")) == 0
+    assert (tmp_path / "out.npy").is_symlink()
+    assert np.array_equal(np.load(tmp_path / "there" / "real.npy"), np.load(given / "whole.npy"))
+
+
+def test_an_output_among_the_inputs_is_refused(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The next run would read it."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    edges = np.load(given / "edges.npy")
+    pq.write_table(pa.table({"source": edges[0], "target": edges[1]}), tmp_path / "0.parquet")
+    line = fails(capsys, command(given, tmp_path / "out.parquet", edges=tmp_path), 2)
+    assert "its folder is that of the edges" in line
+
+
+def test_a_run_killed_when_the_result_is_in_its_place(given: Path, tmp_path: Path) -> None:
+    """What is left of its folder does not stop the next one."""
+    code = (
+        "import os, sys\n"
+        "from bgnn.runtime_bench.graph import work, cli\n"
+        "work.Work.remove = lambda self: os.kill(os.getpid(), 9)\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    arguments = command(given, tmp_path / "out.npy")
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=100)
+    assert killed.returncode == -9
+    assert (tmp_path / "out.npy").exists()
+    assert (tmp_path / "out.npy.work").exists()
+    assert main(arguments) == 0
+    assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+    assert not (tmp_path / "out.npy.work").exists()
+
+
 def test_a_processed_file_of_pyg(given: Path, tmp_path: Path) -> None:
     from torch_geometric.data import Data, InMemoryDataset
 
@@ -178,6 +315,7 @@ def test_wrong_inputs_are_one_line(given: Path, tmp_path: Path, name: str, capsy
     line = fails(capsys, command(folder, tmp_path / "out.npy", **spoil(folder)), code)
     assert re.search(said, line), line
     assert not (tmp_path / "out.npy").exists()
+    assert (tmp_path / "out.npy.work").exists() == (name == "a number that is none")  # the edges are sorted then
 
 
 def test_wrong_parquet_is_one_line(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
