@@ -79,7 +79,9 @@ def run(gm: fx.GraphModule) -> PassResult:
                     moved = {"perm": new.order, "shape": shape_of(new.base)} if new.moved else {}
                     new.base.meta["tap"] = tap.changed(**moved)
                 if new.base.meta.pop("new", False):  # it stands for this node now, and keeps its name
-                    new.base.name, node.name = node.name, f"{node.name}_as_traced"
+                    name = node.name
+                    node._rename(f"{name}_as_traced")
+                    new.base.name = name
             laid[node] = new
     remove_dead_code(gm)
     return result

@@ -203,7 +203,7 @@ def insert(gm: fx.GraphModule, ranges: Mapping[fx.Node, tuple[float, float]], ke
         node.replace_all_uses_with(
             new, delete_user_cb=lambda user, new=new, given=given: user is not new and not (given and _searches(user))
         )
-        new.name = f"{node.name}_codes"
+        new._rename(f"{node.name}_codes")  # told to the graph, so that a copy gets another
         count += 1
     for node in ranges:
         if is_call(node, aten.mul):  # the norms of edges that the model holds

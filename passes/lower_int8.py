@@ -165,7 +165,8 @@ def _introduce(gm: fx.GraphModule, result: PassResult) -> None:
         real = call(node, bgnn.dequantize.default, codes, scale, zero - low)
         name = node.name
         replace(node, real)
-        real.name, codes.name = f"{name}_real", name
+        real._rename(f"{name}_real")
+        codes.name = name
         codes.meta.pop("new", None)
         result.rewrites += 1
 

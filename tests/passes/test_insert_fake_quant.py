@@ -15,7 +15,7 @@ from torch_geometric.nn import GATConv, GCNConv, GINConv, SAGEConv, global_mean_
 from bgnn.converter import stages
 from bgnn.converter.sizes import graph_axes
 from bgnn.converter.trace import trace
-from bgnn.passes import insert_fake_quant
+from bgnn.passes import insert_fake_quant, lower_int8
 from bgnn.passes.graph import is_call
 
 
@@ -128,6 +128,17 @@ def test_fine_codes_change_little() -> None:
     expected = fx.Interpreter(gm).run(*inputs)[0]
     insert_fake_quant.insert(gm, dict.fromkeys(insert_fake_quant.sites(gm), (-4.0, 4.0)))
     assert (fx.Interpreter(gm).run(*inputs)[0] - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_copies_of_what_was_put_in_have_names_of_their_own() -> None:
+    """A later pass copies quantisers of edges' weights, once for each order of the edges."""
+    gm = traced(Two("gcn"), *random_graph(20, 60))
+    insert_fake_quant.insert(gm, dict.fromkeys(insert_fake_quant.sites(gm), (-4.0, 4.0)))
+    lower_int8.run(gm)
+    for node in [n for n in gm.graph.nodes if n.op == "call_function"]:
+        with gm.graph.inserting_after(node):
+            assert gm.graph.node_copy(node).name != node.name
+    gm.graph.lint()
 
 
 @pytest.mark.parametrize(("keep", "layers"), [("second", 1), ("second.lin.weight", 1), ("aggregation 2", 2)])
