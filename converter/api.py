@@ -285,7 +285,7 @@ def convert(
     if split_layers:
         say("cutting it at its aggregations")
         chain = cut(before)
-        made = write_layers(chain, plan, name, metadata)
+        made = write_layers(chain, plan, name, metadata, **seen)
         if examples:
             say("running the chain and comparing it with the whole file")
             graphs = [(example.second, example.inputs) for example in examples]

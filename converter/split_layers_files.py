@@ -41,8 +41,11 @@ class Layers:
         return {**self.files, "manifest.json": self.manifest.to_json().encode()}
 
 
-def write(chain: split_layers.Chain, plan: stages.Plan, name: str, metadata: Mapping[str, str]) -> Layers:
-    """The files of a chain. Raises ConversionError for what the target cannot write."""
+def write(
+    chain: split_layers.Chain, plan: stages.Plan, name: str, metadata: Mapping[str, str],
+    seen: Mapping[str, float] | None = None,
+) -> Layers:  # fmt: skip
+    """The files of a chain; `seen` as for `emit`. Raises ConversionError for what the target cannot write."""
     sets: dict[split_layers.EdgeSet, str] = {}
     files: dict[str, bytes] = {}
 
@@ -51,7 +54,7 @@ def write(chain: split_layers.Chain, plan: stages.Plan, name: str, metadata: Map
         finish(stage.gm, plan)
         files[file] = emit(
             stage.gm, name=f"{name}: {file}", input_names=list(given), output_names=list(results), metadata=metadata,
-            optimize=plan.optimize, kernels=plan.kernels,
+            optimize=plan.optimize, kernels=plan.kernels, seen=seen,
         )  # fmt: skip
         for one in stage.given:
             if one.edges is not None:

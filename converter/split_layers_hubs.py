@@ -194,6 +194,7 @@ class _Finish(_GivenTotals):
     def _from_total(self, node: fx.Node) -> fx.Node:
         value = node.meta["val"]
         total = self.total(node, "total", value.dtype if is_call(node, *LARGEST) else torch.float32)
+        total.meta["of_sum"] = not is_call(node, *LARGEST)
         if is_call(node, *LARGEST, bgnn.segment_sum):
             return total
         count: Any = None
@@ -214,7 +215,9 @@ class _Finish(_GivenTotals):
             divisor = self.call(node, aten.mul.Tensor, count, self._number(np.float32(y_scale), node))
             factor = self.call(node, aten.div.Tensor, self._number(scale, node), divisor)
         real = self.call(node, aten.mul.Tensor, total, factor)
-        return self.call(node, bgnn.quantize.default, real, 1.0, y_zero, low, high)
+        codes = self.call(node, bgnn.quantize.default, real, 1.0, y_zero, low, high)
+        codes.meta["layer"] = node.meta.get("layer") or node.name  # they are counted with those of the other nodes
+        return codes
 
     def _number(self, number: np.float32, node: fx.Node) -> fx.Node:
         name = f"number_{len(self.made)}"

@@ -31,6 +31,8 @@ def of_sums(graph: fx.Graph) -> list[tuple[fx.Node, str, list[int]]]:
     grown: set[fx.Node] = set()
     found = []
     for node in graph.nodes:
+        if node.op == "placeholder" and node.meta.get("of_sum"):  # its pieces were summed elsewhere
+            grown.add(node)
         if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor) or is_call(node, *_ENDS, *_EDGES):
             continue
         if not is_call(node, *_SUMS) and not any(source in grown for source in node.all_input_nodes):

@@ -14,10 +14,8 @@ import numpy as np
 from bgnn.runtime_bench.graph import readers, sorting
 from bgnn.runtime_bench.graph.in_edges import InEdges
 from bgnn.runtime_bench.graph.manifest import Manifest, Stage, opener
-from bgnn.runtime_bench.graph.parts import Part, Worker
+from bgnn.runtime_bench.graph.parts import Part, Results, Worker
 from bgnn.runtime_bench.graph.work import Work
-
-Results = dict[str, np.ndarray]
 
 
 class Engine(Protocol):

@@ -6,6 +6,7 @@ so that a self-loop is one here as well.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,12 +17,21 @@ from bgnn.runtime_bench.graph.manifest import Manifest, Round, Stage
 from bgnn.runtime_bench.runtime.errors import BgnnError
 from bgnn.runtime_bench.runtime.limits import readable
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.saturation import Saturation
 
 HUB_BYTES = 8  # of an edge of a hub, while its pieces are taken
 LIST_BYTES = 3 * 16  # of an edge beside what a stage's tensors take: its two ends, and copies while they are made
 PIECE = 1 << 16  # edges of a hub at a time, at most: float32 holds the total of so many codes exactly
 HUBS = 8  # of a small graph that is to try them
 PARTS_EACH = 4  # at least, for each worker: they end at about the same time
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A part's: of each value its rows, or the whole; and the codes of its sums that saturated."""
+
+    arrays: dict[str, np.ndarray]
+    sums: list[Saturation]
 
 
 Part = tuple[int, int, int]
@@ -91,8 +101,8 @@ class Worker:
         self.manifest, self.stage, self.opened, self.nodes = manifest, stage, opened, nodes
         self._seen: np.ndarray | None = None
 
-    def run(self, part: Part, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]) -> dict[str, np.ndarray]:
-        """The stage's results for a part's destinations: of each value its rows, or the whole.
+    def run(self, part: Part, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]) -> Results:
+        """The stage's results for a part's destinations.
 
         `values`: all that earlier stages made, and the network's inputs. `edges`: those of the part. Raises BgnnError.
         """
@@ -115,10 +125,12 @@ class Worker:
             for i in range(pieces)
         ]
         parts = [{name: edges[name].piece(*span) for name, span in spanned.items()} for spanned in spans]
-        alone = self._run(hubs.pieces, node, node + 1, values, {name: one.piece(0, 0) for name, one in edges.items()})
+        alone = self._run(
+            hubs.pieces, node, node + 1, values, {name: one.piece(0, 0) for name, one in edges.items()}
+        ).arrays
         joined: dict[str, np.ndarray] = {}
         for number, one in enumerate(parts):
-            found = self._run(hubs.pieces, node, node + 1, values, one)
+            found = self._run(hubs.pieces, node, node + 1, values, one).arrays
             for total in hubs.totals:
                 array = found[total.name]
                 if total.how == "most":
@@ -132,7 +144,7 @@ class Worker:
 
     def _run(
         self, stage: Stage, start: int, stop: int, values: Mapping[str, np.ndarray], edges: Mapping[str, InEdges]
-    ) -> dict[str, np.ndarray]:
+    ) -> Results:
         count, arrays = stop - start, dict[str, np.ndarray]()
         # Some operators refuse to have no edges: then one more destination, like the first, has an edge to itself.
         spare = int(any(not len(one.sources) for one in edges.values()))
@@ -160,9 +172,9 @@ class Worker:
             else:
                 arrays[fed.name] = of[...]
         model = self.opened(stage.file)
-        found = model.run_feeds(model.feeds(**arrays))
+        found, sums = model.run_counted(model.feeds(**arrays))
         made = dict(zip(stage.results, found.values(), strict=True))
-        return {name: array[:count] for name, array in made.items()} if spare else made
+        return Results({name: array[:count] for name, array in made.items()} if spare else made, sums)
 
     def _list(self, name: str, edges: InEdges, spare: int) -> np.ndarray:
         """The part's edges, int64 [2, e], as the file numbers nodes; that of the spare one where there are none."""
@@ -208,7 +220,9 @@ def run_in_memory(
             hubs = np.argsort(-np.diff(sets[stage.sets[0]].bounds), kind="stable")[:HUBS]
         bounds = np.unique(np.concatenate([ends, hubs, hubs + 1])).tolist()
         blocks = [(a, b, pieces if a in hubs else 1) for a, b in itertools.pairwise(bounds)]
-        found = [worker.run(one, known, {name: sets[name].part(*one[:2]) for name in stage.sets}) for one in blocks]
+        found = [
+            worker.run(one, known, {name: sets[name].part(*one[:2]) for name in stage.sets}).arrays for one in blocks
+        ]
         for name in stage.results:
             per_node = manifest.values[name].per == "node"
             made[name] = np.concatenate([one[name] for one in found]) if per_node else found[0][name]

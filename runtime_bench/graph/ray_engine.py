@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from bgnn.runtime_bench.graph import ray_edges, readers
-from bgnn.runtime_bench.graph.engines import Results
 from bgnn.runtime_bench.graph.in_edges import InEdges
 from bgnn.runtime_bench.graph.manifest import Manifest, Stage, opener
-from bgnn.runtime_bench.graph.parts import Part, Worker
+from bgnn.runtime_bench.graph.parts import Part, Results, Worker
 from bgnn.runtime_bench.graph.work import Work
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 

@@ -17,9 +17,11 @@ from bgnn.runtime_bench.graph.in_edges import InEdges
 from bgnn.runtime_bench.graph.manifest import Manifest, Stage, Value
 from bgnn.runtime_bench.graph.sorting import BASE
 from bgnn.runtime_bench.graph.work import Work, forget, key_of
+from bgnn.runtime_bench.runtime import saturation
 from bgnn.runtime_bench.runtime.errors import BgnnError, UsageError
 from bgnn.runtime_bench.runtime.limits import readable
 from bgnn.runtime_bench.runtime.outputs import check_output
+from bgnn.runtime_bench.runtime.saturation import Saturation
 
 NUMBERING = 5  # bytes a node, of each worker (parts.Worker)
 ARENA = 1.5  # what ONNX Runtime takes of the system for what its tensors take: it grows in large steps
@@ -146,8 +148,10 @@ def _run_stage(
     if left:
         made = {name: work.open(name, write=True) for name in stage.results if chain.values[name].per == "node"}
         progress = _Progress(title, stage, sum(stop - start for start, stop, _ in left), sets, say)
+        sums: list[Saturation] = []
         for (start, stop, pieces), found in engine.run(stage, left, values, sets, count):
-            for name, array in found.items():
+            sums += found.sums
+            for name, array in found.arrays.items():
                 about = chain.values[name]
                 if array.dtype != about.dtype or (about.per == "node" and array.shape[1:] != about.shape):
                     raise BgnnError(f"{stage.file} gives {name} as {array.dtype} {list(array.shape)}: write it again")
@@ -158,6 +162,9 @@ def _run_stage(
             work.finish(step((start, stop, pieces)))
             forget([*values.values(), *made.values(), *(array for one in sets.values() for array in one.arrays())])
             progress.add(start, stop)
+        warning = saturation.in_words(saturation.joined(sums))
+        if warning is not None:
+            say(f"warning: {title}: {warning}")
         for array in made.values():
             array.flush()  # type: ignore[attr-defined]
         work.finish(stage.file)

@@ -78,11 +78,9 @@ class OnnxModel:
     def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = self._checked(inputs)
         if self._nodes(arrays) != 0:
-            names = [*self.output_names, *(one["tensor"] for one in self.sums)]
-            found = self._results(names, self._laid_out(arrays))
-            self.saturation = saturation.count(self.sums, found[len(self.output_names) :])
+            found, self.saturation = self.run_counted(self._laid_out(arrays))
             saturation.warn(self.saturation)
-            return dict(zip(self.output_names, found, strict=False))
+            return found
         self.saturation = []
         # ONNX Runtime's convolutions refuse tensors without rows: one node takes their place, and goes again.
         dims = {one["name"]: one["shape"] for one in self.inputs}
@@ -109,6 +107,12 @@ class OnnxModel:
         for wanted in self.tables:
             feeds.update(_tables(wanted, arrays))
         return feeds
+
+    def run_counted(self, feeds: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[Saturation]]:
+        """Runs the model on what `feeds` gave; the codes of its sums are counted, and nothing is said."""
+        found = self._results([*self.output_names, *(one["tensor"] for one in self.sums)], feeds)
+        counted = saturation.count(self.sums, found[len(self.output_names) :])
+        return dict(zip(self.output_names, found, strict=False)), counted
 
     def run_feeds(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the model on what `feeds` gave; nothing is counted."""

@@ -8,7 +8,7 @@ codes that was at an end of the range on the example graph; `OnnxModel.run` read
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,18 +64,33 @@ def count(sums: Sequence[Mapping[str, Any]], values: Sequence[np.ndarray]) -> li
     return found
 
 
+def joined(found: Iterable[Saturation]) -> list[Saturation]:
+    """Counts of parts of a graph, of each sum as one."""
+    made: dict[str, Saturation] = {}
+    for one in found:
+        before = made.get(one.name, Saturation(one.name, 0, 0, one.seen))
+        made[one.name] = Saturation(one.name, before.at_ends + one.at_ends, before.codes + one.codes, one.seen)
+    return list(made.values())
+
+
 def warn(found: Sequence[Saturation]) -> None:
     """Says so where more codes than on the example graph are at an end."""
+    text = in_words(found)
+    if text is not None:
+        warnings.warn(text, SaturationWarning, stacklevel=3)
+
+
+def in_words(found: Sequence[Saturation]) -> str | None:
+    """What there is to say, where more codes than on the example graph are at an end."""
     worst = max((one for one in found if one.is_more), key=lambda one: one.share, default=None)
-    if worst is not None:
-        more = sum(one.is_more for one in found)
-        warnings.warn(
-            f"{worst.name}: {worst.at_ends} of {worst.codes} codes ({worst.share:.1%}) are at an end of their 8-bit "
-            "range"
-            + (f", {worst.seen:.1%} on the example graph" if worst.seen is not None else "")
-            + (f"; so are those of {more - 1} more sums" if more > 1 else "")
-            + ": this graph's sums are larger than those the ranges were chosen for, and the outputs may be far off; "
-            "calibrate with graphs like this one",
-            SaturationWarning,
-            stacklevel=3,
-        )
+    if worst is None:
+        return None
+    more = sum(one.is_more for one in found)
+    return (
+        f"{worst.name}: {worst.at_ends} of {worst.codes} codes ({worst.share:.1%}) are at an end of their 8-bit "
+        "range"
+        + (f", {worst.seen:.1%} on the example graph" if worst.seen is not None else "")
+        + (f"; so are those of {more - 1} more sums" if more > 1 else "")
+        + ": this graph's sums are larger than those the ranges were chosen for, and the outputs may be far off; "
+        "calibrate with graphs like this one"
+    )

@@ -14,10 +14,12 @@ from torch_geometric.nn import DirGNNConv, GATConv, GCNConv, GINEConv, SAGEConv,
 
 from bgnn.converter import split_layers, split_layers_files, stages
 from bgnn.converter.api import convert
+from bgnn.converter.calibrate import Calibration
 from bgnn.converter.cli import main
 from bgnn.converter.errors import ConversionError, UsageError
 from bgnn.converter.split_layers_hubs import hubs_of
 from bgnn.runtime_bench.graph import manifest
+from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
 
 GRAPH = random_graph(40, 160)
 KINDS = torch.randint(0, 5, (40,), generator=torch.Generator().manual_seed(2))
@@ -139,6 +141,25 @@ def test_the_chain_equals_the_whole_file(name: str, kernels: str) -> None:
     assert not kinds or [file.split("-")[1].removesuffix(".onnx") for file in files] == kinds
     assert len(checks) == (4 if len(inputs) == 2 else 1)
     assert all(check.column_error < 1e-5 for check in checks)
+
+
+def test_every_file_counts_the_sums_that_the_whole_file_counts() -> None:
+    """Those of hubs too, under the same names, beside the share that the example had."""
+    torch.manual_seed(0)
+    sample = dict(zip(("x", "edge_index"), GRAPH, strict=True))
+    done = convert(
+        Plain(GCNConv(6, 8), SAGEConv(8, 3)).eval(), GRAPH, target="onnx-int8-x86", split_layers=True,
+        calibration=Calibration((sample,)),
+    )  # fmt: skip
+    sums = {
+        file: {one["name"]: one["seen"] for one in OnnxModel(data).sums}
+        for file, data in done.layers.items()
+        if file.endswith(".onnx")
+    }
+    whole = {one["name"]: one["seen"] for one in OnnxModel(done.model_bytes or b"").sums}
+    assert {"aggregation 1", "aggregation 2"} <= set(whole)
+    assert {name: seen for file in sums if "-edges" in file for name, seen in sums[file].items()} == whole
+    assert {name: seen for file in sums if "-finish" in file for name, seen in sums[file].items()} == whole
 
 
 class Signs(nn.Module):

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 from graph_models import random_graph
-from torch_geometric.nn import GAT, SAGEConv, global_add_pool
+from torch_geometric.nn import GAT, GIN, SAGEConv, global_add_pool
 
 from bgnn.converter.api import convert
+from bgnn.converter.calibrate import Calibration
 from bgnn.runtime_bench.graph import manifest, parts, readers, run
 from bgnn.runtime_bench.graph.cli import main
 from bgnn.runtime_bench.runtime.errors import UsageError
 from bgnn.runtime_bench.runtime.onnx_runner import OnnxModel
+from bgnn.runtime_bench.runtime.saturation import SaturationWarning
 
 NODES = 3000  # of the graph `given`
 
@@ -461,6 +463,46 @@ def test_a_hub_that_does_not_fit_is_summed_in_pieces(
     assert main(command(given, tmp_path / "out.npy", "--memory", memory, "--workers", "2")) == 0
     assert max(pieces) > 1
     assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(given / "whole.npy"))
+
+
+def test_sums_that_leave_their_range_are_told(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the whole file tells it: the same codes are counted, whatever the parts, a hub in pieces among them."""
+    torch.manual_seed(0)
+    small = random_graph(40, 160)
+    model, sample = GIN(6, 8, num_layers=2, out_channels=3), dict(zip(("x", "edge_index"), small, strict=True))
+    done = convert(
+        model.eval(), small, target="onnx-int8-x86", kernels="bgnn", split_layers=True,
+        calibration=Calibration((sample,)),
+    )  # fmt: skip
+    (tmp_path / "layers").mkdir()
+    for name, data in done.layers.items():
+        (tmp_path / "layers" / name).write_bytes(data)
+    x, edges = np.load(given / "x.npy"), np.load(given / "edges.npy")
+    whole = OnnxModel(done.model_bytes or b"")
+    with pytest.warns(SaturationWarning):
+        (expected,) = whole.run(x=x, edge_index=edges).values()
+    counts = [f"{one.name}: {one.at_ends} of {one.codes} codes" for one in whole.saturation if one.is_more]
+    pieces: list[int] = []
+    plan = parts.plan
+
+    def noted(*args: Any) -> list[parts.Part]:
+        found = plan(*args)
+        pieces.extend(part[2] for part in found)
+        return found
+
+    monkeypatch.setattr(parts, "plan", noted)
+    files = {"edges": given / "edges.npy", "features": given / "x.npy"}
+    for room in (95_000, 4_000_000):
+        memory = str(run.BASE + 2 * (run.NUMBERING * NODES + room))
+        assert main(command(tmp_path, tmp_path / "out.npy", "--memory", memory, "--workers", "2", **files)) == 0
+        assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: layer ")]
+        assert told
+        assert all(any(count in line for count in counts) for line in told), (told, counts)
+        assert (max(pieces) > 1) == (room == 95_000)
+        pieces.clear()
 
 
 def test_attention_of_a_hub_that_does_not_fit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
