@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         model: Any = load_checkpoint(options.model)
+        if ("num_points" in model.config) is (options.nodes is not None):
+            given = "without --nodes" if options.nodes is None else "with --nodes, which is of node networks"
+            raise ValueError(f"{options.model} is a {model.architecture} network {given}")
         if options.nodes is None:
             data = load_clouds(options.data, model.config["num_points"])
             result = compare_clouds(model, *data.test, options.target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,6 +17,21 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
         compare.main([str(tmp_path / "m.pt"), "--target", "lce-arm64"])
     assert error.value.code == 1
     assert capsys.readouterr().err.endswith("m.pt: no such file\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("sage_cora", [], "is a sage network without --nodes"),
+        ("bf2_shapes", ["--nodes", "cora"], "is a bf2 network with --nodes, which is of node networks"),
+    ],
+)
+def test_data_of_another_kind_is_one_line(name, options, said, capsys):
+    model = Path(compare.__file__).parent / "trained" / f"{name}.pt"
+    with pytest.raises(SystemExit) as error:
+        compare.main([str(model), "--target", "onnx-x86", *options])
+    assert error.value.code == 1
+    assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
 @pytest.mark.slow
