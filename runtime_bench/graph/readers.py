@@ -290,9 +290,14 @@ def _parquet_files(path: Path) -> list[Path]:
 def _open_parquet(file: Path) -> Any:
     pq = _arrow().pq
     try:
-        return pq.ParquetFile(file, memory_map=True)
+        opened = pq.ParquetFile(file, memory_map=True)
     except Exception as error:  # Arrow's errors are ValueErrors and OSErrors of its own
         raise UsageError(f"{file} is no whole Parquet file ({' '.join(str(error).split())[:200]})") from error
+    names = opened.schema_arrow.names
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{file} has {names.count(name)} columns {name!r}")
+    return opened
 
 
 def _check_columns(file: Path, opened: Any, wanted: Sequence[str]) -> None:
@@ -389,5 +394,9 @@ def _rows(column: Any, wanted: Value, file: Path) -> np.ndarray:
         raise UsageError(f"{file}: column {wanted.name!r} must hold {size} numbers a row ({list(wanted.shape)})")
     with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
         cast = flat.cast(pa.from_numpy_dtype(np.dtype(wanted.dtype)), safe=np.dtype(wanted.dtype).kind != "f")
-        return cast.to_numpy(zero_copy_only=False).reshape(len(column), *wanted.shape)
+        found = cast.to_numpy(zero_copy_only=False)
+        rounded = found.dtype.kind == "f" and cast.type != flat.type
+        if rounded and np.any(np.isinf(found) & ~np.isinf(flat.to_numpy(zero_copy_only=False))):
+            raise UsageError(f"{file}: column {wanted.name!r} holds numbers beyond {wanted.dtype}")
+        return found.reshape(len(column), *wanted.shape)
     raise UsageError(f"{file}: column {wanted.name!r} holds {flat.type}, and the network reads {wanted.dtype}")

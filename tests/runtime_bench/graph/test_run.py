@@ -337,6 +337,15 @@ def test_wrong_parquet_is_one_line(given: Path, tmp_path: Path, capsys: pytest.C
     pq.write_table(pa.table(ends), first)
     last.write_bytes(first.read_bytes()[:-100])
     assert "1.parquet is no whole Parquet file" in fails(capsys, command(given, output, **files), 2)
+    last.unlink()
+    twice = pa.Table.from_arrays([pa.array(ids), pa.array(ids), pa.array(ids)], names=["source", "target", "source"])
+    pq.write_table(twice, first)
+    assert "0.parquet has 2 columns 'source'" in fails(capsys, command(given, output, **files), 2)
+    pq.write_table(pa.table(ends), first)
+    rows = np.load(given / "x.npy").astype(np.float64)
+    rows[3, 1] = 1e300
+    pq.write_table(pa.table({"id": ids, "x": list(rows)}), files["features"])
+    assert "column 'x' holds numbers beyond float32" in fails(capsys, command(given, output, **files), 2)
 
 
 def test_a_manifest_of_another_version(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
