@@ -100,12 +100,7 @@ class CloudRecipe:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries; it needs 4, one per stage 0 to 3")
         for one in self.schedule:
             _one_of("schedule", one, SCHEDULES)
-        if (
-            min(self.epochs) < 0
-            or min(self.rate) < 0
-            or min(self.decay) < 0
-            or min(self.lsp_weight, self.latent_rate) < 0
-        ):
+        if min(*self.epochs, *self.rate, *self.decay, self.lsp_weight, self.latent_rate) < 0:
             raise ValueError("epochs, rate, decay, lsp_weight and latent_rate must not be negative")
         if self.halve_every < 1 or self.batch < 1:
             raise ValueError("halve_every and batch must be at least 1")
@@ -241,17 +236,7 @@ def read_config(path: Path, settings: Sequence[str] = ()) -> Config:
 
     Raises FileNotFoundError, or ValueError in one line.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such configuration")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a configuration is an object of keys and values")
-    version = content.get("version")
-    if version != VERSION or isinstance(version, bool):
-        raise ValueError(f"{path}: version {str(version)[:40]}; this command reads version {VERSION}")
+    content = read_versioned(path, "configuration")
     kind = content.get("kind")
     if kind not in _KINDS:
         raise ValueError(f"{path}: kind is {str(kind)[:40]!r}; it must be one of {', '.join(_KINDS)}")
@@ -261,6 +246,25 @@ def read_config(path: Path, settings: Sequence[str] = ()) -> Config:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Config(path.stem, str(content.get("row", "")), str(content.get("paper", "")), recipe)
+
+
+def read_versioned(path: Path, what: str) -> dict[str, Any]:
+    """The object that a JSON file of this version holds; `what` it is, in words.
+
+    Raises FileNotFoundError, or ValueError in one line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such {what}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a {what} is an object of keys and values")
+    version = content.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise ValueError(f"{path}: version {str(version)[:40]}; this command reads version {VERSION}")
+    return content
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -24,7 +24,7 @@ from bgnn.models.card import write_card
 from bgnn.models.cascade import train_cascade
 from bgnn.models.clouds import load_clouds
 from bgnn.models.curves import spread
-from bgnn.models.recipes import VERSION, CloudRecipe, Config, read_config
+from bgnn.models.recipes import CloudRecipe, Config, read_config, read_versioned
 
 CONFIGS = Path(__file__).parent / "configs"
 START = "start"
@@ -43,21 +43,17 @@ def read_table(path: Path, settings: Sequence[str] = ()) -> Table:
 
     Raises FileNotFoundError, or ValueError in one line.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table")
+    content = read_versioned(path, "table")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version, seeds, rows = content["version"], content["seeds"], {START: content["start"], **content["rows"]}
+        seeds, rows = content["seeds"], {START: content["start"], **content["rows"]}
         common = [str(one) for one in content["set"]]
         words = {str(title): str(row).split() for title, row in rows.items()}
         if not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < max(1, len(seeds)):
             raise ValueError("seeds: whole numbers, each once")
         if not all(words.values()):
             raise ValueError("a row names no configuration")
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a table of version, start, seeds, set and rows ({error})") from error
-    if version != VERSION:
-        raise ValueError(f"{path}: version {str(version)[:40]}; this command reads version {VERSION}")
     table: dict[str, Config] = {}
     for title, (name, *own) in words.items():
         config = read_config(CONFIGS / f"{name}.json", [*common, *settings, *own])

@@ -8,19 +8,15 @@ import subprocess
 import sys
 
 import pytest
+from cloud_files import write_h5
 
 from bgnn.models.checkpoint import load_checkpoint
-from bgnn.models.shapes import make_clouds
 
 
 @pytest.fixture
 def command(tmp_path):
     """A command in two processes on a tiny recipe; `own` goes after --set."""
-    h5py = pytest.importorskip("h5py")
-    for part in ("train", "test"):
-        points, labels = make_clouds(24, 16, seed=0, classes=3)
-        with h5py.File(tmp_path / f"{part}.h5", "w") as file:
-            file["data"], file["label"] = points, labels
+    write_h5(tmp_path, 24, 16, 3)
     config = tmp_path / "c.json"
     config.write_text('{"version": 1, "kind": "clouds", "arch": "bf1", "distillation": "direct"}')
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from cloud_files import write_h5
 
 from bgnn.models import table
 from bgnn.models.checkpoint import load_checkpoint
-from bgnn.models.shapes import make_clouds
 
 FOLDER = Path(table.__file__).parent / "tables"
 TINY = ["points=12", "k=3", "channels=[4,4,4,4]", "embedding=8", "mlp=[8,8]", "batch=8", "epochs=[1,1,1,1]"]
@@ -18,11 +18,7 @@ ROWS = {"BF1, scratch": "binary-table1-01", "BF1, cascade": "binary-table1-03 in
 
 @pytest.fixture
 def clouds(tmp_path):
-    h5py = pytest.importorskip("h5py")
-    for part in ("train", "test"):
-        points, labels = make_clouds(16, 12, seed=0, classes=2)
-        with h5py.File(tmp_path / f"{part}.h5", "w") as file:
-            file["data"], file["label"] = points, labels
+    write_h5(tmp_path, 16, 12, 2)
     return tmp_path
 
 

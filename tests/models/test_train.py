@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
+from cloud_files import write_h5
 
 from bgnn.models import train
 from bgnn.models.checkpoint import load_checkpoint
-from bgnn.models.shapes import make_clouds
 
 
 def test_the_cascade_on_the_command_line(tmp_path, capsys):
@@ -34,11 +34,7 @@ def test_the_cascade_on_the_command_line(tmp_path, capsys):
 
 
 def test_training_on_h5_files(tmp_path, capsys):
-    h5py = pytest.importorskip("h5py")
-    points, labels = make_clouds(48, 20, seed=0, classes=3)
-    for name in ("train", "test"):
-        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
-            file["data"], file["label"] = points, labels
+    write_h5(tmp_path, 48, 20, 3)
     arguments = "dgcnn --arch dgcnn --points 16 --k 3 --channels 8 8 8 8 --embedding 8 --mlp 8 8 --batch 16"
     arguments += f" --epochs 2 0 0 0 --train {tmp_path}/train.h5 --test {tmp_path}/test.h5 --out {tmp_path}/m.pt"
     train.main(arguments.split())
@@ -54,11 +50,7 @@ def test_bad_settings_are_one_line_and_exit_with_1(tmp_path, capsys):
 
 
 def test_a_configuration_of_two_seeds_and_its_card(tmp_path, capsys):
-    h5py = pytest.importorskip("h5py")
-    for part in ("train", "test"):
-        points, labels = make_clouds(24, 16, seed=0, classes=3)
-        with h5py.File(tmp_path / f"{part}.h5", "w") as file:
-            file["data"], file["label"] = points, labels
+    write_h5(tmp_path, 24, 16, 3)
     config = tmp_path / "mine.json"
     config.write_text('{"version": 1, "kind": "clouds", "arch": "bf1", "distillation": "none", "paper": "61.26 %"}')
     arguments = f"dgcnn --config {config} --data {tmp_path} --folder {tmp_path}/run --seeds 0 1 --licence CC0"

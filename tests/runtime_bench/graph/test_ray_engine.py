@@ -8,7 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,24 +145,17 @@ def test_a_worker_that_is_killed_is_replaced(cluster: str, given: Path) -> None:
 
 
 def test_a_killed_command_goes_on(
-    cluster: str, given: Path, parquet: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: str,
+    given: Path,
+    parquet: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    killed_in_a_layer: Callable[[list[str]], None],
 ) -> None:
     output = tmp_path / "out.npy"
     more = ["--engine", "ray", "--address", cluster, "--workers", 2, "--memory", run.BASE + 900_000]
     arguments = command(given / "layers", parquet, output, *more)
-    code = (
-        "import os, sys\n"
-        "from bgnn.runtime_bench.graph import work, cli\n"
-        "finish = work.Work.finish\n"
-        "def killed(self, step):\n"
-        "    finish(self, step)\n"
-        "    if sum(s.startswith('2-edges.onnx ') for s in self._done) == 4:\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "work.Work.finish = killed\n"
-        "cli.main(sys.argv[1:])\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=100)
-    assert killed.returncode == -9
+    killed_in_a_layer(arguments)
     assert main(arguments) == 0
     assert re.search("going on from", capsys.readouterr().err)
     assert np.array_equal(np.load(output), np.load(given / "whole.npy"))

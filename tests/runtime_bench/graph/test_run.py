@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,23 +63,13 @@ def test_parts_and_workers_change_no_bit(
     assert max(sizes) > (5 if spare == 1 else 1)
 
 
-def test_a_killed_run_goes_on_where_it_stopped(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_run_goes_on_where_it_stopped(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], killed_in_a_layer: Callable[[list[str]], None]
+) -> None:
     """Killed for good (SIGKILL) in the middle of the third file; the parts that were done are not done again."""
     output, log = tmp_path / "out.npy", tmp_path / "out.npy.work" / "done"
     arguments = command(given, output, "--memory", str(run.BASE + 600_000))
-    code = (
-        "import os, sys\n"
-        "from bgnn.runtime_bench.graph import work, cli\n"
-        "finish = work.Work.finish\n"
-        "def killed(self, step):\n"
-        "    finish(self, step)\n"
-        "    if step.startswith('2-edges.onnx ') and sum(s.startswith('2-edges.onnx ') for s in self._done) == 4:\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "work.Work.finish = killed\n"
-        "cli.main(sys.argv[1:])\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=100)
-    assert killed.returncode == -9
+    killed_in_a_layer(arguments)
     before = log.read_text().splitlines()
     assert "1-edges.onnx" in before
     assert not output.exists()
@@ -248,17 +237,12 @@ def test_an_output_among_the_inputs_is_refused(given: Path, tmp_path: Path, caps
     assert "its folder is that of the edges" in line
 
 
-def test_a_run_killed_when_the_result_is_in_its_place(given: Path, tmp_path: Path) -> None:
+def test_a_run_killed_when_the_result_is_in_its_place(
+    given: Path, tmp_path: Path, killed_in_removing: Callable[[list[str]], None]
+) -> None:
     """What is left of its folder does not stop the next one."""
-    code = (
-        "import os, sys\n"
-        "from bgnn.runtime_bench.graph import work, cli\n"
-        "work.Work.remove = lambda self: os.kill(os.getpid(), 9)\n"
-        "cli.main(sys.argv[1:])\n"
-    )
     arguments = command(given, tmp_path / "out.npy")
-    killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=100)
-    assert killed.returncode == -9
+    killed_in_removing(arguments)
     assert (tmp_path / "out.npy").exists()
     assert (tmp_path / "out.npy.work").exists()
     assert main(arguments) == 0
@@ -455,19 +439,25 @@ def test_a_full_disk_leaves_what_is_finished(
     assert np.array_equal(np.load(output), np.load(given / "whole.npy"))
 
 
-def test_a_hub_that_does_not_fit_is_summed_in_pieces(
-    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Node 7 has 1500 in-edges, in more memory than there is."""
+def noted_pieces(monkeypatch: pytest.MonkeyPatch, of: int | None = None) -> list[int]:
+    """Gets in how many pieces each part that is planned is computed; `of`: of those that begin with this node."""
     pieces: list[int] = []
     plan = parts.plan
 
     def noted(*args: Any) -> list[parts.Part]:
         found = plan(*args)
-        pieces.extend(part[2] for part in found if part[0] == 7)
+        pieces.extend(part[2] for part in found if of in (None, part[0]))
         return found
 
     monkeypatch.setattr(parts, "plan", noted)
+    return pieces
+
+
+def test_a_hub_that_does_not_fit_is_summed_in_pieces(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 7 has 1500 in-edges, in more memory than there is."""
+    pieces = noted_pieces(monkeypatch, of=7)
     memory = str(run.BASE + 2 * (run.NUMBERING * NODES + 95_000))
     assert main(command(given, tmp_path / "out.npy", "--memory", memory, "--workers", "2")) == 0
     assert max(pieces) > 1
@@ -493,15 +483,7 @@ def test_sums_that_leave_their_range_are_told(
     with pytest.warns(SaturationWarning):
         (expected,) = whole.run(x=x, edge_index=edges).values()
     counts = [f"{one.name}: {one.at_ends} of {one.codes} codes" for one in whole.saturation if one.is_more]
-    pieces: list[int] = []
-    plan = parts.plan
-
-    def noted(*args: Any) -> list[parts.Part]:
-        found = plan(*args)
-        pieces.extend(part[2] for part in found)
-        return found
-
-    monkeypatch.setattr(parts, "plan", noted)
+    pieces = noted_pieces(monkeypatch)
     files = {"edges": given / "edges.npy", "features": given / "x.npy"}
     for room in (95_000, 4_000_000):
         memory = str(run.BASE + 2 * (run.NUMBERING * NODES + room))
@@ -525,15 +507,7 @@ def test_attention_of_a_hub_that_does_not_fit(given: Path, tmp_path: Path, monke
     assert done.model_bytes is not None
     x, edges = np.load(given / "x.npy"), np.load(given / "edges.npy")
     (expected,) = OnnxModel(done.model_bytes).run(x=x, edge_index=edges).values()
-    pieces: list[int] = []
-    plan = parts.plan
-
-    def noted(*args: Any) -> list[parts.Part]:
-        found = plan(*args)
-        pieces.extend(part[2] for part in found if part[0] == 7)
-        return found
-
-    monkeypatch.setattr(parts, "plan", noted)
+    pieces = noted_pieces(monkeypatch, of=7)
     files = {"edges": given / "edges.npy", "features": given / "x.npy"}
     memory = str(run.BASE + run.NUMBERING * NODES + 300_000)
     assert main(command(tmp_path, tmp_path / "out.npy", "--memory", memory, **files)) == 0
